@@ -1,0 +1,44 @@
+/* Nouns: the words that all rooms share.
+ *
+ * A sequence is the tokens of one request; a block holds NOUNS_BLOCK_TOKENS tokens of its KV cache; a draft tree proposes
+ * continuations of it. Ids are structs of one number, so that one cannot be passed for another; a block id carries a
+ * generation, so that a stale one is refused. Plain data, no functions: owners are said where they travel. */
+#ifndef CONSORT_BASE_NOUNS_H
+#define CONSORT_BASE_NOUNS_H
+
+#include <stdint.h>
+
+enum {
+    NOUNS_BLOCK_TOKENS = 32, /* tokens in a KV block; also the attention's chunk of keys (numerics.md) */
+    NOUNS_MAX_TREE = 64,     /* draft nodes of one sequence in one step */
+};
+
+typedef struct {
+    uint64_t value;
+} seq_id; /* unique in a cluster epoch; 0 is none */
+
+typedef struct {
+    uint32_t index, generation;
+} block_id; /* a block of one group's KV store; the coordinator owns them all */
+
+/* A draft tree under the last token of a sequence: flat arrays, parents first. parent[i] is a node's index < i, or
+ * NOUNS_TREE_ROOT for a child of the last token. The arrays belong to whoever made the tree. */
+#define NOUNS_TREE_ROOT UINT32_MAX
+typedef struct {
+    uint32_t n_nodes;
+    const uint32_t *token;    /* [n_nodes] */
+    const uint32_t *parent;   /* [n_nodes] */
+    const float *probability; /* [n_nodes] drafter's belief; may be NULL */
+} token_tree;
+
+/* How a request's tokens are chosen (speculation.md, 1): a function of logits, seed and position only. */
+typedef struct {
+    float temperature; /* 0: argmax */
+    float top_p;       /* 1: off */
+    float min_p;       /* 0: off */
+    uint32_t top_k;    /* 0: off */
+    uint64_t seed;
+    uint32_t sample; /* index among a request's `n` */
+} sampling;
+
+#endif

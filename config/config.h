@@ -1,0 +1,47 @@
+/* config: the topology file, checked.
+ *
+ * Noun: a topology (which ranks exist, what each does, where the coordinator listens, limits). YAML by schema (libcyaml): every
+ * default and unit is in the schema in topology.c; unknown keys are refused with the line. Read once at start, then read-only. */
+#ifndef CONSORT_CONFIG_H
+#define CONSORT_CONFIG_H
+
+#include "base/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { CONFIG_VERIFIER } config_role; /* drafters join here */
+
+typedef struct {
+    char *name; /* unique */
+    config_role role;
+    uint32_t tensor_parallel; /* ranks of the group, >= 1 */
+    uint32_t threads;         /* compute threads a rank; 0: cores of the host / ranks on it */
+    char *kv_type;            /* "f16", "f32" */
+    uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32 */
+    char *isa;                /* "auto", "scalar", "avx2" */
+} config_group;
+
+typedef struct {
+    char *listen;            /* host:port of the gRPC server; port 0: any */
+    char *control_listen;    /* host:port of the control link; port 0: any */
+    char *control_advertise; /* host that workers connect to; empty: the listen host */
+    char *model;             /* path of the GGUF file, relative to the working directory */
+    uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
+    uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
+    config_group *groups; /* [n_groups] */
+    uint32_t n_groups;
+} config_topology;
+
+/* Errors: ST_ERR_IO, ST_ERR_FORMAT, ST_ERR_INVALID_ARGUMENT; the message names file, line or field, value and remedy. */
+ST_CHECKED st_code config_load(const char *path, config_topology **out, st_error *e);
+void config_destroy(config_topology *t); /* NULL-safe */
+
+/* Rank 0 is the coordinator, then the groups in order. */
+uint32_t config_n_ranks(const config_topology *t);
+/* False for the coordinator and for ranks outside; else group index and rank within it. */
+bool config_rank(const config_topology *t, uint32_t rank, uint32_t *group, uint32_t *group_rank);
+
+/* "host:port" -> host and port; "[::1]:80" too. Errors: ST_ERR_INVALID_ARGUMENT names what was expected. */
+ST_CHECKED st_code config_split_address(const char *address, char *host, size_t host_bytes, uint16_t *port, st_error *e);
+
+#endif

@@ -1,0 +1,111 @@
+/* coordinator_core: the scheduler. Decides which sequences of which requests run in the next step of a verifier group; nothing
+ * else does.
+ *
+ * Nouns: a request (waiting, running, ending), an event (what happened), an action (what the caller must now do). Pure: events
+ * and the time come in, actions go out; no clock, socket, random number or allocation inside, so that transcripts and the
+ * simulator run this very code.
+ *
+ *     REQUEST ──> waiting ──(admit: blocks reserved)──> prefill ──(prompt done)──> decode ──(stop, max, cancel, error)──> closing
+ * ──> gone └──────────────(cancel, deadline, queue full, can never fit)──────────────────────────────────────────────────────^
+ *
+ * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
+ * loop. */
+#ifndef CONSORT_COORDINATOR_CORE_H
+#define CONSORT_COORDINATOR_CORE_H
+
+#include "proto/proto_core.h"
+
+typedef struct sched sched;
+
+typedef struct {
+    uint32_t max_requests;  /* running and waiting together */
+    uint32_t max_running;   /* sequences with blocks */
+    uint32_t max_queue;     /* waiting ones; past that RESOURCE_EXHAUSTED */
+    uint32_t max_rows;      /* tokens of a step (prefix and tree rows) */
+    uint32_t max_batch;     /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
+    uint32_t prefill_chunk; /* most prompt tokens of one sequence in a step that also decodes */
+    uint32_t max_tree;      /* largest draft tree, reserved for each sequence */
+    uint32_t max_context;   /* tokens of a sequence */
+    uint32_t n_blocks;      /* KV blocks of the group */
+} sched_limits;
+
+typedef enum {
+    SCHED_REQUEST,    /* a new request */
+    SCHED_CANCEL,     /* the client went away, its deadline passed, or a stop string was found: `code`, `finish` say which */
+    SCHED_RESULT,     /* a plan's result */
+    SCHED_GROUP_UP,   /* the verifier group is ready (again), with no sequence and all blocks free */
+    SCHED_GROUP_DOWN, /* it is lost: its requests end with UNAVAILABLE */
+    SCHED_DRAIN,      /* refuse new requests, finish the accepted ones */
+    SCHED_TIMER       /* the time of the last TIMER action has come */
+} sched_event_kind;
+
+typedef enum {
+    SCHED_FINISH_NONE,
+    SCHED_FINISH_STOP,
+    SCHED_FINISH_LENGTH,
+    SCHED_FINISH_CANCELLED,
+    SCHED_FINISH_ERROR
+} sched_finish;
+
+typedef struct {
+    sched_event_kind kind;
+    seq_id seq; /* REQUEST: a new id, chosen by the caller; CANCEL */
+    /* REQUEST. Views that live until the FINISHED action of this seq. */
+    const uint32_t *tokens; /* [n_tokens] the prompt */
+    uint32_t n_tokens;
+    uint32_t max_tokens;
+    sampling sampling;
+    const uint32_t *end_tokens; /* [n_end_tokens] ids that end the answer (stop tokens, and the model's unless ignored) */
+    uint32_t n_end_tokens;
+    uint64_t deadline_ns; /* 0: none */
+    /* CANCEL */
+    st_code code;
+    sched_finish finish;
+    /* RESULT */
+    const proto_result *result;
+} sched_event;
+
+typedef enum {
+    SCHED_ACT_PLAN,     /* send `plan` to the group (at most one in a step) */
+    SCHED_ACT_TOKENS,   /* tokens of `seq` are committed: hand them to the client */
+    SCHED_ACT_FINISHED, /* `seq` is over: reason and code; its id is never used again */
+    SCHED_ACT_TIMER,    /* call again with SCHED_TIMER at `at_ns` (replaces an earlier one; 0: none) */
+    SCHED_ACT_DRAINED   /* after SCHED_DRAIN: nothing is left */
+} sched_action_kind;
+
+typedef struct {
+    sched_action_kind kind;
+    seq_id seq;
+    const proto_plan *plan;
+    const uint32_t *tokens;
+    uint32_t n_tokens;
+    sched_finish finish;
+    st_code code;      /* FINISHED: ST_OK for stop and length */
+    char message[160]; /* FINISHED with an error: for the client */
+    uint64_t at_ns;
+} sched_action;
+
+/* Actions of one call; views in them live until the next call of sched_step. */
+typedef struct {
+    uint32_t n;
+    const sched_action *items;
+} sched_actions;
+
+typedef struct {
+    uint32_t waiting, running;
+    uint32_t blocks_total, blocks_used, blocks_reserved;
+    uint64_t steps, rows, tokens, finished, rejected, largest_batch;
+    bool group_up, draining;
+} sched_stats;
+
+/* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
+size_t sched_bytes(const sched_limits *limits);
+/* `memory` stays the caller's and must live as long as the scheduler. Errors: ST_ERR_INVALID_ARGUMENT names the limit. */
+ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_error *e);
+/* `now_ns` never goes back. Never fails: what is wrong with an event comes out as an action (FINISHED with a code); a result that
+ * does not belong to the plan in flight is dropped and counted. */
+sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
+sched_stats sched_get_stats(const sched *s);
+void sched_check(const sched *s); /* INVARIANTs of all states; debug builds run it each step */
+
+#endif

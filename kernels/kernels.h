@@ -1,0 +1,131 @@
+/* Kernels: the arithmetic of the forward pass on one device, bit for bit the same on all of them (docs/numerics.md).
+ *
+ * Nouns: a device (its threads and memory), a view (a place in a device buffer; only the device may look inside), and a
+ * weight (a quantized matrix, packed as the device likes). `kernels_pick` gives the one struct of functions for an
+ * instruction set; callers queue operations on views in order and `wait` before they download. An operation cannot fail by
+ * itself: a device error stays and comes out of `wait`. Shapes are row-major; n is the number of rows (tokens) of the batch.
+ * One thread at a time calls a device. */
+#ifndef CONSORT_KERNELS_KERNELS_H
+#define CONSORT_KERNELS_KERNELS_H
+
+#include "base/nouns.h"
+#include "base/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum {
+#define FORMAT(id, ggml, name, elements, bytes, has_min) KERNELS_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+    KERNELS_N_FORMATS
+} kernels_format;
+
+typedef struct {
+    const char *name;
+    uint32_t ggml_type, block_elements, block_bytes;
+    bool has_min;
+} kernels_format_info;
+
+/* Static table entry; NULL for a number that is not a format. */
+const kernels_format_info *kernels_format_of(kernels_format format);
+
+typedef struct kernels_device kernels_device;
+typedef struct kernels_buffer kernels_buffer;
+typedef struct kernels_weight kernels_weight;
+
+typedef struct {
+    kernels_buffer *buffer;
+    size_t at_bytes; /* multiple of 64 */
+} kernels_view;
+
+/* A matrix as it stands in a GGUF file: rows of `cols` elements in blocks of `format`. The bytes are only read while a call
+ * lasts. */
+typedef struct {
+    kernels_format format;
+    uint32_t rows, cols;
+    const void *bytes; /* [rows][cols / block_elements] blocks */
+} kernels_matrix;
+
+/* KV storage of a device: blocks of NOUNS_BLOCK_TOKENS tokens,
+ *     [n_blocks][n_layers][K, V][n_kv_heads][NOUNS_BLOCK_TOKENS][head_dim]   elements of `type`
+ * so that a block, and a layer of a block, are each one run of bytes. Slot s of a sequence is token s % 32 of its block s / 32.
+ */
+typedef enum { KERNELS_KV_F16, KERNELS_KV_F32 } kernels_kv_type;
+typedef struct {
+    kernels_view at;
+    kernels_kv_type type;
+    uint32_t n_blocks, n_layers, n_kv_heads, head_dim;
+} kernels_kv;
+
+size_t kernels_kv_block_bytes(const kernels_kv *kv); /* of all layers */
+
+/* What row i of a batch may see, besides itself: positions 0 .. n_before-1 of its sequence from the slots of the same numbers,
+ * then n_path further positions from the slots in `path` (the ancestors of a tree node, nearest to the root first, and the row
+ * itself last). Its own position is n_before + n_path - 1. Chunks of keys are cut at absolute positions (numerics.md). */
+typedef struct {
+    const uint32_t *blocks; /* block table of the sequence: index of its b-th block */
+    const uint32_t *path;   /* [n_path] slots; includes the row's own */
+    uint32_t n_before, n_path, slot;
+} kernels_row;
+
+typedef struct {
+    const char *isa; /* "scalar", "avx2", "avx512" */
+
+    /* n_threads >= 1, the caller's included. Errors: ST_FATAL_MEMORY, ST_ERR_INVALID_ARGUMENT. */
+    ST_CHECKED st_code (*create)(uint32_t n_threads, kernels_device **out, st_error *e);
+    void (*destroy)(kernels_device *d); /* NULL-safe; all its buffers and weights must be freed before */
+
+    /* Buffers: zeroed; 64-byte aligned. Errors: ST_FATAL_MEMORY. */
+    ST_CHECKED st_code (*alloc)(kernels_device *d, size_t size_bytes, kernels_buffer **out);
+    void (*free)(kernels_device *d, kernels_buffer *b);
+    void (*upload)(kernels_device *d, kernels_view to, const void *from, size_t n_bytes);
+    void (*download)(kernels_device *d, void *to, kernels_view from, size_t n_bytes);
+    void (*copy)(kernels_device *d, kernels_view to, kernels_view from, size_t n_bytes); /* must not overlap */
+    ST_CHECKED st_code (*wait)(kernels_device *d);                                       /* all operations before are done */
+
+    /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on block borders. Errors:
+     * ST_FATAL_MEMORY, ST_ERR_UNSUPPORTED (format). */
+    ST_CHECKED st_code (*weight_create)(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
+                                        uint32_t n_cols, kernels_weight **out);
+    void (*weight_free)(kernels_device *d, kernels_weight *w);
+    size_t (*weight_bytes)(const kernels_weight *w);
+
+    /* out[n][cols] f32 = rows `token` of the table, dequantized as the gguf package does */
+    void (*embed)(kernels_device *d, kernels_view out, const kernels_weight *table, const uint32_t *token, uint32_t n);
+    /* out[n][dim] = x * r * w, r = 1 / sqrt(sum of squares / dim + eps); w: f32 [dim] */
+    void (*rmsnorm)(kernels_device *d, kernels_view out, kernels_view x, kernels_view w, uint32_t n, uint32_t dim, float eps);
+    /* act = rows of x[n][k] quantized to int8 in groups of 32; act_bytes(n, k) bytes */
+    size_t (*act_bytes)(uint32_t n, uint32_t k);
+    void (*quantize)(kernels_device *d, kernels_view act, kernels_view x, uint32_t n, uint32_t k);
+    /* out[n][rows of w] f32 = x . w^T; quantized formats read `act` (made from x), float formats read x[n][cols of w] */
+    void (*matmul)(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act, uint32_t n);
+    /* out[n][rows of w] f64 = sum over the units of unit_cols columns of the partial on the grid of 2^-28 (NaN where a partial is
+     * not finite or too large for an exact sum over n_units_total): may be summed with other ranks' in any order */
+    void (*matmul_units)(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
+                         uint32_t n, uint32_t unit_cols, uint32_t n_units_total);
+    /* x[n][dim] += (float)sum[n][dim] */
+    void (*add_reduced)(kernels_device *d, kernels_view x, kernels_view sum, uint32_t n, uint32_t dim);
+    /* rotates pairs (2i, 2i+1) of each head of x[n][n_heads][head_dim] by the angles table[position][head_dim / 2]{cos, sin} */
+    void (*rope)(kernels_device *d, kernels_view x, kernels_view table, const uint32_t *position, uint32_t n, uint32_t n_heads,
+                 uint32_t head_dim);
+    /* out[n][dim] = silu(gate) * up */
+    void (*swiglu)(kernels_device *d, kernels_view out, kernels_view gate, kernels_view up, uint32_t n, uint32_t dim);
+    /* writes k, v [n][n_kv_heads][head_dim] f32 of the rows to their slots in `layer` */
+    void (*kv_write)(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view k, kernels_view v,
+                     const kernels_row *rows, uint32_t n);
+    /* out[n][n_heads][head_dim] f32; query head h reads KV head kv_head_of[h] (an index among the kv heads of `kv`) */
+    void (*attention)(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q,
+                      const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of);
+    /* moves one token of KV, all layers, from slot to slot of a sequence with this block table (compaction after a draft tree) */
+    void (*kv_move)(kernels_device *d, const kernels_kv *kv, const uint32_t *blocks, uint32_t to_slot, uint32_t from_slot);
+    /* out[i][dim] = x[index[i]][dim] */
+    void (*gather)(kernels_device *d, kernels_view out, kernels_view x, const uint32_t *index, uint32_t n, uint32_t dim);
+    /* bad[i] = 1 where row i of x[n][dim] holds a value that is not finite; on the host after wait() */
+    void (*find_bad)(kernels_device *d, uint8_t *bad, kernels_view x, uint32_t n, uint32_t dim);
+} kernels_ops;
+
+/* The functions for an instruction set: "scalar", "avx2", or NULL or "auto" for the best that this processor has. Static.
+ * Errors: ST_ERR_UNSUPPORTED names what was asked and what there is. */
+ST_CHECKED st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e);
+
+#endif

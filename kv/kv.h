@@ -1,0 +1,37 @@
+/* kv: the bytes of KV blocks on one rank.
+ *
+ * Nouns: a store (all blocks of one rank, in device memory), a KV type (how an element is rounded; one file in kv/types/, one row
+ * in types.c). The store does as plans say and decides nothing; it remembers the generation under which each block was last
+ * named, and refuses an older one. Owner: the worker's step thread. */
+#ifndef CONSORT_KV_H
+#define CONSORT_KV_H
+
+#include "kernels/kernels.h"
+#include "kv/kv_core.h"
+
+typedef struct {
+    const char *name; /* "f16", "f32" */
+    kernels_kv_type type;
+    uint32_t element_bytes;
+} kv_type;
+
+const kv_type *kv_type_find(const char *name); /* NULL if there is none */
+const kv_type *kv_types(uint32_t *n);          /* the table */
+
+typedef struct kv_store kv_store;
+typedef struct {
+    const kv_type *type;
+    uint32_t n_blocks, n_layers, n_kv_heads, head_dim;
+} kv_shape;
+
+/* Errors: ST_FATAL_MEMORY (names the bytes), ST_ERR_INVALID_ARGUMENT. `ops` and `device` must outlive the store. */
+ST_CHECKED st_code kv_store_create(const kernels_ops *ops, kernels_device *device, const kv_shape *shape, kv_store **out,
+                                   st_error *e);
+void kv_store_destroy(kv_store *s); /* NULL-safe */
+const kernels_kv *kv_store_view(const kv_store *s);
+size_t kv_store_bytes(const kv_store *s);
+/* Takes note that a plan names these blocks. Errors: ST_FATAL_PROTOCOL (index out of range, or a generation older than the last).
+ */
+ST_CHECKED st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t n, st_error *e);
+
+#endif

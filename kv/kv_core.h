@@ -1,0 +1,52 @@
+/* kv_core: who holds which block of a group's KV cache. Pure bookkeeping in the coordinator; no tensor memory here.
+ *
+ * Nouns: a table (all blocks of one group), a sequence's chain of blocks, a block id (index and generation: an id of a freed
+ * block is refused). A sequence first reserves the most it can ever need, then extends block by block within the reservation,
+ * so that an admitted sequence never runs out. Blocks are reference-counted: a fork shares all full blocks.
+ * All memory is the caller's, sized by kv_table_bytes; no clock, allocation or I/O. Owner: the scheduler. */
+#ifndef CONSORT_KV_CORE_H
+#define CONSORT_KV_CORE_H
+
+#include "base/nouns.h"
+#include "base/status.h"
+#include <stddef.h>
+
+typedef struct kv_table kv_table;
+typedef struct {
+    uint32_t index; /* handle of a chain in one table */
+} kv_chain;
+#define KV_CHAIN_NONE ((kv_chain){UINT32_MAX})
+
+static inline uint32_t kv_blocks_for(uint64_t n_tokens) {
+    return (uint32_t)((n_tokens + NOUNS_BLOCK_TOKENS - 1) / NOUNS_BLOCK_TOKENS);
+}
+
+size_t kv_table_bytes(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks);
+/* `memory`: kv_table_bytes() bytes, 64-byte aligned, owned by the caller for as long as the table is used. */
+kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks);
+
+/* A new empty chain that may grow to n_tokens. Errors: ST_ERR_NO_BLOCKS (retryable, nothing changed), ST_ERR_INVALID_ARGUMENT
+ * (can never fit this table). */
+ST_CHECKED st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out);
+/* Makes the chain hold n_tokens tokens. *first and *n_new tell which of its blocks are new (kv_chain_blocks()[first ...]).
+ * Errors: ST_ERR_INVALID_ARGUMENT (more than reserved). */
+ST_CHECKED st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, uint32_t *n_new);
+/* A new chain with its own reservation that shares the first n_tokens of `from`: full blocks by reference; a partly filled last
+ * block is copied by the ranks: *copy_from, *copy_to name it, or *copy_to.generation is 0 where there is none. Errors as
+ * kv_reserve. */
+ST_CHECKED st_code kv_fork(kv_table *t, kv_chain from, uint64_t shared_tokens, uint64_t n_tokens, kv_chain *out,
+                           block_id *copy_from, block_id *copy_to);
+/* Gives the chain's blocks and reservation back. */
+void kv_release(kv_table *t, kv_chain c);
+
+const block_id *kv_chain_blocks(const kv_table *t, kv_chain c,
+                                uint32_t *n_blocks); /* view until the next call that changes the chain */
+bool kv_block_live(const kv_table *t, block_id id);
+uint32_t kv_free_blocks(const kv_table *t); /* neither used nor promised */
+uint32_t kv_used_blocks(const kv_table *t);
+uint32_t kv_total_blocks(const kv_table *t);
+
+/* INVARIANTs: counts, references, reservations and generations agree. O(blocks); debug builds call it each step. */
+void kv_check(const kv_table *t);
+
+#endif

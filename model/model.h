@@ -1,0 +1,74 @@
+/* model: one rank's shard of a model, and the forward pass over a batch.
+ *
+ * Nouns: a model (weights of one shard on one device), a batch (flat rows: token, position, slot, parent, sequence), a choice.
+ * The rows of many sequences go through together: prompt chunks, single tokens and draft trees are all just rows. The logits of a
+ * row depend on the model, the KV type and the tokens before it, and on nothing else (docs/numerics.md). Owner and thread: the
+ * step thread. */
+#ifndef CONSORT_MODEL_H
+#define CONSORT_MODEL_H
+
+#include "kernels/kernels.h"
+#include "kv/kv.h"
+#include "model/file.h"
+#include "parallel/parallel.h"
+
+typedef struct model model;
+
+/* What the file says; checked against each other at model_info. */
+typedef struct {
+    const char *architecture; /* "llama"; static */
+    uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab, max_context;
+    float rms_eps;
+    double rope_base;
+} model_info;
+
+/* Errors: ST_ERR_UNSUPPORTED (architecture), ST_ERR_FORMAT; the message names file, key and values. */
+ST_CHECKED st_code model_read_info(const model_file *f, model_info *out, st_error *e);
+
+typedef struct {
+    const kernels_ops *ops;
+    kernels_device *device;
+    parallel_group *group;                         /* rank and size of the shard; the all-reduces */
+    uint32_t max_rows;                             /* rows of the largest batch */
+    uint32_t max_choose;                           /* rows whose logits are wanted at once */
+    void (*progress)(void *context, double share); /* may be NULL; 0 .. 1 while weights are packed */
+    void *context;
+} model_options;
+
+/* Checks every tensor once, packs this rank's share. `f` may be closed after. Errors: as model_read_info, ST_FATAL_MEMORY. */
+ST_CHECKED st_code model_load(const model_file *f, const model_options *o, model **out, st_error *e);
+void model_destroy(model *m); /* NULL-safe */
+const model_info *model_get_info(const model *m);
+size_t model_weight_bytes(const model *m);
+/* KV heads that this shard holds: shape for kv_store_create (the caller sets type and n_blocks). */
+kv_shape model_kv_shape(const model *m);
+
+#define MODEL_NO_PARENT UINT32_MAX
+/* Rows of a sequence stand together, parents before children. A row without a parent in the batch continues the committed tokens
+ * of its sequence, so its position is the number of tokens before it and slot == position. Tree nodes have slot = base + index,
+ * base being the slot of the root. */
+typedef struct {
+    uint32_t n_rows;
+    const uint32_t *token, *position, *slot; /* [n_rows] */
+    const uint32_t *parent;                  /* [n_rows] row number < its own, or MODEL_NO_PARENT */
+    const uint32_t *sequence;                /* [n_rows] index into blocks */
+    const uint32_t *const *blocks;           /* [n_sequences] block tables (indices into the store) that cover all slots */
+    uint32_t n_choose;
+    const uint32_t *choose; /* [n_choose] rows whose logits are wanted, ascending */
+} model_batch;
+
+/* Runs the batch: writes KV of all rows, leaves logits of the chosen rows. A row whose values stopped being finite is bad
+ * (model_row_bad): only its sequence is lost. Errors: ST_ERR_DEADLINE, ST_ERR_CANCELLED from the group; ST_FATAL_* from the
+ * device. */
+ST_CHECKED st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e);
+const float *model_logits(const model *m, uint32_t i); /* [n_vocab] of choose[i]; view until the next run */
+/* False, or true with *layer = where a value of this row was first not finite (n_layers: the output head). */
+bool model_row_bad(const model *m, uint32_t row, uint32_t *layer);
+
+/* The target's choice at `position` (speculation.md, 1). logits[n_vocab]; `work` is a scratch of n_vocab uint64, needed for
+ * filters only. Ties go to the lowest id. Pure; any thread. Formula: gumbel-max with Philox4x32-10 (Salmon et al., SC 2011). */
+uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, uint32_t position, uint64_t *work);
+/* -log softmax(logits)[id], in double. */
+double model_nll(const float *logits, uint32_t n_vocab, uint32_t id);
+
+#endif

@@ -1,0 +1,108 @@
+/* net: bytes in, (path, message) out. No other room knows sockets, HTTP/2, TLS or libuv.
+ *
+ * Nouns: a loop (one thread's events: sockets, timers, signals, one door for other threads), a link (a TCP connection that
+ * carries frames), a call (one gRPC call, at a server or at a client). Everything runs on the loop's thread, except
+ * net_loop_post. Callbacks may use any function but the destroy of what calls them. Sizes and counts from outside are bounded by
+ * limits.h; nothing busy-waits. */
+#ifndef CONSORT_NET_H
+#define CONSORT_NET_H
+
+#include "base/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- loop ---- */
+typedef struct net_loop net_loop;
+typedef void (*net_fn)(void *context);
+
+ST_CHECKED st_code net_loop_create(net_loop **out, st_error *e);
+void net_loop_run(net_loop *l);     /* until net_loop_stop */
+void net_loop_stop(net_loop *l);    /* from the loop's thread */
+void net_loop_destroy(net_loop *l); /* closes what is left; NULL-safe */
+uint64_t net_now_ns(void);          /* monotonic */
+/* From any thread: `fn(context)` runs soon on the loop's thread, in the order of posts. Errors: ST_FATAL_MEMORY. */
+ST_CHECKED st_code net_loop_post(net_loop *l, net_fn fn, void *context);
+/* fn runs on SIGTERM and SIGINT (installed here, once a loop). */
+ST_CHECKED st_code net_loop_on_signal(net_loop *l, void (*fn)(void *context, int signal_number), void *context, st_error *e);
+
+typedef struct net_timer net_timer;
+ST_CHECKED st_code net_timer_create(net_loop *l, net_fn fn, void *context, net_timer **out);
+void net_timer_at(net_timer *t, uint64_t at_ns); /* one shot at net_now_ns() >= at_ns; 0: off */
+void net_timer_destroy(net_timer *t);            /* NULL-safe */
+
+/* ---- control links: frames over TCP ----
+ * A frame is magic, version, type, length, epochs, payload, XXH3-64. A frame that is damaged closes the link. Links authenticate
+ * before the first frame counts: each side proves that it knows the cluster's secret (HMAC-SHA256 over both sides' nonces) within
+ * a few seconds. */
+enum { NET_SECRET_BYTES = 32 };
+typedef struct net_link net_link;
+typedef struct {
+    uint16_t type;
+    uint32_t cluster_epoch, group_epoch;
+    const uint8_t *payload; /* [n], view while the callback runs */
+    uint32_t n;
+} net_frame;
+typedef struct {
+    void (*on_open)(void *context, net_link *k); /* authenticated */
+    void (*on_frame)(void *context, net_link *k, const net_frame *f);
+    void (*on_close)(void *context, net_link *k, const char *reason); /* last callback; the link is gone after it */
+} net_link_callbacks;
+
+typedef struct net_link_server net_link_server;
+ST_CHECKED st_code net_link_listen(net_loop *l, const char *host, uint16_t port, const uint8_t secret[NET_SECRET_BYTES],
+                                   const net_link_callbacks *cb, void *context, net_link_server **out, uint16_t *bound_port,
+                                   st_error *e);
+void net_link_server_destroy(net_link_server *s); /* closes its links too, with on_close; NULL-safe */
+/* on_close tells when it could not connect within timeout_ms. */
+ST_CHECKED st_code net_link_connect(net_loop *l, const char *host, uint16_t port, const uint8_t secret[NET_SECRET_BYTES],
+                                    uint32_t timeout_ms, const net_link_callbacks *cb, void *context, net_link **out,
+                                    st_error *e);
+/* Copies the payload. Errors: ST_ERR_UNAVAILABLE (closed), ST_ERR_RESOURCE_EXHAUSTED (peer does not read: over the limit of
+ * pending bytes). */
+ST_CHECKED st_code net_link_send(net_link *k, const net_frame *f);
+void net_link_close(net_link *k, const char *reason); /* after what is queued is sent; on_close follows */
+void net_link_set_user(net_link *k, void *user);
+void *net_link_user(const net_link *k);
+
+/* ---- gRPC server (h2.c): HTTP/2 over nghttp2 ---- */
+typedef struct net_grpc_server net_grpc_server;
+typedef struct net_call net_call;
+typedef struct {
+    /* One whole request message. path: "/package.Service/Method". The call is answered by net_call_send ... net_call_finish, now
+     * or later. */
+    void (*on_call)(void *context, net_call *c, const char *path, const uint8_t *message, size_t n);
+    /* The client cancelled, its deadline passed (code says which), or its connection is gone. The call is dead after this. Not
+     * called after net_call_finish. */
+    void (*on_end)(void *context, net_call *c, st_code code);
+    /* Queued replies fell under the low mark again after net_call_send had said that the client is slow. */
+    void (*on_credit)(void *context, net_call *c);
+} net_grpc_callbacks;
+ST_CHECKED st_code net_grpc_listen(net_loop *l, const char *host, uint16_t port, const net_grpc_callbacks *cb, void *context,
+                                   net_grpc_server **out, uint16_t *bound_port, st_error *e);
+/* GOAWAY: new connections and calls are refused, calls in flight go on; `done` runs when none is left. */
+void net_grpc_drain(net_grpc_server *s, net_fn done, void *context);
+void net_grpc_destroy(net_grpc_server *s); /* NULL-safe; open calls get no callback */
+/* Copies one message into the stream. Errors: ST_ERR_UNAVAILABLE (call is dead), ST_ERR_RESOURCE_EXHAUSTED (over the hard limit
+ * of queued bytes). *slow: queued bytes are over the high mark; wait for on_credit. */
+ST_CHECKED st_code net_call_send(net_call *c, const uint8_t *message, size_t n, bool *slow);
+void net_call_finish(net_call *c, int grpc_status, const char *message); /* trailers; the call is dead after this */
+uint64_t net_call_deadline_ns(const net_call *c); /* on net_now_ns(); 0: none. The server itself enforces it. */
+void net_call_set_user(net_call *c, void *user);
+void *net_call_user(const net_call *c);
+
+/* ---- gRPC client: one connection, calls one after another or side by side ---- */
+typedef struct net_grpc_client net_grpc_client;
+typedef struct {
+    void (*on_message)(void *context, const uint8_t *message, size_t n);
+    void (*on_done)(void *context, int grpc_status, const char *message); /* last; also when the connection fails (14) */
+} net_grpc_reply;
+ST_CHECKED st_code net_grpc_connect(net_loop *l, const char *host, uint16_t port, uint32_t timeout_ms, net_grpc_client **out,
+                                    st_error *e);
+/* timeout_ms: 0 for none; sent as grpc-timeout and enforced here too. *out: handle for net_grpc_cancel, valid until on_done. */
+ST_CHECKED st_code net_grpc_start(net_grpc_client *c, const char *path, const uint8_t *message, size_t n, uint32_t timeout_ms,
+                                  const net_grpc_reply *cb, void *context, void **out);
+void net_grpc_cancel(net_grpc_client *c, void *call);
+void net_grpc_client_destroy(net_grpc_client *c); /* NULL-safe; no callbacks after */
+
+#endif

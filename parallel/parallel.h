@@ -1,0 +1,35 @@
+/* parallel: what ranks do together. The only room that knows MPI (and later NCCL).
+ *
+ * Nouns: the world (all processes of one mpirun or srun), a group (the ranks that hold one model together). The world is used
+ * once at start, to learn the rank and to hand the coordinator's address and secret round; a group carries the collectives of the
+ * forward pass. Collectives never block for ever: they have a deadline and an abort flag. Thread: the step thread (one MPI thread
+ * a process). */
+#ifndef CONSORT_PARALLEL_H
+#define CONSORT_PARALLEL_H
+
+#include "base/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct parallel_group parallel_group;
+
+/* Functions of a group; one file a kind (group_local.c: one rank, nothing to do; group_mpi.c). */
+typedef struct {
+    const char *name;
+    /* In place, sum of `values` over the ranks; exact by construction of the values (numerics.md), so any algorithm gives the
+     * same bits. Errors: ST_ERR_DEADLINE, ST_ERR_CANCELLED (abort flag): the group is then unusable. */
+    st_code (*all_reduce)(parallel_group *g, double *values, size_t n);
+    /* Root's bytes to all. Errors as above. */
+    st_code (*broadcast)(parallel_group *g, void *bytes, size_t n, uint32_t root);
+    void (*destroy)(parallel_group *g);
+} parallel_group_ops;
+
+struct parallel_group {
+    const parallel_group_ops *ops;
+    uint32_t rank, n_ranks;
+};
+
+/* A group of one. Owns: the caller, by g->ops->destroy(g). Errors: ST_FATAL_MEMORY. */
+ST_CHECKED st_code parallel_group_local(parallel_group **out);
+
+#endif

@@ -1,0 +1,109 @@
+/* proto: the structs of proto_core.h to and from the wire. The only room that sees protobuf.
+ *
+ * Nouns: a message (bytes of one protobuf message), an arena (where decoded arrays live). Decoding validates everything once,
+ * naming the bad field; encoding cannot fail but for memory. Every count and size from outside is bounded before memory is taken
+ * for it. Any thread, with its own arena. */
+#ifndef CONSORT_PROTO_H
+#define CONSORT_PROTO_H
+
+#include "base/arena.h"
+#include "proto/proto_core.h"
+
+typedef struct {
+    uint8_t *bytes; /* [n], owned: proto_bytes_free */
+    size_t n;
+} proto_bytes;
+void proto_bytes_free(proto_bytes *b); /* also on a zeroed one */
+
+/* ---- the public API (consort.proto) ---- */
+/* Errors: ST_ERR_INVALID_ARGUMENT; the message names the field, its value and its range. Views in *out live in `a` (which must be
+ * at least proto_request_arena_bytes(n)). */
+size_t proto_request_arena_bytes(size_t message_bytes);
+ST_CHECKED st_code proto_request_decode(const uint8_t *bytes, size_t n, arena *a, proto_request *out, st_error *e);
+ST_CHECKED st_code proto_request_encode(const proto_request *r, proto_bytes *out);
+/* Range check of every field by fields.def; used by the command line too, so that all doors say the same. */
+ST_CHECKED st_code proto_request_check(const proto_request *r, st_error *e);
+
+/* One streamed reply. The first carries request_id and seed, each may carry text and ids, the last carries finish and usage. */
+typedef struct {
+    const char *request_id; /* NULL: absent */
+    bool has_seed;
+    uint64_t seed;
+    const char *text; /* [text_bytes] whole UTF-8 characters */
+    size_t text_bytes;
+    const uint32_t *tokens;
+    uint32_t n_tokens;
+    const char *finish_reason; /* NULL: goes on; "stop", "length" */
+    uint32_t prompt_tokens, completion_tokens;
+    uint64_t queue_ns, first_token_ns, total_ns; /* measured in the coordinator */
+} proto_reply;
+ST_CHECKED st_code proto_reply_encode(const proto_reply *r, proto_bytes *out);
+ST_CHECKED st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply *out, st_error *e);
+
+enum { PROTO_MAX_WORKERS = 1024 };
+typedef struct {
+    proto_register info;
+    bool up;
+    double step_ms; /* moving average */
+    uint64_t steps;
+} proto_worker_status;
+typedef struct {
+    char version[32], model[256];
+    bool ready, draining;
+    char reason[256]; /* why not ready, in words */
+    uint64_t uptime_ns, requests_running, requests_waiting, requests_done, requests_failed, tokens_generated, tokens_prompt,
+        steps, largest_batch;
+    uint64_t kv_blocks_total, kv_blocks_used;
+    uint32_t cluster_epoch;
+    uint32_t n_workers;
+    const proto_worker_status *workers;
+} proto_status;
+ST_CHECKED st_code proto_status_encode(const proto_status *s, proto_bytes *out);
+ST_CHECKED st_code proto_status_decode(const uint8_t *bytes, size_t n, arena *a, proto_status *out, st_error *e);
+
+/* ---- the control link (control.proto), inside frames ---- */
+typedef enum {
+    PROTO_MSG_REGISTER = 1, /* rank -> coordinator, first on a link */
+    PROTO_MSG_WELCOME,      /* coordinator -> rank: epochs */
+    PROTO_MSG_HEARTBEAT,    /* both ways */
+    PROTO_MSG_READY,        /* rank -> coordinator: model loaded (a second, full register) */
+    PROTO_MSG_PLAN,         /* coordinator -> leader */
+    PROTO_MSG_RESULT,       /* leader -> coordinator */
+    PROTO_MSG_ABORT,        /* either: code and message, then the link closes */
+    PROTO_MSG_STOP,         /* coordinator -> rank: finish, say goodbye and leave */
+    PROTO_MSG_GOODBYE       /* rank -> coordinator: a clean leave */
+} proto_message_type;
+
+typedef struct {
+    uint32_t cluster_epoch, group_epoch;
+    uint32_t heartbeat_ms, dead_after_ms;
+} proto_welcome;
+typedef struct {
+    uint64_t sent_ns; /* sender's clock */
+    uint64_t steps;
+    double load_share; /* 0 .. 1 while loading */
+} proto_heartbeat;
+typedef struct {
+    st_code code;
+    char message[ST_MESSAGE_BYTES];
+} proto_abort;
+
+ST_CHECKED st_code proto_register_encode(const proto_register *r, proto_bytes *out);
+ST_CHECKED st_code proto_register_decode(const uint8_t *bytes, size_t n, proto_register *out, st_error *e);
+ST_CHECKED st_code proto_welcome_encode(const proto_welcome *w, proto_bytes *out);
+ST_CHECKED st_code proto_welcome_decode(const uint8_t *bytes, size_t n, proto_welcome *out, st_error *e);
+ST_CHECKED st_code proto_heartbeat_encode(const proto_heartbeat *h, proto_bytes *out);
+ST_CHECKED st_code proto_heartbeat_decode(const uint8_t *bytes, size_t n, proto_heartbeat *out, st_error *e);
+ST_CHECKED st_code proto_abort_encode(const proto_abort *a, proto_bytes *out);
+ST_CHECKED st_code proto_abort_decode(const uint8_t *bytes, size_t n, proto_abort *out, st_error *e);
+ST_CHECKED st_code proto_plan_encode(const proto_plan *p, proto_bytes *out);
+/* Errors: ST_FATAL_PROTOCOL with the field (counts, tree parents not before their children, ...), ST_FATAL_MEMORY (arena full).
+ */
+ST_CHECKED st_code proto_plan_decode(const uint8_t *bytes, size_t n, arena *a, proto_plan *out, st_error *e);
+ST_CHECKED st_code proto_result_encode(const proto_result *r, proto_bytes *out);
+ST_CHECKED st_code proto_result_decode(const uint8_t *bytes, size_t n, arena *a, proto_result *out, st_error *e);
+
+/* The descriptors of consort.proto and what it imports, serialized (FileDescriptorSet), for gRPC reflection. Static. */
+const uint8_t *proto_descriptor_set(size_t *n);
+
+#endif

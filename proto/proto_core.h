@@ -1,0 +1,110 @@
+/* proto_core: the three structs that travel, `request`, `plan` and `result`, as plain data. Nobody but proto/ sees protobuf.
+ *
+ * A request is one client call, validated; a plan says all that a group must run in one step (one forward pass over new tokens of
+ * many sequences); a result says what came of it. A plan is complete: ranks never schedule or evict. Arrays in these structs are
+ * views: they belong to the decoder's arena or to the scheduler's step, and live until its next call. Pure data. */
+#ifndef CONSORT_PROTO_CORE_H
+#define CONSORT_PROTO_CORE_H
+
+#include "base/nouns.h"
+#include "base/status.h"
+#include <stddef.h>
+
+enum {
+    PROTO_MAX_PLAN_SEQUENCES = 256, /* work items of one step */
+    PROTO_MAX_PROMPT_TOKENS = 1 << 20,
+    PROTO_MAX_PROMPT_BYTES = 4 << 20,
+    PROTO_MAX_MESSAGES = 1024,
+    PROTO_MAX_STOPS = 16,
+    PROTO_MAX_STOP_BYTES = 256,
+    PROTO_REQUEST_ID_BYTES = 64,
+};
+
+typedef enum { PROTO_PROMPT_TEXT, PROTO_PROMPT_CHAT, PROTO_PROMPT_TOKENS } proto_prompt_kind;
+typedef struct {
+    const char *role, *content; /* UTF-8 without NUL inside, NUL-terminated */
+} proto_message;
+
+/* One client call after validation: every number is in its range (fields.def), every text is UTF-8, defaults are filled in. */
+typedef struct {
+    char request_id[PROTO_REQUEST_ID_BYTES + 1]; /* the client's, or drawn by the coordinator where empty */
+    proto_prompt_kind prompt_kind;
+    const char *text; /* PROTO_PROMPT_TEXT: [text_bytes], at least one byte */
+    size_t text_bytes;
+    const proto_message *messages; /* PROTO_PROMPT_CHAT: [n_messages] */
+    uint32_t n_messages;
+    const uint32_t *tokens; /* PROTO_PROMPT_TOKENS: [n_tokens] */
+    uint32_t n_tokens;
+    uint32_t max_tokens; /* 0: as many as the context holds, at most the cluster's default */
+    bool has_seed;
+    bool ignore_end; /* do not stop at the model's end-of-answer tokens */
+    sampling sampling;
+    uint32_t n_stops;
+    const char *stops[PROTO_MAX_STOPS]; /* stop strings, not part of the answer */
+    uint32_t n_stop_tokens;
+    const uint32_t *stop_tokens; /* [n_stop_tokens] */
+} proto_request;
+
+/* plan */
+typedef enum { PROTO_PLAN_STEP = 1 } proto_plan_kind; /* draft and draft_token join with the drafters */
+
+typedef struct {
+    seq_id seq;
+    uint32_t seq_epoch;
+    sampling sampling;
+    uint32_t n_tokens;
+    const uint32_t *tokens; /* [n_tokens] the prompt (after a move: and all committed tokens) */
+} proto_open;
+
+/* Work on one sequence: compute `n_prefix` tokens that the ranks know and that are not yet in the KV cache, then the draft tree
+ * under the last of them. If those reach the end of the known tokens, the leader chooses the next token at the last one and on
+ * along the tree; a prompt chunk is a prefix without choice, a plain decode step a prefix of 1, a verification a prefix of 1 and
+ * a tree. */
+typedef struct {
+    seq_id seq;
+    uint32_t start;         /* tokens already in the KV cache; a rank that disagrees says so (protocol error) */
+    uint32_t n_prefix;      /* >= 1 */
+    uint32_t n_blocks;      /* blocks that join the sequence's block table with this step */
+    const block_id *blocks; /* [n_blocks] */
+    token_tree tree;
+} proto_work;
+
+typedef struct {
+    uint64_t id; /* 1, 2, ... in a group epoch */
+    proto_plan_kind kind;
+    uint32_t n_close, n_open, n_work; /* carried out in this order */
+    const seq_id *close;              /* [n_close] */
+    const proto_open *open;           /* [n_open] */
+    const proto_work *work;           /* [n_work] <= PROTO_MAX_PLAN_SEQUENCES */
+} proto_plan;
+
+/* result */
+typedef struct {
+    seq_id seq;
+    st_code code;           /* ST_OK, or ST_ERR_NUMERIC: this sequence is lost and must be closed */
+    uint32_t layer;         /* where it stopped being finite, for the message */
+    uint32_t n_tokens;      /* accepted drafts, then the bonus token; 0 after a prompt chunk that does not end the prompt */
+    const uint32_t *tokens; /* [n_tokens] */
+} proto_item;
+
+typedef struct {
+    uint64_t plan_id;
+    uint64_t step_ns;
+    uint32_t n_rows;  /* tokens computed */
+    uint32_t n_items; /* one for each proto_work, in its order */
+    const proto_item *items;
+} proto_result;
+
+/* What a rank says of itself when it joins. */
+typedef struct {
+    uint32_t rank, group, group_rank, group_size;
+    char role[16]; /* "verifier", "drafter" */
+    char hostname[64];
+    char isa[16];
+    char kv_type[8];
+    uint8_t model_hash[32], vocabulary_hash[32];
+    uint64_t kv_blocks, weight_bytes, kv_bytes;
+    uint32_t max_rows, max_sequences, max_context, n_vocab, n_threads;
+} proto_register;
+
+#endif
