@@ -92,7 +92,7 @@ static st_code may_enter(const sched *s, const sched_event *ev, char *message, s
         return ST_ERR_UNAVAILABLE;
     }
     if (s->lists[SCHED_FREE].n == 0) {
-        snprintf(message, message_bytes, "the cluster holds %u requests, its limit; try again later", s->limits.max_requests);
+        snprintf(message, message_bytes, "the cluster has its limit of %u requests; try again later", s->limits.max_requests);
         return ST_ERR_RESOURCE_EXHAUSTED;
     }
     return ST_OK;
@@ -115,7 +115,7 @@ static void on_request(sched *s, const sched_event *ev) {
     r->deadline_ns = ev->deadline_ns;
     sched_admit(s);
     if (s->lists[SCHED_WAITING].n > s->limits.max_queue) { /* then it is the last of them */
-        snprintf(message, sizeof message, "%u requests wait already, the limit of the queue; try again later",
+        snprintf(message, sizeof message, "no place is free and the queue is full (limit %u); try again later",
                  s->limits.max_queue);
         sched_drop(s, r);
         refuse(s, ev->seq, ST_ERR_RESOURCE_EXHAUSTED, message);

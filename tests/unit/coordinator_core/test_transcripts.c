@@ -80,8 +80,15 @@ static uint32_t list_of(const char *from, uint32_t *out, uint32_t max) {
 }
 
 static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
-    sched_limits l = {.max_requests = 64, .max_running = 8, .max_queue = 8, .max_rows = 64, .max_batch = 8,
-                      .prefill_chunk = 16, .max_tree = 0, .max_context = 128, .n_blocks = 32};
+    sched_limits l = {.max_requests = 64,
+                      .max_running = 8,
+                      .max_queue = 8,
+                      .max_rows = 64,
+                      .max_batch = 8,
+                      .prefill_chunk = 16,
+                      .max_tree = 0,
+                      .max_context = 128,
+                      .n_blocks = 32};
     const struct {
         const char *name;
         uint32_t *value;
@@ -175,8 +182,10 @@ static void say_action(text *out, const sched_action *a) {
         say(out, "\n");
         break;
     case SCHED_ACT_TIMER:
-        if (a->at_ns > 0) say(out, "    timer %llu\n", (unsigned long long)a->at_ns);
-        else say(out, "    timer none\n");
+        if (a->at_ns > 0)
+            say(out, "    timer %llu\n", (unsigned long long)a->at_ns);
+        else
+            say(out, "    timer none\n");
         break;
     case SCHED_ACT_DRAINED: say(out, "    drained\n"); break;
     }
@@ -187,17 +196,16 @@ static void say_stats(text *out, const sched *s) {
     say(out, "    %u waiting, %u running; blocks: %u used, %u reserved of %u\n", st.waiting, st.running, st.blocks_used,
         st.blocks_reserved, st.blocks_total);
     say(out, "    %llu steps, %llu rows, %llu tokens, %llu finished, %llu rejected, %llu stale, largest batch %llu\n",
-        (unsigned long long)st.steps, (unsigned long long)st.rows, (unsigned long long)st.tokens,
-        (unsigned long long)st.finished, (unsigned long long)st.rejected, (unsigned long long)st.stale_results,
-        (unsigned long long)st.largest_batch);
+        (unsigned long long)st.steps, (unsigned long long)st.rows, (unsigned long long)st.tokens, (unsigned long long)st.finished,
+        (unsigned long long)st.rejected, (unsigned long long)st.stale_results, (unsigned long long)st.largest_batch);
 }
 
 /* ---- one file ---- */
 
 static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *out) {
-    static const char *const kinds[] = {[SCHED_REQUEST] = "request", [SCHED_CANCEL] = "cancel",   [SCHED_RESULT] = "result",
-                                        [SCHED_GROUP_UP] = "up",     [SCHED_GROUP_DOWN] = "down", [SCHED_DRAIN] = "drain",
-                                        [SCHED_TIMER] = "timer"};
+    static const char *const kinds[] = {
+        [SCHED_REQUEST] = "request", [SCHED_CANCEL] = "cancel", [SCHED_RESULT] = "result", [SCHED_GROUP_UP] = "up",
+        [SCHED_GROUP_DOWN] = "down", [SCHED_DRAIN] = "drain",   [SCHED_TIMER] = "timer"};
     result_memory m = {0};
     while (ev->kind <= SCHED_TIMER && strcmp(kinds[ev->kind], words[0]) != 0) ev->kind++;
     if (ev->kind > SCHED_TIMER || (ev->kind <= SCHED_RESULT && n < 2)) bad(sc, words[0]);
@@ -225,10 +233,14 @@ static void command(script *sc, const char *line, text *out) {
     }
     if (n == 0) bad(sc, line);
     sched_event ev = {0};
-    if (strcmp(w[0], "limits") == 0) new_scheduler(sc, w + 1, n - 1, out);
-    else if (!sc->s) bad(sc, line);
-    else if (strcmp(w[0], "stats") == 0) say_stats(out, sc->s);
-    else step(sc, &ev, w, n, out);
+    if (strcmp(w[0], "limits") == 0)
+        new_scheduler(sc, w + 1, n - 1, out);
+    else if (!sc->s)
+        bad(sc, line);
+    else if (strcmp(w[0], "stats") == 0)
+        say_stats(out, sc->s);
+    else
+        step(sc, &ev, w, n, out);
 }
 
 static void compare(const script *sc, const char *line, const text *expected, const text *got) {
