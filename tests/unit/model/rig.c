@@ -13,8 +13,7 @@ static st_code make(const model_file *f, const rig_options *o, rig *r, st_error 
     if (c == ST_OK && !o->group) c = parallel_group_local(&r->own_group);
     if (c != ST_OK) return c;
     r->group = o->group ? o->group : r->own_group;
-    model_options options = {
-        .ops = r->ops, .device = r->device, .group = r->group, .max_rows = RIG_ROWS, .max_choose = RIG_ROWS};
+    model_options options = {.ops = r->ops, .device = r->device, .group = r->group, .max_rows = RIG_ROWS, .max_choose = RIG_ROWS};
     c = model_load(f, &options, &r->model, e);
     if (c != ST_OK) return c;
     kv_shape shape = model_kv_shape(r->model);
@@ -29,7 +28,6 @@ static st_code make(const model_file *f, const rig_options *o, rig *r, st_error 
 st_code rig_make(const model_file *f, const rig_options *o, rig *out, st_error *e) {
     *out = (rig){0};
     st_code c = make(f, o, out, e);
-    for (uint32_t s = 0; s < RIG_SEQUENCES; s++) out->blocks[s] = out->table[s];
     if (c != ST_OK) rig_free(out);
     return c;
 }
@@ -60,18 +58,19 @@ void rig_add(rig_batch *b, uint32_t sequence, const uint32_t *tokens, uint32_t f
 void rig_add_tree(rig_batch *b, uint32_t sequence, uint32_t base, const uint32_t *token, const uint32_t *parent, uint32_t n) {
     uint32_t first = b->n;
     add(b, sequence, token[0], base, base, MODEL_NO_PARENT);
-    for (uint32_t i = 1; i < n; i++)
-        add(b, sequence, token[i], b->position[first + parent[i]] + 1, base + i, first + parent[i]);
+    for (uint32_t i = 1; i < n; i++) add(b, sequence, token[i], b->position[first + parent[i]] + 1, base + i, first + parent[i]);
 }
 
 st_code rig_try(rig *r, const rig_batch *b, st_error *e) {
+    const uint32_t *blocks[RIG_SEQUENCES];
+    for (uint32_t s = 0; s < RIG_SEQUENCES; s++) blocks[s] = r->table[s];
     model_batch batch = {.n_rows = b->n,
                          .token = b->token,
                          .position = b->position,
                          .slot = b->slot,
                          .parent = b->parent,
                          .sequence = b->sequence,
-                         .blocks = r->blocks,
+                         .blocks = blocks,
                          .n_choose = b->n,
                          .choose = b->choose};
     mem_step_begin();

@@ -5,8 +5,8 @@
 #include "tests/unit/model/tiny.h"
 
 enum {
-    RIG_ROWS = 96,         /* rows, and choices, of a batch */
-    RIG_BLOCKS = 6,        /* of a sequence: 192 tokens */
+    RIG_ROWS = 96,  /* rows, and choices, of a batch */
+    RIG_BLOCKS = 6, /* of a sequence: 192 tokens */
     RIG_SEQUENCES = 4,
 };
 
@@ -24,7 +24,6 @@ typedef struct {
     model *model;
     kv_store *kv;
     uint32_t table[RIG_SEQUENCES][RIG_BLOCKS]; /* scattered over the store */
-    const uint32_t *blocks[RIG_SEQUENCES];
 } rig;
 
 /* Errors: what the parts say; the rig is then empty. */

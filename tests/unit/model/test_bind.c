@@ -85,7 +85,7 @@ static void a_tensor_that_would_be_left_out_is_named(void **state) {
 
 static void every_missing_key_is_named(void **state) {
     (void)state;
-    static const char *const keys[] = {"general.architecture", "llama.block_count", "llama.embedding_length",
+    static const char *const keys[] = {"general.architecture",      "llama.block_count",          "llama.embedding_length",
                                        "llama.feed_forward_length", "llama.attention.head_count", "llama.context_length"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         tiny t = tiny_usual();

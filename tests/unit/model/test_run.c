@@ -31,10 +31,10 @@ static rig open_rig(const model_file *f, rig_options o) {
 
 static int set_up(void **state) {
     truth *t = calloc(1, sizeof *t);
-    tiny model = tiny_usual();
+    tiny usual = tiny_usual();
     uint64_t random = 7;
     assert_non_null(t);
-    t->file = tiny_make(&model);
+    t->file = tiny_make(&usual);
     t->work = calloc((size_t)N_TOKENS * N_VOCAB, sizeof *t->work);
     assert_non_null(t->work);
     rig r = open_rig(t->file.file, plain);
@@ -160,7 +160,7 @@ static void after_the_accepted_path_is_compacted_the_sequence_goes_on_as_if_it_w
         rig_feed(&r, 0, t->token[0], 0, at, 64, t->work);
         rig_add_tree(&b, 0, at, token, node_parent, N_NODES);
         rig_run(&r, &b);
-        for (uint32_t k = 1; k < 4; k++) r.ops->kv_move(r.device, kv_store_view(r.kv), r.blocks[0], at + k, at + path[k]);
+        for (uint32_t k = 1; k < 4; k++) r.ops->kv_move(r.device, kv_store_view(r.kv), r.table[0], at + k, at + path[k]);
         rig_feed(&r, 0, t->token[0], at + 4, N_TOKENS, 3, t->work);
         assert_memory_equal(t->work, expected(t, 0, at + 4), (N_TOKENS - at - 4) * (size_t)N_VOCAB * sizeof(float));
         rig_free(&r);
@@ -190,8 +190,8 @@ static void only_the_chosen_rows_get_logits_in_their_order(void **state) {
     rig r = open_rig(t->file.file, plain);
     rig_batch b = {0};
     rig_add(&b, 0, t->token[0], 0, 40);
-    const uint32_t choose[] = {3, 17, 39};
-    model_batch batch = {b.n, b.token, b.position, b.slot, b.parent, b.sequence, r.blocks, 3, choose};
+    const uint32_t choose[] = {3, 17, 39}, *blocks[] = {r.table[0]};
+    model_batch batch = {b.n, b.token, b.position, b.slot, b.parent, b.sequence, blocks, 3, choose};
     assert_int_equal(ST_OK, model_run(r.model, r.kv, &batch, NULL));
     for (uint32_t i = 0; i < 3; i++) assert_row(&r, i, expected(t, 0, choose[i]));
     rig_free(&r);
@@ -283,7 +283,7 @@ static void units_split_over_ranks_give_the_same_logits_from_shares_of_the_weigh
     for (uint32_t n = 2; n <= 3; n++) {
         size_t total = run_ranks(t, n, &largest);
         assert_true(total >= whole && total < whole + whole / 4); /* the token table and the one KV head are on each */
-        assert_true(largest < (n == 2 ? whole * 3 / 4 : whole * 3 / 5));
+        assert_true(largest < (n == 2 ? whole * 4 / 5 : whole * 11 / 20));
     }
 }
 
@@ -413,8 +413,16 @@ static void a_tree_deeper_than_the_limit_is_refused_and_the_deepest_runs(void **
 /* Head size 16: a unit is two heads. Tied head; grouped KV heads. */
 static void small_heads_share_a_unit_and_a_tied_head_works(void **state) {
     (void)state;
-    tiny small = {.n_layers = 3, .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .dim = 64, .ffn_dim = 96, .n_vocab = N_VOCAB,
-                  .max_context = 128, .tied = true, .seed = 3};
+    tiny small = {.n_layers = 3,
+                  .n_heads = 4,
+                  .n_kv_heads = 2,
+                  .head_dim = 16,
+                  .dim = 64,
+                  .ffn_dim = 96,
+                  .n_vocab = N_VOCAB,
+                  .max_context = 128,
+                  .tied = true,
+                  .seed = 3};
     tiny_file f = tiny_make(&small);
     rig a = open_rig(f.file, plain), b = open_rig(f.file, (rig_options){.isa = "auto", .n_threads = 3});
     uint32_t token[40];

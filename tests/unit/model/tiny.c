@@ -198,7 +198,7 @@ tiny tiny_usual(void) {
                   .n_kv_heads = 1,
                   .head_dim = 32,
                   .dim = 64,
-                  .ffn_dim = 544,
+                  .ffn_dim = 736,
                   .n_vocab = 200,
                   .max_context = 192,
                   .seed = 1};
