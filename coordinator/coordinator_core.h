@@ -5,8 +5,8 @@
  * and the time come in, actions go out; no clock, socket, random number or allocation inside, so that transcripts and the
  * simulator run this very code.
  *
- *     REQUEST ──> waiting ──(admit: blocks reserved)──> prefill ──(prompt done)──> decode ──(stop, max, cancel, error)──> closing
- * ──> gone └──────────────(cancel, deadline, queue full, can never fit)──────────────────────────────────────────────────────^
+ *     REQUEST ─> waiting ─(blocks reserved)─> prefill ─(prompt done)─> decode ─(stop, max, cancel, error)─> closing ─> gone
+ *                   └──────(cancel, deadline)─────┴─────────────────────────────────────────────────────────────────┘
  *
  * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
  * loop. */

@@ -154,8 +154,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     sched_finish finish;
     uint32_t n = sched_accept(r, item->tokens, item->n_tokens, &finish);
     if (n > 0) give_tokens(s, r, item->tokens, n);
-    r->n_cached +=
-        asked->n_prefix + (item->n_tokens > 0 ? item->n_tokens - 1 : 0); /* accepted drafts are cached, the bonus is not */
+    r->n_cached += sched_newly_cached(asked, item);
     r->n_known += n;
     if (finish != SCHED_FINISH_NONE)
         sched_end(s, r, finish, ST_OK, NULL);

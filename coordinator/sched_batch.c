@@ -77,6 +77,10 @@ bool sched_answers(const sched_asked *asked, seq_id seq, const proto_item *item)
     return asked->chooses ? item->n_tokens >= 1 && item->n_tokens <= 1 + asked->n_tree : item->n_tokens == 0;
 }
 
+uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item) {
+    return asked->n_prefix + (item->n_tokens > 0 ? item->n_tokens - 1 : 0);
+}
+
 uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish) {
     uint32_t room = r->n_limit - r->n_known;
     *finish = SCHED_FINISH_NONE;

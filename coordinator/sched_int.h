@@ -112,6 +112,8 @@ void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
 uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode);
 /* Fills s->plan and s->flight; false where there is nothing to send. */
 bool sched_build_plan(sched *s);
+/* By how many tokens the KV cache has grown: the prefix and the accepted drafts. The last token, the bonus, is not in it yet. */
+uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item);
 /* How many of the n tokens that a result brings the client gets, and whether that ends the request. */
 uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish);
 /* Whether an item answers what was asked. */

@@ -51,6 +51,14 @@ static void an_item_answers_only_what_was_asked(void **state) {
     assert_true(sched_answers(&verify, seq, &item));
 }
 
+static void accepted_drafts_are_cached_and_the_bonus_is_not(void **state) {
+    (void)state;
+    const sched_asked chunk = {.n_prefix = 16}, verify = {.n_prefix = 1, .n_tree = 3, .chooses = true};
+    assert_int_equal(sched_newly_cached(&chunk, &(proto_item){.n_tokens = 0}), 16);
+    assert_int_equal(sched_newly_cached(&verify, &(proto_item){.n_tokens = 1}), 1);
+    assert_int_equal(sched_newly_cached(&verify, &(proto_item){.n_tokens = 4}), 4);
+}
+
 static void a_prompt_gets_the_rows_that_are_left_but_no_more_than_its_chunk_beside_decodes(void **state) {
     (void)state;
     assert_int_equal(sched_prompt_share(100, 64, 16, true), 16);
@@ -74,6 +82,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_is_cut_where_a_step_of_one_token_each_would_have_ended_it),
         cmocka_unit_test(an_item_answers_only_what_was_asked),
+        cmocka_unit_test(accepted_drafts_are_cached_and_the_bonus_is_not),
         cmocka_unit_test(a_prompt_gets_the_rows_that_are_left_but_no_more_than_its_chunk_beside_decodes),
         cmocka_unit_test(the_longest_a_request_can_become_is_bounded_by_the_context),
     };

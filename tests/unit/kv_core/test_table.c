@@ -11,7 +11,7 @@
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define N_OPERATIONS 150000
+#define N_OPERATIONS 500000
 #endif
 #endif
 #ifndef N_OPERATIONS
