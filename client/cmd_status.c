@@ -17,8 +17,7 @@ typedef struct {
 static void on_message(void *context, const uint8_t *message, size_t n) {
     state *s = context;
     arena_deinit(&s->arena);
-    s->code =
-        arena_init(&s->arena, n * sizeof(proto_worker_status) + 4096); /* a worker takes more than one byte of the message */
+    s->code = arena_init(&s->arena, proto_arena_bytes(n));
     if (!s->code) s->code = proto_status_decode(message, n, &s->arena, &s->status, s->e);
 }
 

@@ -174,7 +174,7 @@ static st_code collect_ends(stream *s, st_error *e) {
 static st_code fill(stream *s, const uint8_t *message, size_t n, st_error *e) {
     coordinator *c = s->c;
     proto_request *r = &s->request;
-    if (arena_init(&s->arena, proto_request_arena_bytes(n)))
+    if (arena_init(&s->arena, proto_arena_bytes(n)))
         return st_fail(e, ST_FATAL_MEMORY, "no memory for a request of %zu bytes", n);
     st_code code = proto_request_decode(message, n, &s->arena, r, e);
     if (!code) code = tokenize(s, e);

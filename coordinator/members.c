@@ -156,9 +156,7 @@ static void on_result(coordinator *c, net_link *k, member *m, const net_frame *f
         log_line(LOG_WARN, "coordinator", "dropped a result of epoch %u, now %u", f->group_epoch, c->members.group_epoch);
         return;
     }
-    /* a token is at least one byte on the wire, and a proto_item at least two */
-    if (arena_init(&a, (size_t)f->n * (sizeof(proto_item) + sizeof(uint32_t)) + 4096) ||
-        proto_result_decode(f->payload, f->n, &a, &r, &e)) {
+    if (arena_init(&a, proto_arena_bytes(f->n)) || proto_result_decode(f->payload, f->n, &a, &r, &e)) {
         refuse(c, k, m, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "no memory for a result");
     } else {
         double ms = (double)r.step_ns / 1e6;
