@@ -641,17 +641,13 @@ static void close_rest(uv_handle_t *h, void *context) {
 
 void net_loop_destroy(net_loop *l) {
     if (!l) return;
+    run_posts(&l->door); /* what a post owns is its function's to free */
     while (l->tcps) tcp_end(l->tcps, "the loop has ended");
     uv_walk(&l->uv, close_rest, NULL); /* all tcps are closing: what is left are timers, listeners and our own handles */
     l->soons.next = l->soons.previous = &l->soons;
     uv_run(&l->uv, UV_RUN_DEFAULT);
     int rc = uv_loop_close(&l->uv);
     INVARIANT(rc == 0);
-    while (l->first_post) {
-        post *p = l->first_post;
-        l->first_post = p->next;
-        mem_free(p);
-    }
     pthread_mutex_destroy(&l->lock);
     mem_free(l);
 }
