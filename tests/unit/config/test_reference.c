@@ -17,12 +17,12 @@ static void the_reference_page_is_up_to_date(void **state) {
     for (size_t i = 0; config_key_at(i, &k); i++) {
         char values[80] = "";
         for (const char *p = k.range; *p; p++) snprintf(values + strlen(values), 3, *p == '|' ? "\\|" : "%c", *p);
-        n += (size_t)snprintf(made + n, sizeof made - n, "| `%s%s` | %s | %s | %s%s%s |\n", k.in_group ? "groups[]." : "", k.name,
-                              values,
+        n += (size_t)snprintf(made + n, sizeof made - n, "| `%s%s` | %s%s%s | %s | %s |\n", k.in_group ? "groups[]." : "", k.name,
+                              values, k.unit[0] ? " " : "", k.unit,
                               !k.value     ? "(needed)"
                               : k.value[0] ? k.value
                                            : "(empty)",
-                              k.unit, k.unit[0] ? " " : "", k.help);
+                              k.help);
     }
     assert_true(n < sizeof made);
     const char *wrong = page_compare("docs/configuration.md", made);

@@ -32,7 +32,7 @@ static void a_registration_comes_back_as_it_went(void **state) {
     memset(r.hostname, 'h', sizeof r.hostname - 1);
     assert_int_equal(proto_register_encode(&r, &b), ST_OK);
     if (proto_register_decode(b.bytes, b.n, &back, &e)) fail_msg("%s", e.message);
-    assert_memory_equal(&r, &back, sizeof r);
+    assert_same_register(&r, &back);
     for (size_t n = 0; n < b.n; n++) { /* cut: refused, since the last fields are not zero or text is cut */
         uint8_t *exact = malloc(n ? n : 1);
         memcpy(exact, b.bytes, n);

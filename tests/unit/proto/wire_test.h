@@ -57,6 +57,17 @@ static inline void assert_same_sampling(const sampling *a, const sampling *b) {
     assert_int_equal(a->sample, b->sample);
 }
 
+/* Member by member: padding has no value. */
+static inline void assert_same_register(const proto_register *a, const proto_register *b) {
+#define U(name)    assert_int_equal(a->name, b->name);
+#define WORD(name) assert_string_equal(a->name, b->name);
+#define HASH(name) assert_memory_equal(a->name, b->name, sizeof a->name);
+#include "proto/register.def"
+#undef U
+#undef WORD
+#undef HASH
+}
+
 /* Bytes of a message written by hand: varints, tags, lengths. */
 typedef struct {
     uint8_t bytes[1 << 16];
