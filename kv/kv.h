@@ -16,7 +16,7 @@ typedef struct {
 } kv_type;
 
 const kv_type *kv_type_find(const char *name); /* NULL if there is none */
-const kv_type *kv_types(uint32_t *n);          /* the table */
+const kv_type *kv_type_at(uint32_t i);         /* the table, row by row; NULL behind its end */
 
 typedef struct kv_store kv_store;
 typedef struct {

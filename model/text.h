@@ -24,18 +24,20 @@ typedef struct {
     size_t n;
 } model_ids;
 
-/* Any bytes are taken (bytes that are not UTF-8 become byte tokens). parse_special: text of special tokens becomes their ids.
- * Linear time in `size` up to log factors. Errors: ST_FATAL_MEMORY, ST_ERR_INVALID_ARGUMENT (over max_ids ids). */
+/* Any bytes are taken (bytes that are not UTF-8 become byte tokens; a byte for which the vocabulary has no token is left out, as
+ * other engines do). parse_special: text of control tokens becomes their ids; user-defined tokens are found in any case. Adds no
+ * BOS. Time and scratch are linear in `size` up to log factors, and texts that cannot fit are refused at once. Errors:
+ * ST_FATAL_MEMORY, ST_ERR_INVALID_ARGUMENT (over max_ids ids; 4 GiB or more). */
 ST_CHECKED st_code model_tokenize(const model_tokenizer *t, const char *text, size_t size, bool parse_special, size_t max_ids,
                                   model_ids *out, st_error *e);
 
 typedef struct {
-    char pending[8]; /* bytes of an unfinished character */
+    uint8_t pending[4]; /* bytes of an unfinished character */
     uint32_t n_pending;
 } model_detokenizer; /* zero-initialised */
 
-/* Appends the text of one token to out[*n...]: whole characters only; invalid bytes become U+FFFD. Room needed:
- * model_token_max_bytes(). */
+/* Appends the text of one token to out[*n...]: whole characters only; invalid bytes become U+FFFD (one for each maximal subpart,
+ * Unicode 3.9). Room needed: model_token_max_bytes(). An id outside the vocabulary has no text. */
 void model_detokenize(const model_tokenizer *t, model_detokenizer *d, uint32_t id, bool show_special, char *out, size_t *n);
 void model_detokenize_end(model_detokenizer *d, char *out, size_t *n); /* flushes an unfinished character as U+FFFD */
 size_t model_token_max_bytes(const model_tokenizer *t);
@@ -44,9 +46,9 @@ typedef struct {
     const char *role, *content; /* UTF-8, NUL-terminated, views */
 } model_message;
 
-/* The chat template of the file applied: text of the prompt up to where the assistant answers. Owned: mem_free. Special tokens in
+/* The chat template of the file applied: the prompt's ids up to where the assistant answers. Owned: mem_free. Special tokens in
  * `content` stay text: *ids are made piece by piece, never from the joined text. Errors: ST_ERR_UNSUPPORTED (a template we do not
- * know), ST_ERR_INVALID_ARGUMENT (role). */
+ * know), ST_ERR_INVALID_ARGUMENT (no message, role, over max_ids ids), ST_FATAL_MEMORY. */
 ST_CHECKED st_code model_chat_tokenize(const model_tokenizer *t, const model_message *messages, size_t n, size_t max_ids,
                                        model_ids *out, st_error *e);
 

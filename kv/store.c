@@ -1,0 +1,86 @@
+/* Store: one device buffer that holds every block of a rank, and a generation beside each block.
+ *
+ * What: kernels see the buffer through kernels_kv; plans name blocks by index and generation. Why one buffer: a block is one run
+ * of bytes at index * block_bytes, so that a table of u32 is all that attention needs, and a transfer is one copy. The store
+ * never allocates, frees or evicts a block: the coordinator's table does, and all ranks follow it. Road not taken: to clear a
+ * block when its generation changes. Slots are written before they are read (model.h), and clearing would cost a pass over
+ * memory. Limit: generations are compared as plain numbers; a block reused 2^32 times in one epoch would be refused. */
+#include "kv/kv.h"
+
+#include "base/mem.h"
+
+enum {
+    MAX_LAYERS = 4096, /* with the two below: the bytes of a block fit 64 bits with room to spare */
+    MAX_HEADS = 4096,
+    MAX_HEAD_DIM = 4096,
+};
+
+struct kv_store {
+    const kernels_ops *ops;
+    kernels_device *device;
+    kernels_kv view;
+    size_t size_bytes;
+    uint32_t *generation; /* [n_blocks] under which a plan last named the block; 0: never */
+};
+
+static bool shape_ok(const kv_shape *s) {
+    return s->type && s->n_blocks && s->n_layers && s->n_layers <= MAX_LAYERS && s->n_kv_heads && s->n_kv_heads <= MAX_HEADS &&
+           s->head_dim && s->head_dim <= MAX_HEAD_DIM;
+}
+
+st_code kv_store_create(const kernels_ops *ops, kernels_device *device, const kv_shape *shape, kv_store **out, st_error *e) {
+    if (!shape_ok(shape))
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT,
+                       "KV store: %u blocks of %u layers, %u KV heads, head size %u, type %s: each must be at least 1 "
+                       "(layers, heads and head size at most %d)",
+                       shape->n_blocks, shape->n_layers, shape->n_kv_heads, shape->head_dim,
+                       shape->type ? shape->type->name : "none", MAX_LAYERS);
+    kv_store *s = mem_alloc(1, sizeof *s);
+    if (!s) return st_fail(e, ST_FATAL_MEMORY, "KV store: no memory");
+    s->ops = ops;
+    s->device = device;
+    s->view = (kernels_kv){.type = shape->type->type,
+                           .n_blocks = shape->n_blocks,
+                           .n_layers = shape->n_layers,
+                           .n_kv_heads = shape->n_kv_heads,
+                           .head_dim = shape->head_dim};
+    size_t block_bytes = kernels_kv_block_bytes(&s->view);
+    st_code c = ST_FATAL_MEMORY;
+    if (!__builtin_mul_overflow(block_bytes, (size_t)shape->n_blocks, &s->size_bytes) &&
+        (s->generation = mem_alloc(shape->n_blocks, sizeof *s->generation)))
+        c = ops->alloc(device, s->size_bytes, &s->view.at.buffer);
+    if (c != ST_OK) {
+        st_fail(e, c, "KV store: no memory for %u blocks of %zu bytes; fewer blocks or a smaller KV type would fit",
+                shape->n_blocks, block_bytes);
+        kv_store_destroy(s);
+        return c;
+    }
+    *out = s;
+    return ST_OK;
+}
+
+void kv_store_destroy(kv_store *s) {
+    if (!s) return;
+    if (s->view.at.buffer) s->ops->free(s->device, s->view.at.buffer);
+    mem_free(s->generation);
+    mem_free(s);
+}
+
+const kernels_kv *kv_store_view(const kv_store *s) { return &s->view; }
+
+size_t kv_store_bytes(const kv_store *s) { return s->size_bytes; }
+
+/* First all are checked, then all are noted: a refused plan leaves no trace. */
+st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t n, st_error *e) {
+    for (uint32_t i = 0; i < n; i++) {
+        block_id b = blocks[i];
+        if (b.index >= s->view.n_blocks)
+            return st_fail(e, ST_FATAL_PROTOCOL, "plan names KV block %u; the store has %u", b.index, s->view.n_blocks);
+        if (b.generation == 0 || b.generation < s->generation[b.index])
+            return st_fail(e, ST_FATAL_PROTOCOL, "plan names KV block %u under generation %u; generation %u has been seen",
+                           b.index, b.generation, s->generation[b.index]);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        if (blocks[i].generation > s->generation[blocks[i].index]) s->generation[blocks[i].index] = blocks[i].generation;
+    return ST_OK;
+}

@@ -1,0 +1,14 @@
+#include "kv/types/types_int.h"
+
+#include <string.h>
+
+static const kv_type *const types[] = {&kv_type_f16, &kv_type_f32};
+enum { N_TYPES = sizeof types / sizeof *types };
+
+const kv_type *kv_type_at(uint32_t i) { return i < N_TYPES ? types[i] : NULL; }
+
+const kv_type *kv_type_find(const char *name) {
+    for (uint32_t i = 0; i < N_TYPES; i++)
+        if (!strcmp(types[i]->name, name)) return types[i];
+    return NULL;
+}

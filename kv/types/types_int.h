@@ -1,0 +1,11 @@
+/* types: the KV types, one file each, gathered by types.c.
+ *
+ * A new type is a file here that fills one kv_type, a row in types.c, and the kernels' way to round an element. Read-only. */
+#ifndef CONSORT_KV_TYPES_INT_H
+#define CONSORT_KV_TYPES_INT_H
+
+#include "kv/kv.h"
+
+extern const kv_type kv_type_f16, kv_type_f32;
+
+#endif

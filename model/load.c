@@ -1,0 +1,236 @@
+/* Loading: cuts the model into this rank's share, packs the weights, lays out the scratch of the forward pass.
+ *
+ * What is cut: query heads (with the KV heads that they read) and FFN columns, by whole units of the exact sum, so that any
+ * number of ranks gives the same bits (numerics.md). Norms, the token table and the output head are held whole: the table
+ * because every rank embeds all tokens, the head by the leader alone, which chooses. Road not taken: cutting the head by rows,
+ * which needs a gather in the group; it halves the leader's tail and belongs with tensor parallelism's own measurements. All
+ * scratch is one device buffer made here: a pass allocates nothing. Limit: no more ranks than units. */
+#include "model/model_int.h"
+
+#include "base/fmath.h"
+#include "base/mem.h"
+#include <string.h>
+
+enum { ALIGN_BYTES = 64 };
+
+/* The rank's units of n: the first ranks get one more where it does not come out even. */
+static model_share cut(uint32_t n, uint32_t rank, uint32_t n_ranks) {
+    uint32_t each = n / n_ranks, more = n % n_ranks;
+    return (model_share){.whole = n, .first = rank * each + (rank < more ? rank : more), .n = each + (rank < more)};
+}
+
+static model_share in_columns(model_share units, uint32_t unit_cols, uint32_t whole) {
+    uint32_t first = units.first * unit_cols, end = (units.first + units.n) * unit_cols;
+    return (model_share){.whole = whole, .first = first, .n = (end < whole ? end : whole) - first};
+}
+
+static st_code make_shares(model *m, const model_file *f, st_error *e) {
+    const model_info *info = &m->info;
+    uint32_t rank = m->group->rank, n_ranks = m->group->n_ranks, head_dim = info->head_dim;
+    m->head_unit_cols = head_dim;
+    while (m->head_unit_cols % MODEL_HEAD_COLS) m->head_unit_cols += head_dim;
+    m->n_head_units = info->n_heads * head_dim / m->head_unit_cols;
+    m->n_ffn_units = (info->ffn_dim + MODEL_UNIT_COLS - 1) / MODEL_UNIT_COLS;
+    if (n_ranks > m->n_head_units || n_ranks > m->n_ffn_units)
+        return st_fail(e, ST_ERR_UNSUPPORTED,
+                       "%s: %u ranks share %u attention units and %u feed-forward units; use at most %u ranks",
+                       model_file_path(f), n_ranks, m->n_head_units, m->n_ffn_units,
+                       m->n_head_units < m->n_ffn_units ? m->n_head_units : m->n_ffn_units);
+    for (model_extent x = 0; x < MODEL_N_EXTENTS; x++) {
+        uint32_t whole = model_extent_size(info, x);
+        m->share[x] = (model_share){.whole = whole, .n = whole};
+    }
+    m->share[MODEL_HEADS] = in_columns(cut(m->n_head_units, rank, n_ranks), m->head_unit_cols, m->share[MODEL_HEADS].whole);
+    m->share[MODEL_FFN] = in_columns(cut(m->n_ffn_units, rank, n_ranks), MODEL_UNIT_COLS, info->ffn_dim);
+
+    uint32_t per_kv = info->n_heads / info->n_kv_heads, h0 = m->share[MODEL_HEADS].first / head_dim;
+    uint32_t n_heads = m->share[MODEL_HEADS].n / head_dim, kv0 = h0 / per_kv, kv1 = (h0 + n_heads - 1) / per_kv;
+    m->share[MODEL_KV_HEADS].first = kv0 * head_dim;
+    m->share[MODEL_KV_HEADS].n = (kv1 - kv0 + 1) * head_dim;
+    if (!(m->kv_head_of = mem_alloc(n_heads, sizeof *m->kv_head_of))) return ST_FATAL_MEMORY;
+    for (uint32_t h = 0; h < n_heads; h++) m->kv_head_of[h] = (h0 + h) / per_kv - kv0;
+    return ST_OK;
+}
+
+static size_t align(size_t bytes) { return (bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES; }
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Sizes are bounded by bind.c's limits and check_options, so that none of the products overflows 64 bits. */
+static void place_sizes(const model *m, size_t n_vectors, size_t bytes[MODEL_N_PLACES]) {
+    const model_info *i = &m->info;
+    size_t n = m->max_rows, dim = i->dim, heads = m->share[MODEL_HEADS].n, kv = m->share[MODEL_KV_HEADS].n,
+           ffn = m->share[MODEL_FFN].n;
+    uint32_t widest = (uint32_t)max_size(max_size(dim, heads), ffn);
+    bytes[MODEL_X] = bytes[MODEL_H] = n * dim * sizeof(float);
+    bytes[MODEL_ACT] = max_size(m->ops->act_bytes(m->max_rows, widest), m->ops->act_bytes(m->max_choose, i->dim));
+    bytes[MODEL_Q] = bytes[MODEL_ATT] = n * heads * sizeof(float);
+    bytes[MODEL_K] = bytes[MODEL_V] = n * kv * sizeof(float);
+    bytes[MODEL_GATE] = bytes[MODEL_UP] = n * ffn * sizeof(float);
+    bytes[MODEL_SUM] = n * dim * sizeof(double);
+    bytes[MODEL_CHOSEN] = m->max_choose * dim * sizeof(float);
+    bytes[MODEL_LOGITS] = (size_t)m->max_choose * i->n_vocab * sizeof(float);
+    bytes[MODEL_ROPE] = (size_t)i->max_context * i->head_dim * sizeof(float);
+    bytes[MODEL_VECTORS] = n_vectors * align(dim * sizeof(float));
+}
+
+static size_t count_vectors(const model_arch *a, uint32_t n_layers) {
+    size_t outer = 0, layer = 0;
+    for (uint32_t k = 0; k < MODEL_N_OUTER; k++) outer += a->outer[k].rows == MODEL_ONE;
+    for (uint32_t k = 0; k < a->n_layer; k++) layer += a->layer[k].rows == MODEL_ONE;
+    return outer + layer * n_layers;
+}
+
+static st_code make_memory(model *m, st_error *e) {
+    size_t bytes[MODEL_N_PLACES], total = 0, n = m->max_rows;
+    place_sizes(m, count_vectors(m->arch, m->info.n_layers), bytes);
+    for (int k = 0; k < MODEL_N_PLACES; k++) {
+        m->place[k].at_bytes = total;
+        total += align(bytes[k]);
+    }
+    st_code c = m->ops->alloc(m->device, total, &m->memory);
+    for (int k = 0; k < MODEL_N_PLACES; k++) m->place[k].buffer = m->memory;
+    m->rows = mem_alloc(n, sizeof *m->rows);
+    m->paths = mem_alloc(n * (NOUNS_MAX_TREE + 1), sizeof *m->paths);
+    m->bad_layer = mem_alloc(n, sizeof *m->bad_layer);
+    m->bad = mem_alloc(max_size(n, m->max_choose), 1);
+    m->logits = mem_alloc((size_t)m->max_choose * m->info.n_vocab, sizeof *m->logits);
+    bool alone = m->group->n_ranks == 1;
+    if (!alone) m->sum = mem_alloc(n * m->info.dim, sizeof *m->sum);
+    if (c != ST_OK || !m->rows || !m->paths || !m->bad_layer || !m->bad || !m->logits || (!alone && !m->sum))
+        return st_fail(e, ST_FATAL_MEMORY, "no memory for a forward pass of %u rows (%zu bytes); fewer rows would fit",
+                       m->max_rows, total);
+    return ST_OK;
+}
+
+/* Angle of pair i at position p: p * base^(-2i / head_dim), all in double; its cosine and sine are rounded to fp32 once. */
+static st_code make_rope(model *m) {
+    uint32_t half = m->info.head_dim / 2;
+    size_t row = (size_t)half * 2;
+    float *table = mem_alloc(m->info.max_context * row, sizeof *table);
+    if (!table) return ST_FATAL_MEMORY;
+    double log_base = fmath_log(m->info.rope_base);
+    for (uint32_t i = 0; i < half; i++) {
+        double frequency = fmath_exp(-2.0 * i / m->info.head_dim * log_base);
+        for (uint32_t p = 0; p < m->info.max_context; p++) {
+            table[p * row + 2 * i] = (float)fmath_cos(p * frequency);
+            table[p * row + 2 * i + 1] = (float)fmath_sin(p * frequency);
+        }
+    }
+    m->ops->upload(m->device, m->place[MODEL_ROPE], table, m->info.max_context * row * sizeof *table);
+    st_code c = m->ops->wait(m->device);
+    mem_free(table);
+    return c;
+}
+
+/* How far the loading is: bytes of the file's tensors. */
+typedef struct {
+    const model_options *o;
+    uint64_t done_bytes, total_bytes;
+    size_t n_vectors; /* placed so far */
+} loading;
+
+static st_code load_tensor(model *m, loading *now, const model_tensor_row *row, const model_tensor *t, model_weight *out) {
+    st_code c = ST_OK;
+    if (!t) return c;
+    if (row->rows == MODEL_ONE) {
+        out->vector = m->place[MODEL_VECTORS];
+        out->vector.at_bytes += now->n_vectors++ * align(m->info.dim * sizeof(float));
+        m->ops->upload(m->device, out->vector, t->bytes, t->dims[0] * sizeof(float));
+    } else if (row->holder == MODEL_EVERYWHERE || m->group->rank == 0) {
+        model_share rows = m->share[row->rows], cols = m->share[row->cols];
+        kernels_matrix matrix = {(kernels_format)t->format, rows.whole, cols.whole, t->bytes};
+        c = m->ops->weight_create(m->device, &matrix, rows.first, rows.n, cols.first, cols.n, &out->weight);
+        if (c == ST_OK) m->weight_bytes += m->ops->weight_bytes(out->weight);
+    }
+    now->done_bytes += t->size_bytes;
+    if (now->o->progress) now->o->progress(now->o->context, (double)now->done_bytes / (double)now->total_bytes);
+    return c;
+}
+
+static st_code load_weights(model *m, const model_options *o, const model_tensor *const *found, size_t n_found) {
+    loading now = {.o = o};
+    st_code c = ST_OK;
+    for (size_t i = 0; i < n_found; i++) now.total_bytes += found[i] ? found[i]->size_bytes : 0;
+    for (uint32_t k = 0; k < MODEL_N_OUTER && c == ST_OK; k++)
+        c = load_tensor(m, &now, &m->arch->outer[k], *found++, &m->outer[k]);
+    for (size_t i = 0; i < (size_t)m->info.n_layers * m->arch->n_layer && c == ST_OK; i++)
+        c = load_tensor(m, &now, &m->arch->layer[i % m->arch->n_layer], *found++, &m->layer[i]);
+    return c == ST_OK ? m->ops->wait(m->device) : c;
+}
+
+static st_code check_options(const model_options *o, st_error *e) {
+    enum { MAX_ROWS = 1 << 16 };
+    if (!o->ops || !o->device || !o->group || !o->max_rows || o->max_rows > MAX_ROWS || !o->max_choose ||
+        o->max_choose > o->max_rows)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT,
+                       "model options: %u rows and %u choices in a batch; expected 1 to %d rows, no more choices than rows",
+                       o->max_rows, o->max_choose, MAX_ROWS);
+    return ST_OK;
+}
+
+static st_code load(model *m, const model_file *f, const model_options *o, st_error *e) {
+    model_string name;
+    st_code c = model_read_info(f, &m->info, e);
+    if (c == ST_OK) c = model_file_string(f, "general.architecture", &name, e);
+    if (c != ST_OK) return c;
+    m->arch = model_arch_find(name);
+    size_t n_layer = (size_t)m->info.n_layers * m->arch->n_layer, n_found = MODEL_N_OUTER + n_layer;
+    m->layer = mem_alloc(n_layer, sizeof *m->layer);
+    const model_tensor **found = mem_alloc(n_found, sizeof *found);
+    c = m->layer && found ? model_bind(f, &m->info, m->arch, found, e) : ST_FATAL_MEMORY;
+    if (c == ST_OK) c = make_shares(m, f, e);
+    if (c == ST_OK) c = make_memory(m, e);
+    if (c == ST_OK) c = make_rope(m);
+    if (c == ST_OK) c = load_weights(m, o, found, n_found);
+    mem_free(found);
+    return c;
+}
+
+st_code model_load(const model_file *f, const model_options *o, model **out, st_error *e) {
+    st_code c = check_options(o, e);
+    if (c != ST_OK) return c;
+    model *m = mem_alloc(1, sizeof *m);
+    if (!m) return st_fail(e, ST_FATAL_MEMORY, "%s: no memory to load the model", model_file_path(f));
+    m->ops = o->ops;
+    m->device = o->device;
+    m->group = o->group;
+    m->max_rows = o->max_rows;
+    m->max_choose = o->max_choose;
+    if (e) e->code = ST_OK;
+    c = load(m, f, o, e);
+    if (c != ST_OK) {
+        if (e && e->code == ST_OK) st_fail(e, c, "%s: no memory to load the model", model_file_path(f));
+        model_destroy(m);
+        return c;
+    }
+    *out = m;
+    return ST_OK;
+}
+
+void model_destroy(model *m) {
+    if (!m) return;
+    for (uint32_t k = 0; k < MODEL_N_OUTER; k++)
+        if (m->outer[k].weight) m->ops->weight_free(m->device, m->outer[k].weight);
+    for (size_t i = 0; m->layer && i < (size_t)m->info.n_layers * m->arch->n_layer; i++)
+        if (m->layer[i].weight) m->ops->weight_free(m->device, m->layer[i].weight);
+    if (m->memory) m->ops->free(m->device, m->memory);
+    mem_free(m->layer);
+    mem_free(m->kv_head_of);
+    mem_free(m->rows);
+    mem_free(m->paths);
+    mem_free(m->bad_layer);
+    mem_free(m->bad);
+    mem_free(m->logits);
+    mem_free(m->sum);
+    mem_free(m);
+}
+
+const model_info *model_get_info(const model *m) { return &m->info; }
+
+size_t model_weight_bytes(const model *m) { return m->weight_bytes; }
+
+kv_shape model_kv_shape(const model *m) {
+    return (kv_shape){
+        .n_layers = m->info.n_layers, .n_kv_heads = m->share[MODEL_KV_HEADS].n / m->info.head_dim, .head_dim = m->info.head_dim};
+}

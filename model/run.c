@@ -1,0 +1,139 @@
+/* Running a batch: what each row may see, the pass, the logits, and which rows went bad.
+ *
+ * A row's view (kernels_row) is derived from its parent alone: rows of a prompt chunk and of a draft tree differ in nothing
+ * but their slots. A value that is not finite stays so in the residual (x + y), so one look at the residual after the last layer
+ * finds every bad row; only when there is one, the pass is run again, looking after each layer, to tell where it began. The
+ * second pass writes the same bits to the same slots, so it harms nobody, and all ranks see the same residual, so they agree to
+ * run it. Road not taken: to look after each layer every time, which costs a sweep and a barrier a layer for what never happens.
+ */
+#include "model/model_int.h"
+
+#include <string.h>
+
+enum { PATH = NOUNS_MAX_TREE + 1 };
+
+static st_code check_row(const model *m, const model_batch *b, uint32_t i, st_error *e) {
+    uint32_t parent = b->parent[i];
+    if (b->token[i] >= m->info.n_vocab)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "row %u: token %u; the vocabulary has %u", i, b->token[i], m->info.n_vocab);
+    if (b->position[i] >= m->info.max_context || b->slot[i] < b->position[i])
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "row %u: position %u in slot %u; the model's context is %u", i, b->position[i],
+                       b->slot[i], m->info.max_context);
+    bool ok = parent == MODEL_NO_PARENT
+                  ? b->slot[i] == b->position[i]
+                  : parent < i && b->sequence[parent] == b->sequence[i] && b->position[i] == b->position[parent] + 1;
+    if (!ok)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "row %u: position %u, slot %u do not follow from parent row %u", i,
+                       b->position[i], b->slot[i], parent);
+    return ST_OK;
+}
+
+/* As long as slots and positions are the same, a row simply sees all before it; from the first ancestor that stands elsewhere
+ * (another branch lies between), the path names the slots one by one. */
+static st_code view_row(model *m, const model_batch *b, uint32_t i, st_error *e) {
+    uint32_t parent = b->parent[i], *path = m->paths + (size_t)i * PATH;
+    const kernels_row *above = parent == MODEL_NO_PARENT ? NULL : &m->rows[parent];
+    kernels_row *row = &m->rows[i];
+    *row = (kernels_row){.blocks = b->blocks[b->sequence[i]], .path = path, .slot = b->slot[i]};
+    if (!above || (above->n_path == 1 && above->slot == b->position[parent])) {
+        row->n_before = b->position[i];
+    } else {
+        if (above->n_path == PATH)
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "row %u: more than %d draft tokens above one another", i, NOUNS_MAX_TREE);
+        row->n_before = above->n_before;
+        row->n_path = above->n_path;
+        memcpy(path, above->path, above->n_path * sizeof *path);
+    }
+    path[row->n_path++] = row->slot;
+    return ST_OK;
+}
+
+static st_code make_rows(model *m, const model_batch *b, st_error *e) {
+    if (!b->n_rows || b->n_rows > m->max_rows || b->n_choose > m->max_choose)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT,
+                       "batch of %u rows, %u of them chosen; this model was loaded for 1 to %u, and %u", b->n_rows, b->n_choose,
+                       m->max_rows, m->max_choose);
+    st_code c = ST_OK;
+    for (uint32_t i = 0; i < b->n_rows && c == ST_OK; i++) {
+        c = check_row(m, b, i, e);
+        if (c == ST_OK) c = view_row(m, b, i, e);
+        m->bad_layer[i] = UINT32_MAX;
+    }
+    for (uint32_t i = 0; i < b->n_choose && c == ST_OK; i++)
+        if (b->choose[i] >= b->n_rows || (i && b->choose[i] <= b->choose[i - 1]))
+            c = st_fail(e, ST_ERR_INVALID_ARGUMENT, "choice %u is row %u; expected ascending rows under %u", i, b->choose[i],
+                        b->n_rows);
+    return c;
+}
+
+st_code model_add_sum(model *m, uint32_t n, st_error *e) {
+    kernels_view sum = m->place[MODEL_SUM];
+    if (m->group->n_ranks > 1) {
+        size_t n_values = (size_t)n * m->info.dim;
+        st_code c = m->ops->wait(m->device);
+        if (c == ST_OK) {
+            m->ops->download(m->device, m->sum, sum, n_values * sizeof *m->sum);
+            c = m->ops->wait(m->device);
+        }
+        if (c == ST_OK) c = m->group->ops->all_reduce(m->group, m->sum, n_values);
+        if (c != ST_OK) return st_fail(e, c, "sum over the %u ranks of the group: %s", m->group->n_ranks, st_text(c));
+        m->ops->upload(m->device, sum, m->sum, n_values * sizeof *m->sum);
+    }
+    m->ops->add_reduced(m->device, m->place[MODEL_X], sum, n, m->info.dim);
+    return ST_OK;
+}
+
+/* Leaves a flag a row of x in m->bad. */
+static st_code look(model *m, kernels_view x, uint32_t n, uint32_t cols, bool *any, st_error *e) {
+    m->ops->find_bad(m->device, m->bad, x, n, cols);
+    st_code c = m->ops->wait(m->device);
+    if (c != ST_OK) return st_fail(e, c, "forward pass: the device failed: %s", st_text(c));
+    *any = memchr(m->bad, 1, n) != NULL;
+    return ST_OK;
+}
+
+st_code model_layer_done(model *m, const model_pass *p, uint32_t layer, st_error *e) {
+    bool any = false;
+    if (!p->locate) return ST_OK;
+    st_code c = look(m, m->place[MODEL_X], p->batch->n_rows, m->info.dim, &any, e);
+    for (uint32_t i = 0; c == ST_OK && i < p->batch->n_rows; i++)
+        if (m->bad[i] && m->bad_layer[i] == UINT32_MAX) m->bad_layer[i] = layer;
+    return c;
+}
+
+/* The leader chooses, so only the leader computes logits. */
+static st_code run_head(model *m, const model_batch *b, st_error *e) {
+    uint32_t n = b->n_choose, n_vocab = m->info.n_vocab;
+    bool any = false;
+    if (!n || m->group->rank != 0) return ST_OK;
+    m->ops->gather(m->device, m->place[MODEL_CHOSEN], m->place[MODEL_X], b->choose, n, m->info.dim);
+    m->arch->head(m, n);
+    st_code c = look(m, m->place[MODEL_LOGITS], n, n_vocab, &any, e);
+    if (c != ST_OK) return c;
+    for (uint32_t i = 0; any && i < n; i++)
+        if (m->bad[i] && m->bad_layer[b->choose[i]] == UINT32_MAX) m->bad_layer[b->choose[i]] = m->info.n_layers;
+    m->ops->download(m->device, m->logits, m->place[MODEL_LOGITS], (size_t)n * n_vocab * sizeof *m->logits);
+    c = m->ops->wait(m->device);
+    return c == ST_OK ? c : st_fail(e, c, "output head: the device failed: %s", st_text(c));
+}
+
+st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
+    model_pass pass = {.kv = kv_store_view(kv), .batch = b};
+    bool any = false;
+    st_code c = make_rows(m, b, e);
+    if (c == ST_OK) c = m->arch->layers(m, &pass, e);
+    if (c == ST_OK) c = look(m, m->place[MODEL_X], b->n_rows, m->info.dim, &any, e);
+    if (c == ST_OK && any) {
+        pass.locate = true;
+        c = m->arch->layers(m, &pass, e);
+    }
+    return c == ST_OK ? run_head(m, b, e) : c;
+}
+
+const float *model_logits(const model *m, uint32_t i) { return m->logits + (size_t)i * m->info.n_vocab; }
+
+bool model_row_bad(const model *m, uint32_t row, uint32_t *layer) {
+    if (m->bad_layer[row] == UINT32_MAX) return false;
+    *layer = m->bad_layer[row];
+    return true;
+}
