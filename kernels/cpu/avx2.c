@@ -24,38 +24,44 @@ INLINE __m256i four(const int8_t *q) { /* four columns of a token, for eight row
     return _mm256_set1_epi32(word);
 }
 
+/* Compilers like to load all broadcasts of a tile at once and keep them on the stack; this makes them load as they go. */
+#define LOAD_AS_WE_GO() __asm__ volatile("" ::: "memory")
+
 /* isum[t][half] of one tile of nibbles. Eight byte products are added in int16, which cannot overflow
  * (8 * 2 * 15 * 127 = 30,480), before one widening. */
 INLINE void isum_q4(__m256i (*isum)[2], const uint8_t *tile, const kernels_act *const *a, const uint32_t n) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    for (uint32_t half = 0; half < 2; half++) {
-        __m256i acc[KERNELS_TILE_TOKENS];
-        for (uint32_t g = 0; g < 4; g++) {
-            __m256i w = load(tile + g * 64 + half * 32);
-            __m256i w0 = _mm256_and_si256(w, low), w1 = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+    for (uint32_t t = 0; t < n; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
+    for (uint32_t g = 0; g < 4; g++) {
+        __m256i w0 = load(tile + g * 64), w1 = load(tile + g * 64 + 32);
+        for (uint32_t high = 0; high < 2; high++) { /* low nibbles: columns 0-3 of the group, high ones: 4-7 */
+            __m256i x0 = _mm256_and_si256(high ? _mm256_srli_epi16(w0, 4) : w0, low);
+            __m256i x1 = _mm256_and_si256(high ? _mm256_srli_epi16(w1, 4) : w1, low);
             for (uint32_t t = 0; t < n; t++) {
-                __m256i p = _mm256_add_epi16(_mm256_maddubs_epi16(w0, four(a[t]->q + g * 8)),
-                                             _mm256_maddubs_epi16(w1, four(a[t]->q + g * 8 + 4)));
-                acc[t] = g ? _mm256_add_epi16(acc[t], p) : p;
+                __m256i q = four(a[t]->q + g * 8 + high * 4);
+                isum[t][0] = _mm256_add_epi16(isum[t][0], _mm256_maddubs_epi16(x0, q));
+                isum[t][1] = _mm256_add_epi16(isum[t][1], _mm256_maddubs_epi16(x1, q));
             }
+            LOAD_AS_WE_GO();
         }
-        for (uint32_t t = 0; t < n; t++) isum[t][half] = _mm256_madd_epi16(acc[t], ones);
     }
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t half = 0; half < 2; half++) isum[t][half] = _mm256_madd_epi16(isum[t][half], ones);
 }
 
 /* The weight's sign goes to the activation, since one factor must be unsigned; |w| = 128 still fits: 2 * 128 * 127 = 32,512. */
 INLINE void isum_q8(__m256i (*isum)[2], const uint8_t *tile, const kernels_act *const *a, const uint32_t n) {
     const __m256i ones = _mm256_set1_epi16(1);
-    for (uint32_t half = 0; half < 2; half++) {
-        __m256i acc[KERNELS_TILE_TOKENS];
-        for (uint32_t g = 0; g < 8; g++) {
+    for (uint32_t t = 0; t < n; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
+    for (uint32_t g = 0; g < 8; g++) {
+        for (uint32_t half = 0; half < 2; half++) {
             __m256i w = load(tile + g * 64 + half * 32), positive = _mm256_abs_epi8(w);
             for (uint32_t t = 0; t < n; t++) {
-                __m256i p = _mm256_madd_epi16(_mm256_maddubs_epi16(positive, _mm256_sign_epi8(four(a[t]->q + g * 4), w)), ones);
-                acc[t] = g ? _mm256_add_epi32(acc[t], p) : p;
+                __m256i p = _mm256_maddubs_epi16(positive, _mm256_sign_epi8(four(a[t]->q + g * 4), w));
+                isum[t][half] = _mm256_add_epi32(isum[t][half], _mm256_madd_epi16(p, ones));
             }
         }
-        for (uint32_t t = 0; t < n; t++) isum[t][half] = acc[t];
+        LOAD_AS_WE_GO();
     }
 }
 
@@ -320,8 +326,8 @@ INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys
     for (uint32_t i = 0; i < width; i++) _mm256_storeu_ps(o + 8 * i, acc[i]);
 }
 
-static void attend(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                   uint32_t head_dim, float scale) {
+INLINE void attend_dim(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
+                       const uint32_t head_dim, float scale) {
     float p[KERNELS_CHUNK_KEYS], m = s->m;
     for (uint32_t j0 = 0; j0 < n_keys; j0 += 8) {
         __m256 r[8];
@@ -344,6 +350,16 @@ static void attend(kernels_softmax *s, float *o, const float *q, const float *k,
     for (; i < head_dim; i++) {
         o[i] *= rescale;
         for (uint32_t j = 0; j < n_keys; j++) o[i] = __builtin_fmaf(p[j], v[j * head_dim + i], o[i]);
+    }
+}
+
+/* The common sizes as constants: a third faster. */
+static void attend(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
+                   uint32_t head_dim, float scale) {
+    switch (head_dim) {
+    case 64: attend_dim(s, o, q, k, v, n_keys, 64, scale); break;
+    case 128: attend_dim(s, o, q, k, v, n_keys, 128, scale); break;
+    default: attend_dim(s, o, q, k, v, n_keys, head_dim, scale); break;
     }
 }
 
