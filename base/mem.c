@@ -3,6 +3,9 @@
 #include "base/status.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE_BYTES = 1 << 21 };
 
 /* Test switches, one set a thread: the only state of this file. */
 static _Thread_local uint64_t n_allocations, fail_at;
@@ -26,6 +29,8 @@ void *mem_alloc_aligned(size_t n, size_t size, size_t align) {
     if (refused(n, size, &bytes) || bytes > SIZE_MAX - align) return NULL;
     bytes = (bytes + align - 1) / align * align;
     void *p = aligned_alloc(align, bytes ? bytes : align);
+    /* Before the first touch, which decides the page size. Only advice: a refusal costs speed, not correctness. */
+    if (p && align >= HUGE_PAGE_BYTES) (void)madvise(p, bytes, MADV_HUGEPAGE);
     if (p) memset(p, 0, bytes);
     return p;
 }

@@ -9,8 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void *mem_alloc(size_t n, size_t size_bytes);                             /* n * size_bytes, zeroed */
-void *mem_alloc_aligned(size_t n, size_t size_bytes, size_t align_bytes); /* align: power of two */
+void *mem_alloc(size_t n, size_t size_bytes); /* n * size_bytes, zeroed */
+void *mem_alloc_aligned(size_t n, size_t size_bytes,
+                        size_t align_bytes); /* align: power of two; 2 MiB or more asks for huge pages */
 void *mem_resize(void *p, size_t old_n, size_t new_n, size_t size_bytes); /* new elements zeroed; on NULL `p` lives on */
 char *mem_text(const char *text, size_t n_bytes);                         /* copy with a NUL behind it */
 void mem_free(void *p);

@@ -51,6 +51,7 @@ typedef struct {
  * so that a block, and a layer of a block, are each one run of bytes. Slot s of a sequence is token s % 32 of its block s / 32.
  */
 typedef enum { KERNELS_KV_F16, KERNELS_KV_F32 } kernels_kv_type;
+enum { KERNELS_MAX_HEAD_DIM = 256 }; /* the caller checks it when it reads a model */
 typedef struct {
     kernels_view at;
     kernels_kv_type type;
@@ -71,7 +72,8 @@ typedef struct {
 typedef struct {
     const char *isa; /* "scalar", "avx2", "avx512" */
 
-    /* n_threads >= 1, the caller's included. Errors: ST_FATAL_MEMORY, ST_ERR_INVALID_ARGUMENT. */
+    /* n_threads >= 1, the caller's included. Errors: ST_FATAL_MEMORY, ST_ERR_INVALID_ARGUMENT, ST_ERR_UNSUPPORTED,
+     * ST_ERR_RESOURCE_EXHAUSTED (no more threads). */
     ST_CHECKED st_code (*create)(uint32_t n_threads, kernels_device **out, st_error *e);
     void (*destroy)(kernels_device *d); /* NULL-safe; all its buffers and weights must be freed before */
 
@@ -84,7 +86,7 @@ typedef struct {
     ST_CHECKED st_code (*wait)(kernels_device *d);                                       /* all operations before are done */
 
     /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on block borders. Errors:
-     * ST_FATAL_MEMORY, ST_ERR_UNSUPPORTED (format). */
+     * ST_FATAL_MEMORY, ST_ERR_UNSUPPORTED (format), ST_ERR_INVALID_ARGUMENT (a range outside `m` or off the borders). */
     ST_CHECKED st_code (*weight_create)(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
                                         uint32_t n_cols, kernels_weight **out);
     void (*weight_free)(kernels_device *d, kernels_weight *w);

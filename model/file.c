@@ -28,6 +28,8 @@ static const model_key *find(const model_file *f, const char *key) {
     return i == MODEL_NO_INDEX ? NULL : &f->keys[i];
 }
 
+bool model_file_has(const model_file *f, const char *key) { return find(f, key) != NULL; }
+
 static st_code missing(const model_file *f, const char *key, st_error *e) {
     return st_fail(e, ST_ERR_NOT_FOUND, "%s: key '%s' is missing", f->path, key);
 }

@@ -66,6 +66,7 @@ uint32_t model_file_version(const model_file *f); /* of GGUF: 2 or 3 */
 uint64_t model_file_n_keys(const model_file *f);
 const model_key *model_file_key_at(const model_file *f, uint64_t i);
 
+bool model_file_has(const model_file *f, const char *key);
 /* Scalars: value of `key`, widened. Errors: ST_ERR_NOT_FOUND, ST_ERR_FORMAT (other type, or outside [min, max]); message filled.
  */
 ST_CHECKED st_code model_file_u64(const model_file *f, const char *key, uint64_t min, uint64_t max, uint64_t *out, st_error *e);

@@ -189,16 +189,14 @@ static st_code read_key(reader *r, uint32_t i) {
 
 static st_code read_alignment(reader *r) {
     model_file *f = r->f;
-    uint64_t a = GGUF_DEFAULT_ALIGNMENT;
-    st_code code = model_file_u64(f, "general.alignment", GGUF_MIN_ALIGNMENT, GGUF_MAX_ALIGNMENT, &a, r->e);
-    if (code && code != ST_ERR_NOT_FOUND) return code;
-    if (a & (a - 1)) {
-        snprintf(r->where, sizeof r->where, "key 'general.alignment'");
-        return refuse(r, ST_ERR_FORMAT, f->keys[model_names_find(&f->key_names, (model_string){"general.alignment", 17})].at,
-                      "expected a power of two, found %" PRIu64, a);
-    }
-    f->alignment = a;
-    return ST_OK;
+    static const char key[] = "general.alignment";
+    f->alignment = GGUF_DEFAULT_ALIGNMENT;
+    if (!model_file_has(f, key)) return ST_OK;
+    st_code code = model_file_u64(f, key, GGUF_MIN_ALIGNMENT, GGUF_MAX_ALIGNMENT, &f->alignment, r->e);
+    if (code || !(f->alignment & (f->alignment - 1))) return code;
+    uint32_t i = model_names_find(&f->key_names, (model_string){key, sizeof key - 1});
+    snprintf(r->where, sizeof r->where, "key '%s'", key);
+    return refuse(r, ST_ERR_FORMAT, f->keys[i].at, "expected a power of two, found %" PRIu64, f->alignment);
 }
 
 static st_code read_shape(reader *r, model_tensor *t, uint64_t *n_elements) {

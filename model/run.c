@@ -93,7 +93,7 @@ static st_code look(model *m, kernels_view x, uint32_t n, uint32_t cols, bool *a
 }
 
 st_code model_layer_done(model *m, const model_pass *p, uint32_t layer, st_error *e) {
-    bool any;
+    bool any = false;
     if (!p->locate) return ST_OK;
     st_code c = look(m, m->place[MODEL_X], p->batch->n_rows, m->info.dim, &any, e);
     for (uint32_t i = 0; c == ST_OK && i < p->batch->n_rows; i++)
@@ -104,7 +104,7 @@ st_code model_layer_done(model *m, const model_pass *p, uint32_t layer, st_error
 /* The leader chooses, so only the leader computes logits. */
 static st_code run_head(model *m, const model_batch *b, st_error *e) {
     uint32_t n = b->n_choose, n_vocab = m->info.n_vocab;
-    bool any;
+    bool any = false;
     if (!n || m->group->rank != 0) return ST_OK;
     m->ops->gather(m->device, m->place[MODEL_CHOSEN], m->place[MODEL_X], b->choose, n, m->info.dim);
     m->arch->head(m, n);

@@ -203,9 +203,10 @@ static st_code mark_ends(builder *b) {
     model_tokenizer *t = b->t;
     for (size_t i = 0; i < sizeof end_keys / sizeof *end_keys; i++) {
         uint64_t id;
+        if (!model_file_has(b->f, end_keys[i])) continue;
         st_code code = model_file_u64(b->f, end_keys[i], 0, t->n - 1, &id, b->e);
-        if (code && code != ST_ERR_NOT_FOUND) return code;
-        if (!code) t->is_end[id] = true;
+        if (code) return code;
+        t->is_end[id] = true;
     }
     for (size_t i = 0; i < sizeof end_texts / sizeof *end_texts; i++) {
         uint32_t id = model_special_id(t, end_texts[i]);
@@ -225,9 +226,9 @@ static st_code check_kind(builder *b, model_string *pre) {
         return st_fail(b->e, ST_ERR_UNSUPPORTED, "%s: key '" KEY("model") "': expected 'gpt2', found %s", model_file_path(b->f),
                        model_file_quote(kind, quoted));
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
-        bool on = false;
-        code = model_file_bool(b->f, flags[i], &on, b->e);
-        if (code && code != ST_ERR_NOT_FOUND) return code;
+        bool on;
+        if (!model_file_has(b->f, flags[i])) continue;
+        if ((code = model_file_bool(b->f, flags[i], &on, b->e))) return code;
         if (on)
             return st_fail(b->e, ST_ERR_UNSUPPORTED, "%s: key '%s': expected false, found true", model_file_path(b->f), flags[i]);
     }
@@ -235,10 +236,12 @@ static st_code check_kind(builder *b, model_string *pre) {
 }
 
 static st_code find_template(builder *b) {
+    static const char key[] = "tokenizer.chat_template";
     model_string text;
-    st_code code = model_file_string(b->f, "tokenizer.chat_template", &text, b->e);
+    if (!model_file_has(b->f, key)) return ST_OK;
+    st_code code = model_file_string(b->f, key, &text, b->e);
     if (!code) b->t->chat = model_template_find(text);
-    return code == ST_ERR_NOT_FOUND ? ST_OK : code;
+    return code;
 }
 
 static st_code build(builder *b) {

@@ -1,0 +1,217 @@
+/* Design: a part is a few neighbouring rows and one KV head. For each chunk of 32 keys, rows of one sequence share one decoding
+ * of the chunk to floats where the keys stand in one block in order (all of a prompt, and all but the newest tokens of a draft
+ * tree); a row whose keys are scattered (tree ancestors) gathers its own. The arithmetic of a row is the same either way:
+ * it gets the same floats in the same order. Road not taken: decoding inside the dot product, which does it again for each
+ * query head and token. Limits: head_dim up to KERNELS_MAX_HEAD_DIM; K and V of a chunk stand on the stack. */
+#include "base/fmath.h"
+#include "kernels/cpu/cpu_int.h"
+#include <math.h> /* INFINITY; sqrtf is exact by IEEE 754 */
+
+enum {
+    MAX_PART_ROWS = 8,
+    MAX_PART_HEADS = 16, /* query heads of one KV head served by one decoding */
+};
+
+static inline size_t element_bytes(const kernels_kv *kv) { return kv->type == KERNELS_KV_F32 ? 4 : 2; }
+static inline uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+size_t kernels_kv_block_bytes(const kernels_kv *kv) {
+    return (size_t)kv->n_layers * 2 * kv->n_kv_heads * NOUNS_BLOCK_TOKENS * kv->head_dim * element_bytes(kv);
+}
+
+/* A KV store with its bytes at hand. */
+typedef struct {
+    const kernels_kv *kv;
+    unsigned char *bytes;
+    size_t block_bytes, head_bytes, row_bytes; /* of a block, of a head of a layer in a block, of a token in that */
+} store;
+
+static store store_of(const kernels_kv *kv) {
+    size_t block = kernels_kv_block_bytes(kv), row = kv->head_dim * element_bytes(kv);
+    INVARIANT((unsigned)kv->type < KERNELS_N_KV_TYPES && kv->head_dim <= KERNELS_MAX_HEAD_DIM);
+    return (store){kv, kernels_cpu_at(kv->at, kv->n_blocks * block), block, row * NOUNS_BLOCK_TOKENS, row};
+}
+
+/* Where `slot` of a head stands; `v` is 0 for K and 1 for V. */
+static unsigned char *token_at(const store *s, uint32_t layer, uint32_t v, uint32_t head, const uint32_t *blocks, uint32_t slot) {
+    uint32_t block = blocks[slot / NOUNS_BLOCK_TOKENS];
+    INVARIANT(block < s->kv->n_blocks);
+    size_t run = ((size_t)layer * 2 + v) * s->kv->n_kv_heads + head;
+    return s->bytes + block * s->block_bytes + run * s->head_bytes + slot % NOUNS_BLOCK_TOKENS * s->row_bytes;
+}
+
+typedef struct {
+    store s;
+    const kernels_primitives *p;
+    uint32_t layer, n;
+    const kernels_row *rows;
+    const float *k, *v; /* write: [n][n_kv_heads][head_dim] */
+    const float *q;     /* attention: [n][n_heads][head_dim] */
+    float *out, scale;
+    uint32_t n_heads, part_rows;
+    const uint32_t *kv_head_of;
+} kv_job;
+
+static void write_row(void *context, uint32_t i) {
+    const kv_job *job = context;
+    const kernels_kv *kv = job->s.kv;
+    const kernels_row *row = &job->rows[i];
+    for (uint32_t h = 0; h < kv->n_kv_heads; h++) {
+        size_t at = ((size_t)i * kv->n_kv_heads + h) * kv->head_dim;
+        job->p->kv_encode[kv->type](token_at(&job->s, job->layer, 0, h, row->blocks, row->slot), job->k + at, kv->head_dim);
+        job->p->kv_encode[kv->type](token_at(&job->s, job->layer, 1, h, row->blocks, row->slot), job->v + at, kv->head_dim);
+    }
+}
+
+void kernels_cpu_kv_write(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view k, kernels_view v,
+                          const kernels_row *rows, uint32_t n) {
+    INVARIANT(layer < kv->n_layers);
+    uint32_t values = kv->n_kv_heads * kv->head_dim;
+    kv_job job = {.s = store_of(kv),
+                  .p = d->primitives,
+                  .layer = layer,
+                  .rows = rows,
+                  .k = kernels_cpu_floats(k, n, values),
+                  .v = kernels_cpu_floats(v, n, values)};
+    kernels_cpu_rows(d, n, 2 * values, write_row, &job);
+}
+
+void kernels_cpu_kv_move(kernels_device *d, const kernels_kv *kv, const uint32_t *blocks, uint32_t to, uint32_t from) {
+    (void)d;
+    if (to == from) return;
+    store s = store_of(kv);
+    for (uint32_t layer = 0; layer < kv->n_layers; layer++)
+        for (uint32_t v = 0; v < 2; v++)
+            for (uint32_t h = 0; h < kv->n_kv_heads; h++)
+                memcpy(token_at(&s, layer, v, h, blocks, to), token_at(&s, layer, v, h, blocks, from), s.row_bytes);
+}
+
+static inline uint32_t row_slot(const kernels_row *r, uint32_t position) {
+    return position < r->n_before ? position : r->path[position - r->n_before];
+}
+
+/* Keys of the chunk from position p0 that the row sees. */
+static uint32_t n_visible(const kernels_row *r, uint32_t p0) {
+    uint32_t n = r->n_before + r->n_path;
+    return n > p0 ? least(n - p0, KERNELS_CHUNK_KEYS) : 0;
+}
+
+/* Whether those keys stand in the slots of their own positions: then they are the front of one block. */
+static bool in_order(const kernels_row *r, uint32_t p0) {
+    uint32_t end = p0 + n_visible(r, p0);
+    for (uint32_t p = p0 > r->n_before ? p0 : r->n_before; p < end; p++)
+        if (r->path[p - r->n_before] != p) return false;
+    return true;
+}
+
+/* K and V of one chunk of one KV head as floats. */
+typedef struct {
+    _Alignas(64) float k[KERNELS_CHUNK_KEYS * KERNELS_MAX_HEAD_DIM], v[KERNELS_CHUNK_KEYS * KERNELS_MAX_HEAD_DIM];
+} chunk_keys;
+
+static void decode_block(const kv_job *job, uint32_t head, const uint32_t *blocks, uint32_t p0, uint32_t n, chunk_keys *c) {
+    const kernels_kv *kv = job->s.kv;
+    job->p->kv_decode[kv->type](c->k, token_at(&job->s, job->layer, 0, head, blocks, p0), n * kv->head_dim);
+    job->p->kv_decode[kv->type](c->v, token_at(&job->s, job->layer, 1, head, blocks, p0), n * kv->head_dim);
+}
+
+static void decode_scattered(const kv_job *job, uint32_t head, const kernels_row *r, uint32_t p0, uint32_t n, chunk_keys *c) {
+    const kernels_kv *kv = job->s.kv;
+    for (uint32_t j = 0; j < n; j++) {
+        uint32_t slot = row_slot(r, p0 + j);
+        job->p->kv_decode[kv->type](c->k + j * kv->head_dim, token_at(&job->s, job->layer, 0, head, r->blocks, slot),
+                                    kv->head_dim);
+        job->p->kv_decode[kv->type](c->v + j * kv->head_dim, token_at(&job->s, job->layer, 1, head, r->blocks, slot),
+                                    kv->head_dim);
+    }
+}
+
+/* Rows [first, first + n_rows) of one sequence, and the query heads heads[n_heads] that read KV head `kv_head`. */
+typedef struct {
+    uint32_t first, n_rows, kv_head, n_heads, heads[MAX_PART_HEADS];
+} attend_group;
+
+static void attend_row(const kv_job *job, const attend_group *g, uint32_t row, uint32_t n, const chunk_keys *c,
+                       kernels_softmax *state) {
+    uint32_t dim = job->s.kv->head_dim;
+    for (uint32_t h = 0; h < g->n_heads; h++) {
+        size_t at = ((size_t)row * job->n_heads + g->heads[h]) * dim;
+        job->p->attend(&state[h], job->out + at, job->q + at, c->k, c->v, n, dim, job->scale);
+    }
+}
+
+static void attend_run(const kv_job *job, const attend_group *g) {
+    kernels_softmax state[MAX_PART_ROWS][MAX_PART_HEADS];
+    chunk_keys c;
+    uint32_t dim = job->s.kv->head_dim, longest = 0;
+    for (uint32_t i = 0; i < g->n_rows; i++) {
+        const kernels_row *r = &job->rows[g->first + i];
+        if (r->n_before + r->n_path > longest) longest = r->n_before + r->n_path;
+        for (uint32_t h = 0; h < g->n_heads; h++) {
+            state[i][h] = (kernels_softmax){-INFINITY, 0};
+            memset(job->out + ((size_t)(g->first + i) * job->n_heads + g->heads[h]) * dim, 0, dim * sizeof(float));
+        }
+    }
+    for (uint32_t p0 = 0; p0 < longest; p0 += KERNELS_CHUNK_KEYS) {
+        uint32_t n_block = 0; /* keys to decode for the rows that see this chunk in order */
+        for (uint32_t i = 0; i < g->n_rows; i++) {
+            const kernels_row *r = &job->rows[g->first + i];
+            uint32_t n = n_visible(r, p0);
+            if (n > n_block && in_order(r, p0)) n_block = n;
+        }
+        if (n_block) decode_block(job, g->kv_head, job->rows[g->first].blocks, p0, n_block, &c);
+        for (uint32_t i = 0; i < g->n_rows; i++) {
+            const kernels_row *r = &job->rows[g->first + i];
+            uint32_t n = n_visible(r, p0);
+            if (n && in_order(r, p0)) attend_row(job, g, g->first + i, n, &c, state[i]);
+        }
+        for (uint32_t i = 0; i < g->n_rows; i++) {
+            const kernels_row *r = &job->rows[g->first + i];
+            uint32_t n = n_visible(r, p0);
+            if (!n || in_order(r, p0)) continue;
+            decode_scattered(job, g->kv_head, r, p0, n, &c);
+            attend_row(job, g, g->first + i, n, &c, state[i]);
+        }
+    }
+    for (uint32_t i = 0; i < g->n_rows; i++)
+        for (uint32_t h = 0; h < g->n_heads; h++) {
+            float *o = job->out + ((size_t)(g->first + i) * job->n_heads + g->heads[h]) * dim, inverse = 1.0f / state[i][h].l;
+            for (uint32_t k = 0; k < dim; k++) o[k] *= inverse;
+        }
+}
+
+static void attend_part(void *context, uint32_t part) {
+    const kv_job *job = context;
+    uint32_t n_kv_heads = job->s.kv->n_kv_heads, first = part / n_kv_heads * job->part_rows;
+    uint32_t end = least(job->n, first + job->part_rows);
+    attend_group g = {.kv_head = part % n_kv_heads};
+    for (uint32_t h = 0; h < job->n_heads;) {
+        for (g.n_heads = 0; h < job->n_heads && g.n_heads < MAX_PART_HEADS; h++)
+            if (job->kv_head_of[h] == g.kv_head) g.heads[g.n_heads++] = h;
+        if (!g.n_heads) continue;
+        for (g.first = first; g.first < end; g.first += g.n_rows) { /* a run of rows of one sequence */
+            g.n_rows = 1;
+            while (g.first + g.n_rows < end && job->rows[g.first + g.n_rows].blocks == job->rows[g.first].blocks) g.n_rows++;
+            attend_run(job, &g);
+        }
+    }
+}
+
+void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q,
+                           const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of) {
+    INVARIANT(layer < kv->n_layers);
+    uint32_t per_thread = n / (2 * d->n_threads);
+    kv_job job = {.s = store_of(kv),
+                  .p = d->primitives,
+                  .layer = layer,
+                  .n = n,
+                  .rows = rows,
+                  .q = kernels_cpu_floats(q, n, n_heads * kv->head_dim),
+                  .out = kernels_cpu_floats(out, n, n_heads * kv->head_dim),
+                  .scale = 1.0f / sqrtf((float)kv->head_dim),
+                  .n_heads = n_heads,
+                  .part_rows = per_thread < 1 ? 1 : least(per_thread, MAX_PART_ROWS),
+                  .kv_head_of = kv_head_of};
+    if (!n) return;
+    pool_run(d->threads, ((n - 1) / job.part_rows + 1) * kv->n_kv_heads, attend_part, &job);
+}

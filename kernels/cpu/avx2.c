@@ -1,0 +1,386 @@
+/* The primitives for AVX2, FMA and F16C; compiled with those flags, so nothing here may run before kernels_avx2() has asked the
+ * processor. Bits equal ref/ref.c: the same operations on the same values in the same order, eight lanes at a time; only exact
+ * steps (integer sums, conversions) are arranged otherwise. */
+#include "kernels/kernels_int.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "base/fmath.h"
+#include <cpuid.h>
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* -- integer products ---------------------------------------------------------------------------------------------------- */
+
+enum { NIBBLES = 256, VALUES = 512, HALF_ROWS = 8 }; /* ref/q4.c, ref/q8_0.c: tile bytes before the scales */
+
+INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
+INLINE __m256 halves(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+INLINE __m256i four(const int8_t *q) { /* four columns of a token, for eight rows */
+    int32_t word;
+    memcpy(&word, q, sizeof word);
+    return _mm256_set1_epi32(word);
+}
+
+/* Compilers like to load all broadcasts of a tile at once and keep them on the stack; this makes them load as they go. */
+#define LOAD_AS_WE_GO() __asm__ volatile("" ::: "memory")
+
+/* isum[t][half] of one tile of nibbles. Eight byte products are added in int16, which cannot overflow
+ * (8 * 2 * 15 * 127 = 30,480), before one widening. */
+INLINE void isum_q4(__m256i (*isum)[2], const uint8_t *tile, const kernels_act *const *a, const uint32_t n) {
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    for (uint32_t t = 0; t < n; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
+    for (uint32_t g = 0; g < 4; g++) {
+        __m256i w0 = load(tile + g * 64), w1 = load(tile + g * 64 + 32);
+        for (uint32_t high = 0; high < 2; high++) { /* low nibbles: columns 0-3 of the group, high ones: 4-7 */
+            __m256i x0 = _mm256_and_si256(high ? _mm256_srli_epi16(w0, 4) : w0, low);
+            __m256i x1 = _mm256_and_si256(high ? _mm256_srli_epi16(w1, 4) : w1, low);
+            for (uint32_t t = 0; t < n; t++) {
+                __m256i q = four(a[t]->q + g * 8 + high * 4);
+                isum[t][0] = _mm256_add_epi16(isum[t][0], _mm256_maddubs_epi16(x0, q));
+                isum[t][1] = _mm256_add_epi16(isum[t][1], _mm256_maddubs_epi16(x1, q));
+            }
+            LOAD_AS_WE_GO();
+        }
+    }
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t half = 0; half < 2; half++) isum[t][half] = _mm256_madd_epi16(isum[t][half], ones);
+}
+
+/* The weight's sign goes to the activation, since one factor must be unsigned; |w| = 128 still fits: 2 * 128 * 127 = 32,512. */
+INLINE void isum_q8(__m256i (*isum)[2], const uint8_t *tile, const kernels_act *const *a, const uint32_t n) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (uint32_t t = 0; t < n; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
+    for (uint32_t g = 0; g < 8; g++) {
+        for (uint32_t half = 0; half < 2; half++) {
+            __m256i w = load(tile + g * 64 + half * 32), positive = _mm256_abs_epi8(w);
+            for (uint32_t t = 0; t < n; t++) {
+                __m256i p = _mm256_maddubs_epi16(positive, _mm256_sign_epi8(four(a[t]->q + g * 4), w));
+                isum[t][half] = _mm256_add_epi32(isum[t][half], _mm256_madd_epi16(p, ones));
+            }
+        }
+        LOAD_AS_WE_GO();
+    }
+}
+
+/* Adds one tile to the sums of n tokens. */
+INLINE void add_tile(__m256 (*acc)[2], const uint8_t *tile, kernels_format format, const kernels_act *const *a,
+                     const uint32_t n) {
+    __m256i isum[KERNELS_TILE_TOKENS][2];
+    const uint8_t *scales = tile + (format == KERNELS_Q8_0 ? VALUES : NIBBLES);
+    if (format == KERNELS_Q8_0)
+        isum_q8(isum, tile, a, n);
+    else
+        isum_q4(isum, tile, a, n);
+    for (uint32_t half = 0; half < 2; half++) {
+        __m256 d = halves(scales + 16 * half);
+        for (uint32_t t = 0; t < n; t++) {
+            __m256i s = isum[t][half];
+            if (format == KERNELS_Q4_0) s = _mm256_sub_epi32(s, _mm256_set1_epi32(8 * a[t]->sum)); /* values are nibble - 8 */
+            acc[t][half] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a[t]->d)), _mm256_cvtepi32_ps(s), acc[t][half]);
+            if (format == KERNELS_Q4_1)
+                acc[t][half] = _mm256_fmadd_ps(halves(scales + 32 + 16 * half), _mm256_set1_ps(a[t]->d_sum), acc[t][half]);
+        }
+    }
+}
+
+INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *tile, size_t tile_bytes, kernels_format format,
+                          const void *x, size_t stride, const uint32_t n, uint32_t n_k) {
+    const uint32_t n_blocks = n_k / KERNELS_GROUP, chunk = KERNELS_CHUNK / KERNELS_GROUP;
+    for (uint32_t b0 = 0; b0 < n_blocks; b0 += chunk) {
+        uint32_t end = n_blocks - b0 < chunk ? n_blocks : b0 + chunk;
+        __m256 acc[KERNELS_TILE_TOKENS][2];
+        for (uint32_t t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
+        for (uint32_t b = b0; b < end; b++) {
+            const kernels_act *a[KERNELS_TILE_TOKENS];
+            for (uint32_t t = 0; t < n; t++) a[t] = (const kernels_act *)((const char *)x + t * stride) + b;
+            add_tile(acc, tile + b * tile_bytes, format, a, n);
+        }
+        for (uint32_t t = 0; t < n; t++)
+            for (uint32_t half = 0; half < 2; half++) {
+                float *sum = out[t] + HALF_ROWS * half;
+                _mm256_storeu_ps(sum, b0 ? _mm256_add_ps(_mm256_loadu_ps(sum), acc[t][half]) : acc[t][half]);
+            }
+    }
+}
+
+/* -- float products ------------------------------------------------------------------------------------------------------ */
+
+INLINE void float_product(float (*out)[KERNELS_LANES], const uint8_t *tile, size_t tile_bytes, kernels_format format,
+                          const void *x, size_t stride, const uint32_t n, uint32_t n_k) {
+    for (uint32_t k0 = 0; k0 < n_k; k0 += KERNELS_CHUNK) {
+        uint32_t end = n_k - k0 < KERNELS_CHUNK ? n_k : k0 + KERNELS_CHUNK;
+        __m256 acc[KERNELS_TILE_TOKENS][2];
+        for (uint32_t t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
+        for (uint32_t k = k0; k < end; k++) {
+            const uint8_t *w = tile + k * tile_bytes;
+            __m256 w0 = format == KERNELS_F32 ? _mm256_loadu_ps((const void *)w) : halves(w);
+            __m256 w1 = format == KERNELS_F32 ? _mm256_loadu_ps((const void *)(w + 32)) : halves(w + 16);
+            for (uint32_t t = 0; t < n; t++) {
+                __m256 v = _mm256_broadcast_ss((const float *)((const char *)x + t * stride) + k);
+                acc[t][0] = _mm256_fmadd_ps(w0, v, acc[t][0]);
+                acc[t][1] = _mm256_fmadd_ps(w1, v, acc[t][1]);
+            }
+        }
+        for (uint32_t t = 0; t < n; t++)
+            for (uint32_t half = 0; half < 2; half++) {
+                float *sum = out[t] + HALF_ROWS * half;
+                _mm256_storeu_ps(sum, k0 ? _mm256_add_ps(_mm256_loadu_ps(sum), acc[t][half]) : acc[t][half]);
+            }
+    }
+}
+
+/* One function a format, with the number of tokens a constant of each case. */
+#define PRODUCT(id, kind, tile_bytes)                                                                                            \
+    static void product_##id(float(*out)[KERNELS_LANES], const uint8_t *tile, const void *x, size_t stride, uint32_t n,          \
+                             uint32_t n_k) {                                                                                     \
+        switch (n) {                                                                                                             \
+        case 1: kind##_product(out, tile, tile_bytes, KERNELS_##id, x, stride, 1, n_k); break;                                   \
+        case 2: kind##_product(out, tile, tile_bytes, KERNELS_##id, x, stride, 2, n_k); break;                                   \
+        case 3: kind##_product(out, tile, tile_bytes, KERNELS_##id, x, stride, 3, n_k); break;                                   \
+        default: kind##_product(out, tile, tile_bytes, KERNELS_##id, x, stride, 4, n_k); break;                                  \
+        }                                                                                                                        \
+    }
+PRODUCT(F32, float, 64)
+PRODUCT(F16, float, 32)
+PRODUCT(Q4_0, block, NIBBLES + 32)
+PRODUCT(Q4_1, block, NIBBLES + 64)
+PRODUCT(Q8_0, block, VALUES + 32)
+
+/* -- rows ---------------------------------------------------------------------------------------------------------------- */
+
+/* fmath_expf, eight at a time. Operand order of min and max lets NaN through. */
+INLINE __m256 exp8(__m256 x) {
+    const __m256 round = _mm256_set1_ps(FMATH_EXPF_ROUND);
+    x = _mm256_max_ps(_mm256_set1_ps(FMATH_EXPF_MIN), _mm256_min_ps(_mm256_set1_ps(FMATH_EXPF_MAX), x));
+    __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(FMATH_EXPF_LOG2E), round), n = _mm256_sub_ps(t, round);
+    __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(round));
+    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-FMATH_EXPF_LN2_HI), x);
+    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-FMATH_EXPF_LN2_LO), r);
+    __m256 p = _mm256_set1_ps(FMATH_EXPF_P5);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P4));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P3));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P2));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P1));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P0));
+    __m256 y = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
+    __m256i half = _mm256_srai_epi32(i, 1), rest = _mm256_sub_epi32(i, half), bias = _mm256_set1_epi32(127);
+    y = _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23)));
+    return _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23)));
+}
+
+/* The first n < 8 floats, the others 0. */
+INLINE __m256i first(uint32_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE __m256 load_first(const float *x, uint32_t n) { return n >= 8 ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, first(n)); }
+
+/* Lanes i and i + 8 already added. */
+INLINE float sum8(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* Sixteen lanes over n, then lanes i and i + 8 added. */
+INLINE __m256 dot8(const float *a, const float *b, uint32_t n) {
+    __m256 s0 = _mm256_setzero_ps(), s1 = s0;
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        s0 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s0);
+        s1 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), s1);
+    }
+    if (i < n) {
+        s0 = _mm256_fmadd_ps(load_first(a + i, n - i), load_first(b + i, n - i), s0);
+        __m256 a1 = _mm256_setzero_ps(), b1 = a1;
+        if (n - i > 8) {
+            a1 = load_first(a + i + 8, n - i - 8);
+            b1 = load_first(b + i + 8, n - i - 8);
+        }
+        s1 = _mm256_fmadd_ps(a1, b1, s1);
+    }
+    return _mm256_add_ps(s0, s1);
+}
+
+static void quantize_full(kernels_act *out, const float *x) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i m = _mm256_setzero_si256();
+    for (uint32_t i = 0; i < KERNELS_GROUP; i += 8) m = _mm256_max_epu32(m, _mm256_and_si256(load(x + i), magnitude));
+    __m128i h = _mm_max_epu32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+    h = _mm_max_epu32(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_max_epu32(h, _mm_shuffle_epi32(h, 0xb1));
+    uint32_t amax = (uint32_t)_mm_cvtsi128_si32(h);
+    if (amax >= 0x7f800000u || amax < 0x0d800000u) { /* not finite; below 2^-100 */
+        *out = (kernels_act){.d = 0};
+        if (amax >= 0x7f800000u) out->d = out->d_sum = NAN;
+        return;
+    }
+    float a;
+    memcpy(&a, &amax, sizeof a);
+    __m256 inverse = _mm256_set1_ps(127.0f / a);
+    __m256i q[4], sum = _mm256_setzero_si256();
+    for (uint32_t i = 0; i < 4; i++) {
+        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse)); /* to nearest, half to even */
+        sum = _mm256_add_epi32(sum, q[i]);
+    }
+    /* Packing works in 128-bit halves: put the four-byte pieces back in order. */
+    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((void *)out->q, bytes);
+    h = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+    out->sum = _mm_cvtsi128_si32(h);
+    out->d = a / 127.0f;
+    out->d_sum = out->d * (float)out->sum;
+}
+
+static void quantize(kernels_act *out, const float *x, uint32_t k) {
+    for (; k >= KERNELS_GROUP; k -= KERNELS_GROUP, x += KERNELS_GROUP) quantize_full(out++, x);
+    if (!k) return;
+    float last[KERNELS_GROUP] = {0};
+    memcpy(last, x, k * sizeof *x);
+    quantize_full(out, last);
+}
+
+static void rmsnorm(float *out, const float *x, const float *w, uint32_t dim, float eps) {
+    float r = 1.0f / sqrtf(sum8(dot8(x, x, dim)) / (float)dim + eps);
+    __m256 r8 = _mm256_set1_ps(r);
+    uint32_t i = 0;
+    for (; i + 8 <= dim; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), r8), _mm256_loadu_ps(w + i)));
+    for (; i < dim; i++) out[i] = x[i] * r * w[i];
+}
+
+static void rope(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim) {
+    for (uint32_t h = 0; h < n_heads; h++, x += head_dim) {
+        uint32_t i = 0;
+        for (; i + 8 <= head_dim; i += 8) {
+            __m256 v = _mm256_loadu_ps(x + i), t = _mm256_loadu_ps(cos_sin + i);
+            __m256 crossed = _mm256_mul_ps(_mm256_permute_ps(v, 0xb1), _mm256_movehdup_ps(t));
+            _mm256_storeu_ps(x + i, _mm256_fmaddsub_ps(v, _mm256_moveldup_ps(t), crossed));
+        }
+        for (; i + 1 < head_dim; i += 2) {
+            float c = cos_sin[i], s = cos_sin[i + 1], a = x[i], b = x[i + 1];
+            x[i] = __builtin_fmaf(a, c, -(b * s));
+            x[i + 1] = __builtin_fmaf(b, c, a * s);
+        }
+    }
+}
+
+static void swiglu(float *out, const float *gate, const float *up, uint32_t dim) {
+    const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
+    uint32_t i = 0;
+    for (; i + 8 <= dim; i += 8) {
+        __m256 g = _mm256_loadu_ps(gate + i);
+        __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, exp8(_mm256_xor_ps(g, sign))));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
+    }
+    for (; i < dim; i++) out[i] = gate[i] / (1.0f + fmath_expf(-gate[i])) * up[i];
+}
+
+/* -- KV and attention ---------------------------------------------------------------------------------------------------- */
+
+static void encode_f16(void *out, const float *x, uint32_t n) {
+    uint16_t *to = out;
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((void *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+    for (; i < n; i++) to[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
+}
+
+static void decode_f16(float *out, const void *x, uint32_t n) {
+    const uint16_t *from = x;
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, halves((const void *)(from + i)));
+    for (; i < n; i++) out[i] = _cvtsh_ss(from[i]);
+}
+
+static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n * sizeof *x); }
+static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
+
+/* Lane j: the sum of key j's lanes, in the order of sum8: i with i + 4, with i + 2, with i + 1. */
+INLINE __m256 sum8_of_8(const __m256 *r) {
+    __m256 pair[4], quad[2];
+    for (uint32_t j = 0; j < 4; j++)
+        pair[j] = _mm256_add_ps(_mm256_permute2f128_ps(r[2 * j], r[2 * j + 1], 0x20),
+                                _mm256_permute2f128_ps(r[2 * j], r[2 * j + 1], 0x31));
+    for (uint32_t j = 0; j < 2; j++)
+        quad[j] = _mm256_add_ps(_mm256_shuffle_ps(pair[2 * j], pair[2 * j + 1], 0x44),
+                                _mm256_shuffle_ps(pair[2 * j], pair[2 * j + 1], 0xee));
+    __m256 all = _mm256_add_ps(_mm256_shuffle_ps(quad[0], quad[1], 0x88), _mm256_shuffle_ps(quad[0], quad[1], 0xdd));
+    return _mm256_permutevar8x32_ps(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+/* o += p_j * v_j, ascending, over 8 * width values. */
+INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys, uint32_t head_dim, __m256 rescale,
+                       const uint32_t width) {
+    __m256 acc[8];
+    for (uint32_t i = 0; i < width; i++) acc[i] = _mm256_mul_ps(_mm256_loadu_ps(o + 8 * i), rescale);
+    for (uint32_t j = 0; j < n_keys; j++, v += head_dim) {
+        __m256 pj = _mm256_broadcast_ss(p + j);
+        for (uint32_t i = 0; i < width; i++) acc[i] = _mm256_fmadd_ps(pj, _mm256_loadu_ps(v + 8 * i), acc[i]);
+    }
+    for (uint32_t i = 0; i < width; i++) _mm256_storeu_ps(o + 8 * i, acc[i]);
+}
+
+static void attend(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
+                   uint32_t head_dim, float scale) {
+    float p[KERNELS_CHUNK_KEYS], m = s->m;
+    for (uint32_t j0 = 0; j0 < n_keys; j0 += 8) {
+        __m256 r[8];
+        for (uint32_t j = 0; j < 8; j++) /* behind the last key: that key again, not looked at */
+            r[j] = dot8(q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
+        _mm256_storeu_ps(p + j0, _mm256_mul_ps(sum8_of_8(r), _mm256_set1_ps(scale)));
+    }
+    for (uint32_t j = 0; j < n_keys; j++)
+        if (p[j] > m) m = p[j];
+    float rescale = fmath_expf(s->m - m);
+    for (uint32_t j = 0; j < n_keys; j += 8)
+        _mm256_storeu_ps(p + j, exp8(_mm256_sub_ps(_mm256_loadu_ps(p + j), _mm256_set1_ps(m))));
+    s->m = m;
+    s->l *= rescale;
+    for (uint32_t j = 0; j < n_keys; j++) s->l += p[j];
+    uint32_t i = 0;
+    __m256 rescale8 = _mm256_set1_ps(rescale);
+    for (; i + 64 <= head_dim; i += 64) add_values(o + i, v + i, p, n_keys, head_dim, rescale8, 8);
+    for (; i + 8 <= head_dim; i += 8) add_values(o + i, v + i, p, n_keys, head_dim, rescale8, 1);
+    for (; i < head_dim; i++) {
+        o[i] *= rescale;
+        for (uint32_t j = 0; j < n_keys; j++) o[i] = __builtin_fmaf(p[j], v[j * head_dim + i], o[i]);
+    }
+}
+
+static const kernels_primitives table = {
+    .isa = "avx2",
+    .product = {[KERNELS_F32] = product_F32,
+                [KERNELS_F16] = product_F16,
+                [KERNELS_Q4_0] = product_Q4_0,
+                [KERNELS_Q4_1] = product_Q4_1,
+                [KERNELS_Q8_0] = product_Q8_0},
+    .quantize = quantize,
+    .rmsnorm = rmsnorm,
+    .rope = rope,
+    .swiglu = swiglu,
+    .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
+    .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
+    .attend = attend,
+};
+
+/* gcc and clang differ in whether __builtin_cpu_supports knows F16C. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+const kernels_primitives *kernels_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() ? &table : NULL;
+}
+
+#else
+
+const kernels_primitives *kernels_avx2(void) { return NULL; }
+
+#endif

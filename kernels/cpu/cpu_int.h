@@ -1,0 +1,77 @@
+/* Inside kernels/cpu/: the CPU device, one source for all instruction sets.
+ *
+ * The device has memory, threads and a table of primitives; each operation checks its shapes, cuts its rows, tiles or heads
+ * into parts, and calls a primitive for each. An operation is done when it returns, so wait() has nothing to wait for.
+ * A view outside its buffer is a bug of the caller and breaks an INVARIANT. One thread at a time calls a device. */
+#ifndef CONSORT_KERNELS_CPU_INT_H
+#define CONSORT_KERNELS_CPU_INT_H
+
+#include "base/pool.h"
+#include "kernels/kernels_int.h"
+#include <string.h>
+
+typedef struct kernels_slab kernels_slab;
+
+struct kernels_device {
+    const kernels_primitives *primitives;
+    pool *threads;
+    uint32_t n_threads, n_buffers, n_weights; /* alive; must be 0 at the end */
+    kernels_slab *slabs;                      /* memory of weights */
+};
+
+struct kernels_buffer {
+    unsigned char *bytes;
+    size_t size_bytes;
+};
+
+struct kernels_weight {
+    const kernels_layout *layout;
+    kernels_slab *slab;
+    kernels_product *product;
+    uint32_t rows, cols;
+    size_t strip_bytes; /* the tiles of KERNELS_LANES rows, ascending K */
+    uint8_t *strips;    /* [(rows + 15) / 16][strip_bytes] */
+};
+
+static inline void *kernels_cpu_at(kernels_view v, size_t n_bytes) {
+    INVARIANT(v.buffer && v.at_bytes % 64 == 0 && v.at_bytes <= v.buffer->size_bytes &&
+              n_bytes <= v.buffer->size_bytes - v.at_bytes);
+    return v.buffer->bytes + v.at_bytes;
+}
+static inline float *kernels_cpu_floats(kernels_view v, uint32_t rows, uint32_t cols) {
+    return kernels_cpu_at(v, (size_t)rows * cols * sizeof(float));
+}
+
+/* Calls part(context, row) for n rows, on all threads where `values` (of a row) make that worth a wake. */
+void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part *part, void *context);
+
+/* The members of kernels_ops, by file; see kernels.h. */
+st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
+                                  uint32_t n_cols, kernels_weight **out);
+void kernels_cpu_weight_free(kernels_device *d, kernels_weight *w);
+size_t kernels_cpu_weight_bytes(const kernels_weight *w);
+void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_weight *table, const uint32_t *token, uint32_t n);
+
+size_t kernels_cpu_act_bytes(uint32_t n, uint32_t k);
+void kernels_cpu_quantize(kernels_device *d, kernels_view act, kernels_view x, uint32_t n, uint32_t k);
+void kernels_cpu_matmul(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
+                        uint32_t n);
+void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
+                              uint32_t n, uint32_t unit_cols, uint32_t n_units_total);
+
+void kernels_cpu_rmsnorm(kernels_device *d, kernels_view out, kernels_view x, kernels_view w, uint32_t n, uint32_t dim,
+                         float eps);
+void kernels_cpu_add_reduced(kernels_device *d, kernels_view x, kernels_view sum, uint32_t n, uint32_t dim);
+void kernels_cpu_rope(kernels_device *d, kernels_view x, kernels_view table, const uint32_t *position, uint32_t n,
+                      uint32_t n_heads, uint32_t head_dim);
+void kernels_cpu_swiglu(kernels_device *d, kernels_view out, kernels_view gate, kernels_view up, uint32_t n, uint32_t dim);
+void kernels_cpu_gather(kernels_device *d, kernels_view out, kernels_view x, const uint32_t *index, uint32_t n, uint32_t dim);
+void kernels_cpu_find_bad(kernels_device *d, uint8_t *bad, kernels_view x, uint32_t n, uint32_t dim);
+
+void kernels_cpu_kv_write(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view k, kernels_view v,
+                          const kernels_row *rows, uint32_t n);
+void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q,
+                           const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of);
+void kernels_cpu_kv_move(kernels_device *d, const kernels_kv *kv, const uint32_t *blocks, uint32_t to_slot, uint32_t from_slot);
+
+#endif

@@ -1,0 +1,128 @@
+/* Design: the device is the same source for every instruction set; a back end is this table of operations over a table of
+ * primitives, so a new instruction set is one file of primitives and one row here. Operations run at once on the calling thread
+ * and its pool: queues would only add latency on a CPU. Buffers count themselves, so that a leak is found at destroy. */
+#include "kernels/cpu/cpu_int.h"
+
+#include "base/mem.h"
+#include <string.h>
+
+enum {
+    HUGE_BYTES = 1 << 21,   /* align so, and mem.h asks for huge pages */
+    WORTH_A_WAKE = 1 << 14, /* values of cheap row work that pay for waking a thread */
+};
+
+static void cpu_destroy(kernels_device *d) {
+    if (!d) return;
+    INVARIANT(!d->n_buffers && !d->n_weights);
+    pool_destroy(d->threads);
+    mem_free(d);
+}
+
+static st_code cpu_create(const kernels_primitives *primitives, uint32_t n_threads, kernels_device **out, st_error *e) {
+    if (n_threads < 1 || n_threads > POOL_MAX_THREADS)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "threads: %u, expected 1 to %d", n_threads, POOL_MAX_THREADS);
+    if (!primitives)
+        return st_fail(e, ST_ERR_UNSUPPORTED, "this processor lacks the instruction set; use \"auto\" or \"scalar\"");
+    kernels_device *d = mem_alloc(1, sizeof *d);
+    if (!d) return st_fail(e, ST_FATAL_MEMORY, "no memory for a device");
+    st_code code = pool_create(n_threads, &d->threads);
+    if (code) {
+        cpu_destroy(d);
+        return st_fail(e, code, "cannot start %u compute threads: %s", n_threads, st_text(code));
+    }
+    d->primitives = primitives;
+    d->n_threads = n_threads;
+    *out = d;
+    return ST_OK;
+}
+
+static st_code scalar_create(uint32_t n_threads, kernels_device **out, st_error *e) {
+    return cpu_create(kernels_ref(), n_threads, out, e);
+}
+static st_code avx2_create(uint32_t n_threads, kernels_device **out, st_error *e) {
+    return cpu_create(kernels_avx2(), n_threads, out, e);
+}
+
+static st_code buffer_alloc(kernels_device *d, size_t size, kernels_buffer **out) {
+    kernels_buffer *b = mem_alloc(1, sizeof *b);
+    if (!b) return ST_FATAL_MEMORY;
+    b->bytes = mem_alloc_aligned(size, 1, size >= HUGE_BYTES ? HUGE_BYTES : 64);
+    if (!b->bytes) {
+        mem_free(b);
+        return ST_FATAL_MEMORY;
+    }
+    b->size_bytes = size;
+    d->n_buffers++;
+    *out = b;
+    return ST_OK;
+}
+
+static void buffer_free(kernels_device *d, kernels_buffer *b) {
+    if (!b) return;
+    d->n_buffers--;
+    mem_free(b->bytes);
+    mem_free(b);
+}
+
+static void upload(kernels_device *d, kernels_view to, const void *from, size_t n) {
+    (void)d;
+    if (n) memcpy(kernels_cpu_at(to, n), from, n);
+}
+
+static void download(kernels_device *d, void *to, kernels_view from, size_t n) {
+    (void)d;
+    if (n) memcpy(to, kernels_cpu_at(from, n), n);
+}
+
+static void copy(kernels_device *d, kernels_view to, kernels_view from, size_t n) {
+    (void)d;
+    if (n) memcpy(kernels_cpu_at(to, n), kernels_cpu_at(from, n), n);
+}
+
+static st_code wait_all(kernels_device *d) {
+    (void)d;
+    return ST_OK;
+}
+
+void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part *part, void *context) {
+    if ((uint64_t)n * values < WORTH_A_WAKE)
+        for (uint32_t i = 0; i < n; i++) part(context, i);
+    else
+        pool_run(d->threads, n, part, context);
+}
+
+#define CPU_OPS(name, creator)                                                                                                   \
+    {                                                                                                                            \
+        .isa = name, .create = creator, .destroy = cpu_destroy, .alloc = buffer_alloc, .free = buffer_free, .upload = upload,    \
+        .download = download, .copy = copy, .wait = wait_all, .weight_create = kernels_cpu_weight_create,                        \
+        .weight_free = kernels_cpu_weight_free, .weight_bytes = kernels_cpu_weight_bytes, .embed = kernels_cpu_embed,            \
+        .rmsnorm = kernels_cpu_rmsnorm, .act_bytes = kernels_cpu_act_bytes, .quantize = kernels_cpu_quantize,                    \
+        .matmul = kernels_cpu_matmul, .matmul_units = kernels_cpu_matmul_units, .add_reduced = kernels_cpu_add_reduced,          \
+        .rope = kernels_cpu_rope, .swiglu = kernels_cpu_swiglu, .kv_write = kernels_cpu_kv_write,                                \
+        .attention = kernels_cpu_attention, .kv_move = kernels_cpu_kv_move, .gather = kernels_cpu_gather,                        \
+        .find_bad = kernels_cpu_find_bad,                                                                                        \
+    }
+
+/* Best first; the last runs everywhere. */
+static const struct {
+    const kernels_primitives *(*primitives)(void);
+    kernels_ops ops;
+} backends[] = {
+    {kernels_avx2, CPU_OPS("avx2", avx2_create)},
+    {kernels_ref, CPU_OPS("scalar", scalar_create)},
+};
+
+st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e) {
+    bool any = !isa || !strcmp(isa, "auto");
+    bool known = any;
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
+        bool named = !any && !strcmp(isa, backends[i].ops.isa);
+        known |= named;
+        if ((any || named) && backends[i].primitives()) {
+            *out = &backends[i].ops;
+            return ST_OK;
+        }
+    }
+    return st_fail(e, ST_ERR_UNSUPPORTED, "instruction set \"%s\": %s; expected \"auto\", \"avx2\" or \"scalar\"", isa,
+                   known ? "this processor or build lacks it" : "unknown");
+}

@@ -1,0 +1,22 @@
+#include "kernels/kernels_int.h"
+
+static const kernels_format_info info[KERNELS_N_FORMATS] = {
+#define FORMAT(id, ggml, text, elements, bytes, min)                                                                             \
+    [KERNELS_##id] = {.name = text, .ggml_type = ggml, .block_elements = elements, .block_bytes = bytes, .has_min = min},
+#include "kernels/formats.def"
+#undef FORMAT
+};
+
+static const kernels_layout *const layouts[KERNELS_N_FORMATS] = {
+#define FORMAT(id, ggml, name, elements, bytes, has_min) [KERNELS_##id] = &kernels_layout_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+};
+
+const kernels_format_info *kernels_format_of(kernels_format format) {
+    return (unsigned)format < KERNELS_N_FORMATS ? &info[format] : NULL;
+}
+
+const kernels_layout *kernels_layout_of(kernels_format format) {
+    return (unsigned)format < KERNELS_N_FORMATS ? layouts[format] : NULL;
+}

@@ -1,0 +1,70 @@
+/* Inside kernels/: the seams between the CPU device, the layouts and the primitives.
+ *
+ * A layout says how a number format stands in memory once packed: a tile holds KERNELS_LANES output rows side by side (lane =
+ * row), so that a product needs no sum across lanes and one load of a tile serves several tokens. A primitive is the
+ * arithmetic of one row (or one tile); a table of them is an instruction set. ref/ is the truth, and every other table gives
+ * the same bits (docs/numerics.md). The device (cpu/device.c) has the buffers, the shapes and the threads, and no arithmetic.
+ * All functions here are pure; any thread. */
+#ifndef CONSORT_KERNELS_INT_H
+#define CONSORT_KERNELS_INT_H
+
+#include "kernels/kernels.h"
+
+enum {
+    KERNELS_LANES = 16,                      /* output rows of a tile; lanes of a sum */
+    KERNELS_CHUNK = 512,                     /* columns of a chunk of K */
+    KERNELS_GROUP = 32,                      /* columns that share an activation scale */
+    KERNELS_TILE_TOKENS = 4,                 /* most tokens of one tile product */
+    KERNELS_N_KV_TYPES = 2,                  /* of kernels_kv_type */
+    KERNELS_CHUNK_KEYS = NOUNS_BLOCK_TOKENS, /* keys of a step of online softmax */
+};
+
+/* An activation group: 32 values as int8, and what the block formula needs of them. */
+typedef struct {
+    int8_t q[KERNELS_GROUP];
+    float d;     /* scale; NaN where a value was not finite */
+    float d_sum; /* d * (float)sum */
+    int32_t sum; /* sum of q */
+} kernels_act;
+
+/* out[t][lane] = x[t] . row `lane` of a strip of tiles, over n_k columns from the first of `tile`, in chunks of KERNELS_CHUNK.
+ * x: rows of kernels_act (quantized formats) or of float, stride_bytes apart; 1 <= n_tokens <= KERNELS_TILE_TOKENS. */
+typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *tile, const void *x, size_t stride_bytes,
+                             uint32_t n_tokens, uint32_t n_k);
+
+typedef struct {
+    uint32_t tile_k;     /* columns of a tile: the elements of a block */
+    uint32_t tile_bytes; /* KERNELS_LANES blocks */
+    void (*pack)(uint8_t *tile, const uint8_t *block, uint32_t lane);
+    void (*unpack)(float *out, const uint8_t *tile, uint32_t lane); /* out[tile_k]: as the gguf package dequantizes */
+    kernels_product *product;                                       /* scalar */
+} kernels_layout;
+
+#define FORMAT(id, ggml, name, elements, bytes, has_min) extern const kernels_layout kernels_layout_##id;
+#include "kernels/formats.def"
+#undef FORMAT
+const kernels_layout *kernels_layout_of(kernels_format format);
+static inline bool kernels_layout_is_float(const kernels_layout *l) { return l->tile_k == 1; }
+
+typedef struct {
+    float m, l; /* running maximum and sum of online softmax; starts at -infinity, 0 */
+} kernels_softmax;
+
+typedef struct {
+    const char *isa;
+    kernels_product *product[KERNELS_N_FORMATS];                    /* NULL: the layout's scalar one */
+    void (*quantize)(kernels_act *out, const float *x, uint32_t k); /* out[(k + 31) / 32]; a short last group is filled with 0 */
+    void (*rmsnorm)(float *out, const float *x, const float *w, uint32_t dim, float eps);
+    void (*rope)(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim); /* cos_sin[head_dim / 2][2] */
+    void (*swiglu)(float *out, const float *gate, const float *up, uint32_t dim);
+    void (*kv_encode[KERNELS_N_KV_TYPES])(void *out, const float *x, uint32_t n);
+    void (*kv_decode[KERNELS_N_KV_TYPES])(float *out, const void *x, uint32_t n);
+    /* One chunk of keys: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]; o[head_dim] is the running sum. */
+    void (*attend)(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
+                   uint32_t head_dim, float scale);
+} kernels_primitives;
+
+const kernels_primitives *kernels_ref(void);
+const kernels_primitives *kernels_avx2(void); /* NULL where this build or this processor lacks AVX2, FMA or F16C */
+
+#endif

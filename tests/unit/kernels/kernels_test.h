@@ -1,0 +1,68 @@
+/* Shared by the tests of kernels/: seeded values, matrices of every format, and a device with views, each call checked.
+ *
+ * Values come from Philox, so a failure repeats. Buffers are handed out with guard bytes behind them by the tests that look
+ * for writes past the end. Static inline: each test program has its own copy. */
+#ifndef CONSORT_TESTS_KERNELS_TEST_H
+#define CONSORT_TESTS_KERNELS_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/philox.h"
+#include "kernels/half.h"
+#include "kernels/kernels_int.h"
+#include <math.h>
+#include <string.h>
+
+typedef struct {
+    uint64_t seed;
+    uint32_t n;
+} values;
+
+static inline uint32_t next_u32(values *v) {
+    philox_block b = philox(v->seed, (philox_block){{v->n >> 2, 0, 0, 0}});
+    return b.word[v->n++ & 3];
+}
+static inline uint32_t below(values *v, uint32_t n) { return next_u32(v) % n; }
+/* In (-size, size), on a grid of 2^-24 of it. */
+static inline float next_float(values *v, float size) { return ((float)(int32_t)(next_u32(v) >> 7) - 0x1p24f) * 0x1p-24f * size; }
+static inline void fill(values *v, float *x, size_t n, float size) {
+    for (size_t i = 0; i < n; i++) x[i] = next_float(v, size);
+}
+
+/* Any bits as integers, but scales that are finite and small. Owner: caller (mem_free). */
+static inline uint8_t *random_blocks(values *v, kernels_format format, uint32_t rows, uint32_t cols) {
+    const kernels_format_info *f = kernels_format_of(format);
+    size_t n = (size_t)rows * cols / f->block_elements;
+    uint8_t *bytes = mem_alloc(n, f->block_bytes);
+    assert_non_null(bytes);
+    for (size_t i = 0; i < n; i++) {
+        uint8_t *b = bytes + i * f->block_bytes;
+        float x = next_float(v, 1.0f), y = next_float(v, 0.5f);
+        uint16_t d = half_of_float(x * 0.05f), m = half_of_float(y);
+        if (format == KERNELS_F32) {
+            memcpy(b, &x, 4);
+        } else if (format == KERNELS_F16) {
+            memcpy(b, &m, 2);
+        } else {
+            for (uint32_t k = 0; k < f->block_bytes; k++) b[k] = (uint8_t)next_u32(v);
+            memcpy(b, &d, 2);
+            if (f->has_min) memcpy(b + 2, &m, 2);
+        }
+    }
+    return bytes;
+}
+
+/* Equal bits, or both not a number (whose bits the contract leaves open). */
+static inline bool same_float(float a, float b) { return !memcmp(&a, &b, sizeof a) || (a != a && b != b); }
+static inline void assert_same_floats(const float *a, const float *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!same_float(a[i], b[i])) fail_msg("value %zu of %zu: %a and %a", i, n, (double)a[i], (double)b[i]);
+}
+
+#endif

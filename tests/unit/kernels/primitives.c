@@ -1,0 +1,223 @@
+/* Every primitive of every instruction set against ref/, bit for bit, over odd sizes, with guard bytes behind each output. */
+#include "tests/unit/kernels/kernels_test.h"
+
+enum { GUARD = 64, GUARD_BYTE = 0xA5, MAX = 1700 };
+
+/* What every fast table is compared with; NULL-terminated. */
+static const kernels_primitives *fast[2];
+
+static void *guarded(size_t n_bytes) {
+    uint8_t *p = mem_alloc_aligned(n_bytes + GUARD, 1, 64);
+    assert_non_null(p);
+    memset(p, GUARD_BYTE, n_bytes + GUARD);
+    return p;
+}
+static void assert_guarded(const void *p, size_t n_bytes) {
+    for (size_t i = 0; i < GUARD; i++) assert_int_equal(((const uint8_t *)p)[n_bytes + i], GUARD_BYTE);
+}
+
+/* Values as a forward pass may meet them: mostly ordinary, some huge, tiny, subnormal, zero of either sign, not finite. */
+static void fill_odd(values *v, float *x, size_t n) {
+    static const float odd[] = {0.0f, -0.0f, 1e-42f, -3e38f, 0x1p-100f, 0x1.fp-101f, 65520.0f, -65519.0f, 1e-8f, INFINITY, NAN};
+    fill(v, x, n, 4.0f);
+    for (size_t i = 0; i < n; i++)
+        if (below(v, 16) == 0) x[i] = odd[below(v, below(v, 8) ? 9 : 11)];
+}
+
+static void quantizing_equals_ref(void **state) {
+    (void)state;
+    values v = {.seed = 1};
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (uint32_t k = 1; k <= 200; k++)
+            for (int odd = 0; odd < 2; odd++) {
+                float x[200];
+                (odd ? fill_odd(&v, x, k) : fill(&v, x, k, 3.0f));
+                uint32_t n = (k + 31) / 32;
+                kernels_act *a = guarded(n * sizeof *a), *b = guarded(n * sizeof *b);
+                kernels_ref()->quantize(a, x, k);
+                (*p)->quantize(b, x, k);
+                assert_guarded(a, n * sizeof *a);
+                assert_guarded(b, n * sizeof *b);
+                for (uint32_t i = 0; i < n; i++) {
+                    assert_memory_equal(a[i].q, b[i].q, 32);
+                    assert_int_equal(a[i].sum, b[i].sum);
+                    assert_true(same_float(a[i].d, b[i].d));
+                    assert_true(same_float(a[i].d_sum, b[i].d_sum));
+                }
+                mem_free(a);
+                mem_free(b);
+            }
+}
+
+static void one_product(const kernels_primitives *p, kernels_format f, uint32_t n_tokens, uint32_t cols, uint64_t seed) {
+    values v = {.seed = seed};
+    const kernels_format_info *info = kernels_format_of(f);
+    const kernels_layout *l = kernels_layout_of(f);
+    uint8_t *blocks = random_blocks(&v, f, KERNELS_LANES, cols);
+    uint32_t n_tiles = cols / l->tile_k;
+    uint8_t *tiles = guarded((size_t)n_tiles * l->tile_bytes);
+    for (uint32_t lane = 0; lane < KERNELS_LANES; lane++)
+        for (uint32_t b = 0; b < n_tiles; b++)
+            l->pack(tiles + (size_t)b * l->tile_bytes, blocks + ((size_t)lane * n_tiles + b) * info->block_bytes, lane);
+    assert_guarded(tiles, (size_t)n_tiles * l->tile_bytes);
+    float *x = mem_alloc(n_tokens * cols, sizeof *x);
+    fill(&v, x, n_tokens * cols, 2.0f);
+    if (seed & 1) fill_odd(&v, x, cols); /* one token with odd values: the others must not notice */
+    size_t stride = kernels_layout_is_float(l) ? cols * sizeof *x : cols / 32 * sizeof(kernels_act);
+    kernels_act *act = mem_alloc(n_tokens, cols / 32 * sizeof *act + 1);
+    for (uint32_t t = 0; t < n_tokens && !kernels_layout_is_float(l); t++)
+        kernels_ref()->quantize((kernels_act *)((char *)act + t * stride), x + t * cols, cols);
+    const char *in = kernels_layout_is_float(l) ? (const char *)x : (const char *)act;
+    size_t out_bytes = n_tokens * sizeof(float[KERNELS_LANES]);
+    float(*all)[KERNELS_LANES] = guarded(out_bytes), (*one)[KERNELS_LANES] = guarded(sizeof *one);
+    p->product[f](all, tiles, in, stride, n_tokens, cols);
+    assert_guarded(all, out_bytes);
+    for (uint32_t t = 0; t < n_tokens; t++) { /* ref, a token at a time: also shows that grouping does not matter */
+        l->product(one, tiles, in + t * stride, stride, 1, cols);
+        assert_guarded(one, sizeof *one);
+        assert_same_floats(one[0], all[t], KERNELS_LANES);
+    }
+    mem_free(one);
+    mem_free(all);
+    mem_free(act);
+    mem_free(x);
+    mem_free(tiles);
+    mem_free(blocks);
+}
+
+static void products_equal_ref_for_every_format_and_number_of_tokens(void **state) {
+    (void)state;
+    static const uint32_t sizes[] = {1, 3, 5, 15, 16, 17, 18, 33, 48};
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
+            assert_non_null((*p)->product[f]);
+            for (uint32_t n = 1; n <= KERNELS_TILE_TOKENS; n++)
+                for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+                    one_product(*p, f, n, kernels_layout_of(f)->tile_k == 1 ? sizes[s] * 23 : sizes[s] * 32, 100 * n + s + f);
+        }
+}
+
+/* The largest integers that a file can hold: the fast sums must not saturate. */
+static void products_of_extreme_integers_do_not_saturate(void **state) {
+    (void)state;
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (kernels_format f = KERNELS_Q4_0; f < KERNELS_N_FORMATS; f++)
+            for (int byte = 0; byte < 256; byte++)
+                for (int sign = -1; sign <= 1; sign += 2) {
+                    const kernels_layout *l = kernels_layout_of(f);
+                    uint8_t block[64], *tile = mem_alloc(1, l->tile_bytes);
+                    memset(block, byte, sizeof block);
+                    memcpy(block, (uint8_t[]){0, 0x3c, 0, 0x3c}, kernels_format_of(f)->has_min ? 4 : 2); /* 1.0 */
+                    for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->pack(tile, block, lane);
+                    kernels_act a = {.d = 1, .d_sum = (float)(sign * 32 * 127), .sum = sign * 32 * 127};
+                    memset(a.q, sign * 127, sizeof a.q);
+                    float x[1][KERNELS_LANES], y[1][KERNELS_LANES];
+                    l->product(x, tile, &a, sizeof a, 1, 32);
+                    (*p)->product[f](y, tile, &a, sizeof a, 1, 32);
+                    assert_same_floats(x[0], y[0], KERNELS_LANES);
+                    mem_free(tile);
+                }
+}
+
+static void row_primitives_equal_ref(void **state) {
+    (void)state;
+    values v = {.seed = 3};
+    float *x = mem_alloc(MAX, 4), *w = mem_alloc(MAX, 4);
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (uint32_t n = 1; n < 260; n++)
+            for (int odd = 0; odd < 2; odd++) {
+                (odd ? fill_odd(&v, x, n) : fill(&v, x, n, 100.0f));
+                fill(&v, w, n, 1.0f);
+                float *a = guarded(n * 4), *b = guarded(n * 4);
+                kernels_ref()->rmsnorm(a, x, w, n, 1e-5f);
+                (*p)->rmsnorm(b, x, w, n, 1e-5f);
+                assert_same_floats(a, b, n);
+                kernels_ref()->swiglu(a, x, w, n);
+                (*p)->swiglu(b, x, w, n);
+                assert_same_floats(a, b, n);
+                uint32_t even = n & ~1u;
+                memcpy(a, x, n * 4);
+                memcpy(b, x, n * 4);
+                kernels_ref()->rope(a, w, 1, even);
+                (*p)->rope(b, w, 1, even);
+                assert_same_floats(a, b, n);
+                assert_guarded(b, n * 4);
+                mem_free(a);
+                mem_free(b);
+            }
+    mem_free(x);
+    mem_free(w);
+}
+
+static void every_half_decodes_and_encodes_as_ref(void **state) {
+    (void)state;
+    uint16_t *h = mem_alloc(65536, 2), *back = mem_alloc(65536, 2);
+    float *a = mem_alloc(65536, 4), *b = mem_alloc(65536, 4);
+    for (uint32_t i = 0; i < 65536; i++) h[i] = (uint16_t)i;
+    for (const kernels_primitives **p = fast; *p; p++) {
+        kernels_ref()->kv_decode[KERNELS_KV_F16](a, h, 65536);
+        (*p)->kv_decode[KERNELS_KV_F16](b, h, 65536);
+        assert_memory_equal(a, b, 65536 * 4); /* also the bits of NaN: the store is moved between machines */
+        values v = {.seed = 4};
+        for (uint32_t i = 0; i < 65536; i++) { /* near the rounding borders between halves, and anywhere */
+            uint32_t u;
+            memcpy(&u, &a[i], 4);
+            u += below(&v, 8) ? 0x1000u + below(&v, 3) - 1 : next_u32(&v);
+            memcpy(&b[i], &u, 4);
+        }
+        kernels_ref()->kv_encode[KERNELS_KV_F16](h, b, 65536);
+        (*p)->kv_encode[KERNELS_KV_F16](back, b, 65535);
+        assert_memory_equal(h, back, 65535 * 2);
+        assert_int_equal(back[65535], 0);
+        for (uint32_t i = 0; i < 65536; i++) h[i] = (uint16_t)i;
+    }
+    mem_free(h);
+    mem_free(back);
+    mem_free(a);
+    mem_free(b);
+}
+
+static void attention_of_a_chunk_equals_ref(void **state) {
+    (void)state;
+    values v = {.seed = 5};
+    static const uint32_t dims[] = {1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 40, 64, 72, 80, 96, 100, 128, 136, 256};
+    float *q = mem_alloc(256, 4), *k = mem_alloc(32 * 256, 4), *u = mem_alloc(32 * 256, 4);
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (size_t s = 0; s < sizeof dims / sizeof *dims; s++)
+            for (uint32_t n = 1; n <= 32; n++) {
+                uint32_t dim = dims[s];
+                fill(&v, q, dim, 2.0f);
+                fill(&v, k, 32 * dim, 2.0f);
+                (n % 8 == 3 ? fill_odd(&v, u, 32 * dim) : fill(&v, u, 32 * dim, 2.0f));
+                float *a = guarded(dim * 4), *b = guarded(dim * 4);
+                memset(a, 0, dim * 4);
+                memset(b, 0, dim * 4);
+                kernels_softmax x = {-INFINITY, 0}, y = x;
+                for (int chunk = 0; chunk < 2; chunk++) { /* the second rescales */
+                    kernels_ref()->attend(&x, a, q, k, u, n, dim, 1.0f + (float)chunk);
+                    (*p)->attend(&y, b, q, k, u, n, dim, 1.0f + (float)chunk);
+                    assert_same_floats(a, b, dim);
+                    assert_same_floats(&x.l, &y.l, 1);
+                    assert_true(x.m == y.m);
+                }
+                assert_guarded(b, dim * 4);
+                mem_free(a);
+                mem_free(b);
+            }
+    mem_free(q);
+    mem_free(k);
+    mem_free(u);
+}
+
+int main(void) {
+    fast[0] = kernels_avx2(); /* NULL on a machine without: then the tests walk an empty list */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(quantizing_equals_ref),
+        cmocka_unit_test(products_equal_ref_for_every_format_and_number_of_tokens),
+        cmocka_unit_test(products_of_extreme_integers_do_not_saturate),
+        cmocka_unit_test(row_primitives_equal_ref),
+        cmocka_unit_test(every_half_decodes_and_encodes_as_ref),
+        cmocka_unit_test(attention_of_a_chunk_equals_ref),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,137 @@
+/* The block store: the bytes of a shape, and which blocks a plan may name. */
+#include "base/mem.h"
+#include "kv/kv.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+typedef struct {
+    const kernels_ops *ops;
+    kernels_device *device;
+} machine;
+
+static int set_up(void **state) {
+    static machine m;
+    assert_int_equal(ST_OK, kernels_pick("scalar", &m.ops, NULL));
+    assert_int_equal(ST_OK, m.ops->create(1, &m.device, NULL));
+    *state = &m;
+    return 0;
+}
+
+static int tear_down(void **state) {
+    machine *m = *state;
+    m->ops->destroy(m->device);
+    return 0;
+}
+
+static kv_shape shape_of(const char *type) {
+    return (kv_shape){.type = kv_type_find(type), .n_blocks = 5, .n_layers = 3, .n_kv_heads = 2, .head_dim = 32};
+}
+
+static kv_store *create(const machine *m, const char *type) {
+    kv_shape shape = shape_of(type);
+    kv_store *s = NULL;
+    assert_int_equal(ST_OK, kv_store_create(m->ops, m->device, &shape, &s, NULL));
+    return s;
+}
+
+static void every_type_is_found_by_its_name_and_sizes_its_store(void **state) {
+    const machine *m = *state;
+    uint32_t n = 0;
+    for (const kv_type *t; (t = kv_type_at(n)); n++) {
+        assert_ptr_equal(t, kv_type_find(t->name));
+        kv_store *s = create(m, t->name);
+        assert_int_equal(5 * 3 * 2 * 2 * 32 * 32 * t->element_bytes, kv_store_bytes(s)); /* as kernels.h lays it out */
+        assert_int_equal(t->type, kv_store_view(s)->type);
+        kv_store_destroy(s);
+    }
+    assert_int_equal(2, n);
+    assert_null(kv_type_find("q3"));
+}
+
+static void shapes_without_content_are_refused(void **state) {
+    const machine *m = *state;
+    for (int i = 0; i < 6; i++) {
+        kv_shape shape = shape_of("f16");
+        kv_store *s = NULL;
+        st_error e = {0};
+        switch (i) {
+        case 0: shape.type = NULL; break;
+        case 1: shape.n_blocks = 0; break;
+        case 2: shape.n_layers = 0; break;
+        case 3: shape.n_kv_heads = 0; break;
+        case 4: shape.head_dim = 0; break;
+        default: shape.head_dim = 1 << 20; break;
+        }
+        assert_int_equal(ST_ERR_INVALID_ARGUMENT, kv_store_create(m->ops, m->device, &shape, &s, &e));
+        assert_non_null(strstr(e.message, "KV store"));
+        assert_null(s);
+    }
+}
+
+static void a_store_that_memory_cannot_hold_says_how_large_it_would_be(void **state) {
+    const machine *m = *state;
+    kv_shape shape = {
+        .type = kv_type_find("f32"), .n_blocks = UINT32_MAX, .n_layers = 4096, .n_kv_heads = 4096, .head_dim = 4096};
+    kv_store *s = NULL;
+    st_error e = {0};
+    assert_int_equal(ST_FATAL_MEMORY, kv_store_create(m->ops, m->device, &shape, &s, &e));
+    assert_non_null(strstr(e.message, "4294967295 blocks"));
+}
+
+static void a_plan_may_name_a_block_again_and_under_a_newer_generation_but_not_an_older(void **state) {
+    const machine *m = *state;
+    kv_store *s = create(m, "f16");
+    const block_id first[] = {{0, 1}, {4, 7}}, again[] = {{4, 7}, {0, 2}}, older[] = {{2, 9}, {0, 1}}, unseen[] = {{2, 1}};
+    st_error e = {0};
+    assert_int_equal(ST_OK, kv_store_accept(s, first, 2, &e));
+    assert_int_equal(ST_OK, kv_store_accept(s, again, 2, &e));
+    assert_int_equal(ST_FATAL_PROTOCOL, kv_store_accept(s, older, 2, &e));
+    assert_non_null(strstr(e.message, "block 0 under generation 1; generation 2"));
+    assert_int_equal(ST_OK, kv_store_accept(s, unseen, 1, &e)); /* the refused plan left no trace */
+    kv_store_destroy(s);
+}
+
+static void blocks_out_of_range_and_without_a_generation_are_refused(void **state) {
+    const machine *m = *state;
+    kv_store *s = create(m, "f16");
+    const block_id behind = {5, 1}, none = {1, 0};
+    st_error e = {0};
+    assert_int_equal(ST_FATAL_PROTOCOL, kv_store_accept(s, &behind, 1, &e));
+    assert_non_null(strstr(e.message, "block 5; the store has 5"));
+    assert_int_equal(ST_FATAL_PROTOCOL, kv_store_accept(s, &none, 1, &e));
+    assert_int_equal(ST_OK, kv_store_accept(s, NULL, 0, &e));
+    kv_store_destroy(s);
+}
+
+static void creation_survives_any_failed_allocation(void **state) {
+    const machine *m = *state;
+    kv_shape shape = shape_of("f32");
+    st_code c = ST_FATAL_MEMORY;
+    uint64_t n = 0;
+    while (c != ST_OK) {
+        kv_store *s = NULL;
+        st_error e = {0};
+        mem_fail_at(++n);
+        c = kv_store_create(m->ops, m->device, &shape, &s, &e);
+        mem_fail_at(0);
+        assert_true(c == ST_OK || (c == ST_FATAL_MEMORY && e.message[0]));
+        kv_store_destroy(s);
+    }
+    assert_true(n > 2);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_type_is_found_by_its_name_and_sizes_its_store),
+        cmocka_unit_test(shapes_without_content_are_refused),
+        cmocka_unit_test(a_store_that_memory_cannot_hold_says_how_large_it_would_be),
+        cmocka_unit_test(a_plan_may_name_a_block_again_and_under_a_newer_generation_but_not_an_older),
+        cmocka_unit_test(blocks_out_of_range_and_without_a_generation_are_refused),
+        cmocka_unit_test(creation_survives_any_failed_allocation),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

@@ -1,0 +1,36 @@
+/* tiny: small random llama models as GGUF bytes, made from a seed, with one thing wrong if asked. For tests. */
+#ifndef CONSORT_TESTS_TINY_H
+#define CONSORT_TESTS_TINY_H
+
+#include "model/model.h"
+
+typedef struct {
+    uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab, max_context;
+    bool tied; /* no output.weight */
+    uint64_t seed;
+    const char *without;      /* tensor or key left out */
+    const char *bent;         /* tensor with a wrong number of rows (a vector: columns) */
+    const char *half;         /* tensor written as F16 */
+    const char *extra;        /* tensor too many */
+    const char *poison;       /* tensor whose last row begins with an infinity */
+    const char *architecture; /* NULL: llama */
+    const char *scaling;      /* rope.scaling.type; NULL: not said */
+    uint32_t rope_dims;       /* 0: head_dim */
+    uint32_t n_tokens;        /* 0: no tokenizer.ggml.tokens */
+} tiny;
+
+/* 3 heads of 32 over one KV head; the FFN has three units, the last one short; formats are mixed. */
+tiny tiny_usual(void);
+
+typedef struct {
+    void *bytes;
+    size_t size;
+    model_file *file;
+} tiny_file;
+
+tiny_file tiny_make(const tiny *t); /* file is NULL, and the test fails, if it cannot be opened */
+void tiny_free(tiny_file *f);
+
+uint64_t tiny_random(uint64_t *state); /* splitmix64 */
+
+#endif
