@@ -82,7 +82,7 @@ struct net_tcp {
     int connect_error;
     bool open, finishing, over;
     char peer[288];
-    char reason[200];
+    char reason[512];
 };
 
 typedef struct {
