@@ -1,7 +1,8 @@
 /* proto_int: what the codecs of this room share: unpacking within a budget, packing, text checks.
  *
- * Text on the wire is `bytes` to protobuf-c (lengths.cmake says why), always with a NUL behind it ( wire_unpack sees to that).
- * `bad` is the code of the caller's malformed input: ST_ERR_INVALID_ARGUMENT for the API, ST_FATAL_PROTOCOL for the control link.
+ * Text on the wire is `bytes` to protobuf-c (lengths.cmake says why), always with a NUL behind it (proto_wire_unpack sees to
+ * that). `bad` is the code of the caller's malformed input: ST_ERR_INVALID_ARGUMENT for the API, ST_FATAL_PROTOCOL for the
+ * control link.
  */
 #ifndef CONSORT_PROTO_INT_H
 #define CONSORT_PROTO_INT_H
