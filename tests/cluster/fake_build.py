@@ -15,28 +15,25 @@ esac
 
 CONSORTD = """#!/usr/bin/python3
 import json, os, signal, sys, time
-rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 run_file = sys.argv[sys.argv.index("--run-file") + 1]
 fake = os.environ.get("FAKE", "")
-open(os.environ["OMPI_MCA_btl_vader_backing_directory"] + f"/vader_segment.{rank}", "w").close()
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+left = os.environ["OMPI_MCA_btl_vader_backing_directory"] + "/left"
+open(os.path.dirname(left) + f"/vader_segment.{rank}", "w").close()
 if rank == 0:
     if fake == "refuse":
         sys.exit("cannot listen")
-    asked = []
-    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     with open(run_file + ".new", "w") as f:
         json.dump({"pid": os.getpid(), "grpc": "127.0.0.1:1", "control": "127.0.0.1:2", "epoch": 1}, f)
     os.rename(run_file + ".new", run_file)
-    while len(asked) < {"deaf": 2, "mute": 99}.get(fake, 1):
-        signal.pause()
-    print("left after", len(asked), flush=True)
+    for i in range({"deaf": 2, "mute": 99}.get(fake, 1)):
+        signal.sigwait({signal.SIGTERM})
+        print("signal", i + 1, flush=True)
+    open(left, "w").close()
     os.unlink(run_file)
-else:
-    while not os.path.exists(run_file):
-        time.sleep(0.01)
-    while os.path.exists(run_file) or fake == "hang":
-        time.sleep(0.01)
+while not os.path.exists(left) or (rank and fake == "hang"):
+    time.sleep(0.01)
 """
 
 

@@ -1,14 +1,24 @@
-"""What the cluster tests share: waiting, and looking for what a run left behind."""
+"""What the cluster tests share: waiting, a cluster with its client, and looking for what a run left behind."""
+import collections
+import concurrent.futures
 import fcntl
 import glob
+import json
 import os
+import signal
+import subprocess
 import tempfile
 import time
+import uuid
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("CONSORT_BUILD", os.path.join(ROOT, "build/release"))
 MODEL = os.path.join(ROOT, "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+LONG = bool(os.environ.get("CONSORT_LONG"))
 PATIENCE_SECONDS = 60.0  # a limit for hangs, not a measure
+
+Api = collections.namedtuple("Api", "messages services")  # of consort.proto
+Answer = collections.namedtuple("Answer", "text ids finish_reason seed request_id usage timing")
 
 
 def until(condition, what, seconds=PATIENCE_SECONDS):
@@ -22,22 +32,30 @@ def until(condition, what, seconds=PATIENCE_SECONDS):
         time.sleep(0.02)
 
 
-def processes():
-    """(pid, command line) of every process that descends from this test run, by a mark in its environment."""
-    mark = f"CONSORT_TEST_RUN={os.environ['CONSORT_TEST_RUN']}".encode()
-    found = set()
-    for directory in glob.glob("/proc/[0-9]*"):
-        pid = int(directory.split("/")[2])
-        try:
-            with open(f"{directory}/environ", "rb") as f:
-                ours = mark in f.read().split(b"\0")
-            with open(f"{directory}/cmdline", "rb") as f:
-                line = f.read().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if ours and line and pid != os.getpid():
-            found.add((pid, line))
-    return found
+# ---- what is left behind ----
+
+def environment_holds(pid, mark):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as f:
+            return mark.encode() in f.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def command_line(pid):
+    """Empty for a process that has ended, also for a zombie."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return f.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def processes(mark):
+    """(pid, command line) of every process with `mark` in its environment; children inherit it."""
+    pids = [int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*")]
+    found = {(pid, command_line(pid)) for pid in pids if pid != os.getpid() and environment_holds(pid, mark)}
+    return {(pid, line) for pid, line in found if line}
 
 
 def locked(path):
@@ -55,12 +73,160 @@ def locked(path):
         os.close(fd)
 
 
+def files(but_launch_directories=False):
+    temporary = tempfile.gettempdir()
+    found = set()
+    for pattern in ("/dev/shm/consort*", "/dev/shm/vader*", f"{temporary}/consort*", f"{temporary}/ompi*"):
+        found |= {path for path in glob.glob(pattern) if not locked(path)}
+    return {path for path in found if not (but_launch_directories and "/consort-launch-" in path)}
+
+
 def leftovers(but_launch_directories=False):
     """All that a run could leave: processes, shared memory, temporary files. Compare with before: other clusters may run beside
     the tests (their launchers live, so their directories are locked)."""
-    files = set()
-    for pattern in ("/dev/shm/consort*", "/dev/shm/vader*", f"{tempfile.gettempdir()}/consort*", f"{tempfile.gettempdir()}/ompi*"):
-        files |= {path for path in glob.glob(pattern) if not locked(path)}
-    if but_launch_directories:
-        files = {path for path in files if "/consort-launch-" not in path}
-    return files | processes()
+    return files(but_launch_directories) | processes(f"CONSORT_TEST_RUN={os.environ['CONSORT_TEST_RUN']}")
+
+
+# ---- a cluster ----
+
+def consort(*arguments, text=None, check=True):
+    done = subprocess.run([f"{BUILD}/consort", *map(str, arguments)], input=text, capture_output=True, text=True, timeout=300,
+                          check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def topology_text(directory, **changes):
+    """YAML. Keys of a group go to the one verifier, the others to the top level."""
+    group = {"name": "target", "role": "verifier", "threads": 0, "kv_type": "f16", "kv_tokens": 4096, "isa": "auto"}
+    top = {"model": MODEL, "listen": "127.0.0.1:0", "control_listen": "127.0.0.1:0"}
+    for key, value in changes.items():
+        (group if key in group else top)[key] = value
+    lines = [f"{key}: {value}" for key, value in top.items()] + ["groups:"]
+    lines += [f"  {'-' if i == 0 else ' '} {key}: {value}" for i, (key, value) in enumerate(group.items())]
+    return "\n".join(lines) + "\n"
+
+
+class Cluster:
+    """A cluster started by scripts/launch, with a client. As a context it is up inside and gone after."""
+
+    def __init__(self, api, **topology):
+        self.api = api
+        self.mark = f"CONSORT_TEST_CLUSTER={uuid.uuid4()}"
+        self.directory = tempfile.TemporaryDirectory(prefix="cluster-")
+        self.config, self.run_file, self.log = (os.path.join(self.directory.name, n) for n in ("topology.yaml", "run.json", "log"))
+        with open(self.config, "w", encoding="utf-8") as f:
+            f.write(topology_text(self.directory.name, **topology))
+        self.launcher = self.channel = None
+        self.n_shown = 0
+
+    def __enter__(self):
+        self.launch()
+        until(self.came_up, "the coordinator to listen")
+        import grpc
+
+        self.run = self.read_run_file()
+        self.server = self.run["grpc"]
+        self.channel = grpc.insecure_channel(self.server)
+        self.inference = self.api.services.InferenceStub(self.channel)
+        consort("status", "--server", self.server, "--wait-ready", int(PATIENCE_SECONDS))
+        return self
+
+    def launch(self):
+        name, _, value = self.mark.partition("=")
+        command = [f"{ROOT}/scripts/launch", "--config", self.config, "--run-file", self.run_file, "--log", self.log, "--build", BUILD]
+        with open(f"{self.log}.launch", "wb") as err:
+            self.launcher = subprocess.Popen(command, env={**os.environ, name: value}, stderr=err)
+
+    def came_up(self):
+        assert self.launcher.poll() is None, self.output()
+        return os.path.exists(self.run_file)
+
+    def read_run_file(self):
+        with open(self.run_file, encoding="utf-8") as f:
+            return json.load(f)
+
+    def output(self):
+        text = ""
+        for path in (f"{self.log}.launch", self.log):
+            if os.path.exists(path):
+                with open(path, encoding="utf-8", errors="replace") as f:
+                    text += f.read()
+        return text
+
+    def __exit__(self, *_):
+        if self.channel:
+            self.channel.close()
+        if self.launcher and self.launcher.poll() is None:
+            self.launcher.send_signal(signal.SIGTERM)
+            try:
+                self.ends(within_seconds=40)
+            except (subprocess.TimeoutExpired, AssertionError):
+                for pid, _ in processes(self.mark):
+                    os.kill(pid, signal.SIGKILL)
+                raise
+        self.last_output = self.output()
+        self.directory.cleanup()
+
+    def ends(self, status=0, within_seconds=PATIENCE_SECONDS):
+        assert self.launcher.wait(within_seconds) == status, self.output()
+
+    def left_behind(self):
+        return processes(self.mark)
+
+    def worker_pids(self):
+        return [pid for pid, line in processes(self.mark) if "consortd" in line.split()[0] and pid != self.run["pid"]]
+
+    # -- calls --
+
+    def request(self, prompt="The capital of France is", **fields):
+        """A GenerateRequest. `prompt`: text, a list of (role, content), or a list of token ids."""
+        m = self.api.messages
+        r = m.GenerateRequest(**fields)
+        if isinstance(prompt, str):
+            r.text = prompt
+        elif prompt and isinstance(prompt[0], tuple):
+            r.chat.messages.extend(m.Message(role=role, content=content) for role, content in prompt)
+        else:
+            r.tokens.ids.extend(prompt)
+        return r
+
+    def stream(self, prompt="The capital of France is", timeout=PATIENCE_SECONDS * 5, **fields):
+        return self.inference.Generate(self.request(prompt, **fields), timeout=timeout)
+
+    def generate(self, *arguments, **fields):
+        return collect(self.stream(*arguments, **fields))
+
+    def generate_all(self, requests):
+        """Answers to [(prompt, fields)], asked all at once."""
+        with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
+            return list(pool.map(lambda r: self.generate(r[0], **r[1]), requests))
+
+    def status(self):
+        return self.inference.Status(self.api.messages.StatusRequest(), timeout=PATIENCE_SECONDS)
+
+    def is_idle(self):
+        s = self.status()
+        return s.requests_running == s.requests_waiting == s.kv_blocks_used == 0
+
+
+def collect(replies):
+    replies = list(replies)
+    first, last = replies[0], replies[-1]
+    assert first.HasField("request_id") and first.HasField("seed") and last.HasField("finish_reason")
+    return Answer("".join(r.text for r in replies), [i for r in replies for i in r.tokens], last.finish_reason, first.seed,
+                  first.request_id, last.usage, last.timing)
+
+
+def tokenize(text):
+    return json.loads(consort("tokenize", "--model", MODEL, text=json.dumps({"text": text}) + "\n").stdout)["ids"]
+
+
+def cpu_seconds(pids):
+    """User and system time of these processes so far."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+            fields = f.read().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,62 @@
+"""scripts/quickstart: the answer on standard output, and nothing left behind, however it ends."""
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from support import ROOT, consort, leftovers, until
+
+
+@pytest.fixture
+def quickstart(tmp_path):
+    """Starts it in a process group of its own, as a terminal would, so that a Ctrl-C reaches the whole group."""
+    before = leftovers()
+    started = []
+
+    def start(*options):
+        process = subprocess.Popen([f"{ROOT}/scripts/quickstart", *options], stdout=subprocess.PIPE, stderr=open(tmp_path / "err", "wb"),
+                                   text=True, process_group=0, env=dict(os.environ, CONSORT_RUN=str(tmp_path / "run")))
+        started.append(process)
+        return process
+
+    start.err, start.run_file = tmp_path / "err", tmp_path / "run/quickstart.json"
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.wait()
+        process.stdout.close()
+    until(lambda: leftovers() <= before, "everything to be gone")
+
+
+def test_the_answer_alone_goes_to_standard_output(quickstart):
+    out, _ = quickstart("--prompt", "Hello!", "--max-tokens", "12").communicate(timeout=120)
+    err = quickstart.err.read_text()
+    assert out.strip() and len(out) < 200 and "quickstart:" not in out, err
+    assert "12 tokens" in err and "tokens/s" in err and "the cluster is stopped" in err
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_in_the_middle_leaves_nothing(quickstart, number, status):
+    process = quickstart("--prompt", "Tell a long story.", "--max-tokens", "2000")
+    assert process.stdout.read(1)
+    os.killpg(process.pid, number)
+    process.communicate(timeout=60)
+    assert process.returncode == status, quickstart.err.read_text()
+
+
+def test_keep_leaves_it_running_and_tells_how_to_stop_it(quickstart):
+    for _ in range(2):  # the second finds the first
+        out, _ = quickstart("--prompt", "Hello!", "--max-tokens", "3", "--keep").communicate(timeout=120)
+        assert out.strip(), quickstart.err.read_text()
+    run = json.loads(quickstart.run_file.read_text())
+    assert f"process {run['pid']}" in quickstart.err.read_text() and "is running" in quickstart.err.read_text()
+    consort("stop", "--server", run["grpc"])
+
+
+def test_a_missing_topology_is_told(quickstart):
+    process = quickstart("--config", "/nonexistent.yaml")
+    process.communicate(timeout=60)
+    assert process.returncode == 1 and "/nonexistent.yaml" in quickstart.err.read_text()
