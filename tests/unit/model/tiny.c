@@ -23,8 +23,8 @@ typedef struct {
 } writer;
 
 static void *put(writer *w, const void *from, size_t n) {
-    if (w->size + n > w->room) {
-        w->room = 2 * (w->size + n);
+    if (w->size + n >= w->room) {
+        w->room = 2 * (w->size + n) + 64;
         w->bytes = realloc(w->bytes, w->room);
         assert_non_null(w->bytes);
     }
