@@ -135,6 +135,7 @@ static void tensor(maker *m, const char *name, uint32_t format, uint32_t cols, u
     };
     bool vector = n_rows == 0;
     if (is(m->t->without, name)) return;
+    if (m->t->floats) format = KERNELS_F32;
     if (is(m->t->half, name)) format = KERNELS_F16;
     if (is(m->t->bent, name)) vector ? (cols += 32) : (n_rows += 1);
     m->n_tensors++;
