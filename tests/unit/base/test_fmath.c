@@ -33,7 +33,8 @@ static void functions_on_floats_are_within_two_ulp(void **state) {
     (void)state;
     for (uint32_t i = 0; i < N; i++) {
         double u = uniform(i);
-        float x = (float)((u - 0.5) * 200), y = (float)exp((u - 0.5) * 174), z = (float)((u - 0.5) * 20), a = (float)((u - 0.5) * 2e6);
+        float x = (float)((u - 0.5) * 200), y = (float)exp((u - 0.5) * 174), z = (float)((u - 0.5) * 20),
+              a = (float)((u - 0.5) * 2e6);
         if (x < 88.7f && x > -103) assert_at_most(ULPS_F(fmath_expf(x), exp((double)x)), 1.5);
         assert_at_most(ULPS_F(fmath_logf(y), log((double)y)), 1.5);
         assert_at_most(ULPS_F(fmath_tanhf(z), tanh((double)z)), 2);
@@ -47,7 +48,8 @@ static void functions_on_doubles_are_within_one_ulp(void **state) {
     (void)state;
     if (LDBL_MANT_DIG <= DBL_MANT_DIG) skip(); /* nothing to compare with */
     for (uint32_t i = 0; i < N; i++) {
-        double u = uniform(i), x = (u - 0.5) * 1400, y = exp(x), near = 1 + (u - 0.5) / 8, a = (u - 0.5) * 4e6, n = (double)i * 1.5707963267948966;
+        double u = uniform(i), x = (u - 0.5) * 1400, y = exp(x), near = 1 + (u - 0.5) / 8, a = (u - 0.5) * 4e6,
+               n = (double)i * 1.5707963267948966;
         assert_at_most(ULPS_D(fmath_exp(x), expl((long double)x)), 1);
         assert_at_most(ULPS_D(fmath_log(y), logl((long double)y)), 1);
         assert_at_most(ULPS_D(fmath_log(near), logl((long double)near)), 1);
@@ -73,11 +75,13 @@ static void rotary_angles_are_right_far_into_a_context(void **state) {
 static void special_values_are_exact(void **state) {
     (void)state;
     assert_true(fmath_expf(0.0f) == 1.0f && fmath_expf(-0.0f) == 1.0f && fmath_exp(0.0) == 1.0);
-    assert_true(fmath_expf(-INFINITY) == 0 && fmath_expf(INFINITY) == INFINITY && fmath_expf(89) == INFINITY && fmath_expf(-104) == 0);
+    assert_true(fmath_expf(-INFINITY) == 0 && fmath_expf(INFINITY) == INFINITY && fmath_expf(89) == INFINITY &&
+                fmath_expf(-104) == 0);
     assert_true(isfinite(fmath_expf(88.72283f)) && fmath_expf(-103) > 0 && fmath_expf(-103) < FLT_MIN);
     assert_true(fmath_exp(-INFINITY) == 0 && fmath_exp(INFINITY) == INFINITY && fmath_exp(710) == INFINITY);
     assert_true(fmath_logf(1) == 0 && fmath_log(1) == 0 && fmath_logf(0) == -INFINITY && fmath_log(0) == -INFINITY);
-    assert_true(fmath_logf(INFINITY) == INFINITY && fmath_log(INFINITY) == INFINITY && isnan(fmath_logf(-1)) && isnan(fmath_log(-1)));
+    assert_true(fmath_logf(INFINITY) == INFINITY && fmath_log(INFINITY) == INFINITY && isnan(fmath_logf(-1)) &&
+                isnan(fmath_log(-1)));
     assert_true(fabsf(fmath_logf(FLT_TRUE_MIN) - logf(FLT_TRUE_MIN)) < 1e-5f && fabs(fmath_log(5e-324) - log(5e-324)) < 1e-12);
     assert_true(fmath_sin(0) == 0 && fmath_cos(0) == 1 && fmath_tanhf(0) == 0 && fmath_tanhf(50) == 1 && fmath_tanhf(-50) == -1);
     assert_true(isnan(fmath_sin(INFINITY)) && isnan(fmath_cos(-INFINITY)) && isnan(fmath_sin(1e10)));
@@ -100,7 +104,7 @@ static void bits_are_frozen(void **state) {
         hash(&h, f, sizeof f);
         hash(&h, d, sizeof d);
     }
-    assert_int_equal(h, UINT64_C(0));
+    assert_int_equal(h, UINT64_C(0x2ace09ec62cd9b10));
 }
 
 int main(void) {

@@ -3,8 +3,8 @@
 #define BYTES(...) (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__})
 #define BITS(...)  (const uint32_t[]){__VA_ARGS__}, sizeof((const uint32_t[]){__VA_ARGS__}) / 4
 
-static void unpacking_gives_what_the_gguf_package_gives(kernels_format f, const uint8_t *bytes, size_t n_bytes, const uint32_t *bits,
-                                                        size_t n) {
+static void unpacking_gives_what_the_gguf_package_gives(kernels_format f, const uint8_t *bytes, size_t n_bytes,
+                                                        const uint32_t *bits, size_t n) {
     const kernels_format_info *info = kernels_format_of(f);
     const kernels_layout *l = kernels_layout_of(f);
     assert_int_equal(n_bytes / info->block_bytes * info->block_elements, n);
@@ -38,7 +38,8 @@ static void packing_a_lane_leaves_the_others_alone(void **state) {
         uint8_t *blocks = random_blocks(&v, f, KERNELS_LANES, l->tile_k), *tile = mem_alloc(1, l->tile_bytes);
         float before[KERNELS_LANES][32], after[32];
         for (int round = 0; round < 2; round++) /* the second time over old bytes */
-            for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->pack(tile, blocks + lane * kernels_format_of(f)->block_bytes, lane);
+            for (uint32_t lane = 0; lane < KERNELS_LANES; lane++)
+                l->pack(tile, blocks + lane * kernels_format_of(f)->block_bytes, lane);
         for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->unpack(before[lane], tile, lane);
         l->pack(tile, blocks, 5);
         for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) {
@@ -67,9 +68,22 @@ static void halves_round_to_nearest_even(void **state) {
     static const struct {
         float x;
         uint16_t h;
-    } cases[] = {{0.0f, 0},          {-0.0f, 0x8000},     {1.0f, 0x3c00},      {65504.0f, 0x7bff}, {65519.99f, 0x7bff}, {65520.0f, 0x7c00},
-                 {-1e9f, 0xfc00},    {0x1p-24f, 1},       {0x1p-25f, 0},       {0x1.8p-24f, 2},    {0x1.000002p-25f, 1}, {0x1.ffcp-15f, 0x3ff},
-                 {0x1.ffep-15f, 0x400}, {0x1.002p0f, 0x3c00}, {0x1.006p0f, 0x3c02}, {INFINITY, 0x7c00}};
+    } cases[] = {{0.0f, 0},
+                 {-0.0f, 0x8000},
+                 {1.0f, 0x3c00},
+                 {65504.0f, 0x7bff},
+                 {65519.99f, 0x7bff},
+                 {65520.0f, 0x7c00},
+                 {-1e9f, 0xfc00},
+                 {0x1p-24f, 1},
+                 {0x1p-25f, 0},
+                 {0x1.8p-24f, 2},
+                 {0x1.000002p-25f, 1},
+                 {0x1.ff8p-15f, 0x3ff},
+                 {0x1.ffcp-15f, 0x400},
+                 {0x1.002p0f, 0x3c00},
+                 {0x1.006p0f, 0x3c02},
+                 {INFINITY, 0x7c00}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_int_equal(half_of_float(cases[i].x), cases[i].h);
     assert_true(half_of_float(NAN) > 0x7c00);
     for (uint32_t h = 0; h < 65536; h++) {
