@@ -110,6 +110,17 @@ static st_code check_event(const char *name, const yaml_event_t *event, int *doc
     return ST_OK;
 }
 
+/* A byte that is not UTF-8 comes with its offset, all else with its line. */
+static st_code not_yaml(const char *name, const yaml_parser_t *p, const uint8_t *bytes, size_t n, st_error *e) {
+    size_t line = p->problem_mark.line + 1;
+    if (p->error == YAML_MEMORY_ERROR) return st_fail(e, ST_FATAL_MEMORY, "%s: no memory to read it", name);
+    if (p->error == YAML_READER_ERROR) {
+        line = 1;
+        for (size_t i = 0; i < n && i < p->problem_offset; i++) line += bytes[i] == '\n';
+    }
+    return st_fail(e, ST_ERR_FORMAT, "%s:%zu: not YAML: %s", name, line, p->problem ? p->problem : "no reason given");
+}
+
 static st_code check_syntax(const char *name, const uint8_t *bytes, size_t n, st_error *e) {
     yaml_parser_t parser;
     st_code code = ST_OK;
@@ -119,8 +130,7 @@ static st_code check_syntax(const char *name, const uint8_t *bytes, size_t n, st
     for (bool end = false; !code && !end;) {
         yaml_event_t event;
         if (!yaml_parser_parse(&parser, &event)) {
-            code = st_fail(e, ST_ERR_FORMAT, "%s:%zu: not YAML: %s", name, parser.problem_mark.line + 1,
-                           parser.problem ? parser.problem : "no reason given");
+            code = not_yaml(name, &parser, bytes, n, e);
             break;
         }
         code = check_event(name, &event, &documents, e);

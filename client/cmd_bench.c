@@ -1,0 +1,160 @@
+/* consort bench engine: the speed of the forward pass in this process.
+ *
+ * prompt: a prompt of P tokens, logits of its last position only. decode: B sequences, one token each a step, greedy; batch 1
+ * from an empty context, others after 64-token prompts. Tokens per second count the tokens of all sequences. */
+#include "client/client_int.h"
+#include "client/engine_int.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { ROWS = 256, MAX_LIST = 16, DECODE_PROMPT = 64, WARM_UP = 32 };
+
+typedef struct {
+    uint32_t n, value[MAX_LIST];
+} list;
+
+typedef struct {
+    const char *what, *threads_text, *batch_text;
+    engine_options engine;
+    list threads, batch;
+    uint32_t n_prompt, n_generate;
+    bool json;
+} bench;
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* "1,2,8": numbers from 1 to max. */
+static st_code read_list(const char *name, const char *text, uint32_t max, list *out, st_error *e) {
+    out->n = 0;
+    for (const char *at = text;;) {
+        char *end;
+        unsigned long value = strtoul(at, &end, 10);
+        if (end == at || *at < '0' || *at > '9' || value < 1 || value > max || (*end && *end != ',') || out->n == MAX_LIST)
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "%s %s: expected at most %d numbers from 1 to %u, with commas between",
+                           name, text, MAX_LIST, max);
+        out->value[out->n++] = (uint32_t)value;
+        if (!*end) return ST_OK;
+        at = end + 1;
+    }
+}
+
+/* Any tokens will do; these spread over the vocabulary, and so over the memory of the token table. */
+static uint32_t some_token(const engine *g, uint32_t sequence, uint32_t position) {
+    return (uint32_t)((sequence * 7919 + position * UINT64_C(104729) + 17) % engine_info(g)->n_vocab);
+}
+
+static st_code run_prompt(engine *g, uint32_t sequence, uint32_t n, st_error *e) {
+    st_code c = ST_OK;
+    for (uint32_t at = 0; c == ST_OK && at < n;) {
+        while (at < n && engine_add(g, sequence, some_token(g, sequence, at), at, at + 1 == n)) at++;
+        c = engine_run(g, e);
+    }
+    return c;
+}
+
+static st_code time_prompt(engine *g, uint32_t n, double *tokens_per_s, st_error *e) {
+    st_code c = engine_make_room(g, 1, n, e);
+    if (c == ST_OK) c = run_prompt(g, 0, n < WARM_UP ? n : WARM_UP, e);
+    double start = now_s();
+    if (c == ST_OK) c = run_prompt(g, 0, n, e);
+    *tokens_per_s = n / (now_s() - start);
+    return c;
+}
+
+static st_code time_decode(engine *g, uint32_t n_batch, uint32_t n_tokens, double *tokens_per_s, st_error *e) {
+    const sampling greedy = {.temperature = 0};
+    uint32_t base = n_batch == 1 ? 0 : DECODE_PROMPT, n_vocab = engine_info(g)->n_vocab, token[ROWS];
+    st_code c = engine_make_room(g, n_batch, base + n_tokens, e);
+    for (uint32_t s = 0; c == ST_OK && s < n_batch; s++) {
+        c = run_prompt(g, s, base, e);
+        token[s] = c == ST_OK && base ? model_choose(engine_logits(g, 0), n_vocab, &greedy, base, NULL) : some_token(g, s, 0);
+    }
+    double start = now_s();
+    for (uint32_t k = 0; c == ST_OK && k < n_tokens; k++) {
+        for (uint32_t s = 0; s < n_batch; s++) (void)engine_add(g, s, token[s], base + k, true);
+        c = engine_run(g, e);
+        for (uint32_t s = 0; c == ST_OK && s < n_batch; s++)
+            token[s] = model_choose(engine_logits(g, s), n_vocab, &greedy, base + k + 1, NULL);
+    }
+    *tokens_per_s = (double)n_batch * n_tokens / (now_s() - start);
+    return c;
+}
+
+static void note(const bench *b, json_t *out, const char *test, uint32_t batch, double tokens_per_s) {
+    if (b->json)
+        json_array_append_new(out, json_pack("{s:s, s:i, s:i, s:f}", "test", test, "threads", (int)b->engine.n_threads, "batch",
+                                             (int)batch, "tokens_per_s", tokens_per_s));
+    else
+        printf("%-7s threads %2u  batch %3u  %10.1f tokens/s\n", test, b->engine.n_threads, batch, tokens_per_s);
+    fflush(stdout);
+}
+
+static st_code measure(const bench *b, json_t *out, st_error *e) {
+    engine *g = NULL;
+    double speed = 0;
+    st_code c = engine_open(&b->engine, &g, e);
+    if (c == ST_OK) c = time_prompt(g, b->n_prompt, &speed, e);
+    if (c == ST_OK) note(b, out, "prompt", 1, speed);
+    for (uint32_t i = 0; c == ST_OK && i < b->batch.n; i++) {
+        c = time_decode(g, b->batch.value[i], b->n_generate, &speed, e);
+        if (c == ST_OK) note(b, out, "decode", b->batch.value[i], speed);
+    }
+    engine_close(g);
+    return c;
+}
+
+static int usage(const char *verb, const st_error *e) {
+    (void)client_fail(verb, e);
+    return CLIENT_USAGE;
+}
+
+static int run(const char *verb, bench *b) {
+    st_error e = {0};
+    if (strcmp(b->what, "engine")) {
+        (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "no test '%s' (engine)", b->what);
+        return usage(verb, &e);
+    }
+    if (read_list("--threads", b->threads_text, 1024, &b->threads, &e) ||
+        read_list("--batch", b->batch_text, ROWS, &b->batch, &e))
+        return usage(verb, &e);
+    if (!b->n_prompt || !b->n_generate) {
+        (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "--prompt, --generate: expected at least 1 token");
+        return usage(verb, &e);
+    }
+    b->engine.max_choose = 1;
+    for (uint32_t i = 0; i < b->batch.n; i++)
+        if (b->batch.value[i] > b->engine.max_choose) b->engine.max_choose = b->batch.value[i];
+    json_t *out = json_array();
+    st_code c = ST_OK;
+    for (uint32_t i = 0; c == ST_OK && i < b->threads.n; i++) {
+        b->engine.n_threads = b->threads.value[i];
+        c = measure(b, out, &e);
+    }
+    if (c == ST_OK && b->json && (json_dumpf(out, stdout, JSON_REAL_PRECISION(5)) || putchar('\n') == EOF))
+        c = st_fail(&e, ST_ERR_IO, "standard output cannot be written");
+    json_decref(out);
+    return c == ST_OK ? CLIENT_OK : client_fail(verb, &e);
+}
+
+int client_bench(int argc, char **argv) {
+    bench b = {.threads_text = "1", .batch_text = "1,4,8,16", .n_prompt = 512, .n_generate = 64, .engine.max_rows = ROWS};
+    const client_option options[] = {
+        {"TEST", CLIENT_TEXT, &b.what, NULL, "engine: the forward pass in this process", true},
+        {"--model", CLIENT_TEXT, &b.engine.path, "F", "GGUF file", true},
+        {"--threads", CLIENT_TEXT, &b.threads_text, "N,N", "compute threads (default: 1)", false},
+        {"--prompt", CLIENT_U32, &b.n_prompt, "N", "tokens of the prompt (default: 512)", false},
+        {"--generate", CLIENT_U32, &b.n_generate, "N", "tokens decoded by each sequence (default: 64)", false},
+        {"--batch", CLIENT_TEXT, &b.batch_text, "N,N", "sequences that decode together (default: 1,4,8,16)", false},
+        {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx2, scalar", false},
+        {"--json", CLIENT_FLAG, &b.json, NULL, "one JSON list of {test, threads, batch, tokens_per_s}", false},
+    };
+    int rc = client_options(argc, argv, "Measures, and prints tokens per second of all sequences together.", options,
+                            sizeof options / sizeof *options);
+    return rc == CLIENT_GO_ON ? run(argv[0], &b) : rc;
+}

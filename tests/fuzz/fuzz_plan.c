@@ -1,0 +1,85 @@
+/* All messages of the control link: the first byte is the type (proto_message_type), the rest the payload. */
+#include "proto/proto.h"
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_plan(const proto_plan *p) {
+    INVARIANT(p->id && p->n_work <= PROTO_MAX_PLAN_SEQUENCES);
+    for (uint32_t i = 0; i < p->n_work; i++) {
+        const token_tree *t = &p->work[i].tree;
+        INVARIANT(p->work[i].n_prefix && t->n_nodes <= NOUNS_MAX_TREE);
+        for (uint32_t k = 0; k < t->n_nodes; k++) INVARIANT(t->parent[k] == NOUNS_TREE_ROOT || t->parent[k] < k);
+    }
+}
+
+/* What is accepted encodes again, decodes again, and encodes to the same bytes. */
+static void plan(const uint8_t *data, size_t size, bool first) {
+    arena a;
+    proto_plan p;
+    st_error e;
+    proto_bytes b;
+    if (arena_init(&a, proto_arena_bytes(size))) return;
+    if (!proto_plan_decode(data, size, &a, &p, &e)) {
+        check_plan(&p);
+        INVARIANT(!proto_plan_encode(&p, &b));
+        if (first)
+            plan(b.bytes, b.n, false);
+        else
+            INVARIANT(b.n == size && !memcmp(b.bytes, data, size));
+        proto_bytes_free(&b);
+    } else
+        INVARIANT(first);
+    arena_deinit(&a);
+}
+
+static void result(const uint8_t *data, size_t size, bool first) {
+    arena a;
+    proto_result r;
+    st_error e;
+    proto_bytes b;
+    if (arena_init(&a, proto_arena_bytes(size))) return;
+    if (!proto_result_decode(data, size, &a, &r, &e)) {
+        INVARIANT(!proto_result_encode(&r, &b));
+        if (first)
+            result(b.bytes, b.n, false);
+        else
+            INVARIANT(b.n == size && !memcmp(b.bytes, data, size));
+        proto_bytes_free(&b);
+    } else
+        INVARIANT(first);
+    arena_deinit(&a);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    proto_register r;
+    proto_welcome w;
+    proto_heartbeat h;
+    proto_abort ab;
+    st_error e;
+    if (!size) return 0;
+    uint8_t *payload = malloc(size); /* its own piece, so that a read before or past it is seen */
+    if (!payload) return 0;
+    memcpy(payload, data + 1, --size);
+    switch (data[0]) {
+    case PROTO_MSG_REGISTER:
+    case PROTO_MSG_READY:
+        if (!proto_register_decode(payload, size, &r, &e)) INVARIANT(strnlen(r.hostname, sizeof r.hostname) < sizeof r.hostname);
+        break;
+    case PROTO_MSG_WELCOME:
+        if (!proto_welcome_decode(payload, size, &w, &e)) INVARIANT(w.heartbeat_ms);
+        break;
+    case PROTO_MSG_HEARTBEAT:
+        if (!proto_heartbeat_decode(payload, size, &h, &e)) INVARIANT(h.load_share <= 1);
+        break;
+    case PROTO_MSG_ABORT:
+        if (!proto_abort_decode(payload, size, &ab, &e)) INVARIANT(ab.code && ab.code < ST_N_CODES);
+        break;
+    case PROTO_MSG_PLAN: plan(payload, size, true); break;
+    case PROTO_MSG_RESULT: result(payload, size, true); break;
+    default: break;
+    }
+    free(payload);
+    return 0;
+}

@@ -1,0 +1,35 @@
+/* The request and reply decoders: what is accepted must be in range, encode again and come back the same. */
+#include "proto/proto.h"
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void again(const proto_request *r) {
+    proto_bytes one = {0}, two = {0};
+    arena a = {0};
+    proto_request back;
+    st_error e;
+    INVARIANT(!proto_request_check(r, &e) && !proto_request_encode(r, &one));
+    INVARIANT(!arena_init(&a, proto_arena_bytes(one.n)) && !proto_request_decode(one.bytes, one.n, &a, &back, &e));
+    INVARIANT(!proto_request_encode(&back, &two) && one.n == two.n && !memcmp(one.bytes, two.bytes, one.n));
+    proto_bytes_free(&one);
+    proto_bytes_free(&two);
+    arena_deinit(&a);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    arena a;
+    proto_request r;
+    proto_reply reply;
+    proto_status status;
+    st_error e;
+    if (arena_init(&a, proto_arena_bytes(size))) return 0;
+    if (!proto_request_decode(data, size, &a, &r, &e)) again(&r);
+    arena_reset(&a, 0);
+    if (!proto_reply_decode(data, size, &a, &reply, &e)) INVARIANT(!reply.text_bytes || reply.text);
+    arena_reset(&a, 0);
+    if (!proto_status_decode(data, size, &a, &status, &e)) INVARIANT(status.n_workers <= PROTO_MAX_WORKERS);
+    arena_deinit(&a);
+    return 0;
+}

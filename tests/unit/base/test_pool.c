@@ -1,0 +1,100 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/pool.h"
+#include <sys/resource.h>
+
+enum { MAX_PARTS = 257 };
+
+typedef struct {
+    uint32_t runs[MAX_PARTS]; /* not atomic: a part run twice at once is a race for ThreadSanitizer to see */
+    uint32_t add;
+} counts;
+
+static void count(void *context, uint32_t part) {
+    counts *c = context;
+    c->runs[part] += c->add;
+}
+
+static void every_part_runs_exactly_once(void **state) {
+    (void)state;
+    static const uint32_t sizes[] = {0, 1, 2, 3, 7, 64, MAX_PARTS};
+    for (uint32_t threads = 1; threads <= 9; threads++) { /* more than this machine has, too */
+        pool *p = NULL;
+        counts c = {.add = 0};
+        uint32_t expected[MAX_PARTS] = {0};
+        assert_int_equal(pool_create(threads, &p), ST_OK);
+        assert_int_equal(pool_n_threads(p), threads);
+        for (uint32_t job = 0; job < 700; job++) {
+            uint32_t n = sizes[job % (sizeof sizes / sizeof *sizes)];
+            c.add = job; /* written between loops, read in them */
+            pool_run(p, n, count, &c);
+            for (uint32_t i = 0; i < n; i++) expected[i] += job;
+            assert_memory_equal(c.runs, expected, sizeof expected);
+        }
+        pool_destroy(p);
+    }
+}
+
+static void two_jobs_never_mix(void **state) {
+    (void)state;
+    pool *p = NULL;
+    counts a = {.add = 1}, b = {.add = 1};
+    assert_int_equal(pool_create(4, &p), ST_OK);
+    for (uint32_t job = 0; job < 5000; job++) pool_run(p, job & 1 ? 3 : 5, count, job & 1 ? &a : &b);
+    for (uint32_t i = 0; i < 5; i++) {
+        assert_int_equal(a.runs[i], i < 3 ? 2500 : 0);
+        assert_int_equal(b.runs[i], 2500);
+    }
+    pool_destroy(p);
+}
+
+static void creating_fails_cleanly(void **state) {
+    (void)state;
+    pool *p = NULL;
+    assert_int_equal(pool_create(0, &p), ST_ERR_INVALID_ARGUMENT);
+    assert_int_equal(pool_create(POOL_MAX_THREADS + 1, &p), ST_ERR_INVALID_ARGUMENT);
+    for (uint64_t n = 1;; n++) {
+        mem_fail_at(n);
+        st_code code = pool_create(3, &p);
+        mem_fail_at(0);
+        if (!code) break;
+        assert_int_equal(code, ST_FATAL_MEMORY);
+        assert_null(p);
+    }
+    pool_destroy(p);
+    pool_destroy(NULL);
+}
+
+static void refused_threads_are_an_error(void **state) {
+    (void)state;
+    struct rlimit old, none;
+    getrlimit(RLIMIT_AS, &old);
+    none = old;
+    none.rlim_cur = 1; /* no thread gets its stack */
+    pool *p = NULL;
+    if (setrlimit(RLIMIT_AS, &none)) skip();
+    st_code code = pool_create(2, &p);
+    setrlimit(RLIMIT_AS, &old);
+    if (code == ST_OK) { /* a sanitizer or a cached stack may serve it */
+        pool_destroy(p);
+        skip();
+    }
+    assert_true(code == ST_ERR_RESOURCE_EXHAUSTED || code == ST_FATAL_MEMORY);
+    assert_null(p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_part_runs_exactly_once),
+        cmocka_unit_test(two_jobs_never_mix),
+        cmocka_unit_test(creating_fails_cleanly),
+        cmocka_unit_test(refused_threads_are_an_error),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,269 @@
+/* Attention and the KV store: a row's output depends on its visible keys alone, however they came to stand where they stand. */
+#include "tests/unit/kernels/kernels_test.h"
+
+enum { LAYERS = 2, KV_HEADS = 2, HEADS = 5, BLOCKS = 12, LONGEST = 150 };
+static const uint32_t kv_head_of[HEADS] = {0, 0, 1, 1, 1};
+
+/* Keys, values and queries of LONGEST positions, and the store. */
+typedef struct {
+    uint32_t dim;
+    float *k, *v, *q; /* [LONGEST][heads][dim] */
+} text;
+
+static text text_open(uint32_t dim, uint64_t seed) {
+    values v = {.seed = seed};
+    text t = {dim, mem_alloc(LONGEST * KV_HEADS * dim, 4), mem_alloc(LONGEST * KV_HEADS * dim, 4),
+              mem_alloc(LONGEST * HEADS * dim, 4)};
+    fill(&v, t.k, LONGEST * KV_HEADS * dim, 2.0f);
+    fill(&v, t.v, LONGEST * KV_HEADS * dim, 2.0f);
+    fill(&v, t.q, LONGEST * HEADS * dim, 2.0f);
+    return t;
+}
+static void text_close(text *t) {
+    mem_free(t->k);
+    mem_free(t->v);
+    mem_free(t->q);
+}
+
+static kernels_kv store_open(rig *r, kernels_kv_type type, uint32_t dim) {
+    kernels_kv kv = {.type = type, .n_blocks = BLOCKS, .n_layers = LAYERS, .n_kv_heads = KV_HEADS, .head_dim = dim};
+    kv.at = rig_bytes(r, kernels_kv_block_bytes(&kv) * BLOCKS);
+    return kv;
+}
+
+/* Writes and attends rows whose i-th has position[i] of the text; out[n][HEADS][dim]. */
+static void run_rows(rig *r, const kernels_kv *kv, const text *t, const kernels_row *rows, const uint32_t *position, uint32_t n,
+                     float *out) {
+    uint32_t dim = t->dim, kn = KV_HEADS * dim, qn = HEADS * dim;
+    float *k = mem_alloc(n * kn, 4), *v = mem_alloc(n * kn, 4), *q = mem_alloc(n * qn, 4);
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(k + i * kn, t->k + position[i] * kn, kn * 4);
+        memcpy(v + i * kn, t->v + position[i] * kn, kn * 4);
+        memcpy(q + i * qn, t->q + position[i] * qn, qn * 4);
+    }
+    kernels_view o = rig_bytes(r, n * qn * 4);
+    r->ops->kv_write(r->d, kv, 1, rig_put(r, k, n * kn * 4), rig_put(r, v, n * kn * 4), rows, n);
+    r->ops->attention(r->d, kv, 1, o, rig_put(r, q, n * qn * 4), rows, n, HEADS, kv_head_of);
+    rig_get(r, out, o, n * qn * 4);
+    mem_free(k);
+    mem_free(v);
+    mem_free(q);
+}
+
+/* Positions [from, to) as a model runs them without a tree. */
+static void run_text(rig *r, const kernels_kv *kv, const text *t, const uint32_t *blocks, uint32_t from, uint32_t to,
+                     float *out) {
+    uint32_t position[LONGEST];
+    kernels_row rows[LONGEST];
+    for (uint32_t p = from; p < to; p++) {
+        position[p - from] = p;
+        rows[p - from] = (kernels_row){.blocks = blocks, .path = &position[p - from], .n_before = p, .n_path = 1, .slot = p};
+    }
+    run_rows(r, kv, t, rows, position, to - from, out);
+}
+
+/* What docs/numerics.md says, spelled out for one row and head without chunks of storage, blocks or threads. */
+static void expected_row(const text *t, kernels_kv_type type, uint32_t position, uint32_t head, float *o) {
+    const kernels_primitives *p = kernels_ref();
+    uint32_t dim = t->dim;
+    kernels_softmax s = {-INFINITY, 0};
+    memset(o, 0, dim * sizeof *o);
+    for (uint32_t p0 = 0; p0 <= position; p0 += 32) {
+        uint32_t n = position + 1 - p0 < 32 ? position + 1 - p0 : 32;
+        float k[32 * KERNELS_MAX_HEAD_DIM], v[32 * KERNELS_MAX_HEAD_DIM], stored[KERNELS_MAX_HEAD_DIM];
+        for (uint32_t j = 0; j < n; j++) {
+            size_t at = ((p0 + j) * KV_HEADS + kv_head_of[head]) * dim;
+            p->kv_encode[type](stored, t->k + at, dim);
+            p->kv_decode[type](k + j * dim, stored, dim);
+            p->kv_encode[type](stored, t->v + at, dim);
+            p->kv_decode[type](v + j * dim, stored, dim);
+        }
+        p->attend(&s, o, t->q + (position * HEADS + head) * dim, k, v, n, dim, 1.0f / sqrtf((float)dim));
+    }
+    for (uint32_t i = 0; i < dim; i++) o[i] *= 1.0f / s.l;
+}
+
+static void attention_is_what_the_contract_says_in_any_batch(void **state) {
+    (void)state;
+    static const uint32_t dims[] = {16, 40, 64}, steps[] = {1, 7, 32, 150};
+    const uint32_t blocks[] = {7, 2, 11, 0, 5};
+    for (size_t s = 0; s < sizeof dims / sizeof *dims; s++)
+        for (int type = 0; type < KERNELS_N_KV_TYPES; type++) {
+            uint32_t dim = dims[s], row = HEADS * dim;
+            text t = text_open(dim, 60 + s);
+            float *expected = mem_alloc(LONGEST * row, 4), *out = mem_alloc(LONGEST * row, 4);
+            for (uint32_t p = 0; p < LONGEST; p++)
+                for (uint32_t h = 0; h < HEADS; h++) expected_row(&t, (kernels_kv_type)type, p, h, expected + p * row + h * dim);
+            for (int isa = 0; isa < RIG_N_ISAS; isa++)
+                for (uint32_t c = 0; c < 4; c++) {
+                    rig r;
+                    if (!rig_open(&r, rig_isas[isa], 1 + c % 3)) continue;
+                    kernels_kv kv = store_open(&r, (kernels_kv_type)type, dim);
+                    for (uint32_t p = 0; p < LONGEST; p += steps[c]) {
+                        uint32_t end = p + steps[c] < LONGEST ? p + steps[c] : LONGEST;
+                        run_text(&r, &kv, &t, blocks, p, end, out + p * row);
+                        while (r.n_buffers > 1) r.ops->free(r.d, r.buffers[--r.n_buffers]); /* the store stays */
+                    }
+                    assert_same_floats(out, expected, LONGEST * row);
+                    rig_close(&r);
+                }
+            mem_free(expected);
+            mem_free(out);
+            text_close(&t);
+        }
+}
+
+/* Attention in plain doubles: the contract's order of sums computes what attention is. */
+static void attention_is_softmax_of_scaled_products(void **state) {
+    (void)state;
+    enum { DIM = 64, AT = 149 };
+    text t = text_open(DIM, 70);
+    float o[DIM];
+    expected_row(&t, KERNELS_KV_F32, AT, 3, o);
+    double sum = 0, exact[DIM] = {0};
+    for (uint32_t p = 0; p <= AT; p++) {
+        double s = 0;
+        for (uint32_t i = 0; i < DIM; i++)
+            s += (double)t.q[(AT * HEADS + 3) * DIM + i] * (double)t.k[(p * KV_HEADS + 1) * DIM + i];
+        double w = exp(s / 8);
+        sum += w;
+        for (uint32_t i = 0; i < DIM; i++) exact[i] += w * (double)t.v[(p * KV_HEADS + 1) * DIM + i];
+    }
+    for (uint32_t i = 0; i < DIM; i++) assert_true(fabs(exact[i] / sum - (double)o[i]) < 1e-5);
+    text_close(&t);
+}
+
+/* A tree over position 60 on: the branch 61, 62, ... of node numbers that jump, among siblings with other keys. */
+static void a_branch_of_a_tree_attends_as_if_it_were_contiguous(void **state) {
+    (void)state;
+    enum { DIM = 64, BASE = 60, DEPTH = 9, ROW = HEADS * DIM };
+    const uint32_t blocks[] = {3, 9, 1, 4}, straight[] = {6, 5, 8, 10};
+    static const uint32_t node[DEPTH] = {0, 2, 3, 7, 8, 11, 14, 15, 19}; /* slots BASE + node; the gaps are other branches */
+    text t = text_open(DIM, 71), other = text_open(DIM, 72);
+    float expected[DEPTH * ROW], out[40 * ROW], *prompt = mem_alloc(LONGEST * ROW, 4);
+    for (int isa = 0; isa < RIG_N_ISAS; isa++)
+        for (uint32_t threads = 1; threads <= 2; threads++) {
+            rig r;
+            if (!rig_open(&r, rig_isas[isa], threads)) continue;
+            kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
+            run_text(&r, &kv, &t, straight, 0, BASE + DEPTH, prompt);
+            memcpy(expected, prompt + BASE * ROW, sizeof expected);
+            run_text(&r, &kv, &t, blocks, 0, BASE, prompt);
+            for (uint32_t n = 0, p = BASE; n < 20; n++, p++) { /* siblings first: garbage in every slot */
+                kernels_row sibling = {.blocks = blocks, .path = &p, .n_before = BASE, .n_path = 1, .slot = p};
+                run_rows(&r, &kv, &other, &sibling, &p, 1, out);
+                while (r.n_buffers > 1) r.ops->free(r.d, r.buffers[--r.n_buffers]);
+            }
+            uint32_t path[DEPTH], position[DEPTH];
+            kernels_row rows[DEPTH];
+            for (uint32_t i = 0; i < DEPTH; i++) {
+                path[i] = BASE + node[i];
+                position[i] = BASE + i;
+                rows[i] = (kernels_row){.blocks = blocks, .path = path, .n_before = BASE, .n_path = i + 1, .slot = path[i]};
+            }
+            run_rows(&r, &kv, &t, rows, position, DEPTH, out);
+            assert_same_floats(out, expected, DEPTH * ROW);
+            for (uint32_t i = 0; i < DEPTH; i++)
+                r.ops->kv_move(r.d, &kv, blocks, BASE + i, BASE + node[i]); /* compaction, in place */
+            run_text(&r, &kv, &t, blocks, BASE + DEPTH - 1, BASE + DEPTH, out);
+            assert_same_floats(out, expected + (DEPTH - 1) * ROW, ROW);
+            rig_close(&r);
+        }
+    mem_free(prompt);
+    text_close(&t);
+    text_close(&other);
+}
+
+static void sequences_in_one_batch_do_not_see_each_other(void **state) {
+    (void)state;
+    enum { DIM = 16, ROW = HEADS * DIM, N = 11 };
+    const uint32_t blocks_a[] = {0, 3}, blocks_b[] = {2, 1};
+    text a = text_open(DIM, 73), b = text_open(DIM, 74);
+    float expected_a[N * ROW], expected_b[N * ROW], out[2 * N * ROW];
+    rig r;
+    assert_true(rig_open(&r, NULL, 2));
+    kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
+    run_text(&r, &kv, &a, blocks_a, 0, N, expected_a);
+    run_text(&r, &kv, &b, blocks_b, 0, N, expected_b);
+    text both = text_open(DIM, 75); /* first N positions of a, then of b */
+    memcpy(both.k, a.k, N * KV_HEADS * DIM * 4);
+    memcpy(both.v, a.v, N * KV_HEADS * DIM * 4);
+    memcpy(both.q, a.q, N * ROW * 4);
+    memcpy(both.k + N * KV_HEADS * DIM, b.k, N * KV_HEADS * DIM * 4);
+    memcpy(both.v + N * KV_HEADS * DIM, b.v, N * KV_HEADS * DIM * 4);
+    memcpy(both.q + N * ROW, b.q, N * ROW * 4);
+    uint32_t slot[2 * N], from[2 * N];
+    kernels_row rows[2 * N];
+    for (uint32_t i = 0; i < 2 * N; i++) { /* interleaved */
+        uint32_t p = i / 2;
+        slot[i] = p;
+        from[i] = i % 2 ? N + p : p;
+        rows[i] = (kernels_row){.blocks = i % 2 ? blocks_b : blocks_a, .path = &slot[i], .n_before = p, .n_path = 1, .slot = p};
+    }
+    run_rows(&r, &kv, &both, rows, from, 2 * N, out);
+    for (uint32_t i = 0; i < 2 * N; i++) assert_same_floats(out + i * ROW, (i % 2 ? expected_b : expected_a) + i / 2 * ROW, ROW);
+    rig_close(&r);
+    text_close(&a);
+    text_close(&b);
+    text_close(&both);
+}
+
+static void a_row_that_is_not_finite_spoils_only_rows_that_see_it(void **state) {
+    (void)state;
+    enum { DIM = 16, ROW = HEADS * DIM, N = 40, BAD = 35 };
+    const uint32_t blocks[] = {0, 3};
+    text t = text_open(DIM, 76);
+    float clean[N * ROW], out[N * ROW];
+    rig r;
+    assert_true(rig_open(&r, NULL, 2));
+    kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
+    run_text(&r, &kv, &t, blocks, 0, N, clean);
+    for (uint32_t i = 0; i < KV_HEADS * DIM; i++) t.k[BAD * KV_HEADS * DIM + i] = 1e6f; /* infinite as a half */
+    run_text(&r, &kv, &t, blocks, 0, N, out);
+    assert_same_floats(out, clean, BAD * ROW);
+    for (uint32_t p = BAD; p < N; p++) {
+        bool bad = false;
+        for (uint32_t i = 0; i < ROW; i++) bad |= !isfinite(out[p * ROW + i]);
+        assert_true(bad);
+    }
+    rig_close(&r);
+    text_close(&t);
+}
+
+static void moving_a_token_moves_all_layers_and_nothing_else(void **state) {
+    (void)state;
+    enum { DIM = 24 };
+    const uint32_t blocks[] = {4, 2};
+    rig r;
+    values v = {.seed = 77};
+    assert_true(rig_open(&r, NULL, 1));
+    kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
+    size_t n = kernels_kv_block_bytes(&kv) * BLOCKS, row = DIM * 2, run = row * 32;
+    assert_int_equal(n, (size_t)BLOCKS * LAYERS * 2 * KV_HEADS * 32 * DIM * 2);
+    uint8_t *before = mem_alloc(n, 1), *after = mem_alloc(n, 1);
+    for (size_t i = 0; i < n; i++) before[i] = (uint8_t)next_u32(&v);
+    r.ops->upload(r.d, kv.at, before, n);
+    r.ops->kv_move(r.d, &kv, blocks, 5, 5);
+    r.ops->kv_move(r.d, &kv, blocks, 31, 33);
+    rig_get(&r, after, kv.at, n);
+    for (size_t i = 0; i < LAYERS * 2 * KV_HEADS; i++) {
+        uint8_t *to = before + 4 * kernels_kv_block_bytes(&kv) + i * run + 31 * row;
+        memcpy(to, before + 2 * kernels_kv_block_bytes(&kv) + i * run + 1 * row, row);
+    }
+    assert_memory_equal(before, after, n);
+    mem_free(before);
+    mem_free(after);
+    rig_close(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(attention_is_what_the_contract_says_in_any_batch),
+        cmocka_unit_test(attention_is_softmax_of_scaled_products),
+        cmocka_unit_test(a_branch_of_a_tree_attends_as_if_it_were_contiguous),
+        cmocka_unit_test(sequences_in_one_batch_do_not_see_each_other),
+        cmocka_unit_test(a_row_that_is_not_finite_spoils_only_rows_that_see_it),
+        cmocka_unit_test(moving_a_token_moves_all_layers_and_nothing_else),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,190 @@
+#include "tests/unit/kernels/kernels_test.h"
+
+static void picking_names_what_there_is(void **state) {
+    (void)state;
+    const kernels_ops *best = NULL, *other = NULL;
+    st_error e;
+    assert_int_equal(kernels_pick(NULL, &best, &e), ST_OK);
+    assert_int_equal(kernels_pick("auto", &other, &e), ST_OK);
+    assert_ptr_equal(best, other);
+    assert_string_equal(best->isa, kernels_avx2() ? "avx2" : "scalar");
+    assert_int_equal(kernels_pick("scalar", &other, &e), ST_OK);
+    assert_string_equal(other->isa, "scalar");
+    assert_int_equal(kernels_pick("mmx", &other, &e), ST_ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.message, "mmx"));
+    assert_non_null(strstr(e.message, "scalar"));
+}
+
+static void creating_refuses_bad_thread_counts_and_survives_lack_of_memory(void **state) {
+    (void)state;
+    const kernels_ops *ops = NULL;
+    kernels_device *d = NULL;
+    st_error e;
+    assert_int_equal(kernels_pick("scalar", &ops, &e), ST_OK);
+    assert_int_equal(ops->create(0, &d, &e), ST_ERR_INVALID_ARGUMENT);
+    assert_int_equal(ops->create(100000, &d, &e), ST_ERR_INVALID_ARGUMENT);
+    for (uint64_t n = 1;; n++) {
+        mem_fail_at(n);
+        st_code code = ops->create(2, &d, &e);
+        mem_fail_at(0);
+        if (!code) break;
+        assert_int_equal(code, ST_FATAL_MEMORY);
+        assert_null(d);
+    }
+    ops->destroy(d);
+    ops->destroy(NULL);
+}
+
+static void buffers_and_weights_survive_lack_of_memory(void **state) {
+    (void)state;
+    rig r;
+    values v = {.seed = 31};
+    uint8_t *blocks = random_blocks(&v, KERNELS_Q4_1, 40, 64);
+    kernels_matrix m = {KERNELS_Q4_1, 40, 64, blocks};
+    assert_true(rig_open(&r, "scalar", 1));
+    for (uint64_t n = 1;; n++) {
+        kernels_buffer *b = NULL;
+        mem_fail_at(n);
+        st_code code = r.ops->alloc(r.d, 100, &b);
+        mem_fail_at(0);
+        r.ops->free(r.d, b);
+        if (!code) break;
+        assert_int_equal(code, ST_FATAL_MEMORY);
+        assert_null(b);
+    }
+    for (uint64_t n = 1;; n++) {
+        kernels_weight *w = NULL;
+        mem_fail_at(n);
+        st_code code = r.ops->weight_create(r.d, &m, 0, 40, 0, 64, &w);
+        mem_fail_at(0);
+        r.ops->weight_free(r.d, w);
+        if (!code) break;
+        assert_int_equal(code, ST_FATAL_MEMORY);
+        assert_null(w);
+    }
+    rig_close(&r);
+    mem_free(blocks);
+}
+
+static void weights_outside_their_matrix_are_refused(void **state) {
+    (void)state;
+    static const uint32_t bad[][4] = {{0, 0, 0, 64},  {0, 41, 0, 64},  {41, 1, 0, 64}, {40, 1, 0, 64}, {1, UINT32_MAX, 0, 64},
+                                      {0, 40, 0, 96}, {0, 40, 16, 32}, {0, 40, 0, 33}, {0, 40, 0, 0},  {0, 40, 96, 32}};
+    rig r;
+    values v = {.seed = 32};
+    uint8_t *blocks = random_blocks(&v, KERNELS_Q4_1, 40, 64);
+    kernels_matrix m = {KERNELS_Q4_1, 40, 64, blocks};
+    kernels_weight *w = NULL;
+    assert_true(rig_open(&r, "scalar", 1));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(r.ops->weight_create(r.d, &m, bad[i][0], bad[i][1], bad[i][2], bad[i][3], &w), ST_ERR_INVALID_ARGUMENT);
+    m.format = KERNELS_N_FORMATS;
+    assert_int_equal(r.ops->weight_create(r.d, &m, 0, 40, 0, 64, &w), ST_ERR_UNSUPPORTED);
+    assert_null(w);
+    rig_close(&r);
+    mem_free(blocks);
+}
+
+static void many_weights_come_and_go(void **state) {
+    (void)state;
+    rig r;
+    values v = {.seed = 33};
+    uint8_t *blocks = random_blocks(&v, KERNELS_Q8_0, 600, 1024);
+    kernels_matrix m = {KERNELS_Q8_0, 600, 1024, blocks};
+    kernels_weight *w[12] = {NULL};
+    assert_true(rig_open(&r, "scalar", 1));
+    for (uint32_t i = 0; i < 100; i++) { /* slabs fill, empty, and are made anew */
+        uint32_t k = below(&v, 12);
+        r.ops->weight_free(r.d, w[k]);
+        w[k] = NULL;
+        if (below(&v, 4)) assert_int_equal(r.ops->weight_create(r.d, &m, 0, 600, 0, 1024, &w[k]), ST_OK);
+        if (w[k]) assert_int_equal(r.ops->weight_bytes(w[k]), 608 * 1024 / 32 * 34);
+    }
+    for (uint32_t k = 0; k < 12; k++) r.ops->weight_free(r.d, w[k]);
+    rig_close(&r);
+    mem_free(blocks);
+}
+
+static void bytes_go_up_and_down_and_across(void **state) {
+    (void)state;
+    rig r;
+    uint8_t from[300], to[300];
+    for (uint32_t i = 0; i < 300; i++) from[i] = (uint8_t)(i * 7);
+    assert_true(rig_open(&r, NULL, 2));
+    kernels_view a = rig_bytes(&r, 512), b = rig_bytes(&r, 512);
+    rig_get(&r, to, a, 300);
+    for (uint32_t i = 0; i < 300; i++) assert_int_equal(to[i], 0); /* new buffers are zeroed */
+    kernels_view a64 = {a.buffer, 64}, b128 = {b.buffer, 128};
+    r.ops->upload(r.d, a64, from, 300);
+    r.ops->copy(r.d, b128, a64, 299);
+    rig_get(&r, to, b128, 300);
+    assert_memory_equal(to, from, 299);
+    assert_int_equal(to[299], 0);
+    rig_close(&r);
+}
+
+static void embedding_and_gathering_pick_rows(void **state) {
+    (void)state;
+    enum { ROWS = 37, COLS = 96 };
+    for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
+        rig r;
+        values v = {.seed = 34};
+        uint8_t *blocks = random_blocks(&v, f, ROWS, COLS);
+        kernels_matrix m = {f, ROWS, COLS, blocks};
+        const kernels_layout *l = kernels_layout_of(f);
+        const uint32_t token[] = {36, 0, 15, 16, 36}, index[] = {4, 1, 1};
+        float out[5 * COLS], expected[COLS], picked[3 * COLS];
+        assert_true(rig_open(&r, NULL, 2));
+        kernels_weight *w = rig_weight(&r, &m, 0, ROWS, 0, COLS);
+        kernels_view x = rig_bytes(&r, sizeof out), y = rig_bytes(&r, sizeof picked);
+        r.ops->embed(r.d, x, w, token, 5);
+        rig_get(&r, out, x, sizeof out);
+        for (uint32_t i = 0; i < 5; i++)
+            for (uint32_t k = 0, b = 0; k < COLS; k += l->tile_k, b++) {
+                uint8_t *tile = mem_alloc(1, l->tile_bytes);
+                l->pack(tile, blocks + (token[i] * (COLS / l->tile_k) + b) * kernels_format_of(f)->block_bytes, 3);
+                l->unpack(expected, tile, 3);
+                assert_memory_equal(out + i * COLS + k, expected, l->tile_k * sizeof(float));
+                mem_free(tile);
+            }
+        r.ops->gather(r.d, y, x, index, 3, COLS);
+        rig_get(&r, picked, y, sizeof picked);
+        for (uint32_t i = 0; i < 3; i++) assert_memory_equal(picked + i * COLS, out + index[i] * COLS, COLS * sizeof(float));
+        rig_close(&r);
+        mem_free(blocks);
+    }
+}
+
+static void bad_rows_are_found_and_only_they(void **state) {
+    (void)state;
+    enum { N = 70, DIM = 333 };
+    static const float bad_values[] = {INFINITY, -INFINITY, NAN, -NAN};
+    rig r;
+    values v = {.seed = 35};
+    float *x = mem_alloc(N * DIM, sizeof *x);
+    uint8_t found[N + 1];
+    fill(&v, x, N * DIM, 3e38f);
+    for (uint32_t i = 0; i < N; i += 3) x[i * DIM + below(&v, DIM)] = bad_values[i % 4];
+    assert_true(rig_open(&r, NULL, 3));
+    memset(found, 7, sizeof found);
+    r.ops->find_bad(r.d, found, rig_put(&r, x, N * DIM * sizeof *x), N, DIM);
+    assert_int_equal(r.ops->wait(r.d), ST_OK);
+    for (uint32_t i = 0; i < N; i++) assert_int_equal(found[i], i % 3 == 0);
+    assert_int_equal(found[N], 7);
+    rig_close(&r);
+    mem_free(x);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(picking_names_what_there_is),
+        cmocka_unit_test(creating_refuses_bad_thread_counts_and_survives_lack_of_memory),
+        cmocka_unit_test(buffers_and_weights_survive_lack_of_memory),
+        cmocka_unit_test(weights_outside_their_matrix_are_refused),
+        cmocka_unit_test(many_weights_come_and_go),
+        cmocka_unit_test(bytes_go_up_and_down_and_across),
+        cmocka_unit_test(embedding_and_gathering_pick_rows),
+        cmocka_unit_test(bad_rows_are_found_and_only_they),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

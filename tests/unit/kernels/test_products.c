@@ -1,0 +1,284 @@
+/* Matrix products on the device: any grouping of tokens, any number of threads and any split of rows or units give the same
+ * bits, and a bad row stays alone. */
+#include "tests/unit/kernels/kernels_test.h"
+
+enum {
+    ROWS = 83,
+    COLS = 1568,
+    TOKENS = 66,
+    UNIT = 224,
+    N_UNITS = COLS / UNIT
+}; /* rows: no multiple of 16; columns: 3.06 chunks */
+
+typedef struct {
+    kernels_format format;
+    uint8_t *blocks;
+    float *x;       /* [TOKENS][COLS] */
+    float *product; /* [TOKENS][ROWS]: scalar, one thread, one token at a time */
+    double *sums;
+} problem;
+
+static kernels_matrix matrix_of(const problem *p) { return (kernels_matrix){p->format, ROWS, COLS, p->blocks}; }
+
+/* Both products of x[n], starting at token t0. */
+static void multiply(rig *r, const problem *p, uint32_t t0, uint32_t n, uint32_t row0, uint32_t n_rows, float *product,
+                     double *sums) {
+    kernels_matrix m = matrix_of(p);
+    kernels_weight *w = rig_weight(r, &m, row0, n_rows, 0, COLS);
+    kernels_view x = rig_put(r, p->x + (size_t)t0 * COLS, (size_t)n * COLS * 4), act = rig_act(r, x, n, COLS);
+    kernels_view y = rig_bytes(r, (size_t)n * n_rows * 4 + 4), s = rig_bytes(r, (size_t)n * n_rows * 8 + 8);
+    const uint32_t guard = 0xA5A5A5A5;
+    uint32_t behind;
+    float *with_guard = mem_alloc((size_t)n * n_rows + 1, 4);
+    memcpy(with_guard + n * n_rows, &guard, 4);
+    r->ops->upload(r->d, y, with_guard, ((size_t)n * n_rows + 1) * 4);
+    r->ops->matmul(r->d, y, w, x, act, n);
+    r->ops->matmul_units(r->d, s, w, x, act, n, UNIT, N_UNITS);
+    rig_get(r, with_guard, y, ((size_t)n * n_rows + 1) * 4);
+    memcpy(&behind, with_guard + n * n_rows, 4);
+    assert_int_equal(behind, guard);
+    memcpy(product, with_guard, (size_t)n * n_rows * 4);
+    rig_get(r, sums, s, (size_t)n * n_rows * 8);
+    mem_free(with_guard);
+}
+
+/* With the results of the first n tokens. */
+static problem problem_open(kernels_format f, uint32_t n) {
+    values v = {.seed = 40 + f};
+    problem p = {f, random_blocks(&v, f, ROWS, COLS), mem_alloc(TOKENS * COLS, 4), mem_alloc(TOKENS * ROWS, 4),
+                 mem_alloc(TOKENS * ROWS, 8)};
+    fill(&v, p.x, TOKENS * COLS, 2.0f);
+    for (uint32_t t = 0; t < n; t++) {
+        rig r;
+        assert_true(rig_open(&r, "scalar", 1));
+        multiply(&r, &p, t, 1, 0, ROWS, p.product + t * ROWS, p.sums + t * ROWS);
+        rig_close(&r);
+    }
+    return p;
+}
+static void problem_close(problem *p) {
+    mem_free(p->blocks);
+    mem_free(p->x);
+    mem_free(p->product);
+    mem_free(p->sums);
+}
+
+static void tokens_threads_and_instruction_sets_do_not_change_a_bit(void **state) {
+    (void)state;
+    static const uint32_t groups[] = {1, 2, 3, 4, 5, 8, TOKENS};
+    float *y = mem_alloc(TOKENS * ROWS, 4);
+    double *s = mem_alloc(TOKENS * ROWS, 8);
+    for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
+        problem p = problem_open(f, TOKENS);
+        for (int isa = 0; isa < RIG_N_ISAS; isa++)
+            for (uint32_t threads = 1; threads <= 3; threads++)
+                for (size_t g = isa ? 0 : 6; g < sizeof groups / sizeof *groups; g++) {
+                    rig r;
+                    uint32_t n = groups[g], t0 = TOKENS - n;
+                    if (!rig_open(&r, rig_isas[isa], threads)) continue;
+                    multiply(&r, &p, t0, n, 0, ROWS, y, s);
+                    assert_same_floats(y, p.product + t0 * ROWS, n * ROWS);
+                    assert_memory_equal(s, p.sums + t0 * ROWS, n * ROWS * sizeof *s);
+                    rig_close(&r);
+                }
+        problem_close(&p);
+    }
+    mem_free(y);
+    mem_free(s);
+}
+
+/* The contract's blocks and chunks compute what a matrix product is, up to the rounding of activations to int8. */
+static void a_product_is_the_product_of_the_dequantized_weights(void **state) {
+    (void)state;
+    for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
+        problem p = problem_open(f, 1);
+        const kernels_layout *l = kernels_layout_of(f);
+        uint8_t *tile = mem_alloc(1, l->tile_bytes);
+        for (uint32_t row = 0; row < ROWS; row++) {
+            double exact = 0, size = 0;
+            for (uint32_t k = 0; k < COLS; k += l->tile_k) {
+                float w[KERNELS_GROUP];
+                l->pack(tile, p.blocks + ((size_t)row * COLS + k) / l->tile_k * kernels_format_of(f)->block_bytes, 0);
+                l->unpack(w, tile, 0);
+                for (uint32_t i = 0; i < l->tile_k; i++) {
+                    exact += (double)w[i] * (double)p.x[k + i];
+                    size += (double)(w[i] * w[i] * p.x[k + i] * p.x[k + i]);
+                }
+            }
+            double error = fabs(exact - (double)p.product[row]), bound = kernels_layout_is_float(l) ? 1e-5 : 0.05 * sqrt(size);
+            if (!(error <= bound))
+                fail_msg("%s row %u: %g, exactly %g", kernels_format_of(f)->name, row, (double)p.product[row], exact);
+            assert_true(fabs(p.sums[row] - exact) <= bound);
+        }
+        mem_free(tile);
+        problem_close(&p);
+    }
+}
+
+static void rows_split_over_ranks_are_the_rows_of_the_whole(void **state) {
+    (void)state;
+    static const uint32_t cuts[] = {1, 16, 40, 82};
+    float *y = mem_alloc(4 * ROWS, 4);
+    double *s = mem_alloc(4 * ROWS, 8);
+    problem p = problem_open(KERNELS_Q4_1, 4);
+    for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++)
+        for (uint32_t half = 0; half < 2; half++) {
+            rig r;
+            uint32_t row0 = half ? cuts[c] : 0, n_rows = half ? ROWS - cuts[c] : cuts[c];
+            assert_true(rig_open(&r, NULL, 2));
+            multiply(&r, &p, 0, 4, row0, n_rows, y, s);
+            for (uint32_t t = 0; t < 4; t++) assert_same_floats(y + t * n_rows, p.product + t * ROWS + row0, n_rows);
+            rig_close(&r);
+        }
+    problem_close(&p);
+    mem_free(y);
+    mem_free(s);
+}
+
+/* Every rank holds a run of units; the ranks' sums are added in any order. */
+static void units_split_over_ranks_in_any_order_sum_to_the_whole(void **state) {
+    (void)state;
+    for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
+        problem p = problem_open(f, 1);
+        kernels_matrix m = matrix_of(&p);
+        double *part = mem_alloc(N_UNITS * ROWS, sizeof *part);
+        values v = {.seed = 50};
+        for (int trial = 0; trial < 12; trial++) {
+            uint32_t cuts[N_UNITS + 1] = {0}, n_ranks = 0, at = 0;
+            while (at < N_UNITS) cuts[++n_ranks] = at += trial ? 1 + below(&v, N_UNITS - at) : 1;
+            for (uint32_t rank = 0; rank < n_ranks; rank++) {
+                rig r;
+                uint32_t col0 = cuts[rank] * UNIT, n_cols = (cuts[rank + 1] - cuts[rank]) * UNIT;
+                float x[COLS];
+                assert_true(rig_open(&r, NULL, 1));
+                kernels_weight *w = rig_weight(&r, &m, 0, ROWS, col0, n_cols);
+                memcpy(x, p.x + col0, n_cols * sizeof *x);
+                kernels_view in = rig_put(&r, x, n_cols * sizeof *x), out = rig_bytes(&r, ROWS * sizeof *part);
+                r.ops->matmul_units(r.d, out, w, in, rig_act(&r, in, 1, n_cols), 1, UNIT, N_UNITS);
+                rig_get(&r, part + rank * ROWS, out, ROWS * sizeof *part);
+                rig_close(&r);
+            }
+            for (uint32_t row = 0; row < ROWS; row++) {
+                double sum = 0;
+                for (uint32_t i = 0, first = below(&v, n_ranks); i < n_ranks; i++)
+                    sum += part[(first + i) % n_ranks * ROWS + row];
+                assert_memory_equal(&sum, &p.sums[row], sizeof sum);
+            }
+        }
+        mem_free(part);
+        problem_close(&p);
+    }
+}
+
+/* One column of weights a unit, so that the partials are what the test says. */
+static void run_units(const float *partial, uint32_t n, double *sum, uint32_t n_total) {
+    rig r;
+    float ones[64];
+    for (uint32_t i = 0; i < n; i++) ones[i] = 1;
+    assert_true(rig_open(&r, NULL, 1));
+    kernels_matrix m = {KERNELS_F32, 1, n, partial};
+    kernels_view out = rig_bytes(&r, sizeof *sum);
+    r.ops->matmul_units(r.d, out, rig_weight(&r, &m, 0, 1, 0, n), rig_put(&r, ones, n * sizeof *ones), (kernels_view){0}, 1, 1,
+                        n_total);
+    rig_get(&r, sum, out, sizeof *sum);
+    rig_close(&r);
+}
+
+static void sums_on_the_grid_do_not_depend_on_order(void **state) {
+    (void)state;
+    values v = {.seed = 51};
+    for (int trial = 0; trial < 400; trial++) {
+        float partial[64];
+        double first, sum;
+        uint32_t n = 2 + below(&v, 63);
+        for (uint32_t i = 0; i < n; i++) /* ties of the grid among them, and sizes up to the limit */
+            partial[i] = below(&v, 3) ? next_float(&v, 0x1.fp24f / (float)n) : ((float)below(&v, 4096) + 0.5f) * 0x1p-28f;
+        run_units(partial, n, &first, n);
+        for (int shuffle = 0; shuffle < 4; shuffle++) {
+            for (uint32_t i = n - 1; i; i--) {
+                uint32_t j = below(&v, i + 1);
+                float x = partial[i];
+                partial[i] = partial[j];
+                partial[j] = x;
+            }
+            run_units(partial, n, &sum, n);
+            assert_memory_equal(&sum, &first, sizeof sum);
+        }
+    }
+}
+
+static void the_grid_rounds_half_to_even_and_ends_at_its_limit(void **state) {
+    (void)state;
+    static const struct {
+        float partial;
+        uint32_t n_total;
+        double sum;
+    } cases[] = {{0x1p-28f, 1, 0x1p-28},
+                 {0x1.8p-28f, 1, 0x1p-27},
+                 {0x1p-29f, 1, 0},
+                 {0x1.000002p-29f, 1, 0x1p-28},
+                 {-0x1.4p-27f, 1, -0x1p-27},
+                 {0x1p23f, 1, NAN},
+                 {0x1.fffffep22f, 1, 0x1.fffffep22},
+                 {0x1p23f, 4, NAN},
+                 {0x1.fffffep22f, 5, NAN},
+                 {6710886.0f, 5, 6710886},
+                 {6710887.0f, 5, NAN},
+                 {-6710887.0f, 5, NAN},
+                 {INFINITY, 1, NAN},
+                 {NAN, 1, NAN}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        double sum;
+        run_units(&cases[i].partial, 1, &sum, cases[i].n_total);
+        if (!(sum == cases[i].sum || (sum != sum && cases[i].sum != cases[i].sum))) fail_msg("case %zu: %a", i, sum);
+    }
+}
+
+static void a_bad_row_is_found_and_the_others_are_untouched(void **state) {
+    (void)state;
+    static const float poison[] = {NAN, INFINITY, -INFINITY, 3e38f, 0x1p-149f};
+    for (int isa = 0; isa < RIG_N_ISAS; isa++)
+        for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
+            enum { N = 9 };
+            rig r;
+            problem p = problem_open(f, N);
+            uint8_t bad[N], bad_sum[N];
+            float *y = mem_alloc(N * ROWS, 4);
+            double *s = mem_alloc(N * ROWS, 8);
+            for (uint32_t i = 0; i < 5; i++) p.x[(size_t)(i + 2) * COLS + 100 * i] = poison[i];
+            if (rig_open(&r, rig_isas[isa], 2)) {
+                multiply(&r, &p, 0, N, 0, ROWS, y, s);
+                kernels_view sum = rig_put(&r, s, N * ROWS * 8), x = rig_bytes(&r, N * ROWS * 4);
+                r.ops->find_bad(r.d, bad, rig_put(&r, y, N * ROWS * 4), N, ROWS);
+                r.ops->add_reduced(r.d, x, sum, N, ROWS);
+                r.ops->find_bad(r.d, bad_sum, x, N, ROWS);
+                assert_int_equal(r.ops->wait(r.d), ST_OK);
+                for (uint32_t i = 0; i < N; i++) {
+                    if (i >= 2 && i <= 4) assert_true(bad[i] && bad_sum[i]); /* not finite: seen at once */
+                    if (i == 5) assert_true(bad_sum[i]);                     /* finite, but off the grid */
+                    if (i == 6) assert_true(!bad[i] && !bad_sum[i]);         /* subnormal: harmless */
+                    if (i >= 2 && i <= 6) continue;
+                    assert_true(!bad[i] && !bad_sum[i]);
+                    assert_same_floats(y + i * ROWS, p.product + i * ROWS, ROWS);
+                    assert_memory_equal(s + i * ROWS, p.sums + i * ROWS, ROWS * 8);
+                }
+                rig_close(&r);
+            }
+            mem_free(y);
+            mem_free(s);
+            problem_close(&p);
+        }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tokens_threads_and_instruction_sets_do_not_change_a_bit),
+        cmocka_unit_test(a_product_is_the_product_of_the_dequantized_weights),
+        cmocka_unit_test(rows_split_over_ranks_are_the_rows_of_the_whole),
+        cmocka_unit_test(units_split_over_ranks_in_any_order_sum_to_the_whole),
+        cmocka_unit_test(sums_on_the_grid_do_not_depend_on_order),
+        cmocka_unit_test(the_grid_rounds_half_to_even_and_ends_at_its_limit),
+        cmocka_unit_test(a_bad_row_is_found_and_the_others_are_untouched),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

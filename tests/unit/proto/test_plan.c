@@ -1,0 +1,380 @@
+/* Plans and results: their bytes, and what is refused in them. */
+#include "wire_test.h"
+
+#include <math.h>
+
+/* ---- random ones ---- */
+static sampling random_sampling(source *s) {
+    return (sampling){.temperature = 5 * unit(s),
+                      .top_p = unit(s),
+                      .min_p = unit(s),
+                      .top_k = any32(s),
+                      .seed = any64(s),
+                      .sample = below(s, 4)};
+}
+
+static token_tree random_tree(source *s, arena *a) {
+    uint32_t n = below(s, NOUNS_MAX_TREE + 1);
+    uint32_t *parent = arena_alloc(a, n, sizeof *parent);
+    float *probability = below(s, 2) && n ? arena_alloc(a, n, sizeof *probability) : NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        parent[i] = below(s, i + 1) ? below(s, i) : NOUNS_TREE_ROOT;
+        if (probability) probability[i] = unit(s);
+    }
+    return (token_tree){.n_nodes = n, .token = some32(s, a, n), .parent = parent, .probability = probability};
+}
+
+static proto_plan random_plan(source *s, arena *a) {
+    uint32_t n_close = below(s, 20), n_open = below(s, 8), n_work = below(s, below(s, 8) ? 16 : PROTO_MAX_PLAN_SEQUENCES + 1);
+    seq_id *close = arena_alloc(a, n_close, sizeof *close);
+    proto_open *open = arena_alloc(a, n_open, sizeof *open);
+    proto_work *work = arena_alloc(a, n_work, sizeof *work);
+    assert_true(close && open && work);
+    for (uint32_t i = 0; i < n_close; i++) close[i].value = 1 + any64(s) / 2;
+    for (uint32_t i = 0; i < n_open; i++) {
+        uint32_t n = 1 + below(s, 600);
+        open[i] = (proto_open){{1 + any64(s) / 2}, any32(s), random_sampling(s), n, some32(s, a, n)};
+    }
+    for (uint32_t i = 0; i < n_work; i++) {
+        uint32_t n = below(s, 9);
+        block_id *blocks = arena_alloc(a, n, sizeof *blocks);
+        for (uint32_t k = 0; k < n; k++) blocks[k] = (block_id){any32(s), any32(s)};
+        work[i] = (proto_work){{1 + any64(s) / 2}, below(s, 4096), 1 + below(s, 512), n, blocks, random_tree(s, a)};
+    }
+    return (proto_plan){1 + any64(s) / 2, PROTO_PLAN_STEP, n_close, n_open, n_work, close, open, work};
+}
+
+/* ---- equality ---- */
+static void assert_same_work(const proto_work *a, const proto_work *b) {
+    assert_int_equal(a->seq.value, b->seq.value);
+    assert_int_equal(a->start, b->start);
+    assert_int_equal(a->n_prefix, b->n_prefix);
+    assert_int_equal(a->n_blocks, b->n_blocks);
+    if (a->n_blocks) assert_memory_equal(a->blocks, b->blocks, a->n_blocks * sizeof *a->blocks);
+    assert_same_numbers(a->tree.token, a->tree.n_nodes, b->tree.token, b->tree.n_nodes);
+    assert_same_numbers(a->tree.parent, a->tree.n_nodes, b->tree.parent, b->tree.n_nodes);
+    assert_int_equal(a->tree.probability != NULL, b->tree.probability != NULL);
+    if (a->tree.probability) assert_memory_equal(a->tree.probability, b->tree.probability, a->tree.n_nodes * sizeof(float));
+}
+
+static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
+    assert_int_equal(a->id, b->id);
+    assert_int_equal(a->kind, b->kind);
+    assert_int_equal(a->n_close, b->n_close);
+    if (a->n_close) assert_memory_equal(a->close, b->close, a->n_close * sizeof *a->close);
+    assert_int_equal(a->n_open, b->n_open);
+    for (uint32_t i = 0; i < a->n_open; i++) {
+        assert_int_equal(a->open[i].seq.value, b->open[i].seq.value);
+        assert_int_equal(a->open[i].seq_epoch, b->open[i].seq_epoch);
+        assert_same_sampling(&a->open[i].sampling, &b->open[i].sampling);
+        assert_same_numbers(a->open[i].tokens, a->open[i].n_tokens, b->open[i].tokens, b->open[i].n_tokens);
+    }
+    assert_int_equal(a->n_work, b->n_work);
+    for (uint32_t i = 0; i < a->n_work; i++) assert_same_work(&a->work[i], &b->work[i]);
+}
+
+static void a_plan_comes_back_as_it_went_with_the_same_bytes(void **state) {
+    (void)state;
+    source s = {1};
+    for (int i = 0; i < 300; i++) {
+        arena made = arena_for(1 << 20);
+        proto_plan p = random_plan(&s, &made), back;
+        proto_bytes b, again;
+        st_error e = {0};
+        assert_int_equal(proto_plan_encode(&p, &b), ST_OK);
+        arena a = arena_for(b.n);
+        if (proto_plan_decode(b.bytes, b.n, &a, &back, &e)) fail_msg("%s", e.message);
+        assert_same_plan(&p, &back);
+        assert_int_equal(proto_plan_encode(&back, &again), ST_OK);
+        assert_int_equal(b.n, again.n);
+        assert_memory_equal(b.bytes, again.bytes, b.n);
+        proto_bytes_free(&b);
+        proto_bytes_free(&again);
+        arena_deinit(&a);
+        arena_deinit(&made);
+    }
+}
+
+/* ---- one plan, to vary ---- */
+static const uint32_t prompt[] = {1, 2, 300}, tree_token[] = {7, 8, 9}, tree_parent[] = {NOUNS_TREE_ROOT, 0, NOUNS_TREE_ROOT};
+static const float tree_probability[] = {0.5f, 0.25f, 0.125f};
+static const block_id blocks[] = {{5, 1}, {600, 2}};
+static const seq_id closed[] = {{3}, {4}};
+
+typedef struct {
+    proto_open open;
+    proto_work work;
+    proto_plan plan;
+} sample;
+
+static void make_sample(sample *x) {
+    x->open =
+        (proto_open){{9}, 2, {.temperature = 1, .top_p = 0.5f, .min_p = 0.25f, .top_k = 40, .seed = 77, .sample = 0}, 3, prompt};
+    x->work = (proto_work){{9}, 0, 3, 2, blocks, {3, tree_token, tree_parent, tree_probability}};
+    x->plan = (proto_plan){12, PROTO_PLAN_STEP, 2, 1, 1, closed, &x->open, &x->work};
+}
+
+/* These bytes are the wire: if this test fails, old and new ranks no longer understand each other, and the frame's version must
+ * change. Checked by `protoc --decode=consort.control.v1.Plan`. */
+static void the_bytes_of_a_plan_are_frozen(void **state) {
+    (void)state;
+    static const char expected[] =
+        "080c10011a0203042226080910021a1a0d0000803f150000003f1d0000803e2028294d0000000000000022040102ac02"
+        "2a2508091803220305d8042a02010232030708093a03000100420c0000003f0000803e0000003e";
+    sample x;
+    proto_bytes b;
+    make_sample(&x);
+    assert_int_equal(proto_plan_encode(&x.plan, &b), ST_OK);
+    char hex[512] = "";
+    for (size_t i = 0; i < b.n; i++) snprintf(hex + 2 * i, 3, "%02x", b.bytes[i]);
+    assert_string_equal(hex, expected);
+    proto_bytes_free(&b);
+}
+
+static void assert_refused(const proto_plan *p, const char *expected) {
+    proto_bytes b;
+    proto_plan back;
+    st_error e = {0};
+    assert_int_equal(proto_plan_encode(p, &b), ST_OK);
+    arena a = arena_for(b.n);
+    assert_int_equal(proto_plan_decode(b.bytes, b.n, &a, &back, &e), ST_FATAL_PROTOCOL);
+    assert_string_equal(e.message, expected);
+    assert_int_equal(a.used_bytes, 0);
+    assert_int_equal(proto_plan_decode(b.bytes, b.n, &a, &back, NULL), ST_FATAL_PROTOCOL);
+    proto_bytes_free(&b);
+    arena_deinit(&a);
+}
+
+#define REFUSED(change, expected)                                                                                                \
+    do {                                                                                                                         \
+        sample x;                                                                                                                \
+        make_sample(&x);                                                                                                         \
+        change;                                                                                                                  \
+        assert_refused(&x.plan, expected);                                                                                       \
+    } while (0)
+
+static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
+    (void)state;
+    static const seq_id none[] = {{3}, {0}};
+    static const uint32_t late[] = {NOUNS_TREE_ROOT, 2, 0}, self[] = {0, 0, 0};
+    static const float odd[] = {0.5f, NAN, 0}, big[] = {0.5f, 0.5f, 1.5f};
+    REFUSED(x.plan.id = 0, "Plan: id: 0; plans count from 1");
+    REFUSED(x.plan.kind = (proto_plan_kind)9, "Plan: kind: 9 is unknown");
+    REFUSED(x.plan.close = none, "Plan: close[1]: 0 is none");
+    REFUSED(x.open.seq.value = 0, "Plan: open[0]: seq: 0 is none");
+    REFUSED(x.open.n_tokens = 0, "Plan: open[0]: tokens: 0 are outside 1 .. 1048576");
+    REFUSED(x.open.sampling.temperature = -1, "Plan: open[0]: sampling.temperature: -1 is not finite and >= 0");
+    REFUSED(x.open.sampling.temperature = NAN, "Plan: open[0]: sampling.temperature: nan is not finite and >= 0");
+    REFUSED(x.open.sampling.temperature = INFINITY, "Plan: open[0]: sampling.temperature: inf is not finite and >= 0");
+    REFUSED(x.open.sampling.top_p = NAN, "Plan: open[0]: sampling.top_p: nan is outside 0 .. 1");
+    REFUSED(x.open.sampling.top_p = 1.5f, "Plan: open[0]: sampling.top_p: 1.5 is outside 0 .. 1");
+    REFUSED(x.open.sampling.min_p = -1, "Plan: open[0]: sampling.min_p: -1 is outside 0 .. 1");
+    REFUSED(x.work.seq.value = 0, "Plan: work[0]: seq: 0 is none");
+    REFUSED(x.work.n_prefix = 0, "Plan: work[0]: n_prefix: 0; expected 1 or more");
+    REFUSED(x.work.start = UINT32_MAX, "Plan: work[0]: n_prefix: 3 from 4294967295 is over 1048576 tokens");
+    REFUSED(x.work.tree.parent = late, "Plan: work[0]: tree_parent[1]: node 2 does not come before it");
+    REFUSED(x.work.tree.parent = self, "Plan: work[0]: tree_parent[0]: node 0 does not come before it");
+    REFUSED(x.work.tree.probability = odd, "Plan: work[0]: tree_probability[1]: nan is outside 0 .. 1");
+    REFUSED(x.work.tree.probability = big, "Plan: work[0]: tree_probability[2]: 1.5 is outside 0 .. 1");
+}
+
+static void a_plan_with_too_many_parts_is_refused(void **state) {
+    (void)state;
+    enum { N = PROTO_MAX_RUNNING + 1 };
+    seq_id *close = calloc(N, sizeof *close);
+    proto_open *open = calloc(N, sizeof *open);
+    proto_work *work = calloc(N, sizeof *work);
+    uint32_t *numbers = calloc(NOUNS_MAX_TREE + 1, sizeof *numbers);
+    sample one;
+    make_sample(&one);
+    for (int i = 0; i < N; i++) close[i].value = 1, open[i] = one.open, work[i] = one.work;
+    for (int i = 0; i <= NOUNS_MAX_TREE; i++) numbers[i] = NOUNS_TREE_ROOT;
+    REFUSED((x.plan.close = close, x.plan.n_close = N), "Plan: close: 4097 are over 4096");
+    REFUSED((x.plan.open = open, x.plan.n_open = N), "Plan: open: 4097 are over 4096");
+    REFUSED((x.plan.work = work, x.plan.n_work = 257), "Plan: work: 257 are over 256");
+    REFUSED((x.work.tree = (token_tree){NOUNS_MAX_TREE + 1, numbers, numbers, NULL}),
+            "Plan: work[0]: tree_token: 65 nodes are over 64");
+    proto_plan most = {1, PROTO_PLAN_STEP, N - 1, N - 1, 256, close, open, work}, back;
+    proto_bytes b;
+    st_error e;
+    assert_int_equal(proto_plan_encode(&most, &b), ST_OK);
+    arena a = arena_for(b.n);
+    if (proto_plan_decode(b.bytes, b.n, &a, &back, &e)) fail_msg("%s", e.message);
+    proto_bytes_free(&b);
+    arena_deinit(&a);
+    free(close), free(open), free(work), free(numbers);
+}
+
+/* Field numbers of control.proto. */
+static void assert_work_refused(const raw_message *work, const char *expected) {
+    raw_message m = {.n = 0};
+    put_number(&m, 1, 1);
+    put_number(&m, 2, 1);
+    put_bytes(&m, 5, work->bytes, work->n);
+    proto_plan back;
+    st_error e;
+    arena a = arena_for(m.n);
+    assert_int_equal(proto_plan_decode(m.bytes, m.n, &a, &back, &e), ST_FATAL_PROTOCOL);
+    assert_string_equal(e.message, expected);
+    arena_deinit(&a);
+}
+
+static void arrays_that_belong_together_have_one_length(void **state) {
+    (void)state;
+    raw_message good = {.n = 0}, m;
+    put_number(&good, 1, 5);
+    put_number(&good, 3, 1);
+    m = good, put_bytes(&m, 4, "\1\2", 2), put_bytes(&m, 5, "\1", 1);
+    assert_work_refused(&m, "Plan: work[0]: block_generation: 1 for 2 blocks");
+    m = good, put_bytes(&m, 6, "\1\2", 2), put_bytes(&m, 7, "\0", 1);
+    assert_work_refused(&m, "Plan: work[0]: tree_parent: 1 for 2 nodes");
+    m = good, put_bytes(&m, 6, "\1", 1), put_bytes(&m, 7, "\0", 1), put_bytes(&m, 8, "\0\0\0\0\0\0\0\0", 8);
+    assert_work_refused(&m, "Plan: work[0]: tree_probability: 2 for 1 nodes");
+}
+
+static void a_cut_or_bent_plan_never_breaks_the_decoder(void **state) {
+    (void)state;
+    source s = {4};
+    sample x;
+    proto_bytes b;
+    make_sample(&x);
+    assert_int_equal(proto_plan_encode(&x.plan, &b), ST_OK);
+    arena a = arena_for(b.n);
+    for (int i = 0; i < 20000; i++) {
+        size_t n = i < (int)b.n ? (size_t)i : b.n;
+        uint8_t *exact = malloc(n ? n : 1);
+        memcpy(exact, b.bytes, n);
+        for (uint32_t k = i < (int)b.n ? 0 : 1 + below(&s, 3); k && n; k--) exact[below(&s, (uint32_t)n)] = (uint8_t)draw(&s);
+        proto_plan back;
+        st_error e;
+        st_code code = proto_plan_decode(exact, n, &a, &back, &e);
+        assert_true(code == ST_OK || code == ST_FATAL_PROTOCOL || code == ST_FATAL_MEMORY);
+        arena_reset(&a, 0);
+        free(exact);
+    }
+    proto_bytes_free(&b);
+    arena_deinit(&a);
+}
+
+static void a_full_arena_is_said_and_left_as_it_was(void **state) {
+    (void)state;
+    source s = {5};
+    arena made = arena_for(1 << 20);
+    proto_plan p = random_plan(&s, &made), back;
+    while (p.n_work < 4 || !p.n_open) p = random_plan(&s, &made);
+    proto_bytes b;
+    st_error e;
+    assert_int_equal(proto_plan_encode(&p, &b), ST_OK);
+    st_code code = ST_FATAL_MEMORY;
+    size_t size = 0;
+    for (; code; size += 256) {
+        arena a;
+        assert_int_equal(arena_init(&a, size), ST_OK);
+        code = proto_plan_decode(b.bytes, b.n, &a, &back, &e);
+        assert_true(code == ST_OK || (code == ST_FATAL_MEMORY && !a.used_bytes));
+        arena_deinit(&a);
+    }
+    assert_true(size < proto_arena_bytes(b.n));
+    proto_bytes_free(&b);
+    arena_deinit(&made);
+}
+
+static void encoding_survives_each_failing_allocation(void **state) {
+    (void)state;
+    sample x;
+    proto_bytes b = {0};
+    make_sample(&x);
+    for (uint64_t n = 1; n <= 2; n++) {
+        mem_fail_at(n);
+        assert_int_equal(proto_plan_encode(&x.plan, &b), ST_FATAL_MEMORY);
+        assert_null(b.bytes);
+    }
+    proto_item item = {.seq = {1}, .n_tokens = 3, .tokens = prompt};
+    proto_result r = {1, 2, 3, 1, &item};
+    for (uint64_t n = 1; n <= 3; n++) {
+        mem_fail_at(n);
+        assert_int_equal(proto_result_encode(&r, &b), ST_FATAL_MEMORY);
+        assert_null(b.bytes);
+    }
+    mem_fail_at(0);
+}
+
+/* ---- results ---- */
+static void a_result_comes_back_as_it_went(void **state) {
+    (void)state;
+    source s = {6};
+    for (int i = 0; i < 300; i++) {
+        arena made = arena_for(1 << 18);
+        uint32_t n = below(&s, PROTO_MAX_PLAN_SEQUENCES + 1);
+        proto_item *items = arena_alloc(&made, n, sizeof *items);
+        for (uint32_t k = 0; k < n; k++) {
+            uint32_t m = below(&s, NOUNS_MAX_TREE + 2);
+            items[k] =
+                (proto_item){{1 + any64(&s) / 2}, below(&s, 2) ? ST_OK : ST_ERR_NUMERIC, below(&s, 40), m, some32(&s, &made, m)};
+        }
+        proto_result r = {1 + any64(&s) / 2, any64(&s), any32(&s), n, items}, back;
+        proto_bytes b;
+        st_error e = {0};
+        assert_int_equal(proto_result_encode(&r, &b), ST_OK);
+        arena a = arena_for(b.n);
+        if (proto_result_decode(b.bytes, b.n, &a, &back, &e)) fail_msg("%s", e.message);
+        assert_int_equal(r.plan_id, back.plan_id);
+        assert_int_equal(r.step_ns, back.step_ns);
+        assert_int_equal(r.n_rows, back.n_rows);
+        assert_int_equal(r.n_items, back.n_items);
+        for (uint32_t k = 0; k < n; k++) {
+            assert_int_equal(items[k].seq.value, back.items[k].seq.value);
+            assert_int_equal(items[k].code, back.items[k].code);
+            assert_int_equal(items[k].layer, back.items[k].layer);
+            assert_same_numbers(items[k].tokens, items[k].n_tokens, back.items[k].tokens, back.items[k].n_tokens);
+        }
+        proto_bytes_free(&b);
+        arena_deinit(&a);
+        arena_deinit(&made);
+    }
+}
+
+static void assert_result_refused(const proto_result *r, const char *expected) {
+    proto_bytes b;
+    proto_result back;
+    st_error e;
+    assert_int_equal(proto_result_encode(r, &b), ST_OK);
+    arena a = arena_for(b.n);
+    assert_int_equal(proto_result_decode(b.bytes, b.n, &a, &back, &e), ST_FATAL_PROTOCOL);
+    assert_string_equal(e.message, expected);
+    assert_int_equal(a.used_bytes, 0);
+    proto_bytes_free(&b);
+    arena_deinit(&a);
+}
+
+static void a_result_with_a_bad_field_is_refused_by_its_name(void **state) {
+    (void)state;
+    uint32_t many[NOUNS_MAX_TREE + 2] = {0};
+    proto_item items[PROTO_MAX_PLAN_SEQUENCES + 1];
+    for (size_t i = 0; i < sizeof items / sizeof items[0]; i++)
+        items[i] = (proto_item){.seq = {1}, .n_tokens = 3, .tokens = prompt};
+    assert_result_refused(&(proto_result){0, 1, 1, 1, items}, "Result: plan_id: 0; plans count from 1");
+    assert_result_refused(&(proto_result){1, 1, 1, 257, items}, "Result: items: 257 are over 256");
+    items[1].seq.value = 0;
+    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: seq: 0 is none");
+    items[1] = (proto_item){.seq = {1}, .code = (st_code)99};
+    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: code: 99 is outside 0 .. 15");
+    items[1] = (proto_item){.seq = {1}, .n_tokens = NOUNS_MAX_TREE + 2, .tokens = many};
+    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: tokens: 66 are over 65");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_plan_comes_back_as_it_went_with_the_same_bytes),
+        cmocka_unit_test(the_bytes_of_a_plan_are_frozen),
+        cmocka_unit_test(a_plan_with_a_bad_field_is_refused_by_its_name),
+        cmocka_unit_test(a_plan_with_too_many_parts_is_refused),
+        cmocka_unit_test(arrays_that_belong_together_have_one_length),
+        cmocka_unit_test(a_cut_or_bent_plan_never_breaks_the_decoder),
+        cmocka_unit_test(a_full_arena_is_said_and_left_as_it_was),
+        cmocka_unit_test(encoding_survives_each_failing_allocation),
+        cmocka_unit_test(a_result_comes_back_as_it_went),
+        cmocka_unit_test(a_result_with_a_bad_field_is_refused_by_its_name),
+    };
+    return cmocka_run_group_tests_name("proto_plan", tests, NULL, NULL);
+}

@@ -1,0 +1,184 @@
+/* Replies and the status. */
+#include "wire_test.h"
+
+#include <math.h>
+
+static void assert_same_reply(const proto_reply *a, const proto_reply *b) {
+    assert_int_equal(a->request_id != NULL, b->request_id != NULL);
+    if (a->request_id) assert_string_equal(a->request_id, b->request_id);
+    assert_int_equal(a->has_seed, b->has_seed);
+    assert_int_equal(a->seed, b->seed);
+    assert_int_equal(a->text_bytes, b->text_bytes);
+    if (a->text_bytes) assert_memory_equal(a->text, b->text, a->text_bytes);
+    assert_same_numbers(a->tokens, a->n_tokens, b->tokens, b->n_tokens);
+    assert_int_equal(a->finish_reason != NULL, b->finish_reason != NULL);
+    if (!a->finish_reason) return;
+    assert_string_equal(a->finish_reason, b->finish_reason);
+    assert_int_equal(a->prompt_tokens, b->prompt_tokens);
+    assert_int_equal(a->completion_tokens, b->completion_tokens);
+    assert_int_equal(a->queue_ns, b->queue_ns);
+    assert_int_equal(a->first_token_ns, b->first_token_ns);
+    assert_int_equal(a->total_ns, b->total_ns);
+}
+
+static void a_reply_comes_back_as_it_went(void **state) {
+    (void)state;
+    source s = {1};
+    for (int i = 0; i < 300; i++) {
+        arena made = arena_for(1 << 12);
+        proto_reply r = {.has_seed = below(&s, 2), .n_tokens = below(&s, 70)}, back;
+        proto_bytes b;
+        st_error e = {0};
+        if (r.has_seed) r.seed = any64(&s);
+        if (below(&s, 2)) r.request_id = "r-1";
+        if (below(&s, 2)) r.text = "na\xC3\xAFve", r.text_bytes = 6;
+        r.tokens = some32(&s, &made, r.n_tokens);
+        if (below(&s, 2)) {
+            r.finish_reason = below(&s, 2) ? "stop" : "length";
+            r.prompt_tokens = any32(&s), r.completion_tokens = any32(&s);
+            r.queue_ns = any64(&s), r.first_token_ns = any64(&s), r.total_ns = any64(&s);
+        }
+        assert_int_equal(proto_reply_encode(&r, &b), ST_OK);
+        arena a = arena_for(b.n);
+        if (proto_reply_decode(b.bytes, b.n, &a, &back, &e)) fail_msg("%s", e.message);
+        assert_same_reply(&r, &back);
+        proto_bytes_free(&b);
+        arena_deinit(&a);
+        arena_deinit(&made);
+    }
+}
+
+static void a_reply_with_bad_text_is_refused(void **state) {
+    (void)state;
+    proto_reply r = {.request_id = "a b"}, back;
+    proto_bytes b;
+    st_error e;
+    arena a = arena_for(100);
+    assert_int_equal(proto_reply_encode(&r, &b), ST_OK);
+    assert_int_equal(proto_reply_decode(b.bytes, b.n, &a, &back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "request_id: byte 0x20 at 1: expected printable ASCII without spaces");
+    proto_bytes_free(&b);
+    r = (proto_reply){.text = "\xFF", .text_bytes = 1};
+    assert_int_equal(proto_reply_encode(&r, &b), ST_OK);
+    assert_int_equal(proto_reply_decode(b.bytes, b.n, &a, &back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "text: byte 0xff at 0 is not UTF-8");
+    assert_int_equal(proto_reply_decode((const uint8_t *)"\x0F", 1, &a, &back, &e), ST_ERR_FORMAT);
+    assert_int_equal(a.used_bytes, 0);
+    proto_bytes_free(&b);
+    arena_deinit(&a);
+}
+
+static proto_status sample_status(proto_worker_status *workers, uint32_t n) {
+    source s = {7};
+    proto_status x = {.version = "0.1.0",
+                      .model = "SmolLM2 135M",
+                      .ready = true,
+                      .reason = "it\xE2\x80\x99s fine",
+                      .uptime_ns = UINT64_MAX,
+                      .requests_running = 1,
+                      .requests_waiting = 2,
+                      .requests_done = 3,
+                      .requests_failed = 4,
+                      .tokens_generated = 5,
+                      .tokens_prompt = 6,
+                      .steps = 7,
+                      .largest_batch = 8,
+                      .kv_blocks_total = 9,
+                      .kv_blocks_used = 10,
+                      .cluster_epoch = 11,
+                      .n_workers = n,
+                      .workers = workers};
+    for (uint32_t i = 0; i < n; i++) {
+        workers[i] = (proto_worker_status){.up = i % 2, .step_ms = unit(&s), .steps = any64(&s)};
+        proto_register *r = &workers[i].info;
+        *r = (proto_register){.rank = i, .group_size = 1, .role = "verifier", .hostname = "localhost", .kv_blocks = any64(&s)};
+        for (int k = 0; k < 32; k++) r->model_hash[k] = (uint8_t)draw(&s);
+    }
+    return x;
+}
+
+static void assert_same_status(const proto_status *a, const proto_status *b) {
+    assert_string_equal(a->version, b->version);
+    assert_string_equal(a->model, b->model);
+    assert_string_equal(a->reason, b->reason);
+    assert_true(a->ready == b->ready && a->draining == b->draining);
+    assert_int_equal(a->uptime_ns, b->uptime_ns);
+    assert_int_equal(a->requests_running, b->requests_running);
+    assert_int_equal(a->requests_waiting, b->requests_waiting);
+    assert_int_equal(a->requests_done, b->requests_done);
+    assert_int_equal(a->requests_failed, b->requests_failed);
+    assert_int_equal(a->tokens_generated, b->tokens_generated);
+    assert_int_equal(a->tokens_prompt, b->tokens_prompt);
+    assert_int_equal(a->steps, b->steps);
+    assert_int_equal(a->largest_batch, b->largest_batch);
+    assert_int_equal(a->kv_blocks_total, b->kv_blocks_total);
+    assert_int_equal(a->kv_blocks_used, b->kv_blocks_used);
+    assert_int_equal(a->cluster_epoch, b->cluster_epoch);
+    assert_int_equal(a->n_workers, b->n_workers);
+    for (uint32_t i = 0; i < a->n_workers; i++) {
+        const proto_worker_status *x = &a->workers[i], *y = &b->workers[i];
+        assert_same_register(&x->info, &y->info);
+        assert_true(x->up == y->up && x->step_ms == y->step_ms);
+        assert_int_equal(x->steps, y->steps);
+    }
+}
+
+static void a_status_comes_back_as_it_went(void **state) {
+    (void)state;
+    proto_worker_status *workers = calloc(PROTO_MAX_WORKERS + 1, sizeof *workers);
+    static const uint32_t counts[] = {0, 1, PROTO_MAX_WORKERS};
+    for (size_t i = 0; i < 3; i++) {
+        proto_status s = sample_status(workers, counts[i]), back;
+        proto_bytes b;
+        st_error e = {0};
+        assert_int_equal(proto_status_encode(&s, &b), ST_OK);
+        arena a = arena_for(b.n);
+        if (proto_status_decode(b.bytes, b.n, &a, &back, &e)) fail_msg("%s", e.message);
+        assert_same_status(&s, &back);
+        proto_bytes_free(&b);
+        arena_deinit(&a);
+    }
+    free(workers);
+}
+
+static void a_status_with_a_bad_worker_is_refused_by_its_index(void **state) {
+    (void)state;
+    proto_worker_status *workers = calloc(PROTO_MAX_WORKERS + 1, sizeof *workers);
+    proto_status s = sample_status(workers, 2), back;
+    proto_bytes b;
+    st_error e;
+    arena a = arena_for(1 << 20);
+    workers[1].info.role[0] = '\t';
+    assert_int_equal(proto_status_encode(&s, &b), ST_OK);
+    assert_int_equal(proto_status_decode(b.bytes, b.n, &a, &back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "workers[1]: role: byte 0x09 at 0: expected printable ASCII without spaces");
+    proto_bytes_free(&b);
+    s = sample_status(workers, 1), workers[0].step_ms = NAN;
+    assert_int_equal(proto_status_encode(&s, &b), ST_OK);
+    assert_int_equal(proto_status_decode(b.bytes, b.n, &a, &back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "workers[0]: step_ms: nan is not finite");
+    proto_bytes_free(&b);
+    s = sample_status(workers, PROTO_MAX_WORKERS + 1);
+    assert_int_equal(proto_status_encode(&s, &b), ST_OK);
+    assert_int_equal(proto_status_decode(b.bytes, b.n, &a, &back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "workers: 1025 are over 1024");
+    assert_int_equal(a.used_bytes, 0);
+    proto_bytes_free(&b);
+    for (uint64_t n = 1; n <= 3; n++) {
+        mem_fail_at(n);
+        assert_int_equal(proto_status_encode(&s, &b), ST_FATAL_MEMORY);
+    }
+    mem_fail_at(0);
+    arena_deinit(&a);
+    free(workers);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_reply_comes_back_as_it_went),
+        cmocka_unit_test(a_reply_with_bad_text_is_refused),
+        cmocka_unit_test(a_status_comes_back_as_it_went),
+        cmocka_unit_test(a_status_with_a_bad_worker_is_refused_by_its_index),
+    };
+    return cmocka_run_group_tests_name("proto_reply", tests, NULL, NULL);
+}

@@ -1,0 +1,96 @@
+/* wire_test: what the tests of proto share: a seeded random source and an arena that must be large enough. */
+#ifndef CONSORT_TESTS_WIRE_TEST_H
+#define CONSORT_TESTS_WIRE_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka wants the four above */
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "proto/proto.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    uint64_t state;
+} source;
+
+/* SplitMix64 (Steele, Lea, Flood 2014). */
+static inline uint64_t draw(source *s) {
+    uint64_t z = (s->state += 0x9E3779B97F4A7C15u);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+static inline uint32_t below(source *s, uint32_t n) { return (uint32_t)(draw(s) % n); }
+static inline float unit(source *s) { return (float)(draw(s) >> 40) * 0x1p-24f; }
+/* Small numbers often, all sizes sometimes, as varints come. */
+static inline uint32_t any32(source *s) { return (uint32_t)draw(s) >> below(s, 32); }
+static inline uint64_t any64(source *s) { return draw(s) >> below(s, 64); }
+
+static inline uint32_t *some32(source *s, arena *a, uint32_t n) {
+    uint32_t *p = arena_alloc(a, n, sizeof *p);
+    assert_non_null(p);
+    for (uint32_t i = 0; i < n; i++) p[i] = any32(s);
+    return p;
+}
+
+static inline arena arena_for(size_t n_bytes) {
+    arena a;
+    assert_int_equal(arena_init(&a, proto_arena_bytes(n_bytes)), ST_OK);
+    return a;
+}
+
+static inline void assert_same_numbers(const uint32_t *a, uint32_t n_a, const uint32_t *b, uint32_t n_b) {
+    assert_int_equal(n_a, n_b);
+    if (n_a) assert_memory_equal(a, b, n_a * sizeof *a);
+}
+
+static inline void assert_same_sampling(const sampling *a, const sampling *b) {
+    assert_true(a->temperature == b->temperature && a->top_p == b->top_p && a->min_p == b->min_p);
+    assert_int_equal(a->top_k, b->top_k);
+    assert_int_equal(a->seed, b->seed);
+    assert_int_equal(a->sample, b->sample);
+}
+
+/* Member by member: padding has no value. */
+static inline void assert_same_register(const proto_register *a, const proto_register *b) {
+#define U(name)    assert_int_equal(a->name, b->name);
+#define WORD(name) assert_string_equal(a->name, b->name);
+#define HASH(name) assert_memory_equal(a->name, b->name, sizeof a->name);
+#include "proto/register.def"
+#undef U
+#undef WORD
+#undef HASH
+}
+
+/* Bytes of a message written by hand: varints, tags, lengths. */
+typedef struct {
+    uint8_t bytes[1 << 16];
+    size_t n;
+} raw_message;
+static inline void put_varint(raw_message *m, uint64_t v) {
+    for (; v > 127; v >>= 7) m->bytes[m->n++] = (uint8_t)(v | 128);
+    m->bytes[m->n++] = (uint8_t)v;
+}
+static inline void put_number(raw_message *m, uint32_t field, uint64_t v) {
+    put_varint(m, field << 3);
+    put_varint(m, v);
+}
+static inline void put_bytes(raw_message *m, uint32_t field, const void *bytes, size_t n) {
+    put_varint(m, field << 3 | 2);
+    put_varint(m, n);
+    memcpy(m->bytes + m->n, bytes, n);
+    m->n += n;
+}
+static inline void put_float(raw_message *m, uint32_t field, float v) {
+    put_varint(m, field << 3 | 5);
+    memcpy(m->bytes + m->n, &v, 4);
+    m->n += 4;
+}
+
+#endif
