@@ -114,14 +114,23 @@ static void send_last(stream *s, sched_finish finish) {
     reply(s, &r);
 }
 
+/* What the client is told of an error; where the cluster is not ready, also why. */
+static void explain(coordinator *c, const sched_action *a, char *text, size_t n) {
+    char why[256] = "";
+    if (a->code == ST_ERR_UNAVAILABLE) members_explain(c, why, sizeof why);
+    if (a->code) snprintf(text, n, "%s%s%s", a->message[0] ? a->message : st_text(a->code), why[0] ? ": " : "", why);
+}
+
 void front_finished(coordinator *c, const sched_action *a) {
     static const char *const words[] = {"none", "stop", "length", "cancelled", "error"};
     stream *s = stream_of(c, a->seq);
     double ms = (double)(net_now_ns() - s->start_ns) / 1e6;
+    char text[ST_MESSAGE_BYTES] = "";
     if (!a->code) send_last(s, a->finish);
-    if (s->call) net_call_finish(s->call, st_grpc(a->code), a->code ? (a->message[0] ? a->message : st_text(a->code)) : "");
+    explain(c, a, text, sizeof text);
+    if (s->call) net_call_finish(s->call, st_grpc(a->code), text);
     log_line(LOG_INFO, "coordinator", "request %s: %s, %zu prompt tokens, %u tokens, %.1f ms%s%s", s->request.request_id,
-             words[a->finish], s->prompt.n, s->n_tokens, ms, a->message[0] ? ": " : "", a->message);
+             words[a->finish], s->prompt.n, s->n_tokens, ms, text[0] ? ": " : "", text);
     *(a->code ? &c->front.failed : &c->front.done) += 1;
     c->front.prompt_tokens += s->prompt.n;
     c->front.answer_tokens += s->n_tokens;
@@ -138,11 +147,11 @@ static st_code tokenize(stream *s, st_error *e) {
     st_code code = ST_OK;
     if (r->prompt_kind == PROTO_PROMPT_TEXT) {
         code = model_tokenize(t, r->text, r->text_bytes, true, most, &s->prompt, e);
-        return code ? st_prefix(e, "prompt") : ST_OK;
+        return code ? st_prefix(e, "text") : ST_OK;
     }
     if (r->prompt_kind == PROTO_PROMPT_CHAT) {
         code = model_chat_tokenize(t, (const model_message *)r->messages, r->n_messages, most, &s->prompt, e);
-        return code ? st_prefix(e, "messages") : ST_OK;
+        return code ? st_prefix(e, "chat") : ST_OK;
     }
     for (uint32_t i = 0; i < r->n_tokens; i++)
         if (r->tokens[i] >= model_vocabulary_size(t))
