@@ -645,7 +645,7 @@ void net_loop_destroy(net_loop *l) {
     while (l->tcps) tcp_end(l->tcps, "the loop has ended");
     uv_walk(&l->uv, close_rest, NULL); /* all tcps are closing: what is left are timers, listeners and our own handles */
     l->soons.next = l->soons.previous = &l->soons;
-    uv_run(&l->uv, UV_RUN_DEFAULT);
+    while (uv_run(&l->uv, UV_RUN_DEFAULT)) continue; /* a post may have called net_loop_stop */
     int rc = uv_loop_close(&l->uv);
     INVARIANT(rc == 0);
     pthread_mutex_destroy(&l->lock);
