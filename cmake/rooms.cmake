@@ -21,10 +21,6 @@ if(CONSORT_FUZZ) # the rooms tell libFuzzer which of their branches were taken; 
   target_compile_options(consort_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
-if(CONSORT_FUZZ)
-  target_compile_options(consort_flags INTERFACE -fsanitize=fuzzer-no-link) # coverage of the rooms guides the fuzzers
-endif()
-
 function(consort_room name)
   cmake_parse_arguments(R "" "" "SOURCES;SEES;LINKS" ${ARGN})
   add_library(consort_${name} STATIC ${R_SOURCES})
