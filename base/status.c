@@ -32,8 +32,13 @@ st_code st_prefix(st_error *e, const char *format, ...) {
     vsnprintf(head, sizeof head, format, args);
     va_end(args);
     memcpy(old, e->message, sizeof old);
-    int n = snprintf(e->message, sizeof e->message, "%s: ", head);
-    if (n > 0 && (size_t)n < sizeof e->message) snprintf(e->message + n, sizeof e->message - (size_t)n, "%s", old);
+    size_t n = strlen(head), room = sizeof e->message - 1;
+    snprintf(head + n, sizeof head - n, ": ");
+    n = strlen(head);
+    size_t n_old = strlen(old) < room - n ? strlen(old) : room - n;
+    memcpy(e->message, head, n);
+    memcpy(e->message + n, old, n_old);
+    e->message[n + n_old] = 0;
     return e->code;
 }
 

@@ -24,7 +24,16 @@ typedef enum {
     CLIENT_U32,
     CLIENT_U64,
     CLIENT_F64,
+    CLIENT_SET,      /* client_setter: gets the text; may be given several times */
+    CLIENT_SET_FLAG, /* client_setter: gets "" */
 } client_kind;
+
+/* Stores an option elsewhere; `name` is the option's, without its dashes. Errors: the message says what is wrong with the value.
+ */
+typedef struct {
+    st_code (*set)(void *context, const char *name, const char *value, st_error *e);
+    void *context;
+} client_setter;
 
 typedef struct {
     const char *name; /* "--model", or "FILE" (no dashes) for a positional argument, in the order of the table */

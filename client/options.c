@@ -36,8 +36,11 @@ static bool unsigned_value(const char *text, uint64_t max, uint64_t *out) {
     return *text >= '0' && *text <= '9' && !*end && !errno && v <= max;
 }
 
-/* Stores `text`; returns what was expected if it is not that. */
-static const char *store(const client_option *o, const char *text) {
+static bool is_flag(const client_option *o) { return o->kind == CLIENT_FLAG || o->kind == CLIENT_SET_FLAG; }
+
+/* Stores `text`; returns what was expected if it is not that. `e` holds the text where a setter said it. */
+static const char *store(const client_option *o, const char *text, st_error *e) {
+    const client_setter *setter = o->out;
     uint64_t u;
     char *end;
     switch (o->kind) {
@@ -51,6 +54,8 @@ static const char *store(const client_option *o, const char *text) {
         if (!unsigned_value(text, UINT64_MAX, &u)) return "a whole number from 0 to 18446744073709551615";
         *(uint64_t *)o->out = u;
         return NULL;
+    case CLIENT_SET:
+    case CLIENT_SET_FLAG: return setter->set(setter->context, o->name + 2, text, e) ? e->message : NULL;
     case CLIENT_F64:
         *(double *)o->out = strtod(text, &end);
         return !*text || *end || !isfinite(*(double *)o->out) ? "a number" : NULL;
@@ -70,6 +75,7 @@ static const client_option *find(const client_option *options, size_t n, const c
 
 int client_options(int argc, char **argv, const char *about, const client_option *options, size_t n) {
     size_t n_positional = 0;
+    st_error e = {0};
     uint64_t seen = 0; /* bit i: option i was given */
     INVARIANT(n <= 64);
     for (int i = 1; i < argc; i++) {
@@ -80,8 +86,12 @@ int client_options(int argc, char **argv, const char *about, const client_option
             return CLIENT_USAGE;
         }
         const char *value = is_positional(o) ? argv[i] : strchr(argv[i], '=');
-        if (!is_positional(o)) value = value ? value + 1 : o->kind == CLIENT_FLAG ? "" : ++i < argc ? argv[i] : NULL;
-        const char *expected = !value ? "a value" : o->kind == CLIENT_FLAG && *value ? "no value" : store(o, value);
+        if (!is_positional(o)) value = value ? value + 1 : is_flag(o) ? "" : ++i < argc ? argv[i] : NULL;
+        const char *expected = !value ? "a value" : is_flag(o) && *value ? "no value" : store(o, value, &e);
+        if (expected == e.message) {
+            fprintf(stderr, "consort %s: %s\n", argv[0], e.message);
+            return CLIENT_USAGE;
+        }
         if (expected) {
             fprintf(stderr, "consort %s: %s %s: expected %s\n", argv[0], o->name, value ? value : "", expected);
             return CLIENT_USAGE;

@@ -6,7 +6,7 @@
 #   One libFuzzer program (only with CONSORT_FUZZ) that ctest runs for a bounded time over tests/fuzz/corpus/NAME.
 
 add_library(consort_flags INTERFACE)
-target_compile_options(consort_flags INTERFACE -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes
+target_compile_options(consort_flags INTERFACE -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-format-truncation
                        -ffp-contract=off -fno-math-errno -fvisibility=hidden)
 target_compile_definitions(consort_flags INTERFACE _GNU_SOURCE CONSORT_VERSION="${PROJECT_VERSION}")
 target_include_directories(consort_flags INTERFACE ${CMAKE_SOURCE_DIR})

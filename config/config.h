@@ -1,13 +1,17 @@
 /* config: the topology file, checked.
  *
  * Noun: a topology (which ranks exist, what each does, where the coordinator listens, limits). YAML by schema (libcyaml): every
- * default and unit is in the schema in topology.c; unknown keys are refused with the line. Read once at start, then read-only. */
+ * default, unit and range is a row of topology.def or group.def; unknown keys are refused with the line. Read once at start, then
+ * read-only. */
 #ifndef CONSORT_CONFIG_H
 #define CONSORT_CONFIG_H
 
 #include "base/status.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+enum { CONFIG_MAX_RANKS = 1024 }; /* the coordinator's included */
 
 typedef enum { CONFIG_VERIFIER } config_role; /* drafters join here */
 
@@ -43,5 +47,13 @@ bool config_rank(const config_topology *t, uint32_t rank, uint32_t *group, uint3
 
 /* "host:port" -> host and port; "[::1]:80" too. Errors: ST_ERR_INVALID_ARGUMENT names what was expected. */
 ST_CHECKED st_code config_split_address(const char *address, char *host, size_t host_bytes, uint16_t *port, st_error *e);
+
+/* The keys of a topology file, for docs. Static texts. */
+typedef struct {
+    bool in_group; /* a key of one entry of `groups` */
+    const char *name, *value /* the default; NULL: the key is needed */, *unit, *help;
+    char range[48];
+} config_key;
+bool config_key_at(size_t i, config_key *out); /* false past the last */
 
 #endif

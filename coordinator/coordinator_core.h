@@ -5,8 +5,8 @@
  * and the time come in, actions go out; no clock, socket, random number or allocation inside, so that transcripts and the
  * simulator run this very code.
  *
- *     REQUEST ──> waiting ──(admit: blocks reserved)──> prefill ──(prompt done)──> decode ──(stop, max, cancel, error)──> closing
- * ──> gone └──────────────(cancel, deadline, queue full, can never fit)──────────────────────────────────────────────────────^
+ *     REQUEST ─> waiting ─(blocks reserved)─> prefill ─(prompt done)─> decode ─(stop, max, cancel, error)─> closing ─> gone
+ *                   └──────(cancel, deadline)─────┴─────────────────────────────────────────────────────────────────┘
  *
  * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
  * loop. */
@@ -19,13 +19,13 @@ typedef struct sched sched;
 
 typedef struct {
     uint32_t max_requests;  /* running and waiting together */
-    uint32_t max_running;   /* sequences with blocks */
+    uint32_t max_running;   /* sequences with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all */
     uint32_t max_queue;     /* waiting ones; past that RESOURCE_EXHAUSTED */
-    uint32_t max_rows;      /* tokens of a step (prefix and tree rows) */
+    uint32_t max_rows;      /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
     uint32_t max_batch;     /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
     uint32_t prefill_chunk; /* most prompt tokens of one sequence in a step that also decodes */
     uint32_t max_tree;      /* largest draft tree, reserved for each sequence */
-    uint32_t max_context;   /* tokens of a sequence */
+    uint32_t max_context;   /* tokens of a sequence, prompt and answer */
     uint32_t n_blocks;      /* KV blocks of the group */
 } sched_limits;
 
@@ -85,16 +85,19 @@ typedef struct {
     uint64_t at_ns;
 } sched_action;
 
-/* Actions of one call; views in them live until the next call of sched_step. */
+/* Actions of one call, a plan first (the group should not wait for the clients); views in them live until the next call of
+ * sched_step. An end token ends the answer and is not in TOKENS. A plan may hold no work, only sequences to close; it is answered
+ * like any other. */
 typedef struct {
     uint32_t n;
     const sched_action *items;
 } sched_actions;
 
 typedef struct {
-    uint32_t waiting, running;
+    uint32_t waiting, running; /* running: with blocks, closing ones too */
     uint32_t blocks_total, blocks_used, blocks_reserved;
-    uint64_t steps, rows, tokens, finished, rejected, largest_batch;
+    uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
+    uint64_t stale_results;                                          /* dropped: not of the plan in flight */
     bool group_up, draining;
 } sched_stats;
 

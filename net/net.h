@@ -19,7 +19,7 @@ typedef void (*net_fn)(void *context);
 ST_CHECKED st_code net_loop_create(net_loop **out, st_error *e);
 void net_loop_run(net_loop *l);     /* until net_loop_stop */
 void net_loop_stop(net_loop *l);    /* from the loop's thread */
-void net_loop_destroy(net_loop *l); /* closes what is left; NULL-safe */
+void net_loop_destroy(net_loop *l); /* runs what was posted, closes what is left; no thread may post any more; NULL-safe */
 uint64_t net_now_ns(void);          /* monotonic */
 /* From any thread: `fn(context)` runs soon on the loop's thread, in the order of posts. Errors: ST_FATAL_MEMORY. */
 ST_CHECKED st_code net_loop_post(net_loop *l, net_fn fn, void *context);

@@ -15,14 +15,32 @@ typedef struct {
 } proto_bytes;
 void proto_bytes_free(proto_bytes *b); /* also on a zeroed one */
 
-/* ---- the public API (consort.proto) ---- */
-/* Errors: ST_ERR_INVALID_ARGUMENT; the message names the field, its value and its range. Views in *out live in `a` (which must be
- * at least proto_request_arena_bytes(n)). */
-size_t proto_request_arena_bytes(size_t message_bytes);
+enum { PROTO_MAX_BYTES = 8 << 20 }; /* of any message; decoders refuse more */
+/* An arena with this much left holds whatever any message of n bytes decodes to; one that would need more is refused. */
+size_t proto_arena_bytes(size_t n);
+
+/* ---- the public API (consort.proto; StatusRequest, StopRequest and StopReply are empty: zero bytes) ---- */
+/* All defaults of fields.def; the prompt is an empty text. */
+proto_request proto_request_default(void);
+/* Errors: ST_ERR_INVALID_ARGUMENT; the message names the field, its value and its range. Views in *out live in `a`. */
 ST_CHECKED st_code proto_request_decode(const uint8_t *bytes, size_t n, arena *a, proto_request *out, st_error *e);
 ST_CHECKED st_code proto_request_encode(const proto_request *r, proto_bytes *out);
-/* Range check of every field by fields.def; used by the command line too, so that all doors say the same. */
+/* Range check of every field by fields.def, and of the prompt; used by the command line too, so that all doors say the same. */
 ST_CHECKED st_code proto_request_check(const proto_request *r, st_error *e);
+
+/* The rows of fields.def, for command lines and docs. */
+typedef struct {
+    const char *name;                          /* "top_p"; static */
+    const char *help;                          /* static */
+    const char *value;                         /* what a value is: "N", "X", "TEXT", "IDS"; NULL for a flag; static */
+    char range[48], default_text[32], cli[32]; /* "0 .. 1", "1" (empty: none), "--top-p" */
+    bool repeats;                              /* may be set several times */
+} proto_field;
+bool proto_request_field(size_t i, proto_field *out); /* false past the last */
+/* Sets one field from text ("" or "true" for a flag) and checks it; `name` with dashes or underscores. Texts in `r` become views
+ * of `value`, token ids live in `a`. Errors: ST_ERR_NOT_FOUND (no such field), ST_ERR_INVALID_ARGUMENT, ST_FATAL_MEMORY (`a` is
+ * full). */
+ST_CHECKED st_code proto_request_set(proto_request *r, const char *name, const char *value, arena *a, st_error *e);
 
 /* One streamed reply. The first carries request_id and seed, each may carry text and ids, the last carries finish and usage. */
 typedef struct {
@@ -35,9 +53,10 @@ typedef struct {
     uint32_t n_tokens;
     const char *finish_reason; /* NULL: goes on; "stop", "length" */
     uint32_t prompt_tokens, completion_tokens;
-    uint64_t queue_ns, first_token_ns, total_ns; /* measured in the coordinator */
+    uint64_t queue_ns, first_token_ns, total_ns; /* since arrival, measured in the coordinator */
 } proto_reply;
 ST_CHECKED st_code proto_reply_encode(const proto_reply *r, proto_bytes *out);
+/* Errors of this and proto_status_decode: ST_ERR_FORMAT. */
 ST_CHECKED st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply *out, st_error *e);
 
 enum { PROTO_MAX_WORKERS = 1024 };
@@ -88,6 +107,7 @@ typedef struct {
     char message[ST_MESSAGE_BYTES];
 } proto_abort;
 
+/* Errors of all decoders of the link: ST_FATAL_PROTOCOL with message, field and value. */
 ST_CHECKED st_code proto_register_encode(const proto_register *r, proto_bytes *out);
 ST_CHECKED st_code proto_register_decode(const uint8_t *bytes, size_t n, proto_register *out, st_error *e);
 ST_CHECKED st_code proto_welcome_encode(const proto_welcome *w, proto_bytes *out);
@@ -97,8 +117,8 @@ ST_CHECKED st_code proto_heartbeat_decode(const uint8_t *bytes, size_t n, proto_
 ST_CHECKED st_code proto_abort_encode(const proto_abort *a, proto_bytes *out);
 ST_CHECKED st_code proto_abort_decode(const uint8_t *bytes, size_t n, proto_abort *out, st_error *e);
 ST_CHECKED st_code proto_plan_encode(const proto_plan *p, proto_bytes *out);
-/* Errors: ST_FATAL_PROTOCOL with the field (counts, tree parents not before their children, ...), ST_FATAL_MEMORY (arena full).
- */
+/* Also checks counts, that parents come before their children, that sampling is finite, ... Errors: also ST_FATAL_MEMORY (`a` is
+ * full). Equal plans give equal bytes. */
 ST_CHECKED st_code proto_plan_decode(const uint8_t *bytes, size_t n, arena *a, proto_plan *out, st_error *e);
 ST_CHECKED st_code proto_result_encode(const proto_result *r, proto_bytes *out);
 ST_CHECKED st_code proto_result_decode(const uint8_t *bytes, size_t n, arena *a, proto_result *out, st_error *e);

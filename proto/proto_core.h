@@ -15,8 +15,11 @@ enum {
     PROTO_MAX_PROMPT_TOKENS = 1 << 20,
     PROTO_MAX_PROMPT_BYTES = 4 << 20,
     PROTO_MAX_MESSAGES = 1024,
+    PROTO_MAX_ROLE_BYTES = 64,
     PROTO_MAX_STOPS = 16,
     PROTO_MAX_STOP_BYTES = 256,
+    PROTO_MAX_STOP_TOKENS = 64,
+    PROTO_MAX_RUNNING = 4096, /* sequences that a group holds at once: the most that one plan opens or closes */
     PROTO_REQUEST_ID_BYTES = 64,
 };
 

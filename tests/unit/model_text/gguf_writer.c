@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *const wv_merges[WV_N_MERGES] = {"h e", "l l",     "he ll", "hell o", "Ġ w",   "o r",       "Ġw or",
-                                            "l d", "Ġwor ld", "o w",   "a a",    "aa aa", "aaaa aaaa", "' s",
-                                            "Ġ Ġ", "ĠĠ ĠĠ",   "Ċ Ċ",   "Ã ©",    "ð Ł",   "ðŁ ĺ"};
+const char *const wv_merges[WV_N_MERGES] = {"h e",     "l l", "he ll", "hell o", "Ġ w",       "o r", "Ġw or", "l d",
+                                            "Ġwor ld", "o w", "a a",   "aa aa",  "aaaa aaaa", "' s", "Ġ Ġ",   "ĠĠ ĠĠ",
+                                            "Ċ Ċ",     "Ã ©", "ð Ł",   "ðŁ ĺ",   "b c",       "a b", "bc d",  "a bc"};
 
 void w_bytes(gguf *g, const void *bytes, size_t n) {
     INVARIANT(n <= GGUF_ROOM - g->n);

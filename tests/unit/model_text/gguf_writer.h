@@ -35,7 +35,7 @@ enum {
     WV_USER,
     WV_BYTES,
     WV_MERGED = WV_BYTES + 256,
-    WV_N_MERGES = 20,
+    WV_N_MERGES = 24,
     WV_N = WV_MERGED + WV_N_MERGES
 };
 extern const char *const wv_merges[WV_N_MERGES]; /* "left right", in the file's characters */

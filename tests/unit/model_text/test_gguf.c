@@ -1,5 +1,5 @@
-/* GGUF files, right and wrong. The crafted ones follow the classes of docs/security.md: each must be refused with the message in
- * the table, to the letter. */
+/* GGUF files, right and wrong. The crafted ones follow the bug classes found in other readers: counts, size arithmetic, extents,
+ * type confusion. Each must be refused with the message in the table, to the letter. */
 #include "base/mem.h"
 #include "tests/unit/model_text/gguf_writer.h"
 #include <setjmp.h>
@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <cmocka.h>
 
@@ -78,6 +79,7 @@ static void unassigned_type(gguf *g) { one(g, "t", 1, shape, UNASSIGNED, 0); }
 static void misaligned(gguf *g) { one(g, "t", 1, shape, F32, 8); }
 static void offset_past_end(gguf *g) { one(g, "t", 1, shape, F32, 32); }
 static void offset_wraps(gguf *g) { one(g, "t", 1, shape, F32, UINT64_MAX - 31); }
+static void end_wraps(gguf *g) { one(g, "t", 1, shape, F32, UINT64_MAX - 127); }
 static void long_tensor_name(gguf *g) {
     one(g, "0123456789012345678901234567890123456789012345678901234567890123x", 1, shape, F32, 0);
 }
@@ -193,6 +195,8 @@ static const crafted crafted_files[] = {
      "tensor 't', byte 64: expected 128 bytes at offset 32 of the data, found a file of 192 bytes"},
     {"an offset that wraps around is refused", offset_wraps, ST_ERR_FORMAT,
      "tensor 't', byte 64: expected 128 bytes at offset 18446744073709551584 of the data, found a file of 192 bytes"},
+    {"an end that wraps around is refused", end_wraps, ST_ERR_FORMAT,
+     "tensor 't', byte 64: expected 128 bytes at offset 18446744073709551488 of the data, found a file of 192 bytes"},
     {"a file cut before its data is refused", no_data, ST_ERR_FORMAT,
      "tensor 't', byte 64: expected 128 bytes at offset 0 of the data, found a file of 57 bytes"},
     {"a tensor info that is cut is refused", cut_tensor, ST_ERR_FORMAT,
@@ -385,6 +389,24 @@ static void counts_are_limited_even_where_the_file_has_room(void **state) {
     free(bytes);
 }
 
+/* A table for 2000 names has 4096 slots; these names all want the first 64. */
+static void names_made_to_collide_are_refused(void **state) {
+    (void)state;
+    gguf g = {.n = 0};
+    model_file *f = NULL;
+    st_error e;
+    char name[16];
+    w_header(&g, 3, 0, 2000);
+    for (unsigned i = 0, n = 0; n < 2000; i++) {
+        snprintf(name, sizeof name, "%x", i);
+        if ((XXH3_64bits(name, strlen(name)) & 4095) >= 64) continue;
+        w_key(&g, name, MODEL_U8), w_u8(&g, 0);
+        n++;
+    }
+    assert_int_equal(model_file_over("x.gguf", g.bytes, g.n, &f, &e), ST_ERR_FORMAT);
+    assert_non_null(strstr(e.message, "expected ordinary names, found more than 1024 that collide"));
+}
+
 static void the_vocabulary_hash_knows_each_part_and_nothing_else(void **state) {
     (void)state;
     const wv_options variants[] = {{0},           {.pre = "gpt-2"},  {.last_token = "zz"}, {.last_merge = "a b"},
@@ -465,6 +487,7 @@ int main(void) {
         cmocka_unit_test(every_shorter_file_is_refused),
         cmocka_unit_test(names_and_dimensions_at_their_limits_are_taken),
         cmocka_unit_test(counts_are_limited_even_where_the_file_has_room),
+        cmocka_unit_test(names_made_to_collide_are_refused),
         cmocka_unit_test(the_vocabulary_hash_knows_each_part_and_nothing_else),
         cmocka_unit_test(a_file_on_disk_is_mapped_and_hashed),
         cmocka_unit_test(what_is_no_file_is_told),

@@ -1,0 +1,124 @@
+/* consort generate: one prompt, one answer, streamed to standard output; what is said about it goes to standard error. */
+#include "client/request.h"
+
+#include "base/mem.h"
+#include <string.h>
+#include <time.h>
+
+typedef struct {
+    const char *server, *prompt, *system;
+    uint32_t seconds;
+    bool raw, json, quiet;
+    proto_message messages[2];
+} options;
+
+static void show(const char *text, size_t n) {
+    fwrite(text, 1, n, stdout);
+    fflush(stdout);
+}
+
+/* All of standard input, NUL-terminated. */
+static char *read_all(FILE *f, size_t *n) {
+    char *p = NULL, part[65536];
+    size_t got;
+    *n = 0;
+    while ((got = fread(part, 1, sizeof part, f)) > 0 && *n <= PROTO_MAX_PROMPT_BYTES) {
+        char *q = mem_resize(p, *n, *n + got + 1, 1);
+        if (!q) break;
+        p = q;
+        memcpy(p + *n, part, got);
+        *n += got;
+    }
+    return p ? p : mem_text("", 0);
+}
+
+static void set_prompt(options *o, proto_request *r, const char *text, size_t n) {
+    if (r->prompt_kind == PROTO_PROMPT_TOKENS) return;
+    if (o->raw) {
+        r->prompt_kind = PROTO_PROMPT_TEXT;
+        r->text = text;
+        r->text_bytes = n;
+        return;
+    }
+    uint32_t k = 0;
+    if (o->system) o->messages[k++] = (proto_message){"system", o->system};
+    o->messages[k++] = (proto_message){"user", text};
+    r->prompt_kind = PROTO_PROMPT_CHAT;
+    r->messages = o->messages;
+    r->n_messages = k;
+}
+
+static int print_json(const client_result *r, double wall_s) {
+    json_t *ids = json_array();
+    for (size_t i = 0; i < r->n_ids; i++) json_array_append_new(ids, json_integer(r->ids[i]));
+    double first_s = (double)r->first_token_ns / 1e9, total_s = (double)r->total_ns / 1e9;
+    char text[24]; /* jansson's integers are signed: a larger seed is printed as text */
+    snprintf(text, sizeof text, "%llu", (unsigned long long)r->seed);
+    json_t *seed = r->seed <= INT64_MAX ? json_integer((json_int_t)r->seed) : json_string(text);
+    json_t *o =
+        json_pack("{s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f}}", "text", r->text ? r->text : "", r->n_text, "ids",
+                  ids, "finish_reason", r->finish_reason, "usage", "prompt_tokens", r->prompt_tokens, "completion_tokens",
+                  r->completion_tokens, "total_tokens", r->prompt_tokens + r->completion_tokens, "seed", seed, "request_id",
+                  r->request_id, "times", "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
+                  r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0);
+    bool ok = o && !json_dumpf(o, stdout, JSON_COMPACT) && putchar('\n') != EOF;
+    json_decref(o);
+    return ok ? CLIENT_OK : CLIENT_FAILED;
+}
+
+static void print_summary(const client_result *r) {
+    double first_s = (double)r->first_token_ns / 1e9, rest_s = (double)(r->total_ns - r->first_token_ns) / 1e9;
+    fprintf(stderr, "%u prompt tokens, %u tokens (%s); first token after %.0f ms", r->prompt_tokens, r->completion_tokens,
+            r->finish_reason, first_s * 1e3);
+    if (r->completion_tokens > 1 && rest_s > 0) fprintf(stderr, ", then %.1f tokens/s", (r->completion_tokens - 1) / rest_s);
+    fprintf(stderr, "; seed %llu, request %s\n", (unsigned long long)r->seed, r->request_id);
+}
+
+static int run(const char *verb, options *o, client_request *q) {
+    st_error e = {0};
+    struct timespec start, end;
+    client_rpc *rpc = NULL;
+    client_result r = {.show = o->json ? NULL : show};
+    size_t n = o->prompt ? strlen(o->prompt) : 0;
+    char *input = o->prompt || q->request.prompt_kind == PROTO_PROMPT_TOKENS ? NULL : read_all(stdin, &n);
+    set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    st_code code = client_rpc_open(o->server, &rpc, &e);
+    if (!code) code = client_generate_call(rpc, &q->request, o->seconds * 1000, &r, &e);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    client_rpc_close(rpc);
+    if (!o->json && r.n_text && r.text[r.n_text - 1] != '\n') putchar('\n');
+    fflush(stdout);
+    int rc = code ? client_fail(verb, &e) : CLIENT_OK;
+    if (!code && o->json)
+        rc = print_json(&r, (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
+    else if (!code && !o->quiet)
+        print_summary(&r);
+    client_result_deinit(&r);
+    mem_free(input);
+    return rc;
+}
+
+int client_generate(int argc, char **argv) {
+    options o = {.server = client_server()};
+    client_request q;
+    client_option table[CLIENT_MAX_OPTIONS + 8] = {
+        CLIENT_SERVER_OPTION(o.server),
+        {"--prompt", CLIENT_TEXT, &o.prompt, "TEXT", "the user's message; default: standard input", false},
+        {"--system", CLIENT_TEXT, &o.system, "TEXT", "a system message before it; default: the model's own", false},
+        {"--raw", CLIENT_FLAG, &o.raw, NULL, "the prompt is plain text to continue: no chat template", false},
+        {"--json", CLIENT_FLAG, &o.json, NULL, "print one JSON object at the end instead of the text", false},
+        {"--quiet", CLIENT_FLAG, &o.quiet, NULL, "no summary on standard error", false},
+        {"--timeout", CLIENT_U32, &o.seconds, "SECONDS", "deadline of the request; default: none", false},
+    };
+    size_t n = 7;
+    st_error e = {0};
+    if (client_request_init(&q, &e)) return client_fail(argv[0], &e);
+    client_request_options(&q, table, &n);
+    int rc = client_options(argc, argv, "Sends a prompt to the cluster and streams the answer to standard output.", table, n);
+    if (rc == CLIENT_GO_ON && o.seconds > UINT32_MAX / 1000)
+        rc = client_fail(argv[0], (st_fail(&e, ST_ERR_INVALID_ARGUMENT, "--timeout: at most %u", UINT32_MAX / 1000), &e));
+    if (rc == CLIENT_GO_ON) rc = run(argv[0], &o, &q);
+    client_request_deinit(&q);
+    return rc;
+}

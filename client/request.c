@@ -1,0 +1,87 @@
+#include "client/request.h"
+
+#include "base/mem.h"
+#include <string.h>
+
+enum { ARENA_BYTES = 16 << 20 };
+
+static st_code set(void *context, const char *name, const char *value, st_error *e) {
+    client_request *r = context;
+    return proto_request_set(&r->request, name, value, &r->arena, e);
+}
+
+st_code client_request_init(client_request *r, st_error *e) {
+    *r = (client_request){.request = proto_request_default()};
+    r->setter = (client_setter){set, r};
+    st_code code = arena_init(&r->arena, ARENA_BYTES);
+    return code ? st_fail(e, code, "out of memory") : ST_OK;
+}
+
+void client_request_deinit(client_request *r) { arena_deinit(&r->arena); }
+
+void client_request_options(client_request *r, client_option *options, size_t *n) {
+    proto_field *f = r->fields;
+    for (size_t i = 0; i < CLIENT_MAX_OPTIONS && proto_request_field(i, &f[i]); i++) {
+        const char *open = f[i].range[0] ? " (" : "", *close = f[i].range[0] ? ")" : "";
+        snprintf(r->help[i], sizeof r->help[i], "%s%s%s%s", f[i].help, open, f[i].range, close);
+        options[(*n)++] =
+            (client_option){f[i].cli, f[i].value ? CLIENT_SET : CLIENT_SET_FLAG, &r->setter, f[i].value, r->help[i], false};
+    }
+}
+
+void client_result_deinit(client_result *r) {
+    mem_free(r->text);
+    mem_free(r->ids);
+    r->text = NULL;
+    r->ids = NULL;
+}
+
+/* Appends n elements of `size` bytes to *array, which holds *have. */
+static st_code append(void *array, size_t *have, const void *more, size_t n, size_t size) {
+    char *p;
+    memcpy(&p, array, sizeof p);
+    p = mem_resize(p, *have, *have + n + 1, size);
+    if (!p) return ST_FATAL_MEMORY;
+    if (n) memcpy(p + *have * size, more, n * size);
+    memset(p + (*have + n) * size, 0, size);
+    memcpy(array, &p, sizeof p);
+    *have += n;
+    return ST_OK;
+}
+
+static void take_reply(client_result *out, const proto_reply *r) {
+    if (r->request_id) snprintf(out->request_id, sizeof out->request_id, "%s", r->request_id);
+    if (r->has_seed) out->seed = r->seed;
+    if (out->show && r->text_bytes) out->show(r->text, r->text_bytes);
+    out->code = append(&out->text, &out->n_text, r->text, r->text_bytes, 1);
+    if (!out->code) out->code = append(&out->ids, &out->n_ids, r->tokens, r->n_tokens, sizeof *out->ids);
+    if (out->code) (void)st_fail(out->e, out->code, "out of memory");
+    if (!r->finish_reason) return;
+    snprintf(out->finish_reason, sizeof out->finish_reason, "%s", r->finish_reason);
+    out->prompt_tokens = r->prompt_tokens;
+    out->completion_tokens = r->completion_tokens;
+    out->first_token_ns = r->first_token_ns;
+    out->total_ns = r->total_ns;
+}
+
+static void on_message(void *context, const uint8_t *message, size_t n) {
+    client_result *out = context;
+    proto_reply r;
+    arena a = {0};
+    if (out->code) return;
+    out->code = arena_init(&a, proto_arena_bytes(n));
+    if (!out->code) out->code = proto_reply_decode(message, n, &a, &r, out->e);
+    if (!out->code) take_reply(out, &r);
+    arena_deinit(&a);
+}
+
+st_code client_generate_call(client_rpc *rpc, const proto_request *request, uint32_t timeout_ms, client_result *out,
+                             st_error *e) {
+    proto_bytes b = {0};
+    out->e = e;
+    st_code code = proto_request_check(request, e);
+    if (!code && proto_request_encode(request, &b)) code = st_fail(e, ST_FATAL_MEMORY, "out of memory");
+    if (!code) code = client_rpc_call(rpc, "/consort.v1.Inference/Generate", b.bytes, b.n, timeout_ms, on_message, out, e);
+    proto_bytes_free(&b);
+    return code ? code : out->code;
+}

@@ -1,0 +1,31 @@
+/* rpc: one gRPC call to the cluster, as a verb wants it: blocking, with replies handed over as they come.
+ *
+ * Nouns: a connection (loop and HTTP/2 session), a call. Ctrl-C cancels the call at hand, so that the cluster frees its sequence
+ * at once. One thread. */
+#ifndef CONSORT_CLIENT_RPC_H
+#define CONSORT_CLIENT_RPC_H
+
+#include "client/client_int.h"
+#include "proto/proto.h"
+
+#define CLIENT_DEFAULT_SERVER "127.0.0.1:50051"
+
+/* For option tables: where to call. The environment variable CONSORT_SERVER, or CLIENT_DEFAULT_SERVER. */
+const char *client_server(void);
+#define CLIENT_SERVER_OPTION(variable)                                                                                           \
+    {                                                                                                                            \
+        "--server", CLIENT_TEXT, &(variable), "HOST:PORT",                                                                       \
+            "the coordinator; default: $CONSORT_SERVER, or " CLIENT_DEFAULT_SERVER, false                                        \
+    }
+
+typedef struct client_rpc client_rpc;
+ST_CHECKED st_code client_rpc_open(const char *server, client_rpc **out, st_error *e);
+void client_rpc_close(client_rpc *r); /* NULL-safe */
+
+/* Calls `path` with `request` and waits for its end; timeout_ms 0: none. on_message gets each reply. Errors: what the cluster or
+ * the connection said. */
+ST_CHECKED st_code client_rpc_call(client_rpc *r, const char *path, const uint8_t *request, size_t n, uint32_t timeout_ms,
+                                   void (*on_message)(void *context, const uint8_t *message, size_t n), void *context,
+                                   st_error *e);
+
+#endif

@@ -1,0 +1,103 @@
+/* What the coordinator's files share: loop.c (events to the scheduler, actions from it), members.c (the ranks), front_grpc.c
+ * (clients), answer.c (text with stop strings). Nothing here is seen outside the room. All on the loop's thread. */
+#ifndef CONSORT_COORDINATOR_INT_H
+#define CONSORT_COORDINATOR_INT_H
+
+#include "coordinator/coordinator.h"
+#include "coordinator/coordinator_core.h"
+#include "model/text.h"
+#include "net/net.h"
+#include "proto/proto.h"
+
+/* ---- answer.c: the text of one answer, as it may be shown ---- */
+typedef struct {
+    const char *const *stops; /* [n_stops] borrowed */
+    uint32_t n_stops;
+    char *held; /* [capacity] text that may yet turn out to begin a stop string */
+    size_t n_held, capacity;
+} answer;
+/* max_piece: most bytes of one push. Errors: ST_FATAL_MEMORY. */
+ST_CHECKED st_code answer_init(answer *a, const char *const *stops, uint32_t n_stops, size_t max_piece);
+void answer_deinit(answer *a);
+/* Takes text[n], gives what is now certain to out[*n_out...] (room for capacity bytes). True: a stop string was met; the answer
+ * ends before it. */
+bool answer_push(answer *a, const char *text, size_t n, char *out, size_t *n_out);
+void answer_end(answer *a, char *out, size_t *n_out); /* gives what is held: no stop string came */
+size_t answer_capacity(const answer *a);
+
+/* ---- members.c: the ranks and their links ---- */
+typedef enum { MEMBER_ABSENT, MEMBER_LOADING, MEMBER_READY, MEMBER_LOST, MEMBER_LEFT } member_state;
+typedef struct {
+    member_state state;
+    net_link *link; /* NULL: none */
+    proto_register info;
+    uint64_t heard_ns, steps;
+    double load_share, step_ms;
+    char reason[256]; /* LOST: why */
+} member;
+
+typedef struct {
+    uint32_t n; /* ranks, the coordinator's included (its entry is unused) */
+    member *items;
+    net_link_server *server;
+    net_timer *beat;
+    bool group_up, lost, stopping;
+    uint32_t group_epoch;
+    uint64_t started_ns, stop_by_ns;
+    uint16_t port;
+} members;
+
+ST_CHECKED st_code members_init(coordinator *c, st_error *e);
+void members_deinit(members *m);
+ST_CHECKED st_code members_send_plan(coordinator *c, const proto_plan *p);
+void members_stop(coordinator *c);                                /* STOP to all; coordinator_all_left follows */
+void members_explain(coordinator *c, char *text, size_t n_bytes); /* why the cluster is not ready; "" if it is */
+
+/* ---- front_grpc.c: clients ---- */
+typedef struct stream stream;
+typedef struct {
+    net_grpc_server *server;
+    stream **streams; /* [max_requests], index = low 16 bits of the sequence id */
+    uint32_t n_slots;
+    uint64_t next_id;
+    uint32_t n_stops; /* calls of Stop that wait for the drain */
+    net_call *stop_calls[16];
+    uint64_t done, failed, prompt_tokens, answer_tokens;
+    uint16_t port;
+} front;
+
+ST_CHECKED st_code front_init(coordinator *c, st_error *e);
+void front_deinit(coordinator *c);
+void front_tokens(coordinator *c, const sched_action *a);
+void front_finished(coordinator *c, const sched_action *a);
+void front_cancel_all(coordinator *c, st_code code); /* the drain took too long */
+void front_drained(coordinator *c);                  /* answers the Stop calls */
+
+/* ---- loop.c ---- */
+enum { MAX_ENDS = 64 };
+struct coordinator {
+    const coordinator_options *o;
+    const config_topology *t;
+    net_loop *loop;
+    net_timer *sched_timer, *drain_timer;
+    sched *sched;
+    void *sched_memory;
+    sched_limits limits;
+    sched_event *pending; /* [max_pending] events met while actions were carried out */
+    uint32_t n_pending, max_pending;
+    bool stepping, draining, drained, ended;
+    uint64_t started_ns;
+    model_tokenizer *tokenizer;
+    uint32_t ends[MAX_ENDS], n_ends; /* the model's own end-of-answer tokens */
+    uint8_t model_hash[32], vocabulary_hash[32];
+    members members;
+    front front;
+};
+
+/* Gives the event to the scheduler and carries out what comes of it; an event met in the midst of that waits its turn (REQUEST
+ * and RESULT hold views and never come in the midst). */
+void coordinator_event(coordinator *c, const sched_event *event);
+void coordinator_drain(coordinator *c, const char *why);
+void coordinator_all_left(coordinator *c); /* every rank said goodbye, or the time for it is over */
+
+#endif

@@ -1,0 +1,237 @@
+/* The coordinator's loop: events from clients, ranks, timers and signals go to the pure scheduler; its actions go out.
+ *
+ * Carrying out an action can bring up the next event (a stop string cancels its request, a dead link takes the group down). Such
+ * an event waits in `pending` until the actions at hand are done, since their views live only until the scheduler's next step.
+ *
+ *     serving ──SIGTERM, SIGINT, Stop──> draining ──DRAINED──> stopping ranks ──all left──> closing clients ──> end
+ *
+ * A second signal ends the process's loop at once. The drain has a time-out; what is still running then ends with UNAVAILABLE. */
+#include "coordinator/coordinator_int.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { CLOSE_TIMEOUT_MS = 1000 };
+static const uint64_t MS = 1000000;
+
+static void send_plan(coordinator *c, const proto_plan *p) {
+    st_code code = members_send_plan(c, p);
+    if (!code) return;
+    log_line(LOG_ERROR, "coordinator", "plan %llu was not sent: %s", (unsigned long long)p->id, st_text(code));
+    sched_event down = {.kind = SCHED_GROUP_DOWN};
+    coordinator_event(c, &down);
+}
+
+static void act(coordinator *c, sched_actions actions) {
+    for (uint32_t i = 0; i < actions.n; i++) {
+        const sched_action *a = &actions.items[i];
+        switch (a->kind) {
+        case SCHED_ACT_PLAN: send_plan(c, a->plan); break;
+        case SCHED_ACT_TOKENS: front_tokens(c, a); break;
+        case SCHED_ACT_FINISHED: front_finished(c, a); break;
+        case SCHED_ACT_TIMER: net_timer_at(c->sched_timer, a->at_ns); break;
+        case SCHED_ACT_DRAINED: c->drained = true; break;
+        }
+    }
+}
+
+void coordinator_event(coordinator *c, const sched_event *event) {
+    if (c->stepping) {
+        INVARIANT(event->kind != SCHED_REQUEST && event->kind != SCHED_RESULT && c->n_pending < c->max_pending);
+        c->pending[c->n_pending++] = *event;
+        return;
+    }
+    c->stepping = true;
+    act(c, sched_step(c->sched, net_now_ns(), event));
+    for (uint32_t i = 0; i < c->n_pending; i++) { /* grows while it is walked */
+        sched_event next = c->pending[i];
+        act(c, sched_step(c->sched, net_now_ns(), &next));
+    }
+    c->n_pending = 0;
+    c->stepping = false;
+    if (!c->drained || c->members.stopping) return;
+    front_drained(c);
+    members_stop(c);
+}
+
+static void on_sched_timer(void *context) {
+    sched_event ev = {.kind = SCHED_TIMER};
+    coordinator_event(context, &ev);
+}
+
+static void end(void *context) {
+    coordinator *c = context;
+    if (c->ended) return;
+    c->ended = true;
+    net_loop_stop(c->loop);
+}
+
+void coordinator_all_left(coordinator *c) {
+    if (c->ended) return;
+    net_timer_at(c->drain_timer, net_now_ns() + CLOSE_TIMEOUT_MS * MS); /* on_drain_timer ends what a slow client would hold up */
+    net_grpc_drain(c->front.server, end, c);
+}
+
+static void on_drain_timer(void *context) {
+    coordinator *c = context;
+    if (c->drained) {
+        end(c);
+        return;
+    }
+    log_line(LOG_WARN, "coordinator", "the drain took over %u ms: what is still running ends with UNAVAILABLE",
+             c->t->drain_timeout_ms);
+    front_cancel_all(c, ST_ERR_UNAVAILABLE);
+}
+
+void coordinator_drain(coordinator *c, const char *why) {
+    if (c->draining) return;
+    c->draining = true;
+    log_line(LOG_INFO, "coordinator", "draining: %s", why);
+    net_timer_at(c->drain_timer, net_now_ns() + c->t->drain_timeout_ms * MS);
+    sched_event ev = {.kind = SCHED_DRAIN};
+    coordinator_event(c, &ev);
+}
+
+static void on_signal(void *context, int number) {
+    coordinator *c = context;
+    if (c->draining) {
+        log_line(LOG_WARN, "coordinator", "second signal: leaving at once");
+        end(c);
+        return;
+    }
+    (void)number;
+    coordinator_drain(c, "signal");
+}
+
+/* What the coordinator itself needs of the model file: vocabulary, hashes, context length. */
+static st_code read_model(coordinator *c, st_error *e) {
+    model_file *f;
+    model_string arch;
+    uint64_t context = 0;
+    char key[96];
+    st_code code = model_file_open(c->t->model, &f, e);
+    if (code) return code;
+    code = model_tokenizer_create(f, &c->tokenizer, e);
+    if (!code) code = model_file_string(f, "general.architecture", &arch, e);
+    if (!code) {
+        snprintf(key, sizeof key, "%.*s.context_length", (int)(arch.size < 32 ? arch.size : 32), arch.bytes);
+        code = model_file_u64(f, key, 1, PROTO_MAX_PROMPT_TOKENS, &context, e);
+    }
+    for (uint32_t id = 0; !code && id < model_vocabulary_size(c->tokenizer) && c->n_ends < MAX_ENDS; id++)
+        if (model_token_is_end(c->tokenizer, id)) c->ends[c->n_ends++] = id;
+    if (!code) code = model_file_hash(f, c->model_hash);
+    if (!code) code = model_file_vocabulary_hash(f, c->vocabulary_hash);
+    if (!code) {
+        c->limits.max_context = (uint32_t)context;
+        if (c->t->max_context && c->t->max_context < context) c->limits.max_context = c->t->max_context;
+    }
+    model_file_close(f);
+    return code;
+}
+
+static st_code make_sched(coordinator *c, st_error *e) {
+    const config_topology *t = c->t;
+    sched_limits *l = &c->limits;
+    l->max_running = t->max_running;
+    l->max_queue = t->max_queue;
+    l->max_requests = t->max_running + t->max_queue;
+    l->max_rows = t->max_rows;
+    l->max_batch = t->max_batch;
+    l->prefill_chunk = t->prefill_chunk;
+    l->max_tree = 0;
+    l->n_blocks = t->groups[0].kv_tokens / NOUNS_BLOCK_TOKENS;
+    size_t bytes = sched_bytes(l);
+    c->sched_memory = mem_alloc_aligned(bytes, 1, 64);
+    c->max_pending = 2 * l->max_requests + 8;
+    c->pending = mem_alloc(c->max_pending, sizeof *c->pending);
+    if (!c->sched_memory || !c->pending)
+        return st_fail(e, ST_FATAL_MEMORY, "no memory for a scheduler of %u requests", l->max_requests);
+    return sched_init(c->sched_memory, l, &c->sched, e);
+}
+
+/* {"pid", "grpc", "control", "epoch"}, whole or not at all. */
+static st_code write_run_file(const coordinator *c, st_error *e) {
+    char temporary[4096], grpc_host[256], control_host[256];
+    uint16_t port;
+    if (!c->o->run_file) return ST_OK;
+    st_code code = config_split_address(c->t->listen, grpc_host, sizeof grpc_host, &port, e);
+    if (!code) code = config_split_address(c->t->control_listen, control_host, sizeof control_host, &port, e);
+    if (code) return code;
+    snprintf(temporary, sizeof temporary, "%s.tmp", c->o->run_file);
+    FILE *f = fopen(temporary, "w");
+    bool ok = f != NULL;
+    if (ok)
+        ok = fprintf(f, "{\"pid\": %ld, \"grpc\": \"%s:%u\", \"control\": \"%s:%u\", \"epoch\": %u}\n", (long)getpid(), grpc_host,
+                     c->front.port, control_host, c->members.port, c->o->cluster_epoch) > 0;
+    if (f && fclose(f)) ok = false;
+    if (!ok || rename(temporary, c->o->run_file))
+        return st_fail(e, ST_ERR_IO, "--run-file %s: cannot write it: %m", c->o->run_file);
+    return ST_OK;
+}
+
+static void warn_if_open(const char *field, const char *address) {
+    if (strncmp(address, "127.", 4) && strncmp(address, "localhost", 9) && strncmp(address, "[::1]", 5))
+        log_line(LOG_WARN, "coordinator",
+                 "%s %s is reachable from other hosts, and this version has NO keys and NO TLS: use it on a private network only",
+                 field, address);
+}
+
+st_code coordinator_create(const coordinator_options *o, coordinator **out, st_error *e) {
+    coordinator *c = mem_alloc(1, sizeof *c);
+    if (!c) return st_fail(e, ST_FATAL_MEMORY, "no memory for the coordinator");
+    c->o = o;
+    c->t = o->topology;
+    c->started_ns = net_now_ns();
+    st_code code = ST_OK;
+    if (c->t->n_groups != 1 || c->t->groups[0].tensor_parallel != 1)
+        code = st_fail(e, ST_ERR_UNSUPPORTED, "groups: this version runs one verifier group of one rank (tensor_parallel: 1)");
+    if (!code) code = net_loop_create(&c->loop, e);
+    if (!code) code = read_model(c, e);
+    if (!code) code = make_sched(c, e);
+    if (!code) code = net_timer_create(c->loop, on_sched_timer, c, &c->sched_timer);
+    if (!code) code = net_timer_create(c->loop, on_drain_timer, c, &c->drain_timer);
+    if (!code) code = net_loop_on_signal(c->loop, on_signal, c, e);
+    if (!code) code = members_init(c, e);
+    if (!code) code = front_init(c, e);
+    if (!code) code = write_run_file(c, e);
+    if (code) {
+        coordinator_destroy(c);
+        return code;
+    }
+    warn_if_open("listen", c->t->listen);
+    warn_if_open("control_listen", c->t->control_listen);
+    log_line(LOG_INFO, "coordinator", "gRPC on port %u, control link on port %u, model %s, %u ranks expected", c->front.port,
+             c->members.port, c->t->model, c->members.n - 1);
+    *out = c;
+    return ST_OK;
+}
+
+uint16_t coordinator_control_port(const coordinator *c) { return c->members.port; }
+
+st_code coordinator_run(coordinator *c, bool *lost_ranks, st_error *e) {
+    net_loop_run(c->loop);
+    *lost_ranks = false;
+    for (uint32_t i = 1; i < c->members.n; i++) *lost_ranks |= c->members.items[i].state != MEMBER_LEFT;
+    return c->drained ? ST_OK : st_fail(e, ST_ERR_CANCELLED, "ended by a second signal, before the drain was done");
+}
+
+void coordinator_destroy(coordinator *c) {
+    if (!c) return;
+    c->stepping = true; /* what closing brings up is not for the scheduler any more */
+    c->n_pending = 0;
+    c->max_pending = c->pending ? c->max_pending : 0;
+    net_link_server_destroy(c->members.server);
+    front_deinit(c);
+    members_deinit(&c->members);
+    net_timer_destroy(c->sched_timer);
+    net_timer_destroy(c->drain_timer);
+    net_loop_destroy(c->loop);
+    model_tokenizer_destroy(c->tokenizer);
+    if (c->o->run_file) unlink(c->o->run_file);
+    mem_free(c->pending);
+    mem_free(c->sched_memory);
+    mem_free(c);
+}

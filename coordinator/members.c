@@ -1,0 +1,301 @@
+/* The ranks: who is here, what they hold, who is lost.
+ *
+ *     absent ──REGISTER──> loading ──READY, all hashes agree──> ready ──GOODBYE──> left
+ *        ^                    └───────── link closed, silence, ABORT, mismatch ─────────> lost ──REGISTER──> loading
+ *
+ * When the last rank of the group is ready the scheduler hears GROUP_UP; when one is lost, GROUP_DOWN. MPI says nothing about a
+ * dead rank, so the link and the heartbeats are the only detectors. Each new life of the group has a higher group epoch; frames
+ * of an older one are dropped. */
+#include "coordinator/coordinator_int.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include <stdio.h>
+#include <string.h>
+
+enum { STOP_TIMEOUT_MS = 3000 };
+static const uint64_t MS = 1000000;
+
+static void send_frame(coordinator *c, net_link *k, uint16_t type, proto_bytes *b, st_code encoded) {
+    net_frame f = {.type = type,
+                   .cluster_epoch = c->o->cluster_epoch,
+                   .group_epoch = c->members.group_epoch,
+                   .payload = b->bytes,
+                   .n = (uint32_t)b->n};
+    st_code code = encoded ? encoded : net_link_send(k, &f);
+    proto_bytes_free(b);
+    if (code) net_link_close(k, "cannot send");
+}
+
+static uint32_t rank_of(const coordinator *c, const member *m) { return (uint32_t)(m - c->members.items); }
+
+static uint32_t count(const members *m, member_state state) {
+    uint32_t n = 0;
+    for (uint32_t i = 1; i < m->n; i++) n += m->items[i].state == state;
+    return n;
+}
+
+static void group_down(coordinator *c) {
+    if (!c->members.group_up) return;
+    c->members.group_up = false;
+    sched_event ev = {.kind = SCHED_GROUP_DOWN};
+    coordinator_event(c, &ev);
+}
+
+static void lose(coordinator *c, member *m, const char *reason) {
+    if (m->state == MEMBER_LOST || m->state == MEMBER_LEFT) return;
+    snprintf(m->reason, sizeof m->reason, "%s", reason);
+    m->state = MEMBER_LOST;
+    c->members.lost = true;
+    c->members.group_epoch++; /* what the old life of the group still sends is dropped */
+    log_line(LOG_ERROR, "coordinator", "rank %u is lost: %s", rank_of(c, m), reason);
+    group_down(c);
+}
+
+/* Refuses a rank, with the reason on both sides. */
+static void refuse(coordinator *c, net_link *k, member *m, st_code code, const char *text) {
+    proto_abort a = {.code = code};
+    proto_bytes b = {0};
+    snprintf(a.message, sizeof a.message, "%s", text);
+    if (m)
+        lose(c, m, text);
+    else
+        log_line(LOG_ERROR, "coordinator", "refused a rank: %s", text);
+    code = proto_abort_encode(&a, &b);
+    send_frame(c, k, PROTO_MSG_ABORT, &b, code);
+    net_link_close(k, text);
+}
+
+static void on_register(coordinator *c, net_link *k, const net_frame *f) {
+    proto_register info;
+    st_error e = {0};
+    uint32_t group, group_rank;
+    char text[256] = "";
+    if (proto_register_decode(f->payload, f->n, &info, &e)) {
+        refuse(c, k, NULL, ST_FATAL_PROTOCOL, e.message);
+        return;
+    }
+    if (!config_rank(c->t, info.rank, &group, &group_rank))
+        snprintf(text, sizeof text, "rank %u registered, but the topology has worker ranks 1 .. %u", info.rank, c->members.n - 1);
+    else if (info.group != group || info.group_rank != group_rank || info.group_size != c->t->groups[group].tensor_parallel)
+        snprintf(
+            text, sizeof text,
+            "rank %u says it is %u of %u in group %u, the topology says %u of %u in group %u: do all hosts read the same file?",
+            info.rank, info.group_rank, info.group_size, info.group, group_rank, c->t->groups[group].tensor_parallel, group);
+    else if (c->members.items[info.rank].link)
+        snprintf(text, sizeof text, "rank %u is registered already", info.rank);
+    if (text[0]) {
+        refuse(c, k, NULL, ST_ERR_MISMATCH, text);
+        return;
+    }
+    member *m = &c->members.items[info.rank];
+    *m = (member){.state = MEMBER_LOADING, .link = k, .info = info, .heard_ns = net_now_ns()};
+    net_link_set_user(k, m);
+    proto_bytes b = {0};
+    proto_welcome w = {c->o->cluster_epoch, c->members.group_epoch, c->t->heartbeat_ms, c->t->dead_after_ms};
+    st_code code = proto_welcome_encode(&w, &b);
+    send_frame(c, k, PROTO_MSG_WELCOME, &b, code);
+}
+
+/* What a rank loaded must be what the coordinator's own file says. */
+static bool agrees(const coordinator *c, const proto_register *r, char *text, size_t n) {
+    if (memcmp(r->model_hash, c->model_hash, sizeof c->model_hash))
+        snprintf(text, n,
+                 "rank %u (%s) holds another model file than the coordinator (SHA-256 differs): copy %s to that host again",
+                 r->rank, r->hostname, c->t->model);
+    else if (memcmp(r->vocabulary_hash, c->vocabulary_hash, sizeof c->vocabulary_hash))
+        snprintf(text, n, "rank %u (%s) has another vocabulary than the coordinator", r->rank, r->hostname);
+    else if (r->kv_blocks != c->limits.n_blocks || r->max_context != c->limits.max_context || r->max_rows != c->limits.max_rows)
+        snprintf(text, n,
+                 "rank %u (%s) holds %llu KV blocks, context %u, %u rows a step; expected %u, %u, %u: do all hosts read the same "
+                 "topology?",
+                 r->rank, r->hostname, (unsigned long long)r->kv_blocks, r->max_context, r->max_rows, c->limits.n_blocks,
+                 c->limits.max_context, c->limits.max_rows);
+    else
+        return true;
+    return false;
+}
+
+static void on_ready(coordinator *c, net_link *k, member *m, const net_frame *f) {
+    proto_register info;
+    st_error e = {0};
+    char text[256];
+    if (proto_register_decode(f->payload, f->n, &info, &e) || info.rank != m->info.rank || m->state != MEMBER_LOADING) {
+        refuse(c, k, m, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "READY of another rank, or twice");
+        return;
+    }
+    if (!agrees(c, &info, text, sizeof text)) {
+        refuse(c, k, m, ST_ERR_MISMATCH, text);
+        return;
+    }
+    m->info = info;
+    m->state = MEMBER_READY;
+    m->load_share = 1;
+    log_line(LOG_INFO, "coordinator", "rank %u is ready: %s on %s, %u threads (%s), %.1f MB weights, %.1f MB KV", info.rank,
+             info.role, info.hostname, info.n_threads, info.isa, (double)info.weight_bytes / 1e6, (double)info.kv_bytes / 1e6);
+    if (count(&c->members, MEMBER_READY) < c->members.n - 1) return;
+    c->members.group_up = true;
+    sched_event ev = {.kind = SCHED_GROUP_UP};
+    coordinator_event(c, &ev);
+}
+
+static void on_heartbeat(coordinator *c, net_link *k, member *m, const net_frame *f) {
+    proto_heartbeat h;
+    st_error e = {0};
+    if (proto_heartbeat_decode(f->payload, f->n, &h, &e))
+        refuse(c, k, m, ST_FATAL_PROTOCOL, e.message);
+    else
+        m->load_share = h.load_share;
+}
+
+static void on_result(coordinator *c, net_link *k, member *m, const net_frame *f) {
+    proto_result r;
+    st_error e = {0};
+    arena a;
+    if (f->group_epoch < c->members.group_epoch) {
+        log_line(LOG_WARN, "coordinator", "dropped a result of epoch %u, now %u", f->group_epoch, c->members.group_epoch);
+        return;
+    }
+    if (arena_init(&a, proto_arena_bytes(f->n)) || proto_result_decode(f->payload, f->n, &a, &r, &e)) {
+        refuse(c, k, m, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "no memory for a result");
+    } else {
+        double ms = (double)r.step_ns / 1e6;
+        m->step_ms = m->steps++ ? m->step_ms * 0.9 + ms * 0.1 : ms;
+        sched_event ev = {.kind = SCHED_RESULT, .result = &r};
+        coordinator_event(c, &ev);
+    }
+    arena_deinit(&a);
+}
+
+static void on_frame(void *context, net_link *k, const net_frame *f) {
+    coordinator *c = context;
+    member *m = net_link_user(k);
+    proto_abort a;
+    st_error e = {0};
+    if (m) m->heard_ns = net_now_ns();
+    if (f->cluster_epoch != c->o->cluster_epoch || (!m && f->type != PROTO_MSG_REGISTER)) {
+        refuse(c, k, m, ST_FATAL_PROTOCOL, m ? "a frame of another cluster epoch" : "the first frame must be REGISTER");
+        return;
+    }
+    switch (f->type) {
+    case PROTO_MSG_REGISTER:
+        if (m)
+            refuse(c, k, m, ST_FATAL_PROTOCOL, "a second REGISTER");
+        else
+            on_register(c, k, f);
+        break;
+    case PROTO_MSG_READY: on_ready(c, k, m, f); break;
+    case PROTO_MSG_HEARTBEAT: on_heartbeat(c, k, m, f); break;
+    case PROTO_MSG_RESULT: on_result(c, k, m, f); break;
+    case PROTO_MSG_ABORT: lose(c, m, proto_abort_decode(f->payload, f->n, &a, &e) ? "an unreadable ABORT" : a.message); break;
+    case PROTO_MSG_GOODBYE: m->state = MEMBER_LEFT; break;
+    default: refuse(c, k, m, ST_FATAL_PROTOCOL, "a message of a type that no coordinator takes");
+    }
+}
+
+static void check_all_left(coordinator *c) {
+    members *m = &c->members;
+    if (!m->stopping) return;
+    bool all = true;
+    for (uint32_t i = 1; i < m->n; i++) all &= !m->items[i].link;
+    if (all || net_now_ns() > m->stop_by_ns) coordinator_all_left(c);
+}
+
+static void on_open(void *context, net_link *k) {
+    (void)context;
+    net_link_set_user(k, NULL); /* nobody before REGISTER */
+}
+
+static void on_close(void *context, net_link *k, const char *reason) {
+    coordinator *c = context;
+    member *m = net_link_user(k);
+    if (!m) return;
+    m->link = NULL;
+    lose(c, m, reason);
+    check_all_left(c);
+}
+
+/* Heartbeats out, silence found, once every heartbeat_ms. */
+static void on_beat(void *context) {
+    coordinator *c = context;
+    members *m = &c->members;
+    uint64_t now = net_now_ns();
+    for (uint32_t i = 1; i < m->n; i++) {
+        member *r = &m->items[i];
+        if (!r->link) continue;
+        if (now - r->heard_ns > c->t->dead_after_ms * MS) {
+            lose(c, r, "no sign of life: heartbeats stopped");
+            net_link_close(r->link, "no sign of life");
+            continue;
+        }
+        proto_bytes b = {0};
+        proto_heartbeat h = {.sent_ns = now};
+        st_code code = proto_heartbeat_encode(&h, &b);
+        send_frame(c, r->link, PROTO_MSG_HEARTBEAT, &b, code);
+    }
+    check_all_left(c);
+    net_timer_at(m->beat, now + c->t->heartbeat_ms * MS);
+}
+
+st_code members_init(coordinator *c, st_error *e) {
+    static const net_link_callbacks callbacks = {on_open, on_frame, on_close};
+    members *m = &c->members;
+    char host[256];
+    uint16_t port;
+    m->n = config_n_ranks(c->t);
+    m->items = mem_alloc(m->n, sizeof *m->items);
+    m->started_ns = net_now_ns();
+    m->group_epoch = 1;
+    if (!m->items) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u ranks", m->n);
+    st_code code = config_split_address(c->t->control_listen, host, sizeof host, &port, e);
+    if (!code) code = net_link_listen(c->loop, host, port, c->o->secret, &callbacks, c, &m->server, &m->port, e);
+    if (!code) code = net_timer_create(c->loop, on_beat, c, &m->beat);
+    if (!code) on_beat(c);
+    return code;
+}
+
+void members_deinit(members *m) {
+    net_timer_destroy(m->beat);
+    mem_free(m->items);
+    *m = (members){0};
+}
+
+st_code members_send_plan(coordinator *c, const proto_plan *p) {
+    member *leader = &c->members.items[1];
+    proto_bytes b = {0};
+    st_code code = proto_plan_encode(p, &b);
+    if (code || !leader->link) {
+        proto_bytes_free(&b);
+        return code ? code : ST_ERR_UNAVAILABLE;
+    }
+    send_frame(c, leader->link, PROTO_MSG_PLAN, &b, ST_OK);
+    return ST_OK;
+}
+
+void members_stop(coordinator *c) {
+    members *m = &c->members;
+    m->stopping = true;
+    m->stop_by_ns = net_now_ns() + STOP_TIMEOUT_MS * MS;
+    for (uint32_t i = 1; i < m->n; i++) {
+        proto_bytes none = {0};
+        if (m->items[i].link) send_frame(c, m->items[i].link, PROTO_MSG_STOP, &none, ST_OK);
+    }
+    check_all_left(c);
+}
+
+void members_explain(coordinator *c, char *text, size_t n) {
+    static const char *const words[] = {"has not joined yet", "is loading the model", "is ready", "is lost", "has left"};
+    members *m = &c->members;
+    text[0] = 0;
+    for (uint32_t i = 1; i < m->n && !text[0]; i++) {
+        const member *r = &m->items[i];
+        if (r->state == MEMBER_READY) continue;
+        if (r->state == MEMBER_LOADING)
+            snprintf(text, n, "rank %u %s (%.0f %%)", i, words[r->state], r->load_share * 100);
+        else if (r->state == MEMBER_ABSENT && net_now_ns() - m->started_ns > c->t->join_timeout_ms * MS)
+            snprintf(text, n, "rank %u has not joined within %u ms: did it start, and can it reach the control address?", i,
+                     c->t->join_timeout_ms);
+        else
+            snprintf(text, n, "rank %u %s%s%s", i, words[r->state], r->reason[0] ? ": " : "", r->reason);
+    }
+}

@@ -1,0 +1,96 @@
+/* What goes into a step, and what may come out of it.
+ *
+ * Decode first: a decoding sequence costs one row and a client waits for each of its tokens. Prompts share the rows that are
+ * left, oldest first, since finishing one prompt is worth more than starting two. No one starves: of the places in a batch one
+ * is kept for the oldest prompt, limits say that there is a row for each place, and decoding sequences take turns. */
+#include "coordinator/sched_int.h"
+
+uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode) {
+    uint32_t n = n_left < rows_left ? n_left : rows_left;
+    return others_decode && n > chunk ? chunk : n;
+}
+
+/* ---- building a plan ---- */
+
+static void add_close(sched *s) {
+    for (uint32_t i = 0; i < s->n_ended; i++) s->close[i] = s->ended[i];
+    s->plan.n_close = s->n_ended;
+    s->n_ended = 0;
+}
+
+static void add_open(sched *s, sched_request *r) {
+    s->open[s->plan.n_open++] =
+        (proto_open){.seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .n_tokens = r->n_prompt, .tokens = r->prompt};
+    r->open = true;
+}
+
+/* The KV cache grows to hold the tree too, whether or not it is accepted; within the reservation this cannot fail. */
+static void add_work(sched *s, sched_request *r, uint32_t n_prefix, token_tree tree) {
+    if (!r->open) add_open(s, r);
+    uint32_t first, n_new, n;
+    st_code code = kv_extend(s->kv, r->chain, (uint64_t)r->n_cached + n_prefix + tree.n_nodes, &first, &n_new);
+    INVARIANT(code == ST_OK);
+    s->work[s->plan.n_work++] = (proto_work){.seq = r->seq,
+                                             .start = r->n_cached,
+                                             .n_prefix = n_prefix,
+                                             .n_blocks = n_new,
+                                             .blocks = kv_chain_blocks(s->kv, r->chain, &n) + first,
+                                             .tree = tree};
+    s->flight.items[s->flight.n_items++] = (sched_asked){.slot = (uint32_t)(r - s->requests),
+                                                         .n_prefix = n_prefix,
+                                                         .n_tree = tree.n_nodes,
+                                                         .chooses = r->n_cached + n_prefix == r->n_known};
+    s->flight.n_rows += n_prefix + tree.n_nodes;
+    r->last_plan = s->plan.id;
+}
+
+bool sched_build_plan(sched *s) {
+    const sched_limits *l = &s->limits;
+    s->plan = (proto_plan){.id = s->next_plan, .kind = PROTO_PLAN_STEP, .close = s->close, .open = s->open, .work = s->work};
+    s->flight = (sched_flight){.items = s->flight.items};
+    add_close(s);
+
+    uint32_t n_decode = s->lists[SCHED_DECODE].n, places = l->max_batch - (s->lists[SCHED_PREFILL].n > 0);
+    if (n_decode > places) n_decode = places;
+    for (uint32_t i = 0; i < n_decode; i++) { /* each goes to the end of the list: they take turns */
+        sched_request *r = sched_first(s, SCHED_DECODE);
+        add_work(s, r, 1, (token_tree){0});
+        sched_move(s, r, SCHED_DECODE);
+    }
+    for (sched_request *r = sched_first(s, SCHED_PREFILL); r; r = sched_next(s, r)) {
+        uint32_t rows_left = l->max_rows - s->flight.n_rows;
+        if (rows_left == 0 || s->plan.n_work == l->max_batch) break;
+        add_work(s, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, n_decode > 0), (token_tree){0});
+    }
+    if (s->plan.n_work == 0 && s->plan.n_close == 0) return false;
+    s->flight.id = s->plan.id;
+    s->next_plan++;
+    if (s->plan.n_work > s->stats.largest_batch) s->stats.largest_batch = s->plan.n_work;
+    return true;
+}
+
+/* ---- judging a result ---- */
+
+bool sched_answers(const sched_asked *asked, seq_id seq, const proto_item *item) {
+    if (item->seq.value != seq.value) return false;
+    if (item->code != ST_OK) return true;
+    return asked->chooses ? item->n_tokens >= 1 && item->n_tokens <= 1 + asked->n_tree : item->n_tokens == 0;
+}
+
+uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item) {
+    return asked->n_prefix + (item->n_tokens > 0 ? item->n_tokens - 1 : 0);
+}
+
+uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish) {
+    uint32_t room = r->n_limit - r->n_known;
+    *finish = SCHED_FINISH_NONE;
+    for (uint32_t i = 0; i < n && i < room; i++)
+        for (uint32_t e = 0; e < r->n_ends; e++)
+            if (tokens[i] == r->ends[e]) {
+                *finish = SCHED_FINISH_STOP;
+                return i;
+            }
+    if (n < room) return n;
+    *finish = SCHED_FINISH_LENGTH;
+    return room;
+}

@@ -1,0 +1,122 @@
+/* The scheduler's state, and the leaves that sched.c calls. Only files of coordinator_core include this.
+ *
+ * Nouns: a request (a slot of the table), a list (requests of one state, in order), a flight (what the plan in flight has asked
+ * for, kept to judge its result by). Requests are linked by slot number, so that all memory is one block of the caller's. */
+#ifndef CONSORT_COORDINATOR_SCHED_INT_H
+#define CONSORT_COORDINATOR_SCHED_INT_H
+
+#include "coordinator/coordinator_core.h"
+#include "kv/kv_core.h"
+
+#define SCHED_NO_SLOT UINT32_MAX
+
+typedef enum {
+    SCHED_FREE,
+    SCHED_WAITING, /* no blocks yet */
+    SCHED_PREFILL, /* more than one known token is not yet in the KV cache */
+    SCHED_DECODE,  /* all but the last known token are in it */
+    SCHED_CLOSING, /* over for the client; a plan in flight still names its blocks */
+    SCHED_N_STATES
+} sched_state;
+
+typedef struct {
+    seq_id seq;
+    sched_state state;
+    uint32_t previous, next; /* in the list of its state */
+    uint32_t next_of_bucket; /* in the index of ids */
+    const uint32_t *prompt;  /* [n_prompt] the caller's */
+    const uint32_t *ends;    /* [n_ends] the caller's */
+    uint32_t n_prompt, n_ends;
+    uint32_t n_known;  /* tokens of the sequence: prompt and committed */
+    uint32_t n_cached; /* of them in the KV cache, by the results so far */
+    uint32_t n_limit;  /* n_known never exceeds it */
+    sampling sampling;
+    uint64_t deadline_ns; /* 0: none */
+    kv_chain chain;
+    bool open;          /* the ranks know it */
+    uint64_t last_plan; /* the last plan that names it; 0: none */
+} sched_request;
+
+typedef struct {
+    uint32_t first, last, n;
+} sched_list;
+
+/* One item of a plan in flight. */
+typedef struct {
+    uint32_t slot;
+    uint32_t n_prefix;
+    uint32_t n_tree;
+    bool chooses; /* its prefix reaches the end of the known tokens */
+} sched_asked;
+
+typedef struct {
+    uint64_t id; /* 0: none */
+    uint32_t n_items, n_rows;
+    sched_asked *items; /* [max_batch] */
+} sched_flight;
+
+struct sched {
+    sched_limits limits;
+    kv_table *kv;
+    sched_request *requests; /* [max_requests] */
+    sched_list lists[SCHED_N_STATES];
+    uint32_t *buckets; /* [n_buckets] seq -> slot; those the client still waits for */
+    uint32_t n_buckets;
+
+    bool group_up, draining, drained;
+    uint64_t next_plan, reported; /* ids: the next to give; all up to `reported` have come back */
+    sched_flight flight;
+    seq_id *ended; /* [max_running] open on the ranks, to be closed by the next plan */
+    uint32_t n_ended;
+    uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
+
+    proto_plan plan;  /* views of the next three */
+    seq_id *close;    /* [max_running] */
+    proto_open *open; /* [max_batch] */
+    proto_work *work; /* [max_batch] */
+
+    sched_action *actions; /* [n_actions_max] item 0 is kept for the plan */
+    uint32_t n_actions, n_actions_max;
+    uint32_t *tokens; /* [max_batch][1 + max_tree] what TOKENS actions show */
+    uint32_t n_tokens;
+    sched_stats stats; /* the counters; the rest is filled in when asked */
+};
+
+/* sched_state.c: slots, lists, ids, and the way out of each state. */
+void sched_state_init(sched *s);
+sched_request *sched_slot_take(sched *s, seq_id seq); /* in SCHED_WAITING, last; NULL: table full */
+sched_request *sched_find(sched *s, seq_id seq);      /* NULL: unknown, or over for the client */
+sched_request *sched_first(sched *s, sched_state state);
+sched_request *sched_next(sched *s, const sched_request *r); /* in its list */
+void sched_move(sched *s, sched_request *r, sched_state to); /* to the end of that list */
+sched_action *sched_act(sched *s, sched_action_kind kind, seq_id seq);
+/* FINISHED; `message` may be NULL. */
+void sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_code code, const char *message);
+/* The request is over for its client: its slot goes at once, or with the plan in flight that names it. */
+void sched_drop(sched *s, sched_request *r);
+/* Both, for a request that was accepted. */
+void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, const char *message);
+/* Gives back blocks and slot of those in SCHED_CLOSING that no plan in flight names. */
+void sched_retire_reported(sched *s);
+
+/* sched_admit.c: who may come in. */
+st_code sched_check_limits(const sched_limits *l, st_error *e);
+/* The most tokens that a request can ever have, prompt and answer; max_tokens 0: what the context holds. */
+uint32_t sched_limit_tokens(const sched_limits *l, uint32_t n_prompt, uint32_t max_tokens);
+/* ST_OK, or why this request can never run; writes the message. */
+st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes);
+void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
+
+/* sched_batch.c: what goes into a step. */
+/* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */
+uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode);
+/* Fills s->plan and s->flight; false where there is nothing to send. */
+bool sched_build_plan(sched *s);
+/* By how many tokens the KV cache has grown: the prefix and the accepted drafts. The last token, the bonus, is not in it yet. */
+uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item);
+/* How many of the n tokens that a result brings the client gets, and whether that ends the request. */
+uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish);
+/* Whether an item answers what was asked. */
+bool sched_answers(const sched_asked *asked, seq_id seq, const proto_item *item);
+
+#endif

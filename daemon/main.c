@@ -1,0 +1,155 @@
+/* consortd: one process of the cluster; mpirun or srun starts as many as the topology has ranks.
+ *
+ * Rank 0 becomes the coordinator, the others what the topology says. MPI is used to learn the rank and to tell everybody where
+ * the coordinator's control link is and the cluster's secret, new with each start; from then on the control link alone knows who
+ * lives. */
+#include "base/log.h"
+#include "config/config.h"
+#include "coordinator/coordinator.h"
+#include "parallel/world.h"
+#include "worker/worker.h"
+
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { START_DEADLINE_MS = 120000, HOST_BYTES = 256, SECRET_BYTES = 32 };
+
+/* What rank 0 tells all others at the start. */
+typedef struct {
+    uint32_t ok, cluster_epoch;
+    uint16_t port;
+    char host[HOST_BYTES];
+    uint8_t secret[SECRET_BYTES];
+} start;
+
+typedef struct {
+    const char *config, *run_file;
+    log_level level;
+} options;
+
+static const char usage[] =
+    "usage: mpirun -np RANKS consortd --config FILE [--run-file FILE] [--log-level error|warn|info|debug]\n"
+    "\n"
+    "One process of a Consort cluster. RANKS is what `consort check-config FILE` says; scripts/launch starts them all.\n"
+    "  --config FILE     the topology (YAML), the same on every host\n"
+    "  --run-file FILE   the coordinator writes its addresses there as JSON and removes it at the end\n"
+    "  --log-level L     default info; logs go to standard error\n"
+    "  --version\n"
+    "SIGTERM or SIGINT to rank 0 drains the cluster: requests in flight finish, new ones are refused; a second one ends it at "
+    "once.\n";
+
+/* 0: go on; otherwise exit with the value minus 1. */
+static int parse(int argc, char **argv, options *o) {
+    static const char *const levels[] = {"error", "warn", "info", "debug"};
+    static const struct option names[] = {{"config", required_argument, NULL, 'c'},
+                                          {"run-file", required_argument, NULL, 'r'},
+                                          {"log-level", required_argument, NULL, 'l'},
+                                          {"version", no_argument, NULL, 'v'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {0}};
+    *o = (options){.level = LOG_INFO};
+    for (int opt; (opt = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        int level = 0;
+        switch (opt) {
+        case 'c': o->config = optarg; break;
+        case 'r': o->run_file = optarg; break;
+        case 'l':
+            while (level < 4 && strcmp(optarg, levels[level])) level++;
+            if (level == 4) {
+                fprintf(stderr, "consortd: --log-level %s: expected error, warn, info or debug\n", optarg);
+                return 3;
+            }
+            o->level = (log_level)level;
+            break;
+        case 'v': puts("consortd " CONSORT_VERSION); return 1;
+        case 'h': fputs(usage, stdout); return 1;
+        default: fputs(usage, stderr); return 3;
+        }
+    }
+    if (o->config && optind == argc) return 0;
+    fputs(usage, stderr);
+    return 3;
+}
+
+/* Where workers reach the control link: what the topology advertises, or the host it listens on. */
+static st_code advertised(const config_topology *t, char host[HOST_BYTES], st_error *e) {
+    uint16_t port;
+    if (!t->control_advertise || !t->control_advertise[0])
+        return config_split_address(t->control_listen, host, HOST_BYTES, &port, e);
+    snprintf(host, HOST_BYTES, "%s", t->control_advertise);
+    return ST_OK;
+}
+
+static st_code run_coordinator(const options *o, const config_topology *t, start *s, bool *lost, st_error *e) {
+    coordinator *c = NULL;
+    coordinator_options co = {.topology = t, .secret = s->secret, .run_file = o->run_file};
+    st_code code = getrandom(s->secret, sizeof s->secret, 0) == (ssize_t)sizeof s->secret
+                       ? ST_OK
+                       : st_fail(e, ST_FATAL_INTERNAL, "no random numbers: %m");
+    s->cluster_epoch = co.cluster_epoch = (uint32_t)time(NULL); /* higher with each start */
+    if (!code) code = advertised(t, s->host, e);
+    if (!code) code = coordinator_create(&co, &c, e);
+    st_error ignored;
+    if (!code) s->port = coordinator_control_port(c);
+    s->ok = !code;
+    st_code told = parallel_world_broadcast(s, sizeof *s, START_DEADLINE_MS, code ? &ignored : e);
+    if (!code) code = told;
+    if (!code) code = coordinator_run(c, lost, e);
+    coordinator_destroy(c);
+    return code;
+}
+
+static st_code run_worker(const config_topology *t, uint32_t rank, start *s, st_error *e) {
+    worker_options wo = {.topology = t, .rank = rank, .isa = getenv("CONSORT_ISA")};
+    st_code code = parallel_world_broadcast(s, sizeof *s, START_DEADLINE_MS, e);
+    if (code) return code;
+    if (!s->ok) return st_fail(e, ST_ERR_UNAVAILABLE, "the coordinator could not start");
+    s->host[HOST_BYTES - 1] = 0;
+    wo.host = s->host;
+    wo.port = s->port;
+    wo.secret = s->secret;
+    wo.cluster_epoch = s->cluster_epoch;
+    INVARIANT(config_rank(t, rank, &wo.group, &wo.group_rank));
+    return worker_run(&wo, e);
+}
+
+static st_code run_rank(const options *o, uint32_t rank, uint32_t n_ranks, bool *lost, st_error *e) {
+    config_topology *t = NULL;
+    start s = {0};
+    st_code code = config_load(o->config, &t, e);
+    if (!code && config_n_ranks(t) != n_ranks)
+        code = st_fail(
+            e, ST_ERR_MISMATCH,
+            "%s: the topology has %u ranks (the coordinator and its workers), but %u processes were started: use mpirun -np %u",
+            o->config, config_n_ranks(t), n_ranks, config_n_ranks(t));
+    if (!code) code = rank == 0 ? run_coordinator(o, t, &s, lost, e) : run_worker(t, rank, &s, e);
+    explicit_bzero(&s, sizeof s);
+    config_destroy(t);
+    return code;
+}
+
+int main(int argc, char **argv) {
+    options o;
+    uint32_t rank = 0, n_ranks = 1;
+    st_error e = {0};
+    bool lost = false;
+    int leave = parse(argc, argv, &o);
+    if (leave) return leave - 1;
+    signal(SIGPIPE, SIG_IGN);
+    log_setup(o.level, -1);
+    st_code code = parallel_world_start(&argc, &argv, &rank, &n_ranks, &e);
+    if (!code) {
+        log_setup(o.level, (int)rank);
+        code = run_rank(&o, rank, n_ranks, &lost, &e);
+    }
+    if (code) log_line(LOG_ERROR, "consortd", "%s", e.message[0] ? e.message : st_text(code));
+    if (!code && !lost) parallel_world_stop();
+    fflush(NULL);
+    _exit(code ? 1 : 0); /* not exit(): after a death MPI's own handlers may hang */
+}

@@ -1,0 +1,238 @@
+/* The block table of one group.
+ *
+ * What: for each block a generation and a count of the chains that hold it; for each chain the list of its blocks and how many
+ * it may have; one stack of free blocks; one number, `promised`, of blocks that chains may still take.
+ *
+ *     blocks = used (references >= 1) + free;   free = promised + what kv_free_blocks() offers
+ *
+ * Why reservations: a sequence that has been admitted must never wait for a block in the middle of its answer, because the way
+ * out of that (throwing a running sequence's cache away and computing it again) costs more than the blocks kept back. The road
+ * not taken is to admit by what is used now and preempt when it runs out, as vLLM does.
+ * Why generations: a plan that names a block which was freed since can be told from one that names its new owner.
+ * Limits: a shared block is never written: a fork shares full blocks only. max_chains * max_chain_blocks ids are kept, whether
+ * they are used or not; that is 8 bytes for 32 tokens. */
+#include "kv/kv_core.h"
+
+#include <string.h>
+
+#define NO_CHAIN UINT32_MAX
+
+typedef struct {
+    uint32_t n_blocks, n_reserved; /* blocks it holds, blocks it may hold */
+    uint32_t next_free;            /* in the list of free chains */
+    bool in_use;
+} chain;
+
+struct kv_table {
+    uint32_t n_blocks, max_chains, max_chain_blocks;
+    uint32_t n_free;                          /* blocks on the stack */
+    uint32_t promised;                        /* sum over chains of n_reserved - n_blocks; <= n_free */
+    uint32_t free_chain;                      /* first of the list */
+    uint32_t *generation, *references, *free; /* [n_blocks]; free: a stack of indices, top at n_free - 1 */
+    uint32_t *count;                          /* [n_blocks] scratch of kv_check */
+    chain *chains;                            /* [max_chains] */
+    block_id *ids;                            /* [max_chains][max_chain_blocks] */
+};
+
+/* ---- memory: one walk lays the arrays out, without memory to find the size, with it to set the pointers ---- */
+
+typedef struct {
+    unsigned char *base; /* NULL: only count */
+    size_t used_bytes;
+    bool overflow;
+} layout;
+
+static void *place(layout *l, size_t n, size_t size_bytes) {
+    size_t bytes = 0, at = l->used_bytes;
+    if (__builtin_mul_overflow(n, size_bytes, &bytes) || bytes > SIZE_MAX / 2 || at > SIZE_MAX / 4) {
+        l->overflow = true;
+        return NULL;
+    }
+    l->used_bytes = at + ((bytes + 63) & ~(size_t)63);
+    return l->base ? l->base + at : NULL;
+}
+
+static size_t lay_out(unsigned char *base, kv_table shape, kv_table **out) {
+    layout l = {.base = base};
+    kv_table *t = place(&l, 1, sizeof *t);
+    shape.generation = place(&l, shape.n_blocks, sizeof *shape.generation);
+    shape.references = place(&l, shape.n_blocks, sizeof *shape.references);
+    shape.free = place(&l, shape.n_blocks, sizeof *shape.free);
+    shape.count = place(&l, shape.n_blocks, sizeof *shape.count);
+    shape.chains = place(&l, shape.max_chains, sizeof *shape.chains);
+    shape.ids = place(&l, (size_t)shape.max_chains * shape.max_chain_blocks, sizeof *shape.ids);
+    if (base) {
+        memset(base, 0, l.used_bytes);
+        *t = shape;
+        *out = t;
+    }
+    return l.overflow ? 0 : l.used_bytes;
+}
+
+size_t kv_table_bytes(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {
+    kv_table shape = {.n_blocks = n_blocks, .max_chains = max_chains, .max_chain_blocks = max_chain_blocks};
+    return lay_out(NULL, shape, NULL);
+}
+
+kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {
+    kv_table shape = {.n_blocks = n_blocks, .max_chains = max_chains, .max_chain_blocks = max_chain_blocks}, *t = NULL;
+    INVARIANT(memory && ((uintptr_t)memory & 63) == 0);
+    INVARIANT(lay_out(memory, shape, &t) > 0);
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        t->generation[i] = 1;
+        t->free[i] = n_blocks - 1 - i; /* block 0 on top */
+    }
+    t->n_free = n_blocks;
+    for (uint32_t i = 0; i < max_chains; i++) t->chains[i].next_free = i + 1 < max_chains ? i + 1 : NO_CHAIN;
+    t->free_chain = max_chains > 0 ? 0 : NO_CHAIN;
+    return t;
+}
+
+/* ---- one block, one chain ---- */
+
+static chain *chain_of(const kv_table *t, kv_chain c) {
+    INVARIANT(c.index < t->max_chains && t->chains[c.index].in_use);
+    return &t->chains[c.index];
+}
+
+static block_id *ids_of(const kv_table *t, kv_chain c) { return t->ids + (size_t)c.index * t->max_chain_blocks; }
+
+/* The chain may take it: it is one of the promised ones. */
+static void take_block(kv_table *t, chain *c, block_id *ids) {
+    INVARIANT(c->n_blocks < c->n_reserved && t->promised > 0 && t->n_free > 0);
+    uint32_t index = t->free[--t->n_free];
+    t->promised--;
+    t->references[index] = 1;
+    ids[c->n_blocks++] = (block_id){index, t->generation[index]};
+}
+
+static void drop_block(kv_table *t, uint32_t index) {
+    INVARIANT(t->references[index] > 0);
+    if (--t->references[index] > 0) return;
+    if (++t->generation[index] == 0) t->generation[index] = 1; /* 0 is no generation */
+    t->free[t->n_free++] = index;
+}
+
+/* A new chain of at most n_reserved blocks, n_promised of which are not there yet. */
+static kv_chain new_chain(kv_table *t, uint32_t n_reserved, uint32_t n_promised) {
+    kv_chain c = {t->free_chain};
+    t->free_chain = t->chains[c.index].next_free;
+    t->chains[c.index] = (chain){.n_reserved = n_reserved, .next_free = NO_CHAIN, .in_use = true};
+    t->promised += n_promised;
+    return c;
+}
+
+static bool ever_fits(const kv_table *t, uint64_t n_tokens) {
+    uint32_t most = t->max_chain_blocks < t->n_blocks ? t->max_chain_blocks : t->n_blocks;
+    return n_tokens <= (uint64_t)most * NOUNS_BLOCK_TOKENS;
+}
+
+/* ---- the public verbs ---- */
+
+st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out) {
+    if (!ever_fits(t, n_tokens)) return ST_ERR_INVALID_ARGUMENT;
+    uint32_t n = kv_blocks_for(n_tokens);
+    if (t->free_chain == NO_CHAIN || n > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
+    *out = new_chain(t, n, n);
+    return ST_OK;
+}
+
+st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, uint32_t *n_new) {
+    chain *ch = chain_of(t, c);
+    if (n_tokens > (uint64_t)ch->n_reserved * NOUNS_BLOCK_TOKENS) return ST_ERR_INVALID_ARGUMENT;
+    uint32_t before = ch->n_blocks;
+    while (ch->n_blocks < kv_blocks_for(n_tokens)) take_block(t, ch, ids_of(t, c));
+    *first = before;
+    *n_new = ch->n_blocks - before;
+    return ST_OK;
+}
+
+st_code kv_fork(kv_table *t, kv_chain from, uint64_t shared_tokens, uint64_t n_tokens, kv_chain *out, block_id *copy_from,
+                block_id *copy_to) {
+    const chain *parent = chain_of(t, from);
+    if (!ever_fits(t, n_tokens) || shared_tokens > n_tokens || shared_tokens > (uint64_t)parent->n_blocks * NOUNS_BLOCK_TOKENS)
+        return ST_ERR_INVALID_ARGUMENT;
+    uint32_t n_full = (uint32_t)(shared_tokens / NOUNS_BLOCK_TOKENS), n = kv_blocks_for(n_tokens);
+    if (t->free_chain == NO_CHAIN || n - n_full > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
+    kv_chain c = new_chain(t, n, n - n_full);
+    const block_id *old = ids_of(t, from);
+    block_id *ids = ids_of(t, c);
+    chain *ch = chain_of(t, c);
+    for (uint32_t i = 0; i < n_full; i++) {
+        t->references[old[i].index]++;
+        ids[i] = old[i];
+    }
+    ch->n_blocks = n_full;
+    *copy_from = *copy_to = (block_id){0};
+    if (shared_tokens % NOUNS_BLOCK_TOKENS > 0) {
+        take_block(t, ch, ids);
+        *copy_from = old[n_full];
+        *copy_to = ids[n_full];
+    }
+    *out = c;
+    return ST_OK;
+}
+
+void kv_release(kv_table *t, kv_chain c) {
+    chain *ch = chain_of(t, c);
+    const block_id *ids = ids_of(t, c);
+    t->promised -= ch->n_reserved - ch->n_blocks;
+    for (uint32_t i = ch->n_blocks; i > 0; i--) drop_block(t, ids[i - 1].index); /* last first: the stack keeps its order */
+    *ch = (chain){.next_free = t->free_chain};
+    t->free_chain = c.index;
+}
+
+const block_id *kv_chain_blocks(const kv_table *t, kv_chain c, uint32_t *n_blocks) {
+    *n_blocks = chain_of(t, c)->n_blocks;
+    return ids_of(t, c);
+}
+
+bool kv_block_live(const kv_table *t, block_id id) {
+    return id.index < t->n_blocks && t->references[id.index] > 0 && t->generation[id.index] == id.generation;
+}
+
+uint32_t kv_free_blocks(const kv_table *t) { return t->n_free - t->promised; }
+uint32_t kv_used_blocks(const kv_table *t) { return t->n_blocks - t->n_free; }
+uint32_t kv_total_blocks(const kv_table *t) { return t->n_blocks; }
+
+/* ---- the check ---- */
+
+/* Counts in t->count how often chains hold each block; returns how many blocks they may still take. */
+static uint64_t check_chains(const kv_table *t) {
+    uint64_t promised = 0;
+    for (uint32_t i = 0; i < t->max_chains; i++) {
+        const chain *ch = &t->chains[i];
+        if (!ch->in_use) continue;
+        INVARIANT(ch->n_blocks <= ch->n_reserved && ch->n_reserved <= t->max_chain_blocks);
+        promised += ch->n_reserved - ch->n_blocks;
+        const block_id *ids = ids_of(t, (kv_chain){i});
+        for (uint32_t b = 0; b < ch->n_blocks; b++) {
+            INVARIANT(kv_block_live(t, ids[b]));
+            t->count[ids[b].index]++;
+        }
+    }
+    return promised;
+}
+
+void kv_check(const kv_table *t) {
+    memset(t->count, 0, t->n_blocks * sizeof *t->count);
+    uint64_t promised = check_chains(t);
+    INVARIANT(t->promised == promised && t->promised <= t->n_free && t->n_free <= t->n_blocks);
+    uint32_t n_used = 0;
+    for (uint32_t i = 0; i < t->n_blocks; i++) {
+        INVARIANT(t->count[i] == t->references[i] && t->generation[i] > 0);
+        n_used += t->references[i] > 0;
+    }
+    INVARIANT(n_used + t->n_free == t->n_blocks);
+    for (uint32_t i = 0; i < t->n_free; i++) { /* free ones: each once, held by nobody */
+        INVARIANT(t->free[i] < t->n_blocks && t->count[t->free[i]] == 0);
+        t->count[t->free[i]] = 1;
+    }
+    uint32_t n_chains = 0;
+    for (uint32_t i = t->free_chain; i != NO_CHAIN; i = t->chains[i].next_free) {
+        INVARIANT(i < t->max_chains && !t->chains[i].in_use && n_chains < t->max_chains);
+        n_chains++;
+    }
+    for (uint32_t i = 0; i < t->max_chains; i++) n_chains += t->chains[i].in_use;
+    INVARIANT(n_chains == t->max_chains);
+}

@@ -1,0 +1,49 @@
+/* The world by MPI: rank, size, one broadcast, finalize.
+ *
+ * One MPI thread a process: MPI_THREAD_MULTIPLE collapses under several blocking threads (docs/operations.md). The broadcast is
+ * nonblocking and tested with growing naps, so that a rank that died before it costs a time-out and not a hang; MPI itself
+ * reports no death. */
+#include "parallel/world.h"
+
+#include <mpi.h>
+#include <time.h>
+
+enum { FIRST_NAP_NS = 20000, LONGEST_NAP_NS = 1000000 };
+
+st_code parallel_world_start(int *argc, char ***argv, uint32_t *rank, uint32_t *n_ranks, st_error *e) {
+    int provided = 0, r = 0, n = 0;
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+        return st_fail(e, ST_ERR_UNSUPPORTED, "MPI_Init_thread failed; start consortd by mpirun or srun --mpi=pmix");
+    if (provided < MPI_THREAD_FUNNELED)
+        return st_fail(e, ST_ERR_UNSUPPORTED, "this MPI allows no threads beside it: MPI_THREAD_FUNNELED is needed");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(MPI_COMM_WORLD, &r);
+    MPI_Comm_size(MPI_COMM_WORLD, &n);
+    *rank = (uint32_t)r;
+    *n_ranks = (uint32_t)n;
+    return ST_OK;
+}
+
+static uint64_t now_ms(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+st_code parallel_world_broadcast(void *bytes, size_t n, uint32_t deadline_ms, st_error *e) {
+    MPI_Request request;
+    if (n > INT32_MAX || MPI_Ibcast(bytes, (int)n, MPI_BYTE, 0, MPI_COMM_WORLD, &request) != MPI_SUCCESS)
+        return st_fail(e, ST_FATAL_INTERNAL, "MPI_Ibcast of %zu bytes failed", n);
+    uint64_t end = now_ms() + deadline_ms;
+    struct timespec nap = {.tv_nsec = FIRST_NAP_NS};
+    for (int done = 0;;) {
+        if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return st_fail(e, ST_FATAL_INTERNAL, "MPI_Test failed");
+        if (done) return ST_OK;
+        if (now_ms() > end)
+            return st_fail(e, ST_ERR_DEADLINE, "the start broadcast took over %u ms: is a rank dead?", deadline_ms);
+        nanosleep(&nap, NULL);
+        if (nap.tv_nsec < LONGEST_NAP_NS) nap.tv_nsec *= 2;
+    }
+}
+
+void parallel_world_stop(void) { MPI_Finalize(); }

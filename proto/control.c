@@ -1,0 +1,115 @@
+/* The small messages of the control link: register, welcome, heartbeat, abort. Plans and results: plan.c. */
+#include "proto/proto_int.h"
+
+#include "control.pb-c.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define BAD ST_FATAL_PROTOCOL
+
+st_code proto_register_encode(const proto_register *r, proto_bytes *out) {
+    Consort__Control__V1__Register m = CONSORT__CONTROL__V1__REGISTER__INIT;
+#define U(f)    m.f = r->f;
+#define WORD(f) m.f = wire_text(r->f);
+#define HASH(f) m.f = wire_data(r->f, sizeof r->f);
+#include "proto/register.def"
+#undef U
+#undef WORD
+#undef HASH
+    return wire_pack(&m.base, out);
+}
+
+st_code proto_register_decode(const uint8_t *bytes, size_t n, proto_register *out, st_error *e) {
+    wire_room room;
+    Consort__Control__V1__Register *m;
+    proto_register r = {0};
+    st_code code = wire_unpack_small(&consort__control__v1__register__descriptor, bytes, n, &room, BAD, &m, e);
+    if (code) return code;
+#define U(f) r.f = m->f;
+#define WORD(f)                                                                                                                  \
+    if (!code) code = wire_copy_word("Register." #f, m->f, r.f, sizeof r.f, BAD, e);
+#define HASH(f)                                                                                                                  \
+    if (!code) code = wire_copy_hash("Register." #f, m->f, r.f, BAD, e);
+#include "proto/register.def"
+#undef U
+#undef WORD
+#undef HASH
+    if (code) return code;
+    if (!r.role[0]) return st_fail(e, BAD, "Register.role: is empty");
+    if (r.group_rank >= r.group_size)
+        return st_fail(e, BAD, "Register.group_rank: %u is not below group_size %u", r.group_rank, r.group_size);
+    *out = r;
+    return ST_OK;
+}
+
+st_code proto_welcome_encode(const proto_welcome *w, proto_bytes *out) {
+    Consort__Control__V1__Welcome m = CONSORT__CONTROL__V1__WELCOME__INIT;
+    m.cluster_epoch = w->cluster_epoch;
+    m.group_epoch = w->group_epoch;
+    m.heartbeat_ms = w->heartbeat_ms;
+    m.dead_after_ms = w->dead_after_ms;
+    return wire_pack(&m.base, out);
+}
+
+st_code proto_welcome_decode(const uint8_t *bytes, size_t n, proto_welcome *out, st_error *e) {
+    wire_room room;
+    Consort__Control__V1__Welcome *m;
+    st_code code = wire_unpack_small(&consort__control__v1__welcome__descriptor, bytes, n, &room, BAD, &m, e);
+    if (code) return code;
+    if (!m->heartbeat_ms || m->dead_after_ms <= m->heartbeat_ms)
+        return st_fail(e, BAD, "Welcome.heartbeat_ms: %u; expected 1 or more and less than dead_after_ms %u", m->heartbeat_ms,
+                       m->dead_after_ms);
+    *out = (proto_welcome){.cluster_epoch = m->cluster_epoch,
+                           .group_epoch = m->group_epoch,
+                           .heartbeat_ms = m->heartbeat_ms,
+                           .dead_after_ms = m->dead_after_ms};
+    return ST_OK;
+}
+
+st_code proto_heartbeat_encode(const proto_heartbeat *h, proto_bytes *out) {
+    Consort__Control__V1__Heartbeat m = CONSORT__CONTROL__V1__HEARTBEAT__INIT;
+    m.sent_ns = h->sent_ns;
+    m.steps = h->steps;
+    m.load_share = h->load_share;
+    return wire_pack(&m.base, out);
+}
+
+st_code proto_heartbeat_decode(const uint8_t *bytes, size_t n, proto_heartbeat *out, st_error *e) {
+    wire_room room;
+    Consort__Control__V1__Heartbeat *m;
+    st_code code = wire_unpack_small(&consort__control__v1__heartbeat__descriptor, bytes, n, &room, BAD, &m, e);
+    if (code) return code;
+    if (!(m->load_share >= 0 && m->load_share <= 1))
+        return st_fail(e, BAD, "Heartbeat.load_share: %g is outside 0 .. 1", m->load_share);
+    *out = (proto_heartbeat){.sent_ns = m->sent_ns, .steps = m->steps, .load_share = m->load_share};
+    return ST_OK;
+}
+
+st_code proto_abort_encode(const proto_abort *a, proto_bytes *out) {
+    Consort__Control__V1__Abort m = CONSORT__CONTROL__V1__ABORT__INIT;
+    m.code = (uint32_t)a->code;
+    m.message = wire_text(a->message);
+    return wire_pack(&m.base, out);
+}
+
+/* The message is for people and may quote foreign bytes or end in half a character: what does not print on one line becomes '?',
+ * since a reason must not get lost for its looks. */
+static void clean(char *text) {
+    for (size_t n = strlen(text), at; (at = wire_utf8(text, n)) < n;) text[at] = '?';
+    for (; *text; text++)
+        if ((uint8_t)*text < ' ' || *text == 0x7F) *text = '?';
+}
+
+st_code proto_abort_decode(const uint8_t *bytes, size_t n, proto_abort *out, st_error *e) {
+    wire_room room;
+    Consort__Control__V1__Abort *m;
+    st_code code = wire_unpack_small(&consort__control__v1__abort__descriptor, bytes, n, &room, BAD, &m, e);
+    if (code) return code;
+    if (!m->code || m->code >= ST_N_CODES) return st_fail(e, BAD, "Abort.code: %u is outside 1 .. %d", m->code, ST_N_CODES - 1);
+    proto_abort a = {.code = (st_code)m->code};
+    snprintf(a.message, sizeof a.message, "%.*s", (int)m->message.len, m->message.len ? (const char *)m->message.data : "");
+    clean(a.message);
+    *out = a;
+    return ST_OK;
+}

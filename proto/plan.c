@@ -1,0 +1,288 @@
+/* Plans and results: one of each a step and group, so the wire is compact (packed arrays, a tree as three arrays) and equal
+ * structs give equal bytes: the leader broadcasts a plan as it came.
+ *
+ * Decoded arrays stay where protobuf-c put them; only what has another form (block ids, parents) is rewritten. Counts and shapes
+ * are checked here, once; what needs the state of a rank (is `start` right, is the block ours, is the token in the vocabulary) is
+ * the worker's. */
+#include "proto/proto_int.h"
+
+#include "base/mem.h"
+#include "control.pb-c.h"
+#include <math.h>
+#include <string.h>
+
+#define BAD ST_FATAL_PROTOCOL
+typedef Consort__Control__V1__Plan wire_plan;
+typedef Consort__Control__V1__Open wire_open;
+typedef Consort__Control__V1__Work wire_work;
+typedef Consort__Control__V1__Sampling wire_sampling;
+typedef Consort__Control__V1__Item wire_item;
+typedef Consort__Control__V1__Result wire_result;
+
+static uint32_t *packed(const void *p) { return (uint32_t *)(uintptr_t)p; } /* packing does not write to it */
+
+/* ---- encode ---- */
+/* Scratch of one encoding: the structs that protobuf-c wants, in one piece of memory. */
+typedef struct {
+    wire_open *open;
+    wire_sampling *sampling;
+    wire_open **open_list;
+    wire_work *work;
+    wire_work **work_list;
+    uint32_t *numbers; /* block index and generation, parents */
+} plan_parts;
+
+static size_t count_numbers(const proto_plan *p) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < p->n_work; i++) n += 2 * (size_t)p->work[i].n_blocks + p->work[i].tree.n_nodes;
+    return n;
+}
+
+static size_t parts_bytes(const proto_plan *p) {
+    size_t open = sizeof(wire_open) + sizeof(wire_sampling) + sizeof(wire_open *), work = sizeof(wire_work) + sizeof(wire_work *);
+    return p->n_open * open + p->n_work * work + count_numbers(p) * sizeof(uint32_t);
+}
+
+static plan_parts carve(void *memory, const proto_plan *p) {
+    plan_parts t;
+    t.open = memory;
+    t.sampling = (wire_sampling *)(t.open + p->n_open);
+    t.open_list = (wire_open **)(t.sampling + p->n_open);
+    t.work = (wire_work *)(t.open_list + p->n_open);
+    t.work_list = (wire_work **)(t.work + p->n_work);
+    t.numbers = (uint32_t *)(t.work_list + p->n_work);
+    return t;
+}
+
+static void encode_open(const proto_open *o, wire_sampling *s, wire_open *m) {
+    consort__control__v1__sampling__init(s);
+    s->temperature = o->sampling.temperature;
+    s->top_p = o->sampling.top_p;
+    s->min_p = o->sampling.min_p;
+    s->top_k = o->sampling.top_k;
+    s->seed = o->sampling.seed;
+    s->sample = o->sampling.sample;
+    consort__control__v1__open__init(m);
+    m->seq = o->seq.value;
+    m->seq_epoch = o->seq_epoch;
+    m->sampling = s;
+    m->n_tokens = o->n_tokens;
+    m->tokens = packed(o->tokens);
+}
+
+/* Returns the scratch numbers that are left. */
+static uint32_t *encode_work(const proto_work *w, uint32_t *numbers, wire_work *m) {
+    const token_tree *t = &w->tree;
+    consort__control__v1__work__init(m);
+    m->seq = w->seq.value;
+    m->start = w->start;
+    m->n_prefix = w->n_prefix;
+    m->n_block_index = m->n_block_generation = w->n_blocks;
+    m->block_index = numbers;
+    m->block_generation = numbers + w->n_blocks;
+    for (uint32_t i = 0; i < w->n_blocks; i++) {
+        m->block_index[i] = w->blocks[i].index;
+        m->block_generation[i] = w->blocks[i].generation;
+    }
+    m->n_tree_token = m->n_tree_parent = t->n_nodes;
+    m->tree_token = packed(t->token);
+    m->tree_parent = numbers + 2 * (size_t)w->n_blocks;
+    for (uint32_t i = 0; i < t->n_nodes; i++) m->tree_parent[i] = t->parent[i] + 1; /* NOUNS_TREE_ROOT becomes 0 */
+    m->n_tree_probability = t->probability ? t->n_nodes : 0;
+    m->tree_probability = (float *)(uintptr_t)t->probability;
+    return m->tree_parent + t->n_nodes;
+}
+
+st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
+    wire_plan m = CONSORT__CONTROL__V1__PLAN__INIT;
+    void *memory = mem_alloc(parts_bytes(p), 1);
+    if (!memory) return ST_FATAL_MEMORY;
+    plan_parts t = carve(memory, p);
+    for (uint32_t i = 0; i < p->n_open; i++) encode_open(&p->open[i], &t.sampling[i], t.open_list[i] = &t.open[i]);
+    for (uint32_t i = 0; i < p->n_work; i++) t.numbers = encode_work(&p->work[i], t.numbers, t.work_list[i] = &t.work[i]);
+    m.id = p->id;
+    m.kind = (uint32_t)p->kind;
+    m.n_close = p->n_close;
+    m.close = (uint64_t *)(uintptr_t)p->close; /* seq_id is one uint64_t */
+    m.n_open = p->n_open;
+    m.open = t.open_list;
+    m.n_work = p->n_work;
+    m.work = t.work_list;
+    st_code code = wire_pack(&m.base, out);
+    mem_free(memory);
+    return code;
+}
+
+/* ---- decode ---- */
+static st_code decode_sampling(const wire_sampling *m, sampling *s, st_error *e) {
+    if (!m) return st_fail(e, BAD, "sampling: is missing");
+    if (!(m->temperature >= 0) || !isfinite(m->temperature))
+        return st_fail(e, BAD, "sampling.temperature: %g is not finite and >= 0", (double)m->temperature);
+    if (!(m->top_p >= 0 && m->top_p <= 1)) return st_fail(e, BAD, "sampling.top_p: %g is outside 0 .. 1", (double)m->top_p);
+    if (!(m->min_p >= 0 && m->min_p <= 1)) return st_fail(e, BAD, "sampling.min_p: %g is outside 0 .. 1", (double)m->min_p);
+    *s = (sampling){.temperature = m->temperature,
+                    .top_p = m->top_p,
+                    .min_p = m->min_p,
+                    .top_k = m->top_k,
+                    .seed = m->seed,
+                    .sample = m->sample};
+    return ST_OK;
+}
+
+static st_code decode_open(const wire_open *m, proto_open *o, st_error *e) {
+    st_code code = decode_sampling(m->sampling, &o->sampling, e);
+    if (code) return code;
+    if (!m->seq) return st_fail(e, BAD, "seq: 0 is none");
+    if (!m->n_tokens || m->n_tokens > PROTO_MAX_PROMPT_TOKENS)
+        return st_fail(e, BAD, "tokens: %zu are outside 1 .. %d", m->n_tokens, PROTO_MAX_PROMPT_TOKENS);
+    o->seq.value = m->seq;
+    o->seq_epoch = m->seq_epoch;
+    o->n_tokens = (uint32_t)m->n_tokens;
+    o->tokens = m->tokens;
+    return ST_OK;
+}
+
+static st_code decode_tree(wire_work *m, token_tree *t, st_error *e) {
+    size_t n = m->n_tree_token;
+    if (n > NOUNS_MAX_TREE) return st_fail(e, BAD, "tree_token: %zu nodes are over %d", n, NOUNS_MAX_TREE);
+    if (m->n_tree_parent != n) return st_fail(e, BAD, "tree_parent: %zu for %zu nodes", m->n_tree_parent, n);
+    if (m->n_tree_probability && m->n_tree_probability != n)
+        return st_fail(e, BAD, "tree_probability: %zu for %zu nodes", m->n_tree_probability, n);
+    for (size_t i = 0; i < n; i++) {
+        if (m->tree_parent[i] > i)
+            return st_fail(e, BAD, "tree_parent[%zu]: node %u does not come before it", i, m->tree_parent[i] - 1);
+        m->tree_parent[i]--; /* 0 becomes NOUNS_TREE_ROOT */
+        if (m->n_tree_probability && !(m->tree_probability[i] >= 0 && m->tree_probability[i] <= 1))
+            return st_fail(e, BAD, "tree_probability[%zu]: %g is outside 0 .. 1", i, (double)m->tree_probability[i]);
+    }
+    *t = (token_tree){
+        .n_nodes = (uint32_t)n, .token = m->tree_token, .parent = m->tree_parent, .probability = m->tree_probability};
+    return ST_OK;
+}
+
+static st_code decode_work(wire_work *m, arena *a, proto_work *w, st_error *e) {
+    if (!m->seq) return st_fail(e, BAD, "seq: 0 is none");
+    if (!m->n_prefix) return st_fail(e, BAD, "n_prefix: 0; expected 1 or more");
+    if ((uint64_t)m->start + m->n_prefix > PROTO_MAX_PROMPT_TOKENS)
+        return st_fail(e, BAD, "n_prefix: %u from %u is over %d tokens", m->n_prefix, m->start, PROTO_MAX_PROMPT_TOKENS);
+    if (m->n_block_generation != m->n_block_index)
+        return st_fail(e, BAD, "block_generation: %zu for %zu blocks", m->n_block_generation, m->n_block_index);
+    if (m->n_block_index > PROTO_MAX_PROMPT_TOKENS / NOUNS_BLOCK_TOKENS)
+        return st_fail(e, BAD, "block_index: %zu blocks are over %d", m->n_block_index,
+                       PROTO_MAX_PROMPT_TOKENS / NOUNS_BLOCK_TOKENS);
+    block_id *blocks = arena_alloc(a, m->n_block_index, sizeof *blocks);
+    if (!blocks) return st_fail(e, ST_FATAL_MEMORY, "block_index: no memory left for %zu blocks", m->n_block_index);
+    for (size_t i = 0; i < m->n_block_index; i++) blocks[i] = (block_id){m->block_index[i], m->block_generation[i]};
+    w->seq.value = m->seq;
+    w->start = m->start;
+    w->n_prefix = m->n_prefix;
+    w->n_blocks = (uint32_t)m->n_block_index;
+    w->blocks = blocks;
+    return decode_tree(m, &w->tree, e);
+}
+
+static st_code check_plan(const wire_plan *m, st_error *e) {
+    if (!m->id) return st_fail(e, BAD, "id: 0; plans count from 1");
+    if (m->kind != PROTO_PLAN_STEP) return st_fail(e, BAD, "kind: %u is unknown", m->kind);
+    if (m->n_close > PROTO_MAX_RUNNING) return st_fail(e, BAD, "close: %zu are over %d", m->n_close, PROTO_MAX_RUNNING);
+    if (m->n_open > PROTO_MAX_RUNNING) return st_fail(e, BAD, "open: %zu are over %d", m->n_open, PROTO_MAX_RUNNING);
+    if (m->n_work > PROTO_MAX_PLAN_SEQUENCES)
+        return st_fail(e, BAD, "work: %zu are over %d", m->n_work, PROTO_MAX_PLAN_SEQUENCES);
+    for (size_t i = 0; i < m->n_close; i++)
+        if (!m->close[i]) return st_fail(e, BAD, "close[%zu]: 0 is none", i);
+    return ST_OK;
+}
+
+static st_code decode_lists(const wire_plan *m, arena *a, proto_plan *p, st_error *e) {
+    proto_open *open = arena_alloc(a, m->n_open, sizeof *open);
+    proto_work *work = arena_alloc(a, m->n_work, sizeof *work);
+    if (!open || !work) return st_fail(e, ST_FATAL_MEMORY, "no memory left for %zu opens and %zu works", m->n_open, m->n_work);
+    for (size_t i = 0; i < m->n_open; i++)
+        if (decode_open(m->open[i], &open[i], e)) return st_prefix(e, "open[%zu]", i);
+    for (size_t i = 0; i < m->n_work; i++)
+        if (decode_work(m->work[i], a, &work[i], e)) return st_prefix(e, "work[%zu]", i);
+    *p = (proto_plan){.id = m->id,
+                      .kind = PROTO_PLAN_STEP,
+                      .n_close = (uint32_t)m->n_close,
+                      .n_open = (uint32_t)m->n_open,
+                      .n_work = (uint32_t)m->n_work,
+                      .close = (const seq_id *)m->close, /* seq_id is one uint64_t */
+                      .open = open,
+                      .work = work};
+    return ST_OK;
+}
+
+st_code proto_plan_decode(const uint8_t *bytes, size_t n, arena *a, proto_plan *out, st_error *e) {
+    st_error own; /* prefixes need one */
+    size_t mark = a->used_bytes;
+    wire_plan *m;
+    if (!e) e = &own;
+    st_code code = wire_unpack(&consort__control__v1__plan__descriptor, bytes, n, a, BAD, ST_FATAL_MEMORY, &m, e);
+    if (code) return code;
+    code = check_plan(m, e);
+    if (!code) code = decode_lists(m, a, out, e);
+    if (!code) return ST_OK;
+    arena_reset(a, mark);
+    return st_prefix(e, "Plan");
+}
+
+/* ---- result ---- */
+st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
+    wire_result m = CONSORT__CONTROL__V1__RESULT__INIT;
+    wire_item *items = mem_alloc(r->n_items, sizeof *items), **list = mem_alloc(r->n_items, sizeof *list);
+    st_code code = items && list ? ST_OK : ST_FATAL_MEMORY;
+    for (uint32_t i = 0; !code && i < r->n_items; i++) {
+        const proto_item *from = &r->items[i];
+        wire_item *to = list[i] = &items[i];
+        consort__control__v1__item__init(to);
+        to->seq = from->seq.value;
+        to->code = (uint32_t)from->code;
+        to->layer = from->layer;
+        to->n_tokens = from->n_tokens;
+        to->tokens = packed(from->tokens);
+    }
+    m.plan_id = r->plan_id;
+    m.step_ns = r->step_ns;
+    m.n_rows = r->n_rows;
+    m.n_items = r->n_items;
+    m.items = list;
+    if (!code) code = wire_pack(&m.base, out);
+    mem_free(items);
+    mem_free(list);
+    return code;
+}
+
+static st_code decode_item(const wire_item *m, proto_item *i, st_error *e) {
+    if (!m->seq) return st_fail(e, BAD, "seq: 0 is none");
+    if (m->code >= ST_N_CODES) return st_fail(e, BAD, "code: %u is outside 0 .. %d", m->code, ST_N_CODES - 1);
+    if (m->n_tokens > NOUNS_MAX_TREE + 1) return st_fail(e, BAD, "tokens: %zu are over %d", m->n_tokens, NOUNS_MAX_TREE + 1);
+    *i = (proto_item){
+        .seq = {m->seq}, .code = (st_code)m->code, .layer = m->layer, .n_tokens = (uint32_t)m->n_tokens, .tokens = m->tokens};
+    return ST_OK;
+}
+
+static st_code decode_items(const wire_result *m, arena *a, proto_result *r, st_error *e) {
+    if (!m->plan_id) return st_fail(e, BAD, "plan_id: 0; plans count from 1");
+    if (m->n_items > PROTO_MAX_PLAN_SEQUENCES)
+        return st_fail(e, BAD, "items: %zu are over %d", m->n_items, PROTO_MAX_PLAN_SEQUENCES);
+    proto_item *items = arena_alloc(a, m->n_items, sizeof *items);
+    if (!items) return st_fail(e, ST_FATAL_MEMORY, "items: no memory left for %zu", m->n_items);
+    for (size_t i = 0; i < m->n_items; i++)
+        if (decode_item(m->items[i], &items[i], e)) return st_prefix(e, "items[%zu]", i);
+    *r = (proto_result){
+        .plan_id = m->plan_id, .step_ns = m->step_ns, .n_rows = m->n_rows, .n_items = (uint32_t)m->n_items, .items = items};
+    return ST_OK;
+}
+
+st_code proto_result_decode(const uint8_t *bytes, size_t n, arena *a, proto_result *out, st_error *e) {
+    st_error own; /* prefixes need one */
+    size_t mark = a->used_bytes;
+    wire_result *m;
+    if (!e) e = &own;
+    st_code code = wire_unpack(&consort__control__v1__result__descriptor, bytes, n, a, BAD, ST_FATAL_MEMORY, &m, e);
+    if (code) return code;
+    code = decode_items(m, a, out, e);
+    if (!code) return ST_OK;
+    arena_reset(a, mark);
+    return st_prefix(e, "Result");
+}

@@ -1,0 +1,187 @@
+/* The replies of the public API: one streamed piece of an answer, and the status of the cluster. A client trusts a coordinator no
+ * more than the other way round: texts are checked before they reach a terminal's program. */
+#include "proto/proto_int.h"
+
+#include "base/mem.h"
+#include "consort.pb-c.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define BAD ST_ERR_FORMAT
+
+/* ---- GenerateReply ---- */
+st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
+    Consort__V1__GenerateReply m = CONSORT__V1__GENERATE_REPLY__INIT;
+    Consort__V1__Usage usage = CONSORT__V1__USAGE__INIT;
+    Consort__V1__Timing timing = CONSORT__V1__TIMING__INIT;
+    m.has_request_id = r->request_id != NULL;
+    m.request_id = wire_text(r->request_id);
+    m.has_seed = r->has_seed;
+    m.seed = r->seed;
+    m.has_text = r->text_bytes != 0;
+    m.text = wire_data(r->text, r->text_bytes);
+    m.n_tokens = r->n_tokens;
+    m.tokens = (uint32_t *)(uintptr_t)r->tokens;
+    if (r->finish_reason) {
+        m.has_finish_reason = 1;
+        m.finish_reason = wire_text(r->finish_reason);
+        m.usage = &usage;
+        usage.has_prompt_tokens = usage.has_completion_tokens = 1;
+        usage.prompt_tokens = r->prompt_tokens;
+        usage.completion_tokens = r->completion_tokens;
+        m.timing = &timing;
+        timing.has_queue_ns = timing.has_first_token_ns = timing.has_total_ns = 1;
+        timing.queue_ns = r->queue_ns;
+        timing.first_token_ns = r->first_token_ns;
+        timing.total_ns = r->total_ns;
+    }
+    return wire_pack(&m.base, out);
+}
+
+static st_code take_word(const char *field, bool has, ProtobufCBinaryData d, size_t n_max, const char **out, st_error *e) {
+    *out = has ? (d.len ? (const char *)d.data : "") : NULL;
+    return has ? wire_check_word(field, (const char *)d.data, d.len, n_max, BAD, e) : ST_OK;
+}
+
+st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply *out, st_error *e) {
+    size_t mark = a->used_bytes;
+    Consort__V1__GenerateReply *m;
+    proto_reply r = {0};
+    st_code code = wire_unpack(&consort__v1__generate_reply__descriptor, bytes, n, a, BAD, BAD, &m, e);
+    if (code) return code;
+    code = take_word("request_id", m->has_request_id, m->request_id, PROTO_REQUEST_ID_BYTES, &r.request_id, e);
+    if (!code) code = take_word("finish_reason", m->has_finish_reason, m->finish_reason, 64, &r.finish_reason, e);
+    if (!code) code = wire_check_text("text", (const char *)m->text.data, m->text.len, 0, PROTO_MAX_BYTES, BAD, e);
+    if (code) {
+        arena_reset(a, mark);
+        return code;
+    }
+    r.has_seed = m->has_seed;
+    r.seed = m->seed;
+    r.text = m->text.len ? (const char *)m->text.data : NULL;
+    r.text_bytes = m->text.len;
+    r.tokens = m->tokens;
+    r.n_tokens = (uint32_t)m->n_tokens;
+    if (m->usage) {
+        r.prompt_tokens = m->usage->prompt_tokens;
+        r.completion_tokens = m->usage->completion_tokens;
+    }
+    if (m->timing) {
+        r.queue_ns = m->timing->queue_ns;
+        r.first_token_ns = m->timing->first_token_ns;
+        r.total_ns = m->timing->total_ns;
+    }
+    *out = r;
+    return ST_OK;
+}
+
+/* ---- StatusReply ---- */
+/* The number fields of proto_status, by name. */
+#define STATUS_NUMBERS(N)                                                                                                        \
+    N(ready)                                                                                                                     \
+    N(draining)                                                                                                                  \
+    N(uptime_ns)                                                                                                                 \
+    N(requests_running)                                                                                                          \
+    N(requests_waiting)                                                                                                          \
+    N(requests_done)                                                                                                             \
+    N(requests_failed)                                                                                                           \
+    N(tokens_generated)                                                                                                          \
+    N(tokens_prompt)                                                                                                             \
+    N(steps)                                                                                                                     \
+    N(largest_batch)                                                                                                             \
+    N(kv_blocks_total)                                                                                                           \
+    N(kv_blocks_used)                                                                                                            \
+    N(cluster_epoch)
+
+static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w) {
+    consort__v1__worker__init(w);
+#define U(f)    w->has_##f = 1, w->f = s->info.f;
+#define WORD(f) w->has_##f = 1, w->f = wire_text(s->info.f);
+#define HASH(f) w->has_##f = 1, w->f = wire_data(s->info.f, sizeof s->info.f);
+#include "proto/register.def"
+#undef U
+#undef WORD
+#undef HASH
+    w->has_up = w->has_step_ms = w->has_steps = 1;
+    w->up = s->up;
+    w->step_ms = s->step_ms;
+    w->steps = s->steps;
+}
+
+st_code proto_status_encode(const proto_status *s, proto_bytes *out) {
+    Consort__V1__StatusReply m = CONSORT__V1__STATUS_REPLY__INIT;
+    Consort__V1__Worker *workers = mem_alloc(s->n_workers, sizeof *workers), **list = mem_alloc(s->n_workers, sizeof(void *));
+    st_code code = workers && list ? ST_OK : ST_FATAL_MEMORY;
+    for (uint32_t i = 0; !code && i < s->n_workers; i++) encode_worker(&s->workers[i], list[i] = &workers[i]);
+#define N(f) m.has_##f = 1, m.f = s->f;
+    STATUS_NUMBERS(N)
+#undef N
+    m.has_version = m.has_model = m.has_reason = 1;
+    m.version = wire_text(s->version);
+    m.model = wire_text(s->model);
+    m.reason = wire_text(s->reason);
+    m.n_workers = s->n_workers;
+    m.workers = list;
+    if (!code) code = wire_pack(&m.base, out);
+    mem_free(workers);
+    mem_free(list);
+    return code;
+}
+
+static st_code decode_worker(const Consort__V1__Worker *w, uint32_t i, proto_worker_status *s, st_error *e) {
+    st_code code = ST_OK;
+#define U(f) s->info.f = w->f;
+#define WORD(f)                                                                                                                  \
+    if (!code) code = wire_copy_word(#f, w->f, s->info.f, sizeof s->info.f, BAD, e);
+#define HASH(f)                                                                                                                  \
+    if (!code) code = wire_copy_hash(#f, w->f, s->info.f, BAD, e);
+#include "proto/register.def"
+#undef U
+#undef WORD
+#undef HASH
+    s->up = w->up;
+    s->step_ms = w->step_ms;
+    s->steps = w->steps;
+    if (!code && !isfinite(s->step_ms)) code = st_fail(e, BAD, "step_ms: %g is not finite", s->step_ms);
+    return code && e ? st_prefix(e, "workers[%u]", i) : code;
+}
+
+static st_code copy_text(const char *field, ProtobufCBinaryData d, char *dst, size_t dst_bytes, st_error *e) {
+    st_code code = wire_check_text(field, (const char *)d.data, d.len, 0, dst_bytes - 1, BAD, e);
+    if (!code && d.len) memcpy(dst, d.data, d.len);
+    return code;
+}
+
+static st_code decode_workers(const Consort__V1__StatusReply *m, arena *a, proto_status *s, st_error *e) {
+    if (m->n_workers > PROTO_MAX_WORKERS) return st_fail(e, BAD, "workers: %zu are over %d", m->n_workers, PROTO_MAX_WORKERS);
+    proto_worker_status *workers = arena_alloc(a, m->n_workers, sizeof *workers);
+    if (!workers) return st_fail(e, BAD, "workers: no memory left for %zu", m->n_workers);
+    for (uint32_t i = 0; i < m->n_workers; i++) {
+        st_code code = decode_worker(m->workers[i], i, &workers[i], e);
+        if (code) return code;
+    }
+    s->n_workers = (uint32_t)m->n_workers;
+    s->workers = workers;
+    return ST_OK;
+}
+
+st_code proto_status_decode(const uint8_t *bytes, size_t n, arena *a, proto_status *out, st_error *e) {
+    size_t mark = a->used_bytes;
+    Consort__V1__StatusReply *m;
+    proto_status s = {0};
+    st_code code = wire_unpack(&consort__v1__status_reply__descriptor, bytes, n, a, BAD, BAD, &m, e);
+    if (code) return code;
+#define N(f) s.f = m->f;
+    STATUS_NUMBERS(N)
+#undef N
+    code = wire_copy_word("version", m->version, s.version, sizeof s.version, BAD, e);
+    if (!code) code = copy_text("model", m->model, s.model, sizeof s.model, e);
+    if (!code) code = copy_text("reason", m->reason, s.reason, sizeof s.reason, e);
+    if (!code) code = decode_workers(m, a, &s, e);
+    if (code)
+        arena_reset(a, mark);
+    else
+        *out = s;
+    return code;
+}

@@ -1,0 +1,84 @@
+/* Command lines of the verbs. What is said to people goes to standard error and is not looked at here. */
+#include "client/client_int.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+typedef struct {
+    bool json;
+    const char *model, *file;
+    uint32_t threads;
+    uint64_t seed;
+    double temperature;
+} values;
+
+/* Parses a command line of words parted by spaces. */
+static int parse(const char *line, values *v) {
+    static char text[256];
+    char *argv[16] = {"verb"};
+    int argc = 1;
+    snprintf(text, sizeof text, "%s", line);
+    for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
+    const client_option options[] = {
+        {"FILE", CLIENT_TEXT, &v->file, NULL, "a file", true},
+        {"--json", CLIENT_FLAG, &v->json, NULL, "a flag", false},
+        {"--model", CLIENT_TEXT, &v->model, "F", "a text", false},
+        {"--threads", CLIENT_U32, &v->threads, "N", "a number", false},
+        {"--seed", CLIENT_U64, &v->seed, "N", "a large number", false},
+        {"--temperature", CLIENT_F64, &v->temperature, "T", "a real number", false},
+    };
+    return client_options(argc, argv, "About.", options, sizeof options / sizeof *options);
+}
+
+static void all_kinds_of_options_are_stored(void **state) {
+    (void)state;
+    values v = {.threads = 7};
+    assert_int_equal(parse("--json in.gguf --model m --seed=18446744073709551615 --temperature 0.5", &v), CLIENT_GO_ON);
+    assert_true(v.json);
+    assert_string_equal(v.file, "in.gguf");
+    assert_string_equal(v.model, "m");
+    assert_true(v.seed == UINT64_MAX && v.temperature == 0.5);
+    assert_int_equal(v.threads, 7); /* the default stays */
+    assert_int_equal(parse("-", &v), CLIENT_GO_ON);
+    assert_string_equal(v.file, "-");
+}
+
+static void wrong_command_lines_are_refused(void **state) {
+    (void)state;
+    static const char *const lines[] = {"",
+                                        "--json",
+                                        "f g",
+                                        "f --unknown",
+                                        "f --mode m",
+                                        "f --model",
+                                        "f --json=1",
+                                        "f --threads -1",
+                                        "f --threads 4294967296",
+                                        "f --threads 1x",
+                                        "f --threads=",
+                                        "f --seed 18446744073709551616",
+                                        "f --temperature nan",
+                                        "f --temperature 1,5"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        values v = {0};
+        if (parse(lines[i], &v) != CLIENT_USAGE) fail_msg("taken: %s", lines[i]);
+    }
+}
+
+static void help_wins_over_what_is_missing(void **state) {
+    (void)state;
+    values v = {0};
+    assert_int_equal(parse("--help", &v), CLIENT_OK);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_kinds_of_options_are_stored),
+        cmocka_unit_test(wrong_command_lines_are_refused),
+        cmocka_unit_test(help_wins_over_what_is_missing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,90 @@
+/* The arithmetic under the scheduler that plans without draft trees cannot reach from outside yet, and its odd sizes. */
+#include "coordinator/sched_int.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+static uint32_t accept(uint32_t n_known, uint32_t n_limit, const uint32_t *tokens, uint32_t n, sched_finish *finish) {
+    const uint32_t ends[] = {7, 9};
+    sched_request r = {.n_prompt = 1, .n_known = n_known, .n_limit = n_limit, .ends = ends, .n_ends = 2};
+    return sched_accept(&r, tokens, n, finish);
+}
+
+static void an_answer_is_cut_where_a_step_of_one_token_each_would_have_ended_it(void **state) {
+    (void)state;
+    const uint32_t tokens[] = {1, 2, 7, 4, 9};
+    sched_finish finish;
+    assert_int_equal(accept(10, 100, tokens, 2, &finish), 2);
+    assert_int_equal(finish, SCHED_FINISH_NONE);
+    assert_int_equal(accept(10, 100, tokens, 5, &finish), 2); /* before the first end token */
+    assert_int_equal(finish, SCHED_FINISH_STOP);
+    assert_int_equal(accept(10, 12, tokens, 5, &finish), 2); /* no room is left to find the end token in */
+    assert_int_equal(finish, SCHED_FINISH_LENGTH);
+    assert_int_equal(accept(10, 13, tokens, 5, &finish), 2); /* the end token in the last place */
+    assert_int_equal(finish, SCHED_FINISH_STOP);
+    assert_int_equal(accept(10, 11, tokens, 1, &finish), 1);
+    assert_int_equal(finish, SCHED_FINISH_LENGTH);
+    assert_int_equal(accept(10, 100, tokens + 2, 1, &finish), 0);
+    assert_int_equal(finish, SCHED_FINISH_STOP);
+    assert_int_equal(accept(10, 100, tokens, 0, &finish), 0); /* a prompt chunk */
+    assert_int_equal(finish, SCHED_FINISH_NONE);
+}
+
+static void an_item_answers_only_what_was_asked(void **state) {
+    (void)state;
+    const sched_asked chunk = {.n_prefix = 16}, verify = {.n_prefix = 1, .n_tree = 3, .chooses = true};
+    const seq_id seq = {5}, other = {6};
+    proto_item item = {.seq = seq};
+    assert_true(sched_answers(&chunk, seq, &item));
+    assert_false(sched_answers(&chunk, other, &item));
+    assert_false(sched_answers(&verify, seq, &item)); /* a choice is due */
+    item.n_tokens = 1;
+    assert_false(sched_answers(&chunk, seq, &item)); /* none is */
+    assert_true(sched_answers(&verify, seq, &item));
+    item.n_tokens = 4;
+    assert_true(sched_answers(&verify, seq, &item));
+    item.n_tokens = 5; /* more than the tree and a bonus */
+    assert_false(sched_answers(&verify, seq, &item));
+    item.code = ST_ERR_NUMERIC; /* then tokens do not count */
+    assert_true(sched_answers(&verify, seq, &item));
+}
+
+static void accepted_drafts_are_cached_and_the_bonus_is_not(void **state) {
+    (void)state;
+    const sched_asked chunk = {.n_prefix = 16}, verify = {.n_prefix = 1, .n_tree = 3, .chooses = true};
+    assert_int_equal(sched_newly_cached(&chunk, &(proto_item){.n_tokens = 0}), 16);
+    assert_int_equal(sched_newly_cached(&verify, &(proto_item){.n_tokens = 1}), 1);
+    assert_int_equal(sched_newly_cached(&verify, &(proto_item){.n_tokens = 4}), 4);
+}
+
+static void a_prompt_gets_the_rows_that_are_left_but_no_more_than_its_chunk_beside_decodes(void **state) {
+    (void)state;
+    assert_int_equal(sched_prompt_share(100, 64, 16, true), 16);
+    assert_int_equal(sched_prompt_share(100, 64, 16, false), 64);
+    assert_int_equal(sched_prompt_share(100, 5, 16, true), 5);
+    assert_int_equal(sched_prompt_share(3, 64, 16, true), 3);
+    assert_int_equal(sched_prompt_share(3, 64, 16, false), 3);
+}
+
+static void the_longest_a_request_can_become_is_bounded_by_the_context(void **state) {
+    (void)state;
+    const sched_limits l = {.max_context = 100};
+    assert_int_equal(sched_limit_tokens(&l, 10, 5), 15);
+    assert_int_equal(sched_limit_tokens(&l, 10, 90), 100);
+    assert_int_equal(sched_limit_tokens(&l, 10, 91), 100);
+    assert_int_equal(sched_limit_tokens(&l, 10, UINT32_MAX), 100);
+    assert_int_equal(sched_limit_tokens(&l, 10, 0), 100);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_answer_is_cut_where_a_step_of_one_token_each_would_have_ended_it),
+        cmocka_unit_test(an_item_answers_only_what_was_asked),
+        cmocka_unit_test(accepted_drafts_are_cached_and_the_bonus_is_not),
+        cmocka_unit_test(a_prompt_gets_the_rows_that_are_left_but_no_more_than_its_chunk_beside_decodes),
+        cmocka_unit_test(the_longest_a_request_can_become_is_bounded_by_the_context),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,442 @@
+/* Random schedules: many clients come, cancel, are late or ask for too much; a made-up verifier, whose next token is a hash of
+ * all tokens before it, carries out the plans and checks each of them as a rank would. Every client must get exactly the tokens
+ * it gets alone, and at the end nothing is left. One seed is one run; a failure names it. */
+#include "base/mem.h"
+#include "coordinator/coordinator_core.h"
+#include "kv/kv_core.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define N_SEEDS 500
+#endif
+#endif
+#ifndef N_SEEDS
+#define N_SEEDS 6000
+#endif
+
+enum { CLIENTS = 48, CONTEXT = 160, VOCABULARY = 60, BLOCKS = 64, GUARD_BYTES = 64 };
+
+typedef struct {
+    uint32_t prompt[CONTEXT + 8], n_prompt, max_tokens;
+    uint32_t ends[3], n_ends;
+    uint32_t alone[CONTEXT], n_alone; /* what it must get */
+    sched_finish alone_finish;
+    uint64_t deadline_ns;
+    bool sent, over, cancelled, broken; /* broken: the verifier reported an error or nonsense for it */
+    uint32_t got[CONTEXT], n_got;
+} client;
+
+typedef struct {
+    bool open;
+    uint32_t tokens[CONTEXT], n_known, n_cached;
+    block_id blocks[BLOCKS];
+    uint32_t n_blocks;
+    uint64_t last_step; /* number of the step that named it last */
+} rank_sequence;
+
+typedef struct {
+    uint64_t seed, random, now_ns, timer_ns, steps;
+    sched_limits limits;
+    sched *s;
+    unsigned char *memory;
+    size_t memory_bytes;
+    client clients[CLIENTS]; /* seq id i + 1 */
+    uint32_t n_sent, n_over;
+    uint32_t arrivals; /* of 100 events */
+    bool drained, up;
+    /* the verifier */
+    rank_sequence ranks[CLIENTS];
+    uint32_t generation[BLOCKS]; /* the last one seen of each block */
+    proto_result result;         /* of the plan in flight; plan_id 0: none */
+    proto_item items[PROTO_MAX_PLAN_SEQUENCES];
+    uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES];
+} world;
+
+#define CHECK(w, cond)                                                                                                           \
+    do {                                                                                                                         \
+        if (!(cond)) fail_msg("seed %llu, step %llu: %s", (unsigned long long)(w)->seed, (unsigned long long)(w)->steps, #cond); \
+    } while (0)
+
+static uint32_t draw(world *w, uint32_t n) { /* xorshift64*: 0 .. n - 1 */
+    w->random ^= w->random >> 12;
+    w->random ^= w->random << 25;
+    w->random ^= w->random >> 27;
+    return (uint32_t)((w->random * UINT64_C(0x2545F4914F6CDD1D)) >> 33) % n;
+}
+
+static uint32_t next_token(const uint32_t *tokens, uint32_t n) { /* FNV-1a over the tokens */
+    uint64_t h = UINT64_C(14695981039346656037);
+    for (uint32_t i = 0; i < n; i++) h = (h ^ tokens[i]) * UINT64_C(1099511628211);
+    return (uint32_t)(h >> 20) % VOCABULARY;
+}
+
+/* ---- clients ---- */
+
+static void answer_alone(client *c) {
+    uint32_t tokens[CONTEXT + 8], n = c->n_prompt;
+    memcpy(tokens, c->prompt, n * sizeof *tokens);
+    c->alone_finish = SCHED_FINISH_LENGTH;
+    while (n < CONTEXT && (c->max_tokens == 0 || c->n_alone < c->max_tokens)) {
+        uint32_t t = tokens[n] = next_token(tokens, n);
+        n++;
+        for (uint32_t e = 0; e < c->n_ends; e++)
+            if (t == c->ends[e]) {
+                c->alone_finish = SCHED_FINISH_STOP;
+                return;
+            }
+        c->alone[c->n_alone++] = t;
+    }
+}
+
+static void invent(world *w, client *c) {
+    c->n_prompt = draw(w, 6) == 0 ? draw(w, CONTEXT + 8) : draw(w, 40);
+    for (uint32_t i = 0; i < c->n_prompt; i++) c->prompt[i] = draw(w, VOCABULARY);
+    c->max_tokens = draw(w, 8) == 0 ? 0 : 1 + draw(w, 50);
+    c->n_ends = draw(w, 4);
+    for (uint32_t i = 0; i < c->n_ends; i++) c->ends[i] = draw(w, VOCABULARY);
+    if (draw(w, 5) == 0) c->deadline_ns = w->now_ns + draw(w, 3000);
+    answer_alone(c);
+}
+
+static bool never_fits(const world *w, const client *c) {
+    uint64_t n = c->max_tokens == 0 ? CONTEXT : (uint64_t)c->n_prompt + c->max_tokens;
+    if (n > CONTEXT) n = CONTEXT;
+    return c->n_prompt == 0 || c->n_prompt >= CONTEXT || kv_blocks_for(n + w->limits.max_tree) > w->limits.n_blocks;
+}
+
+static void check_end(world *w, client *c, const sched_action *a) {
+    CHECK(w, c->n_got <= c->n_alone && memcmp(c->got, c->alone, c->n_got * sizeof *c->got) == 0);
+    CHECK(w, (a->code == ST_ERR_INVALID_ARGUMENT) == never_fits(w, c));
+    if (a->finish == SCHED_FINISH_STOP || a->finish == SCHED_FINISH_LENGTH) {
+        CHECK(w, a->code == ST_OK && a->finish == c->alone_finish && c->n_got == c->n_alone);
+        return;
+    }
+    CHECK(w, a->message[0] != 0 && strlen(a->message) < sizeof a->message - 1);
+    if (a->finish == SCHED_FINISH_CANCELLED) CHECK(w, c->cancelled && a->code == ST_ERR_CANCELLED);
+    if (a->code == ST_ERR_DEADLINE) CHECK(w, c->deadline_ns > 0 && c->deadline_ns <= w->now_ns);
+    if (a->code == ST_ERR_NUMERIC) CHECK(w, c->broken);
+    if (a->code == ST_ERR_INVALID_ARGUMENT || a->code == ST_ERR_RESOURCE_EXHAUSTED) CHECK(w, c->n_got == 0);
+    if (a->code == ST_FATAL_PROTOCOL) CHECK(w, c->broken);
+    CHECK(w, a->code != ST_OK);
+}
+
+/* ---- the verifier: as strict as a rank ---- */
+
+static rank_sequence *rank_of(world *w, seq_id seq) {
+    CHECK(w, seq.value >= 1 && seq.value <= w->n_sent);
+    return &w->ranks[seq.value - 1];
+}
+
+static bool held(const world *w, uint32_t block) {
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        for (uint32_t b = 0; w->ranks[i].open && b < w->ranks[i].n_blocks; b++)
+            if (w->ranks[i].blocks[b].index == block) return true;
+    return false;
+}
+
+static void take_blocks(world *w, rank_sequence *r, const proto_work *work) {
+    for (uint32_t b = 0; b < work->n_blocks; b++) {
+        block_id id = work->blocks[b];
+        CHECK(w, id.index < w->limits.n_blocks && !held(w, id.index) && id.generation > w->generation[id.index]);
+        w->generation[id.index] = id.generation;
+        r->blocks[r->n_blocks++] = id;
+    }
+    CHECK(w, r->n_blocks == kv_blocks_for((uint64_t)r->n_cached + work->n_prefix + work->tree.n_nodes));
+}
+
+static void compute(world *w, const proto_work *work, uint32_t i) {
+    rank_sequence *r = rank_of(w, work->seq);
+    CHECK(w, r->open && r->last_step != w->steps); /* once in a plan */
+    CHECK(w, work->start == r->n_cached && work->n_prefix >= 1 && work->n_prefix <= r->n_known - r->n_cached);
+    r->last_step = w->steps;
+    take_blocks(w, r, work);
+    r->n_cached += work->n_prefix;
+    w->items[i] = (proto_item){.seq = work->seq, .tokens = &w->tokens[i]};
+    if (draw(w, 3000) == 0) {
+        w->items[i].code = ST_ERR_NUMERIC;
+        w->items[i].layer = draw(w, 30);
+        w->clients[work->seq.value - 1].broken = true;
+        return;
+    }
+    if (r->n_cached < r->n_known) return;
+    w->items[i].n_tokens = 1;
+    w->tokens[i] = r->tokens[r->n_known] = next_token(r->tokens, r->n_known);
+    r->n_known++;
+}
+
+/* One that decodes has its turn again before all others could have had theirs twice. */
+static void check_turns(world *w) {
+    for (uint32_t i = 0; i < CLIENTS && w->limits.max_batch > 1; i++)
+        if (w->ranks[i].open && w->ranks[i].n_known - w->ranks[i].n_cached == 1)
+            CHECK(w, w->steps - w->ranks[i].last_step <= w->limits.max_running);
+}
+
+static void carry_out(world *w, const proto_plan *p) {
+    CHECK(w, w->result.plan_id == 0 && w->up); /* one in flight */
+    CHECK(w, p->n_work <= w->limits.max_batch && p->n_work + p->n_close > 0);
+    w->steps++;
+    for (uint32_t i = 0; i < p->n_close; i++) {
+        CHECK(w, rank_of(w, p->close[i])->open);
+        rank_of(w, p->close[i])->open = false;
+    }
+    for (uint32_t i = 0; i < p->n_open; i++) {
+        const proto_open *o = &p->open[i];
+        rank_sequence *r = rank_of(w, o->seq);
+        const client *c = &w->clients[o->seq.value - 1];
+        CHECK(w, !r->open && r->n_known == 0 && o->n_tokens == c->n_prompt && !c->over);
+        *r = (rank_sequence){.open = true, .n_known = o->n_tokens, .last_step = w->steps - 1};
+        memcpy(r->tokens, o->tokens, o->n_tokens * sizeof *r->tokens);
+    }
+    uint32_t rows = 0, n_open = 0;
+    for (uint32_t i = 0; i < p->n_work; i++) {
+        compute(w, &p->work[i], i);
+        rows += p->work[i].n_prefix;
+    }
+    for (uint32_t i = 0; i < CLIENTS; i++) n_open += w->ranks[i].open;
+    CHECK(w, rows <= w->limits.max_rows && n_open <= w->limits.max_running);
+    check_turns(w);
+    w->result = (proto_result){.plan_id = p->id, .n_rows = rows, .n_items = p->n_work, .items = w->items};
+}
+
+/* ---- the loop around the scheduler ---- */
+
+static void take_action(world *w, const sched_action *a) {
+    client *c = a->seq.value > 0 ? &w->clients[a->seq.value - 1] : NULL;
+    switch (a->kind) {
+    case SCHED_ACT_PLAN: carry_out(w, a->plan); break;
+    case SCHED_ACT_TOKENS:
+        CHECK(w, c && c->sent && !c->over && a->n_tokens > 0 && c->n_got + a->n_tokens <= CONTEXT);
+        memcpy(c->got + c->n_got, a->tokens, a->n_tokens * sizeof *a->tokens);
+        c->n_got += a->n_tokens;
+        break;
+    case SCHED_ACT_FINISHED:
+        CHECK(w, c && c->sent && !c->over);
+        check_end(w, c, a);
+        c->over = true;
+        memset(c->prompt, 0xee, sizeof c->prompt); /* the views are dead now */
+        w->n_over++;
+        break;
+    case SCHED_ACT_TIMER: w->timer_ns = a->at_ns; break;
+    case SCHED_ACT_DRAINED:
+        CHECK(w, !w->drained && w->n_over == w->n_sent);
+        w->drained = true;
+        break;
+    }
+}
+
+static void step(world *w, const sched_event *ev) {
+    w->now_ns += draw(w, 10);
+    sched_actions acts = sched_step(w->s, w->now_ns, ev);
+    for (uint32_t i = 0; i < acts.n; i++) CHECK(w, (acts.items[i].kind == SCHED_ACT_PLAN) <= (i == 0));
+    for (uint32_t i = 0; i < acts.n; i++) take_action(w, &acts.items[i]);
+    sched_check(w->s);
+    for (uint32_t i = 0; i < GUARD_BYTES; i++) CHECK(w, w->memory[w->memory_bytes + i] == 0xa5);
+}
+
+static void send_request(world *w) {
+    if (w->n_sent == CLIENTS) return;
+    client *c = &w->clients[w->n_sent++];
+    invent(w, c);
+    c->sent = true;
+    step(w, &(sched_event){.kind = SCHED_REQUEST,
+                           .seq = {w->n_sent},
+                           .tokens = c->prompt,
+                           .n_tokens = c->n_prompt,
+                           .max_tokens = c->max_tokens,
+                           .end_tokens = c->ends,
+                           .n_end_tokens = c->n_ends,
+                           .deadline_ns = c->deadline_ns});
+}
+
+static void cancel(world *w) {
+    if (w->n_sent == 0) return;
+    uint32_t i = draw(w, w->n_sent);
+    bool was_over = w->clients[i].over;
+    w->clients[i].cancelled = true;
+    step(w, &(sched_event){.kind = SCHED_CANCEL, .seq = {i + 1}, .code = ST_ERR_CANCELLED, .finish = SCHED_FINISH_CANCELLED});
+    CHECK(w, was_over || w->clients[i].over); /* at once */
+}
+
+/* A verifier out of its mind: one item names another sequence, or has a token too many or none, or is missing. */
+static void garble(world *w, proto_result *result, proto_item *items) {
+    uint32_t i = draw(w, result->n_items);
+    for (uint32_t k = i; k < result->n_items; k++) w->clients[items[k].seq.value - 1].broken = true;
+    switch (draw(w, 3)) {
+    case 0: items[i].seq.value += 1 + draw(w, 3); break;
+    case 1: items[i].n_tokens = items[i].n_tokens == 0 ? 1 : draw(w, 2) * 2; break;
+    default: result->n_items = i;
+    }
+}
+
+static void deliver(world *w) {
+    if (w->result.plan_id == 0) return;
+    proto_result result = w->result;
+    proto_item items[PROTO_MAX_PLAN_SEQUENCES];
+    uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES + 1]; /* one more: garble */
+    memcpy(items, w->items, sizeof items);
+    memcpy(tokens, w->tokens, sizeof w->tokens);
+    for (uint32_t i = 0; i < result.n_items; i++) items[i].tokens = &tokens[i];
+    result.items = items;
+    if (result.n_items > 0 && draw(w, 500) == 0) garble(w, &result, items);
+    w->result.plan_id = 0;
+    step(w, &(sched_event){.kind = SCHED_RESULT, .result = &result});
+}
+
+static void stale(world *w) {
+    uint64_t before = sched_get_stats(w->s).stale_results;
+    proto_result result = {.plan_id = w->result.plan_id + 1 + draw(w, 3)};
+    step(w, &(sched_event){.kind = SCHED_RESULT, .result = &result});
+    CHECK(w, sched_get_stats(w->s).stale_results == before + 1);
+}
+
+static void lose_group(world *w) {
+    step(w, &(sched_event){.kind = SCHED_GROUP_DOWN});
+    CHECK(w, w->n_over == w->n_sent && sched_get_stats(w->s).blocks_used == 0);
+    w->result.plan_id = 0;
+    w->up = false;
+    for (uint32_t i = 0; i < CLIENTS; i++) w->ranks[i].open = false;
+    if (draw(w, 2) == 0) send_request(w);
+    w->up = true;
+    step(w, &(sched_event){.kind = SCHED_GROUP_UP});
+}
+
+static void one_event(world *w) {
+    uint32_t what = draw(w, 100);
+    bool arrives = draw(w, 100) < w->arrivals;
+    if (w->timer_ns > 0 && w->now_ns >= w->timer_ns) {
+        w->timer_ns = 0;
+        step(w, &(sched_event){.kind = SCHED_TIMER});
+    } else if (arrives) {
+        send_request(w);
+    } else if (what < 2) {
+        cancel(w);
+    } else if (what < 3) {
+        stale(w);
+    } else if (what < 4 && draw(w, 20) == 0) {
+        lose_group(w);
+    } else {
+        deliver(w);
+    }
+}
+
+static void begin(world *w, uint64_t seed) {
+    *w = (world){.seed = seed, .random = seed * UINT64_C(0x9E3779B97F4A7C15) + 1, .up = true};
+    for (uint32_t i = 0; i < 8; i++) draw(w, 2);
+    w->arrivals = 2 + draw(w, 70);
+    uint32_t batch = 1 + draw(w, draw(w, 2) ? 4 : 20), tree = draw(w, 3) ? 0 : draw(w, 20);
+    w->limits = (sched_limits){.max_requests = draw(w, 4) ? 64 : 1 + draw(w, 12),
+                               .max_running = 1 + draw(w, 24),
+                               .max_queue = draw(w, 30),
+                               .max_rows = (batch > tree ? batch : tree + 1) + draw(w, 64),
+                               .max_batch = batch,
+                               .prefill_chunk = 1 + draw(w, 40),
+                               .max_tree = tree,
+                               .max_context = CONTEXT,
+                               .n_blocks = 3 + draw(w, BLOCKS - 3)};
+    w->memory_bytes = sched_bytes(&w->limits);
+    w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
+    assert_non_null(w->memory);
+    memset(w->memory, 0xa5, w->memory_bytes + GUARD_BYTES);
+    assert_int_equal(sched_init(w->memory, &w->limits, &w->s, NULL), ST_OK);
+    step(w, &(sched_event){.kind = SCHED_GROUP_UP});
+}
+
+static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void **state) {
+    (void)state;
+    world *w = mem_alloc(1, sizeof *w);
+    uint64_t n_whole = 0, largest = 0;
+    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
+        begin(w, seed);
+        while (w->n_sent < CLIENTS) one_event(w);
+        if (seed % 2 == 0) step(w, &(sched_event){.kind = SCHED_DRAIN});
+        /* Each plan computes a row, so so many end it; else something hangs. */
+        for (uint32_t i = 0; (w->n_over < CLIENTS || w->result.plan_id > 0) && i < CLIENTS * CONTEXT; i++) deliver(w);
+        CHECK(w, w->n_over == CLIENTS && w->result.plan_id == 0 && w->drained == (seed % 2 == 0));
+        sched_stats st = sched_get_stats(w->s);
+        CHECK(w, st.waiting == 0 && st.running == 0 && st.blocks_used == 0 && st.blocks_reserved == 0);
+        CHECK(w, st.finished + st.rejected == CLIENTS);
+        for (uint32_t i = 0; i < CLIENTS; i++) {
+            CHECK(w, !w->ranks[i].open);
+            n_whole += w->clients[i].n_got > 0 && w->clients[i].n_got == w->clients[i].n_alone;
+        }
+        if (st.largest_batch > largest) largest = st.largest_batch;
+        mem_free(w->memory);
+    }
+    assert_true(n_whole > N_SEEDS * CLIENTS / 4); /* the test does test something */
+    assert_true(largest >= 16);
+    mem_free(w);
+}
+
+/* The longest list of actions: every place taken, a batch with tokens, and all of them overdue at that moment. */
+static void the_actions_of_any_step_fit(void **state) {
+    (void)state;
+    const sched_limits l = {.max_requests = 20,
+                            .max_running = 10,
+                            .max_queue = 10,
+                            .max_rows = 10,
+                            .max_batch = 10,
+                            .prefill_chunk = 4,
+                            .max_tree = 0,
+                            .max_context = 32,
+                            .n_blocks = 10};
+    const uint32_t prompt[] = {1};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 1, &(sched_event){.kind = SCHED_GROUP_UP});
+    proto_result first = {.plan_id = 1, .n_items = 1}, second = {.plan_id = 2, .n_items = 10};
+    proto_item items[10];
+    for (uint32_t i = 0; i < 20; i++)
+        sched_step(s, 1,
+                   &(sched_event){.kind = SCHED_REQUEST, .seq = {i + 1}, .tokens = prompt, .n_tokens = 1, .deadline_ns = 5});
+    for (uint32_t i = 0; i < 10; i++) items[i] = (proto_item){.seq = {i + 1}, .n_tokens = 1, .tokens = prompt};
+    first.items = second.items = items;
+    sched_actions acts = sched_step(s, 1, &(sched_event){.kind = SCHED_RESULT, .result = &first});
+    assert_int_equal(acts.items[0].plan->n_work, 10);
+    sched_step(s, 1, &(sched_event){.kind = SCHED_DRAIN});
+    acts = sched_step(s, 5, &(sched_event){.kind = SCHED_RESULT, .result = &second});
+    assert_int_equal(acts.n, 1 + 10 + 20 + 1); /* the plan that closes, tokens, ends, the timer goes */
+    sched_check(s);
+    mem_free(memory);
+}
+
+static void items_beyond_the_count_of_a_result_are_not_looked_at(void **state) {
+    (void)state;
+    const sched_limits l = {.max_requests = 4,
+                            .max_running = 4,
+                            .max_queue = 4,
+                            .max_rows = 16,
+                            .max_batch = 4,
+                            .prefill_chunk = 4,
+                            .max_tree = 0,
+                            .max_context = 32,
+                            .n_blocks = 10};
+    const uint32_t prompt[] = {1};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 1, &(sched_event){.kind = SCHED_GROUP_UP});
+    sched_step(s, 1, &(sched_event){.kind = SCHED_REQUEST, .seq = {1}, .tokens = prompt, .n_tokens = 1});
+    const proto_item items[] = {{.seq = {1}, .n_tokens = 1, .tokens = prompt}};
+    const proto_result result = {.plan_id = 1, .n_items = 0, .items = items};
+    sched_actions acts = sched_step(s, 1, &(sched_event){.kind = SCHED_RESULT, .result = &result});
+    assert_int_equal(acts.n, 2);
+    assert_int_equal(acts.items[1].kind, SCHED_ACT_FINISHED);
+    assert_int_equal(acts.items[1].code, ST_FATAL_PROTOCOL);
+    mem_free(memory);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule),
+        cmocka_unit_test(the_actions_of_any_step_fit),
+        cmocka_unit_test(items_beyond_the_count_of_a_result_are_not_looked_at),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,306 @@
+/* Transcripts: each tests/script/sched_*.txt is a conversation with the scheduler. A line at the margin is an event, the
+ * indented lines under it are the actions that must come out. CONSORT_REWRITE=1 (or --rewrite) writes the indented lines anew
+ * instead of comparing; read the difference before you commit it.
+ *
+ *     limits max_batch=4 ...                          a new scheduler; what is not named keeps its default
+ *     [@TIME] up | down | drain | timer | stats
+ *     [@TIME] request SEQ prompt=N [max=N] [end=ID,ID] [deadline=TIME]
+ *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
+ *     [@TIME] result PLAN ITEM...                     ITEM: SEQ:TOKEN,TOKEN or SEQ: (none) or SEQ!LAYER (not finite)
+ */
+#include "base/mem.h"
+#include "coordinator/coordinator_core.h"
+
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static bool rewriting;
+static const char *const folder = "tests/script";
+static const char *const finishes[] = {"none", "stop", "length", "cancelled", "error"};
+
+enum { TEXT_BYTES = 1 << 16, MAX_WORDS = 64, MAX_REQUESTS_OF_A_SCRIPT = 256 };
+
+typedef struct {
+    char bytes[TEXT_BYTES];
+    size_t n;
+} text;
+
+typedef struct {
+    const char *file;
+    int line;
+    uint64_t now_ns;
+    void *memory;
+    sched *s;
+    uint32_t prompt[4096];
+    uint32_t ends[MAX_REQUESTS_OF_A_SCRIPT][8]; /* the scheduler keeps views of them */
+    uint32_t n_requests;
+} script;
+
+static void say(text *t, const char *format, ...) ST_PRINTF(2, 3);
+static void say(text *t, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(t->bytes + t->n, sizeof t->bytes - t->n, format, args);
+    va_end(args);
+    assert_true(n >= 0 && (size_t)n < sizeof t->bytes - t->n);
+    t->n += (size_t)n;
+}
+
+static void bad(const script *sc, const char *what) { fail_msg("%s:%d: cannot read '%s'", sc->file, sc->line, what); }
+
+/* ---- events ---- */
+
+/* "name=value" with this name: its value, else NULL. */
+static const char *value_of(char **words, uint32_t n, const char *name) {
+    size_t length = strlen(name);
+    for (uint32_t i = 0; i < n; i++)
+        if (strncmp(words[i], name, length) == 0 && words[i][length] == '=') return words[i] + length + 1;
+    return NULL;
+}
+
+static uint64_t number_of(char **words, uint32_t n, const char *name, uint64_t fallback) {
+    const char *v = value_of(words, n, name);
+    return v ? strtoull(v, NULL, 10) : fallback;
+}
+
+static uint32_t list_of(const char *from, uint32_t *out, uint32_t max) {
+    uint32_t n = 0;
+    while (from && *from && n < max) {
+        char *end;
+        out[n++] = (uint32_t)strtoul(from, &end, 10);
+        from = *end == ',' ? end + 1 : NULL;
+    }
+    return n;
+}
+
+static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
+    sched_limits l = {.max_requests = 64,
+                      .max_running = 8,
+                      .max_queue = 8,
+                      .max_rows = 64,
+                      .max_batch = 8,
+                      .prefill_chunk = 16,
+                      .max_tree = 0,
+                      .max_context = 128,
+                      .n_blocks = 32};
+    const struct {
+        const char *name;
+        uint32_t *value;
+    } names[] = {{"max_requests", &l.max_requests}, {"max_running", &l.max_running}, {"max_queue", &l.max_queue},
+                 {"max_rows", &l.max_rows},         {"max_batch", &l.max_batch},     {"prefill_chunk", &l.prefill_chunk},
+                 {"max_tree", &l.max_tree},         {"max_context", &l.max_context}, {"n_blocks", &l.n_blocks}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        *names[i].value = (uint32_t)number_of(words, n, names[i].name, *names[i].value);
+    mem_free(sc->memory);
+    sc->memory = NULL;
+    sc->s = NULL;
+    sc->now_ns = 0;
+    size_t bytes = sched_bytes(&l);
+    st_error e = {0};
+    if (bytes > 0) sc->memory = mem_alloc_aligned(1, bytes, 64);
+    if (sched_init(sc->memory, &l, &sc->s, &e) != ST_OK) say(out, "    %s \"%s\"\n", st_name(e.code), e.message);
+}
+
+static void read_cancel(const script *sc, sched_event *ev, char **words, uint32_t n) {
+    if (n != 3) bad(sc, "cancel");
+    while (ev->code < ST_N_CODES && strcmp(st_name(ev->code), words[1]) != 0) ev->code++;
+    while (ev->finish <= SCHED_FINISH_ERROR && strcmp(finishes[ev->finish], words[2]) != 0) ev->finish++;
+    if (ev->code == ST_N_CODES || ev->finish > SCHED_FINISH_ERROR) bad(sc, words[1]);
+}
+
+static void read_request(script *sc, sched_event *ev, char **words, uint32_t n) {
+    assert_true(sc->n_requests < MAX_REQUESTS_OF_A_SCRIPT);
+    uint32_t *ends = sc->ends[sc->n_requests++];
+    ev->tokens = sc->prompt;
+    ev->n_tokens = (uint32_t)number_of(words, n, "prompt", 0);
+    ev->max_tokens = (uint32_t)number_of(words, n, "max", 0);
+    ev->deadline_ns = number_of(words, n, "deadline", 0);
+    ev->n_end_tokens = list_of(value_of(words, n, "end"), ends, 8);
+    ev->end_tokens = ends;
+    ev->sampling = (sampling){.temperature = 0, .top_p = 1};
+}
+
+typedef struct {
+    proto_result result;
+    proto_item items[MAX_WORDS];
+    uint32_t tokens[MAX_WORDS][8];
+} result_memory;
+
+static void read_result(const script *sc, result_memory *m, char **words, uint32_t n) {
+    m->result = (proto_result){.plan_id = strtoull(words[0], NULL, 10), .items = m->items};
+    for (uint32_t i = 1; i < n; i++) {
+        proto_item *item = &m->items[m->result.n_items++];
+        char *end;
+        *item = (proto_item){.seq = {strtoull(words[i], &end, 10)}, .tokens = m->tokens[i]};
+        if (*end == ':') {
+            item->n_tokens = list_of(end + 1, m->tokens[i], 8);
+        } else if (*end == '!') {
+            item->code = ST_ERR_NUMERIC;
+            item->layer = (uint32_t)strtoul(end + 1, NULL, 10);
+        } else {
+            bad(sc, words[i]);
+        }
+    }
+}
+
+/* ---- actions ---- */
+
+static void say_plan(text *out, const proto_plan *p) {
+    say(out, "    plan %llu\n", (unsigned long long)p->id);
+    if (p->n_close > 0) say(out, "        close");
+    for (uint32_t i = 0; i < p->n_close; i++) say(out, " %llu", (unsigned long long)p->close[i].value);
+    if (p->n_close > 0) say(out, "\n");
+    for (uint32_t i = 0; i < p->n_open; i++)
+        say(out, "        open %llu: %u tokens\n", (unsigned long long)p->open[i].seq.value, p->open[i].n_tokens);
+    for (uint32_t i = 0; i < p->n_work; i++) {
+        const proto_work *w = &p->work[i];
+        say(out, "        work %llu: from %u, %u tokens", (unsigned long long)w->seq.value, w->start, w->n_prefix);
+        if (w->n_blocks > 0) say(out, ", blocks");
+        for (uint32_t b = 0; b < w->n_blocks; b++) say(out, " %u.%u", w->blocks[b].index, w->blocks[b].generation);
+        say(out, "\n");
+    }
+}
+
+static void say_action(text *out, const sched_action *a) {
+    unsigned long long seq = a->seq.value;
+    switch (a->kind) {
+    case SCHED_ACT_PLAN: say_plan(out, a->plan); break;
+    case SCHED_ACT_TOKENS:
+        say(out, "    tokens %llu:", seq);
+        for (uint32_t i = 0; i < a->n_tokens; i++) say(out, " %u", a->tokens[i]);
+        say(out, "\n");
+        break;
+    case SCHED_ACT_FINISHED:
+        say(out, "    finished %llu: %s", seq, finishes[a->finish]);
+        if (a->code != ST_OK) say(out, " %s \"%s\"", st_name(a->code), a->message);
+        say(out, "\n");
+        break;
+    case SCHED_ACT_TIMER:
+        if (a->at_ns > 0)
+            say(out, "    timer %llu\n", (unsigned long long)a->at_ns);
+        else
+            say(out, "    timer none\n");
+        break;
+    case SCHED_ACT_DRAINED: say(out, "    drained\n"); break;
+    }
+}
+
+static void say_stats(text *out, const sched *s) {
+    sched_stats st = sched_get_stats(s);
+    say(out, "    %u waiting, %u running; blocks: %u used, %u reserved of %u\n", st.waiting, st.running, st.blocks_used,
+        st.blocks_reserved, st.blocks_total);
+    say(out, "    %llu steps, %llu rows, %llu tokens, %llu finished, %llu rejected, %llu stale, largest batch %llu\n",
+        (unsigned long long)st.steps, (unsigned long long)st.rows, (unsigned long long)st.tokens, (unsigned long long)st.finished,
+        (unsigned long long)st.rejected, (unsigned long long)st.stale_results, (unsigned long long)st.largest_batch);
+}
+
+/* ---- one file ---- */
+
+static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *out) {
+    static const char *const kinds[] = {
+        [SCHED_REQUEST] = "request", [SCHED_CANCEL] = "cancel", [SCHED_RESULT] = "result", [SCHED_GROUP_UP] = "up",
+        [SCHED_GROUP_DOWN] = "down", [SCHED_DRAIN] = "drain",   [SCHED_TIMER] = "timer"};
+    result_memory m = {0};
+    while (ev->kind <= SCHED_TIMER && strcmp(kinds[ev->kind], words[0]) != 0) ev->kind++;
+    if (ev->kind > SCHED_TIMER || (ev->kind <= SCHED_RESULT && n < 2)) bad(sc, words[0]);
+    if (ev->kind <= SCHED_CANCEL) ev->seq.value = strtoull(words[1], NULL, 10);
+    if (ev->kind == SCHED_REQUEST) read_request(sc, ev, words, n);
+    if (ev->kind == SCHED_CANCEL) read_cancel(sc, ev, words + 1, n - 1);
+    if (ev->kind == SCHED_RESULT) read_result(sc, &m, words + 1, n - 1);
+    ev->result = &m.result;
+    sched_actions acts = sched_step(sc->s, sc->now_ns, ev);
+    for (uint32_t i = 0; i < acts.n; i++) say_action(out, &acts.items[i]);
+    if (acts.n == 0) say(out, "    nothing\n");
+    sched_check(sc->s);
+}
+
+static void command(script *sc, const char *line, text *out) {
+    char copy[1024], *words[MAX_WORDS], *rest = NULL;
+    uint32_t n = 0;
+    assert_true((size_t)snprintf(copy, sizeof copy, "%s", line) < sizeof copy);
+    for (char *w = strtok_r(copy, " \n", &rest); w && n < MAX_WORDS; w = strtok_r(NULL, " \n", &rest)) words[n++] = w;
+    char **w = words;
+    if (n > 0 && w[0][0] == '@') {
+        sc->now_ns = strtoull(w[0] + 1, NULL, 10);
+        w++;
+        n--;
+    }
+    if (n == 0) bad(sc, line);
+    sched_event ev = {0};
+    if (strcmp(w[0], "limits") == 0)
+        new_scheduler(sc, w + 1, n - 1, out);
+    else if (!sc->s)
+        bad(sc, line);
+    else if (strcmp(w[0], "stats") == 0)
+        say_stats(out, sc->s);
+    else
+        step(sc, &ev, w, n, out);
+}
+
+static void compare(const script *sc, const char *line, const text *expected, const text *got) {
+    if (!rewriting && strcmp(expected->bytes, got->bytes) != 0)
+        fail_msg("%s:%d: %sexpected:\n%sgot:\n%s", sc->file, sc->line, line, expected->bytes, got->bytes);
+}
+
+static void run_file(const char *path) {
+    script sc = {.file = path};
+    for (uint32_t i = 0; i < sizeof sc.prompt / sizeof *sc.prompt; i++) sc.prompt[i] = i;
+    static text expected, got, all; /* too large for a stack */
+    char event[1024] = "", line[1024];
+    expected.n = got.n = all.n = 0;
+    expected.bytes[0] = got.bytes[0] = 0;
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    for (int number = 1; fgets(line, sizeof line, f); number++) {
+        if (strncmp(line, "    ", 4) == 0) {
+            say(&expected, "%s", line);
+            continue;
+        }
+        compare(&sc, event, &expected, &got);
+        say(&all, "%s%s", got.bytes, line);
+        expected.n = got.n = 0;
+        expected.bytes[0] = got.bytes[0] = 0;
+        sc.line = number;
+        if (line[0] == '#' || line[0] == '\n') continue;
+        snprintf(event, sizeof event, "%s", line);
+        command(&sc, line, &got);
+    }
+    compare(&sc, event, &expected, &got);
+    say(&all, "%s", got.bytes);
+    fclose(f);
+    mem_free(sc.memory);
+    if (!rewriting) return;
+    f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(all.bytes, 1, all.n, f), all.n);
+    assert_int_equal(fclose(f), 0);
+}
+
+static int is_transcript(const struct dirent *d) { return strncmp(d->d_name, "sched_", 6) == 0 && strstr(d->d_name, ".txt"); }
+
+static void every_transcript_gives_the_actions_it_shows(void **state) {
+    (void)state;
+    struct dirent **names;
+    int n = scandir(folder, &names, is_transcript, alphasort);
+    assert_true(n > 0);
+    for (int i = 0; i < n; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]->d_name);
+        free(names[i]);
+        run_file(path);
+    }
+    free(names);
+}
+
+int main(int argc, char **argv) {
+    const char *rewrite = getenv("CONSORT_REWRITE");
+    rewriting = (rewrite && strcmp(rewrite, "1") == 0) || (argc > 1 && strcmp(argv[1], "--rewrite") == 0);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_transcript_gives_the_actions_it_shows)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,315 @@
+/* The step against a fake model: its KV cache holds the tokens themselves, and the choice after a row is a hash of all tokens
+ * that the row sees through block table, slots and parents. So a wrong slot, parent, position or compaction changes the answer.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "worker/step.h"
+#include <string.h>
+
+enum { VOCAB = 97, BLOCKS = 64, MAX_ROWS = 128, MAX_SEQ = 4, CONTEXT = 256 };
+
+struct model {
+    model_info info;
+    float logits[MAX_ROWS][VOCAB];
+    uint32_t bad_row; /* UINT32_MAX: none */
+    uint32_t n_runs, n_rows;
+};
+struct kv_store {
+    kernels_kv view;
+    uint32_t token[BLOCKS * NOUNS_BLOCK_TOKENS];
+};
+struct kernels_device {
+    kv_store *kv;
+};
+
+const model_info *model_get_info(const model *m) { return &m->info; }
+const float *model_logits(const model *m, uint32_t i) { return m->logits[i]; }
+const kernels_kv *kv_store_view(const kv_store *s) { return &s->view; }
+
+bool model_row_bad(const model *m, uint32_t row, uint32_t *layer) {
+    *layer = 7;
+    return row == m->bad_row;
+}
+
+st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t n, st_error *e) {
+    (void)s;
+    for (uint32_t i = 0; i < n; i++)
+        if (blocks[i].index >= BLOCKS) return st_fail(e, ST_FATAL_PROTOCOL, "block %u", blocks[i].index);
+    return ST_OK;
+}
+
+uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, uint32_t position, uint64_t *work) {
+    uint32_t best = 0;
+    (void)s, (void)position, (void)work;
+    for (uint32_t i = 1; i < n_vocab; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
+static uint32_t mix(uint32_t h, uint32_t token) { return (h ^ token) * 16777619u; }
+static uint32_t choice_of(uint32_t h) { return (h ^ h >> 15) % VOCAB; }
+
+static uint32_t *slot_of(kv_store *kv, const uint32_t *blocks, uint32_t slot) {
+    return &kv->token[blocks[slot / NOUNS_BLOCK_TOKENS] * NOUNS_BLOCK_TOKENS + slot % NOUNS_BLOCK_TOKENS];
+}
+
+st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
+    uint32_t hash[MAX_ROWS];
+    (void)e;
+    m->n_runs++;
+    m->n_rows += b->n_rows;
+    for (uint32_t r = 0; r < b->n_rows; r++) {
+        const uint32_t *blocks = b->blocks[b->sequence[r]];
+        uint32_t h = 2166136261u;
+        if (b->parent[r] == MODEL_NO_PARENT)
+            for (uint32_t s = 0; s < b->position[r]; s++) h = mix(h, *slot_of(kv, blocks, s));
+        else
+            h = hash[b->parent[r]];
+        hash[r] = mix(h, b->token[r]);
+        *slot_of(kv, blocks, b->slot[r]) = b->token[r];
+    }
+    memset(m->logits, 0, sizeof m->logits);
+    for (uint32_t i = 0; i < b->n_choose; i++) m->logits[i][choice_of(hash[b->choose[i]])] = 1;
+    return ST_OK;
+}
+
+static void kv_move(kernels_device *d, const kernels_kv *kv, const uint32_t *blocks, uint32_t to, uint32_t from) {
+    (void)kv;
+    *slot_of(d->kv, blocks, to) = *slot_of(d->kv, blocks, from);
+}
+
+static st_code wait_done(kernels_device *d) {
+    (void)d;
+    return ST_OK;
+}
+
+static const kernels_ops fake_ops = {.isa = "fake", .kv_move = kv_move, .wait = wait_done};
+
+typedef struct {
+    model model;
+    kv_store kv;
+    kernels_device device;
+    step *step;
+    uint64_t next_plan;
+} rig;
+
+static int make_rig(void **state) {
+    rig *r = mem_alloc(1, sizeof *r);
+    r->model.info.n_vocab = VOCAB;
+    r->model.bad_row = UINT32_MAX;
+    r->device.kv = &r->kv;
+    r->next_plan = 1;
+    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT};
+    *state = r;
+    return step_create(&o, &r->step) != ST_OK;
+}
+
+static int free_rig(void **state) {
+    rig *r = *state;
+    step_destroy(r->step);
+    mem_free(r);
+    return 0;
+}
+
+/* What the fake model says after these tokens. */
+static uint32_t truth(const uint32_t *tokens, uint32_t n) {
+    uint32_t h = 2166136261u;
+    for (uint32_t i = 0; i < n; i++) h = mix(h, tokens[i]);
+    return choice_of(h);
+}
+
+static st_code run(rig *r, const proto_open *open, const proto_work *work, uint32_t n_work, proto_result *out, st_error *e) {
+    proto_plan p = {
+        .id = r->next_plan++, .kind = PROTO_PLAN_STEP, .n_open = open != NULL, .open = open, .n_work = n_work, .work = work};
+    return step_run(r->step, &p, out, e);
+}
+
+/* Blocks first ... first + n - 1 of the store, spread so that neighbours are not neighbours. */
+static void name_blocks(block_id *ids, uint32_t first, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) ids[i] = (block_id){(first + i) * 5 % BLOCKS, 1};
+}
+
+static void a_prompt_in_chunks_chooses_only_at_its_end(void **state) {
+    rig *r = *state;
+    uint32_t tokens[50];
+    block_id ids[4];
+    proto_result out;
+    st_error e = {0};
+    for (uint32_t i = 0; i < 50; i++) tokens[i] = i * 7 % VOCAB;
+    name_blocks(ids, 0, 4);
+    proto_open open = {.seq = {9}, .n_tokens = 50, .tokens = tokens};
+    proto_work work = {.seq = {9}, .n_prefix = 40, .n_blocks = 2, .blocks = ids};
+    assert_int_equal(run(r, &open, &work, 1, &out, &e), ST_OK);
+    assert_int_equal(out.n_items, 1);
+    assert_int_equal(out.items[0].n_tokens, 0);
+    assert_int_equal(out.n_rows, 40);
+    work = (proto_work){.seq = {9}, .start = 40, .n_prefix = 10};
+    assert_int_equal(run(r, NULL, &work, 1, &out, &e), ST_OK);
+    assert_int_equal(out.items[0].n_tokens, 1);
+    assert_int_equal(out.items[0].tokens[0], truth(tokens, 50));
+}
+
+/* Grows sequence `id` from `tokens` to n_total tokens in single steps or with trees built around the truth: `seed` decides the
+ * shapes. */
+static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, uint32_t n, uint32_t n_total, unsigned seed,
+                 bool trees) {
+    uint32_t n_kv = 0, n_blocks = 0;
+    st_error e = {0};
+    proto_result out;
+    while (n < n_total) {
+        uint32_t token[NOUNS_MAX_TREE], parent[NOUNS_MAX_TREE], n_nodes = 0, spine = NOUNS_TREE_ROOT, right[CONTEXT];
+        memcpy(right, tokens, n * sizeof *right);
+        uint32_t n_right = n;
+        seed = seed * 1103515245u + 12345u;
+        for (uint32_t depth = trees ? seed >> 16 & 3 : 0; depth > 0; depth--) { /* wrong siblings around the right child */
+            uint32_t good = truth(right, n_right), before = seed >> 18 & 1, after = seed >> 19 & 1;
+            for (uint32_t k = 0; k < before; k++) token[n_nodes] = (good + 1 + k) % VOCAB, parent[n_nodes++] = spine;
+            token[n_nodes] = good;
+            parent[n_nodes] = spine;
+            uint32_t next = n_nodes++;
+            for (uint32_t k = 0; k < after; k++) token[n_nodes] = (good + 5 + k) % VOCAB, parent[n_nodes++] = spine;
+            spine = next;
+            right[n_right++] = good;
+        }
+        uint32_t all = kv_blocks_for(n + n_nodes),
+                 need = all > n_blocks ? all - n_blocks : 0; /* a tree may have asked for more before */
+        block_id ids[8];
+        name_blocks(ids, first_block + n_blocks, need);
+        proto_open open = {.seq = {id}, .n_tokens = n, .tokens = tokens};
+        proto_work work = {.seq = {id},
+                           .start = n_kv,
+                           .n_prefix = n - n_kv,
+                           .n_blocks = need,
+                           .blocks = ids,
+                           .tree = {.n_nodes = n_nodes, .token = token, .parent = parent}};
+        assert_int_equal(run(r, n_kv ? NULL : &open, &work, 1, &out, &e), ST_OK);
+        n_blocks += need;
+        n_kv = n;
+        assert_int_equal(out.items[0].n_tokens, n_right - n + 1); /* every right draft, and the bonus */
+        for (uint32_t i = 0; i < out.items[0].n_tokens; i++) {
+            assert_int_equal(out.items[0].tokens[i], truth(tokens, n));
+            tokens[n++] = out.items[0].tokens[i];
+        }
+        n_kv = n - 1;
+    }
+}
+
+static void trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_order(void **state) {
+    rig *r = *state;
+    for (unsigned seed = 1; seed < 40; seed++) {
+        uint32_t tokens[CONTEXT] = {seed, 2, 3}, plain[CONTEXT] = {seed, 2, 3};
+        grow(r, 2 * seed, 0, tokens, 3, 100, seed, true);
+        grow(r, 2 * seed + 1, 20, plain, 3, 100, seed, false);
+        assert_memory_equal(tokens, plain, 100 * sizeof *tokens);
+        seq_id close[2] = {{2 * seed}, {2 * seed + 1}};
+        proto_plan p = {.id = r->next_plan++, .n_close = 2, .close = close};
+        proto_result out;
+        st_error e = {0};
+        assert_int_equal(step_run(r->step, &p, &out, &e), ST_OK);
+    }
+    assert_int_equal(step_open_sequences(r->step), 0);
+    assert_true(step_compactions(r->step) > 20);
+}
+
+static void a_bad_row_ends_only_its_own_sequence(void **state) {
+    rig *r = *state;
+    uint32_t a[2] = {1, 2}, b[2] = {3, 4};
+    block_id ids[2];
+    proto_result out;
+    st_error e = {0};
+    name_blocks(ids, 0, 2);
+    proto_open opens[2] = {{.seq = {1}, .n_tokens = 2, .tokens = a}, {.seq = {2}, .n_tokens = 2, .tokens = b}};
+    proto_work work[2] = {{.seq = {1}, .n_prefix = 2, .n_blocks = 1, .blocks = ids},
+                          {.seq = {2}, .n_prefix = 2, .n_blocks = 1, .blocks = ids + 1}};
+    proto_plan p = {.id = 1, .n_open = 2, .open = opens, .n_work = 2, .work = work};
+    r->model.bad_row = 1;
+    assert_int_equal(step_run(r->step, &p, &out, &e), ST_OK);
+    assert_int_equal(out.items[0].code, ST_ERR_NUMERIC);
+    assert_int_equal(out.items[0].layer, 7);
+    assert_int_equal(out.items[0].n_tokens, 0);
+    assert_int_equal(out.items[1].code, ST_OK);
+    assert_int_equal(out.items[1].tokens[0], truth(b, 2));
+}
+
+static void a_plan_that_contradicts_the_rank_is_a_protocol_error_that_says_how(void **state) {
+    rig *r = *state;
+    uint32_t tokens[4] = {1, 2, 3, 4}, wild[1] = {VOCAB}, up[1] = {0}, child[1] = {5};
+    block_id ids[1] = {{0, 1}}, none[1] = {{BLOCKS, 1}};
+    proto_open open = {.seq = {1}, .n_tokens = 4, .tokens = tokens}, bad_token = {.seq = {2}, .n_tokens = 1, .tokens = wild},
+               empty = {.seq = {2}};
+    proto_work first = {.seq = {1}, .n_prefix = 2, .n_blocks = 1, .blocks = ids};
+    const struct {
+        proto_work work;
+        const char *says;
+    } cases[] = {
+        {{.seq = {3}, .n_prefix = 1}, "not open"},
+        {{.seq = {1}, .start = 1, .n_prefix = 1}, "starts at 1, but 2 tokens are in the cache"},
+        {{.seq = {1}, .start = 2, .n_prefix = 3}, "a prefix of 3, expected 1 .. 2"},
+        {{.seq = {1}, .start = 2, .n_prefix = 0}, "a prefix of 0"},
+        {{.seq = {1}, .start = 2, .n_prefix = 1, .tree = {1, child, up, NULL}}, "under the last token"},
+        {{.seq = {1}, .start = 2, .n_prefix = 2, .tree = {1, child, up, NULL}}, "parent 0"},
+        {{.seq = {1}, .start = 2, .n_prefix = 1, .n_blocks = 1, .blocks = none}, "block 64"},
+        {{.seq = {1}, .start = 2, .n_prefix = 2, .n_blocks = 99, .blocks = ids}, "blocks more than the context"},
+    };
+    proto_result out;
+    st_error e = {0};
+    assert_int_equal(run(r, &open, &first, 1, &out, &e), ST_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(run(r, NULL, &cases[i].work, 1, &out, &e), ST_FATAL_PROTOCOL);
+        if (!strstr(e.message, cases[i].says)) fail_msg("case %zu: %s", i, e.message);
+    }
+    assert_int_equal(run(r, &open, NULL, 0, &out, &e), ST_FATAL_PROTOCOL);
+    assert_non_null(strstr(e.message, "open already"));
+    assert_int_equal(run(r, &bad_token, NULL, 0, &out, &e), ST_FATAL_PROTOCOL);
+    assert_non_null(strstr(e.message, "token 97 is outside the vocabulary of 97"));
+    assert_int_equal(run(r, &empty, NULL, 0, &out, &e), ST_FATAL_PROTOCOL);
+    assert_non_null(strstr(e.message, "0 tokens, expected 1 .. 256"));
+    assert_int_equal(r->model.n_runs, 1);
+}
+
+static void one_sequence_too_many_is_refused(void **state) {
+    rig *r = *state;
+    uint32_t token = 1;
+    proto_result out;
+    st_error e = {0};
+    for (uint64_t id = 1; id <= MAX_SEQ + 1; id++) {
+        proto_open open = {.seq = {id}, .n_tokens = 1, .tokens = &token};
+        assert_int_equal(run(r, &open, NULL, 0, &out, &e), id <= MAX_SEQ ? ST_OK : ST_FATAL_PROTOCOL);
+    }
+    assert_non_null(strstr(e.message, "one too many"));
+}
+
+static void create_survives_each_failing_allocation(void **state) {
+    rig *r = *state;
+    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT};
+    step *s = NULL;
+    for (uint64_t n = 1;; n++) {
+        mem_fail_at(n);
+        st_code code = step_create(&o, &s);
+        mem_fail_at(0);
+        if (!code) break;
+        assert_int_equal(code, ST_FATAL_MEMORY);
+        assert_null(s);
+    }
+    step_destroy(s);
+    step_destroy(NULL);
+}
+
+#define WITH_RIG(f) cmocka_unit_test_setup_teardown(f, make_rig, free_rig)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        WITH_RIG(a_prompt_in_chunks_chooses_only_at_its_end),
+        WITH_RIG(trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_order),
+        WITH_RIG(a_bad_row_ends_only_its_own_sequence),
+        WITH_RIG(a_plan_that_contradicts_the_rank_is_a_protocol_error_that_says_how),
+        WITH_RIG(one_sequence_too_many_is_refused),
+        WITH_RIG(create_survives_each_failing_allocation),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

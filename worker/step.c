@@ -1,0 +1,289 @@
+/* A step: plan -> batch of rows -> forward pass -> choices -> result.
+ *
+ * Rows of one work item, with n_kv tokens in the cache, a prefix of p and a tree of t nodes (node 0 is the last prefix token, the
+ * root):
+ *
+ *     row        0 .. p-1                 p .. p+t-1
+ *     token      known tokens n_kv ..     the tree's
+ *     slot       n_kv + row               base + 1 + node       base = n_kv + p - 1, the root's slot
+ *     position   slot                     depth below the root, counted from base
+ *
+ * After the choice, the accepted nodes (indices ascending, index >= depth) move to the slots base+1, base+2, ... in place and in
+ * order, so the cache holds the tokens as if they had come one by one. All ranks of a group do this from the same plan and the
+ * same choices. Sequences are found by a scan over at most max_sequences ids: 256 compares are nothing beside a forward pass. */
+#include "worker/step.h"
+
+#include "base/arena.h"
+#include "base/mem.h"
+#include <string.h>
+
+typedef struct {
+    seq_id id; /* value 0: unused */
+    sampling sampling;
+    uint32_t n_tokens, n_kv, n_blocks;
+    uint32_t *tokens; /* [max_context] */
+    uint32_t *blocks; /* [max_blocks] store indices */
+    bool bad;
+} sequence;
+
+/* What the rows of one work item are. */
+typedef struct {
+    sequence *seq;
+    uint32_t first_row, n_rows;
+    uint32_t first_choice; /* index into the batch's choices; the root's */
+    bool chooses;
+} span;
+
+struct step {
+    step_options o;
+    arena memory;
+    uint32_t max_blocks, n_open;
+    uint64_t n_compactions;
+    sequence *sequences;                                         /* [max_sequences] */
+    span *spans;                                                 /* [PROTO_MAX_PLAN_SEQUENCES] */
+    const uint32_t **tables;                                     /* [PROTO_MAX_PLAN_SEQUENCES] */
+    uint32_t *token, *position, *slot, *parent, *owner, *choose; /* [max_rows] */
+    proto_item *items;                                           /* [PROTO_MAX_PLAN_SEQUENCES] */
+    uint32_t *chosen;                                            /* [max_rows] */
+    uint64_t *work;                                              /* [n_vocab] for the filters */
+};
+
+static uint32_t blocks_for_context(const step_options *o) { return kv_blocks_for((uint64_t)o->max_context + NOUNS_MAX_TREE); }
+
+static size_t memory_bytes(const step_options *o, uint32_t n_vocab) {
+    size_t padding = 64;
+    size_t sequences =
+        o->max_sequences * (sizeof(sequence) + ((size_t)o->max_context + blocks_for_context(o)) * sizeof(uint32_t) + 2 * padding);
+    size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
+    return sequences + plan + (size_t)o->max_rows * 7 * sizeof(uint32_t) + (size_t)n_vocab * sizeof(uint64_t) + 16 * padding;
+}
+
+st_code step_create(const step_options *o, step **out) {
+    step *s = mem_alloc(1, sizeof *s);
+    if (!s) return ST_FATAL_MEMORY;
+    uint32_t n_vocab = model_get_info(o->model)->n_vocab;
+    s->o = *o;
+    s->max_blocks = blocks_for_context(o);
+    if (arena_init(&s->memory, memory_bytes(o, n_vocab)) != ST_OK) {
+        step_destroy(s);
+        return ST_FATAL_MEMORY;
+    }
+    arena *a = &s->memory;
+    s->sequences = arena_alloc(a, o->max_sequences, sizeof *s->sequences);
+    for (uint32_t i = 0; i < o->max_sequences; i++) {
+        s->sequences[i].tokens = arena_alloc(a, o->max_context, sizeof(uint32_t));
+        s->sequences[i].blocks = arena_alloc(a, s->max_blocks, sizeof(uint32_t));
+    }
+    s->spans = arena_alloc(a, PROTO_MAX_PLAN_SEQUENCES, sizeof *s->spans);
+    s->tables = arena_alloc(a, PROTO_MAX_PLAN_SEQUENCES, sizeof *s->tables);
+    s->items = arena_alloc(a, PROTO_MAX_PLAN_SEQUENCES, sizeof *s->items);
+    uint32_t **rows[] = {&s->token, &s->position, &s->slot, &s->parent, &s->owner, &s->choose, &s->chosen};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = arena_alloc(a, o->max_rows, sizeof(uint32_t));
+    s->work = arena_alloc(a, n_vocab, sizeof *s->work);
+    INVARIANT(s->work);
+    *out = s;
+    return ST_OK;
+}
+
+void step_destroy(step *s) {
+    if (!s) return;
+    arena_deinit(&s->memory);
+    mem_free(s);
+}
+
+uint32_t step_open_sequences(const step *s) { return s->n_open; }
+uint64_t step_compactions(const step *s) { return s->n_compactions; }
+
+static sequence *find(step *s, uint64_t id) {
+    for (uint32_t i = 0; i < s->o.max_sequences; i++)
+        if (s->sequences[i].id.value == id) return &s->sequences[i];
+    return NULL;
+}
+
+static st_code close_all(step *s, const proto_plan *p, st_error *e) {
+    for (uint32_t i = 0; i < p->n_close; i++) {
+        sequence *q = p->close[i].value ? find(s, p->close[i].value) : NULL;
+        if (!q)
+            return st_fail(e, ST_FATAL_PROTOCOL, "plan %llu closes sequence %llu, which is not open", (unsigned long long)p->id,
+                           (unsigned long long)p->close[i].value);
+        q->id.value = 0;
+        s->n_open--;
+    }
+    return ST_OK;
+}
+
+static st_code open_all(step *s, const proto_plan *p, st_error *e) {
+    for (uint32_t i = 0; i < p->n_open; i++) {
+        const proto_open *o = &p->open[i];
+        unsigned long long id = o->seq.value;
+        if (!id || find(s, id))
+            return st_fail(e, ST_FATAL_PROTOCOL, "plan %llu opens sequence %llu, which is %s", (unsigned long long)p->id, id,
+                           id ? "open already" : "no id");
+        if (!o->n_tokens || o->n_tokens > s->o.max_context)
+            return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u tokens, expected 1 .. %u", id, o->n_tokens, s->o.max_context);
+        uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
+        for (uint32_t k = 0; k < o->n_tokens; k++)
+            if (o->tokens[k] >= n_vocab)
+                return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: token %u is outside the vocabulary of %u", id, o->tokens[k],
+                               n_vocab);
+        sequence *q = find(s, 0);
+        if (!q) return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu is one too many: this rank holds %u", id, s->o.max_sequences);
+        q->id = o->seq;
+        q->sampling = o->sampling;
+        q->n_tokens = o->n_tokens;
+        q->n_kv = q->n_blocks = 0;
+        q->bad = false;
+        memcpy(q->tokens, o->tokens, o->n_tokens * sizeof *q->tokens);
+        s->n_open++;
+    }
+    return ST_OK;
+}
+
+/* Checks one work item against its sequence and adds its new blocks to the block table. */
+static st_code accept_work(step *s, const proto_work *w, sequence *q, st_error *e) {
+    unsigned long long id = w->seq.value;
+    if (w->start != q->n_kv)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: work starts at %u, but %u tokens are in the cache", id, w->start,
+                       q->n_kv);
+    if (!w->n_prefix || w->n_prefix > q->n_tokens - q->n_kv)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: a prefix of %u, expected 1 .. %u", id, w->n_prefix,
+                       q->n_tokens - q->n_kv);
+    if (w->tree.n_nodes > NOUNS_MAX_TREE || (w->tree.n_nodes && w->start + w->n_prefix != q->n_tokens))
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: a tree of %u nodes, expected at most %u, under the last token", id,
+                       w->tree.n_nodes, NOUNS_MAX_TREE);
+    if (w->n_blocks > s->max_blocks - q->n_blocks)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u blocks more than the context of %u tokens needs", id, w->n_blocks,
+                       s->o.max_context);
+    st_code code = kv_store_accept(s->o.kv, w->blocks, w->n_blocks, e);
+    if (code) return code;
+    for (uint32_t i = 0; i < w->n_blocks; i++) q->blocks[q->n_blocks++] = w->blocks[i].index;
+    uint64_t slots = (uint64_t)w->start + w->n_prefix + w->tree.n_nodes;
+    if (kv_blocks_for(slots) > q->n_blocks)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %llu tokens in %u blocks", id, (unsigned long long)slots,
+                       q->n_blocks);
+    return ST_OK;
+}
+
+/* Appends the rows of one work item (drawing at the head of this file). */
+static void add_rows(step *s, const proto_work *w, uint32_t item, model_batch *b) {
+    span *sp = &s->spans[item];
+    const sequence *q = sp->seq;
+    uint32_t root = b->n_rows + w->n_prefix - 1, base = w->start + w->n_prefix - 1;
+    sp->first_row = b->n_rows;
+    sp->n_rows = w->n_prefix + w->tree.n_nodes;
+    sp->chooses = w->start + w->n_prefix == q->n_tokens;
+    sp->first_choice = b->n_choose;
+    for (uint32_t i = 0; i < sp->n_rows; i++) {
+        uint32_t r = b->n_rows++;
+        s->owner[r] = item;
+        if (i < w->n_prefix) {
+            s->token[r] = q->tokens[w->start + i];
+            s->slot[r] = s->position[r] = w->start + i;
+            s->parent[r] = i ? r - 1 : MODEL_NO_PARENT;
+        } else {
+            uint32_t node = i - w->n_prefix, up = w->tree.parent[node];
+            s->token[r] = w->tree.token[node];
+            s->slot[r] = base + 1 + node;
+            s->parent[r] = up == NOUNS_TREE_ROOT ? root : root + 1 + up;
+            s->position[r] = s->position[s->parent[r]] + 1;
+        }
+        if (sp->chooses && r >= root) s->choose[b->n_choose++] = r;
+    }
+}
+
+static st_code make_batch(step *s, const proto_plan *p, model_batch *b, st_error *e) {
+    *b = (model_batch){.token = s->token,
+                       .position = s->position,
+                       .slot = s->slot,
+                       .parent = s->parent,
+                       .sequence = s->owner,
+                       .blocks = s->tables,
+                       .choose = s->choose};
+    uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
+    if (p->n_work > PROTO_MAX_PLAN_SEQUENCES)
+        return st_fail(e, ST_FATAL_PROTOCOL, "plan of %u sequences, expected at most %d", p->n_work, PROTO_MAX_PLAN_SEQUENCES);
+    for (uint32_t i = 0; i < p->n_work; i++) {
+        const proto_work *w = &p->work[i];
+        sequence *q = w->seq.value ? find(s, w->seq.value) : NULL;
+        if (!q)
+            return st_fail(e, ST_FATAL_PROTOCOL, "plan %llu works on sequence %llu, which is not open", (unsigned long long)p->id,
+                           (unsigned long long)w->seq.value);
+        for (uint32_t k = 0; k < i; k++)
+            if (s->spans[k].seq == q)
+                return st_fail(e, ST_FATAL_PROTOCOL, "plan %llu works twice on sequence %llu", (unsigned long long)p->id,
+                               (unsigned long long)w->seq.value);
+        st_code code = accept_work(s, w, q, e);
+        if (code) return code;
+        for (uint32_t k = 0; k < w->tree.n_nodes; k++)
+            if (w->tree.token[k] >= n_vocab || (w->tree.parent[k] != NOUNS_TREE_ROOT && w->tree.parent[k] >= k))
+                return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: tree node %u: token %u, parent %u",
+                               (unsigned long long)w->seq.value, k, w->tree.token[k], w->tree.parent[k]);
+        if ((uint64_t)w->n_prefix + w->tree.n_nodes > s->o.max_rows - b->n_rows)
+            return st_fail(e, ST_FATAL_PROTOCOL, "plan %llu has more than %u rows", (unsigned long long)p->id, s->o.max_rows);
+        s->spans[i].seq = q;
+        s->tables[i] = q->blocks;
+        add_rows(s, w, i, b);
+    }
+    return ST_OK;
+}
+
+/* The child of `row` (a row of the span) that holds `token`; MODEL_NO_PARENT if none does. */
+static uint32_t child(const step *s, const span *sp, uint32_t row, uint32_t token) {
+    for (uint32_t r = row + 1; r < sp->first_row + sp->n_rows; r++)
+        if (s->parent[r] == row && s->token[r] == token) return r;
+    return MODEL_NO_PARENT;
+}
+
+/* Chooses from the root along the tree while drafts equal the choice; keeps the accepted KV. Writes the tokens to
+ * s->chosen[*n...]. */
+static void choose_path(step *s, const proto_work *w, const span *sp, proto_item *item, uint32_t *n) {
+    sequence *q = sp->seq;
+    const model_info *info = model_get_info(s->o.model);
+    uint32_t base = w->start + w->n_prefix - 1, root = sp->first_row + w->n_prefix - 1, depth = 0;
+    item->tokens = s->chosen + *n;
+    for (uint32_t row = root; row != MODEL_NO_PARENT && q->n_tokens < s->o.max_context;) {
+        const float *logits = model_logits(s->o.model, sp->first_choice + (row - root));
+        uint32_t token = model_choose(logits, info->n_vocab, &q->sampling, s->position[row] + 1, s->work);
+        if (row != root) {
+            depth++;
+            if (s->slot[row] != base + depth) {
+                s->o.ops->kv_move(s->o.device, kv_store_view(s->o.kv), q->blocks, base + depth, s->slot[row]);
+                s->n_compactions++;
+            }
+        }
+        q->tokens[q->n_tokens++] = token;
+        s->chosen[(*n)++] = token;
+        item->n_tokens++;
+        row = child(s, sp, row, token);
+    }
+    q->n_kv += w->n_prefix + depth;
+}
+
+static void finish_item(step *s, const proto_work *w, uint32_t i, uint32_t *n_chosen) {
+    const span *sp = &s->spans[i];
+    proto_item *item = &s->items[i];
+    *item = (proto_item){.seq = w->seq, .code = sp->seq->bad ? ST_ERR_NUMERIC : ST_OK};
+    for (uint32_t r = sp->first_row; r < sp->first_row + sp->n_rows && !item->code; r++)
+        if (model_row_bad(s->o.model, r, &item->layer)) item->code = ST_ERR_NUMERIC;
+    if (item->code)
+        sp->seq->bad = true;
+    else if (sp->chooses)
+        choose_path(s, w, sp, item, n_chosen);
+    else
+        sp->seq->n_kv += w->n_prefix;
+}
+
+st_code step_run(step *s, const proto_plan *p, proto_result *out, st_error *e) {
+    model_batch b;
+    st_code code = close_all(s, p, e);
+    if (!code) code = open_all(s, p, e);
+    if (!code) code = make_batch(s, p, &b, e);
+    if (!code && b.n_rows) code = model_run(s->o.model, s->o.kv, &b, e);
+    if (code) return code;
+    uint32_t n_chosen = 0;
+    for (uint32_t i = 0; i < p->n_work; i++) finish_item(s, &p->work[i], i, &n_chosen);
+    code = s->o.ops->wait(s->o.device);
+    if (code) return st_fail(e, code, "the device failed in plan %llu", (unsigned long long)p->id);
+    *out = (proto_result){.plan_id = p->id, .n_rows = b.n_rows, .n_items = p->n_work, .items = s->items};
+    return ST_OK;
+}

@@ -1,0 +1,34 @@
+/* step: from a plan to its result; the only code that touches sequences on a rank.
+ *
+ * Nouns: a step object (the open sequences of this rank, and the scratch of a step), a plan, a result. For each sequence it keeps
+ * the tokens, how many of them are in the KV cache, and the block table. Memory is taken at create; a step allocates nothing.
+ * Thread: the step thread. */
+#ifndef CONSORT_WORKER_STEP_H
+#define CONSORT_WORKER_STEP_H
+
+#include "model/model.h"
+#include "proto/proto_core.h"
+
+typedef struct step step;
+
+typedef struct {
+    model *model; /* borrowed, as is kv */
+    kv_store *kv;
+    const kernels_ops *ops;
+    kernels_device *device;
+    uint32_t max_sequences, max_rows, max_context;
+} step_options;
+
+ST_CHECKED st_code step_create(const step_options *o, step **out); /* ST_FATAL_MEMORY */
+void step_destroy(step *s);                                        /* NULL-safe */
+
+/* Carries out `plan`: closes, opens, then one forward pass over all work, the choice along each tree, and compaction. *out is a
+ * view that lives until the next call. A sequence whose numbers stopped being
+ * finite is one bad item of the result. Errors: ST_FATAL_PROTOCOL (the plan contradicts what this rank holds; the message says
+ * how), and those of model_run: the rank must leave. */
+ST_CHECKED st_code step_run(step *s, const proto_plan *plan, proto_result *out, st_error *e);
+uint32_t step_open_sequences(const step *s);
+/* Total of tokens moved by compactions since create. */
+uint64_t step_compactions(const step *s);
+
+#endif
