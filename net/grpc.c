@@ -7,9 +7,10 @@
  *
  * Where TLS and HTTP/1 will come in: TLS behind net_tcp (loop.c), HTTP/1 as another codec chosen from a connection's first
  * bytes in tcp_read. Limits: one listener a server; a draining server waits for its calls as long as they last. */
-#include "net/h2_int.h"
+#include "net/grpc_int.h"
 
 #include "base/mem.h"
+#include "net/h2_int.h"
 #include "net/limits.h"
 #include "net/loop_int.h"
 #include <stdio.h>
@@ -31,7 +32,8 @@ struct net_grpc_server {
     net_loop *loop;
     net_listener *listener;
     connection *connections;
-    size_t n_connections;
+    size_t n_connections, max_connections;
+    uint64_t stall_ns;
     net_budget budget;
     net_grpc_callbacks cb;
     void *context;
@@ -64,7 +66,7 @@ static void connection_lost(connection *c) {
     connection_free(c);
 }
 
-static uint64_t blocked_until(const connection *c) { return c->blocked_ns + NET_HTTP2_STALL_MS * UINT64_C(1000000); }
+static uint64_t blocked_until(const connection *c) { return c->blocked_ns + c->server->stall_ns; }
 
 /* Moves what the codec has to say into the socket, ends the connection when all is said, sets the timer. */
 static void pump(void *context) {
@@ -160,7 +162,7 @@ static st_code connection_create(net_grpc_server *s, net_tcp *t) {
 
 static void server_accept(void *context, net_tcp *t) {
     net_grpc_server *s = context;
-    if (s->draining || s->n_connections >= NET_MAX_CONNECTIONS || connection_create(s, t)) net_tcp_close(t);
+    if (s->draining || s->n_connections >= s->max_connections || connection_create(s, t)) net_tcp_close(t);
 }
 
 static void server_drained(void *context) {
@@ -178,6 +180,7 @@ st_code net_grpc_listen(net_loop *l, const char *host, uint16_t port, const net_
     s->loop = l;
     s->cb = *cb;
     s->context = context;
+    net_grpc_set_limits(s, NET_MAX_CONNECTIONS, NET_HTTP2_STALL_MS);
     s->budget.limit_bytes = NET_MAX_SERVER_BUFFER_BYTES;
     s->drained_soon = (net_soon){.fn = server_drained, .context = s};
     st_code rc = net_listen(l, host, port, server_accept, s, &s->listener, bound_port, e);
@@ -187,6 +190,11 @@ st_code net_grpc_listen(net_loop *l, const char *host, uint16_t port, const net_
     }
     *out = s;
     return ST_OK;
+}
+
+void net_grpc_set_limits(net_grpc_server *s, size_t max_connections, uint64_t stall_ms) {
+    s->max_connections = max_connections;
+    s->stall_ns = stall_ms * 1000000;
 }
 
 void net_grpc_drain(net_grpc_server *s, net_fn done, void *context) {

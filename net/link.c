@@ -44,7 +44,7 @@ struct net_link_server {
     net_loop *loop;
     net_listener *listener;
     net_link *links;
-    uint32_t n_links, handshake_ms;
+    uint32_t n_links, max_links, handshake_ms;
     net_link_callbacks cb;
     void *context;
     uint8_t secret[NET_SECRET_BYTES];
@@ -269,7 +269,7 @@ static void link_accept(void *context, net_tcp *t) {
     net_link_server *s = context;
     net_link *k = NULL;
     uint64_t until = net_now_ns() + s->handshake_ms * UINT64_C(1000000);
-    if (s->n_links >= NET_MAX_LINKS || link_create(s->loop, s->secret, &s->cb, s->context, until, &k)) {
+    if (s->n_links >= s->max_links || link_create(s->loop, s->secret, &s->cb, s->context, until, &k)) {
         net_tcp_close(t);
         return;
     }
@@ -288,7 +288,8 @@ st_code net_link_listen(net_loop *l, const char *host, uint16_t port, const uint
     *out = NULL;
     net_link_server *s = mem_alloc(1, sizeof *s);
     if (!s) return st_fail(e, ST_FATAL_MEMORY, "link server: out of memory");
-    *s = (net_link_server){.loop = l, .cb = *cb, .context = context, .handshake_ms = NET_HANDSHAKE_MS};
+    *s =
+        (net_link_server){.loop = l, .cb = *cb, .context = context, .max_links = NET_MAX_LINKS, .handshake_ms = NET_HANDSHAKE_MS};
     memcpy(s->secret, secret, NET_SECRET_BYTES);
     st_code rc = net_listen(l, host, port, link_accept, s, &s->listener, bound_port, e);
     if (rc) {
@@ -299,7 +300,10 @@ st_code net_link_listen(net_loop *l, const char *host, uint16_t port, const uint
     return ST_OK;
 }
 
-void net_link_server_set_handshake_ms(net_link_server *s, uint32_t ms) { s->handshake_ms = ms; }
+void net_link_server_set_limits(net_link_server *s, uint32_t max_links, uint32_t handshake_ms) {
+    s->max_links = max_links;
+    s->handshake_ms = handshake_ms;
+}
 
 void net_link_server_destroy(net_link_server *s) {
     if (!s) return;

@@ -28,6 +28,7 @@ enum {
 ST_CHECKED st_code net_link_prove(const uint8_t secret[NET_SECRET_BYTES], const char *label,
                                   const uint8_t client[NET_NONCE_BYTES], const uint8_t server[NET_NONCE_BYTES],
                                   uint8_t out[NET_PROOF_BYTES]);
-void net_link_server_set_handshake_ms(net_link_server *s, uint32_t ms); /* for links accepted from now on */
+/* For links accepted from now on. At first NET_MAX_LINKS and NET_HANDSHAKE_MS. */
+void net_link_server_set_limits(net_link_server *s, uint32_t max_links, uint32_t handshake_ms);
 
 #endif

@@ -17,10 +17,12 @@ typedef struct net_loop net_loop;
 typedef void (*net_fn)(void *context);
 
 ST_CHECKED st_code net_loop_create(net_loop **out, st_error *e);
-void net_loop_run(net_loop *l);     /* until net_loop_stop */
-void net_loop_stop(net_loop *l);    /* from the loop's thread */
-void net_loop_destroy(net_loop *l); /* runs what was posted, closes what is left; no thread may post any more; NULL-safe */
-uint64_t net_now_ns(void);          /* monotonic */
+void net_loop_run(net_loop *l);  /* until net_loop_stop */
+void net_loop_stop(net_loop *l); /* from the loop's thread */
+/* Runs what was posted (no thread may post any more), closes the connections that are left (links hear on_close). Servers, clients and
+ * timers go before their loop. NULL-safe. */
+void net_loop_destroy(net_loop *l);
+uint64_t net_now_ns(void); /* monotonic */
 /* From any thread: `fn(context)` runs soon on the loop's thread, in the order of posts. Errors: ST_FATAL_MEMORY. */
 ST_CHECKED st_code net_loop_post(net_loop *l, net_fn fn, void *context);
 /* fn runs on SIGTERM and SIGINT (installed here, once a loop). */
@@ -28,13 +30,13 @@ ST_CHECKED st_code net_loop_on_signal(net_loop *l, void (*fn)(void *context, int
 
 typedef struct net_timer net_timer;
 ST_CHECKED st_code net_timer_create(net_loop *l, net_fn fn, void *context, net_timer **out);
-void net_timer_at(net_timer *t, uint64_t at_ns); /* one shot at net_now_ns() >= at_ns; 0: off */
+void net_timer_at(net_timer *t, uint64_t at_ns); /* one shot at net_now_ns() >= at_ns, never inside this call; 0: off */
 void net_timer_destroy(net_timer *t);            /* NULL-safe */
 
 /* ---- control links: frames over TCP ----
  * A frame is magic, version, type, length, epochs, payload, XXH3-64. A frame that is damaged closes the link. Links authenticate
  * before the first frame counts: each side proves that it knows the cluster's secret (HMAC-SHA256 over both sides' nonces) within
- * a few seconds. */
+ * a few seconds. Types from 0xff00 on are the link's own. */
 enum { NET_SECRET_BYTES = 32 };
 typedef struct net_link net_link;
 typedef struct {
@@ -54,14 +56,15 @@ ST_CHECKED st_code net_link_listen(net_loop *l, const char *host, uint16_t port,
                                    const net_link_callbacks *cb, void *context, net_link_server **out, uint16_t *bound_port,
                                    st_error *e);
 void net_link_server_destroy(net_link_server *s); /* closes its links too, with on_close; NULL-safe */
-/* on_close tells when it could not connect within timeout_ms. */
+/* on_close tells when it could not connect and authenticate within timeout_ms. */
 ST_CHECKED st_code net_link_connect(net_loop *l, const char *host, uint16_t port, const uint8_t secret[NET_SECRET_BYTES],
                                     uint32_t timeout_ms, const net_link_callbacks *cb, void *context, net_link **out,
                                     st_error *e);
-/* Copies the payload. Errors: ST_ERR_UNAVAILABLE (closed), ST_ERR_RESOURCE_EXHAUSTED (peer does not read: over the limit of
- * pending bytes). */
+/* Copies the payload. Errors: ST_ERR_INVALID_ARGUMENT (type, size), ST_ERR_UNAVAILABLE (not open), ST_ERR_RESOURCE_EXHAUSTED
+ * (peer does not read: over the limit of pending bytes). */
 ST_CHECKED st_code net_link_send(net_link *k, const net_frame *f);
-void net_link_close(net_link *k, const char *reason); /* after what is queued is sent; on_close follows */
+/* After what is queued is sent; on_close follows, at the peer with "closed by the peer: reason". */
+void net_link_close(net_link *k, const char *reason);
 void net_link_set_user(net_link *k, void *user);
 void *net_link_user(const net_link *k);
 
@@ -80,11 +83,13 @@ typedef struct {
 } net_grpc_callbacks;
 ST_CHECKED st_code net_grpc_listen(net_loop *l, const char *host, uint16_t port, const net_grpc_callbacks *cb, void *context,
                                    net_grpc_server **out, uint16_t *bound_port, st_error *e);
-/* GOAWAY: new connections and calls are refused, calls in flight go on; `done` runs when none is left. */
+/* GOAWAY: new connections and calls are refused, calls in flight go on; `done` runs when all replies are sent and no connection
+ * is left. */
 void net_grpc_drain(net_grpc_server *s, net_fn done, void *context);
 void net_grpc_destroy(net_grpc_server *s); /* NULL-safe; open calls get no callback */
 /* Copies one message into the stream. Errors: ST_ERR_UNAVAILABLE (call is dead), ST_ERR_RESOURCE_EXHAUSTED (over the hard limit
- * of queued bytes). *slow: queued bytes are over the high mark; wait for on_credit. */
+ * of queued bytes, or of memory for all connections), ST_FATAL_MEMORY; nothing was queued. *slow (may be NULL): queued bytes are
+ * over the high mark; wait for on_credit. */
 ST_CHECKED st_code net_call_send(net_call *c, const uint8_t *message, size_t n, bool *slow);
 void net_call_finish(net_call *c, int grpc_status, const char *message); /* trailers; the call is dead after this */
 uint64_t net_call_deadline_ns(const net_call *c); /* on net_now_ns(); 0: none. The server itself enforces it. */
@@ -99,7 +104,9 @@ typedef struct {
 } net_grpc_reply;
 ST_CHECKED st_code net_grpc_connect(net_loop *l, const char *host, uint16_t port, uint32_t timeout_ms, net_grpc_client **out,
                                     st_error *e);
-/* timeout_ms: 0 for none; sent as grpc-timeout and enforced here too. *out: handle for net_grpc_cancel, valid until on_done. */
+/* timeout_ms: 0 for none; sent as grpc-timeout and enforced here too. *out (may be NULL): handle for net_grpc_cancel, valid until
+ * on_done. May be called before the connection stands, and after it is lost: on_done then says 14 and why. on_done never comes
+ * from inside net_grpc_start or net_grpc_cancel. Errors: ST_ERR_RESOURCE_EXHAUSTED (message over 8 MiB), ST_FATAL_MEMORY. */
 ST_CHECKED st_code net_grpc_start(net_grpc_client *c, const char *path, const uint8_t *message, size_t n, uint32_t timeout_ms,
                                   const net_grpc_reply *cb, void *context, void **out);
 void net_grpc_cancel(net_grpc_client *c, void *call);

@@ -5,8 +5,9 @@
 #include <stdint.h>
 
 #include "base/mem.h"
+#include "net/grpc_int.h"
 #include "net/limits.h"
-#include "net/net.h"
+#include "net/loop_int.h"
 #include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
@@ -238,6 +239,61 @@ static void a_drained_server_has_finished_its_calls(void **state) {
     close_bench(&b);
 }
 
+static void connections_are_limited(void **state) {
+    (void)state;
+    bench b;
+    open_bench(&b);
+    net_grpc_set_limits(b.server, 1, NET_HTTP2_STALL_MS);
+    start(&b, "/a.B/One", 0);
+    net_loop_run(b.loop);
+    assert_int_equal(b.status, 0);
+    net_grpc_client *second;
+    assert_int_equal(net_grpc_connect(b.loop, "127.0.0.1", b.port, 5000, &second, NULL), ST_OK);
+    b.stop_after = 2;
+    assert_int_equal(net_grpc_start(second, "/a.B/One", NULL, 0, 0, &reply, &b, NULL), ST_OK);
+    net_loop_run(b.loop);
+    assert_int_equal(b.status, 14);
+    assert_int_equal(b.n_calls, 1);
+    net_grpc_client_destroy(second);
+    close_bench(&b);
+}
+
+/* A peer whose HTTP/2 windows are wide open but who leaves the bytes in the socket. */
+static void never_reads_opened(void *context) {
+    net_tcp *t = *(net_tcp **)context;
+    net_tcp_pause(t, true);
+    static const uint8_t hello[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                                   "\0\0\6\4\0\0\0\0\0" /* SETTINGS: initial window 2^31 - 1 */
+                                   "\0\4\x7f\xff\xff\xff"
+                                   "\0\0\4\x8\0\0\0\0\0" /* WINDOW_UPDATE of the connection */
+                                   "\x7f\0\0\0"
+                                   "\0\0\x20\1\4\0\0\0\1" /* HEADERS */
+                                   "\x83\x86\4\6/a.B/C\1\1a\x0f\x10\x10"
+                                   "application/grpc"
+                                   "\0\0\5\0\1\0\0\0\1" /* DATA: an empty message */
+                                   "\0\0\0\0\0";
+    assert_int_equal(net_tcp_write(t, hello, sizeof hello - 1), ST_OK);
+}
+static void never_reads_ended(void *context, const char *reason) { (void)context, (void)reason; }
+
+static void a_peer_that_leaves_replies_in_its_socket_is_dropped(void **state) {
+    (void)state;
+    bench b;
+    const net_tcp_callbacks never_reads = {.on_open = never_reads_opened, .on_end = never_reads_ended};
+    net_tcp *t = NULL;
+    open_bench(&b);
+    net_grpc_set_limits(b.server, 10, 20);
+    b.to_send = 200; /* 8 MB */
+    b.hold = true;
+    b.stop_after = 0; /* at on_end */
+    assert_int_equal(net_tcp_connect(b.loop, "127.0.0.1", b.port, 5000, &never_reads, &t, &t, NULL), ST_OK);
+    net_loop_run(b.loop);
+    assert_int_equal(b.n_calls, 1);
+    assert_int_equal(b.end_code, ST_ERR_CANCELLED);
+    net_tcp_close(t);
+    close_bench(&b);
+}
+
 /* From the k-th allocation on the connection may die, but the loop goes on and the caller hears of it. */
 static void each_allocation_that_fails_is_survived(void **state) {
     (void)state;
@@ -266,6 +322,8 @@ int main(void) {
         cmocka_unit_test(nobody_there_is_said_in_words),
         cmocka_unit_test(a_lost_connection_ends_the_calls),
         cmocka_unit_test(a_drained_server_has_finished_its_calls),
+        cmocka_unit_test(connections_are_limited),
+        cmocka_unit_test(a_peer_that_leaves_replies_in_its_socket_is_dropped),
         cmocka_unit_test(each_allocation_that_fails_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

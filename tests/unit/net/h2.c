@@ -292,6 +292,47 @@ static void a_draining_server_finishes_its_calls_and_takes_no_more(void **state)
     pair_close(&p);
 }
 
+static void a_call_that_crosses_the_shutdown_notice_is_turned_away(void **state) {
+    (void)state;
+    h2_pair p;
+    lone_open(&p);
+    net_h2_server_drain(p.server, p.now_ns);
+    lone_flush(&p);
+    uint8_t bytes[400], head[300];
+    size_t h = put_request_headers(head, "/a.B/C", "application/grpc");
+    size_t n = put_frame(bytes, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 1, head, h);
+    n += put_frame(bytes + n, NGHTTP2_DATA, NGHTTP2_FLAG_END_STREAM, 1, "\0\0\0\0\0", 5);
+    lone_feed(&p, bytes, n);
+    lone_flush(&p);
+    assert_int_equal(p.n_calls, 0);
+    assert_true(lone_has_frame(&p, NGHTTP2_HEADERS, 1, 0));
+    assert_int_equal(net_h2_server_calls(p.server), 0);
+    pair_close(&p);
+}
+
+/* The clock of a stall starts with the first unread byte, not with the last call into the codec. */
+static void a_call_that_was_silent_for_long_is_not_a_stalled_one(void **state) {
+    (void)state;
+    h2_pair p;
+    lone_open(&p);
+    uint8_t bytes[400], head[300], shut[6] = {0, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 0, 0, 0, 0};
+    size_t h = put_request_headers(head, "/a.B/C", "application/grpc");
+    size_t n = put_frame(bytes, NGHTTP2_SETTINGS, 0, 0, shut, sizeof shut);
+    n += put_frame(bytes + n, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 1, head, h);
+    n += put_frame(bytes + n, NGHTTP2_DATA, NGHTTP2_FLAG_END_STREAM, 1, "\0\0\0\0\0", 5);
+    lone_feed(&p, bytes, n);
+    lone_flush(&p);
+    p.now_ns += 3 * NET_HTTP2_STALL_MS * MS;
+    assert_int_equal(net_call_send(p.call, HI, 2, NULL), ST_OK);
+    lone_flush(&p);
+    net_h2_server_tick(p.server, p.now_ns);
+    assert_int_equal(p.n_ends, 0);
+    assert_int_equal(net_h2_server_next_ns(p.server), p.now_ns + NET_HTTP2_STALL_MS * MS);
+    net_h2_server_tick(p.server, p.now_ns + NET_HTTP2_STALL_MS * MS);
+    assert_int_equal(p.end_code, ST_ERR_CANCELLED);
+    pair_close(&p);
+}
+
 static void a_drain_does_not_wait_for_a_peer_that_acks_no_ping(void **state) {
     (void)state;
     h2_pair p;
@@ -452,6 +493,8 @@ int main(void) {
         cmocka_unit_test(a_deadline_passes_while_the_window_is_shut),
         cmocka_unit_test(a_finished_call_whose_reply_stays_unread_is_given_up),
         cmocka_unit_test(a_draining_server_finishes_its_calls_and_takes_no_more),
+        cmocka_unit_test(a_call_that_crosses_the_shutdown_notice_is_turned_away),
+        cmocka_unit_test(a_call_that_was_silent_for_long_is_not_a_stalled_one),
         cmocka_unit_test(a_drain_does_not_wait_for_a_peer_that_acks_no_ping),
         cmocka_unit_test(calls_of_a_lost_connection_end),
         cmocka_unit_test(a_call_may_be_started_from_on_done),

@@ -282,7 +282,7 @@ static void a_peer_that_says_nothing_times_out_at_both_sides(void **state) {
     (void)state;
     pair p;
     open_server(&p, 1);
-    net_link_server_set_handshake_ms(p.listener, 20);
+    net_link_server_set_limits(p.listener, 1, 20);
     int fd = dial(p.port);
     net_loop_run(p.loop);
     assert_string_equal(p.server.reason, "authentication timed out");
@@ -314,6 +314,18 @@ static void a_peer_that_does_not_read_meets_the_bound(void **state) {
     p.server.fill = true;
     meet(&p, &s);
     assert_int_equal(p.server.full, ST_ERR_RESOURCE_EXHAUSTED);
+    close_pair(&p);
+}
+
+static void links_are_limited(void **state) {
+    (void)state;
+    pair p;
+    open_server(&p, 1);
+    net_link_server_set_limits(p.listener, 0, 5000);
+    join(&p, SECRET);
+    net_loop_run(p.loop);
+    assert_int_equal(p.server.n_close, 0); /* it never was a link */
+    assert_int_equal(p.client.n_close, 1);
     close_pair(&p);
 }
 
@@ -351,6 +363,7 @@ int main(void) {
         cmocka_unit_test(a_stranger_gets_no_memory_and_no_word_in),
         cmocka_unit_test(a_peer_that_says_nothing_times_out_at_both_sides),
         cmocka_unit_test(a_peer_that_does_not_read_meets_the_bound),
+        cmocka_unit_test(links_are_limited),
         cmocka_unit_test(each_allocation_that_fails_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
