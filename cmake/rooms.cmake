@@ -17,9 +17,8 @@ if(CONSORT_SANITIZE)
   target_compile_options(consort_flags INTERFACE -fsanitize=${CONSORT_SANITIZE} -fno-sanitize-recover=all)
   target_link_options(consort_flags INTERFACE -fsanitize=${CONSORT_SANITIZE})
 endif()
-
-if(CONSORT_FUZZ)
-  target_compile_options(consort_flags INTERFACE -fsanitize=fuzzer-no-link) # coverage of the rooms guides the fuzzers
+if(CONSORT_FUZZ) # the rooms tell libFuzzer which of their branches were taken; without it fuzzing is blind
+  target_compile_options(consort_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
 function(consort_room name)

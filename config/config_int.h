@@ -1,4 +1,6 @@
-/* config_int: the loader without the file system, for tests and fuzzing, and for config_load itself. */
+/* config_int: the loader without the file system, for tests and fuzzing, and for config_load itself.
+ *
+ * Noun: a raw topology (every key a string or NULL), which yaml.c makes of the text and topology.c checks. Any thread. */
 #ifndef CONSORT_CONFIG_INT_H
 #define CONSORT_CONFIG_INT_H
 

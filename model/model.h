@@ -57,11 +57,11 @@ typedef struct {
     const uint32_t *choose; /* [n_choose] rows whose logits are wanted, ascending */
 } model_batch;
 
-/* Runs the batch: writes KV of all rows, leaves logits of the chosen rows. A row whose values stopped being finite is bad
- * (model_row_bad): only its sequence is lost. Errors: ST_ERR_DEADLINE, ST_ERR_CANCELLED from the group; ST_FATAL_* from the
- * device. */
+/* Runs the batch: writes KV of all rows, leaves logits of the chosen rows on rank 0 of the group (the leader chooses). A row
+ * whose values stopped being finite is bad (model_row_bad): only its sequence is lost. Errors: ST_ERR_DEADLINE, ST_ERR_CANCELLED
+ * from the group; ST_FATAL_* from the device; ST_ERR_INVALID_ARGUMENT (names the row that does not fit). No allocation. */
 ST_CHECKED st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e);
-const float *model_logits(const model *m, uint32_t i); /* [n_vocab] of choose[i]; view until the next run */
+const float *model_logits(const model *m, uint32_t i); /* rank 0: [n_vocab] of choose[i]; view until the next run */
 /* False, or true with *layer = where a value of this row was first not finite (n_layers: the output head). */
 bool model_row_bad(const model *m, uint32_t row, uint32_t *layer);
 

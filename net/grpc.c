@@ -84,7 +84,7 @@ static void pump(void *context) {
         c->finishing = true;
         net_timer_at(c->timer, 0);
         net_h2_server_lost(c->codec, ST_ERR_CANCELLED);
-        net_tcp_finish(c->tcp, "finished");
+        net_tcp_finish(c->tcp, "finished", true);
         return;
     }
     net_tcp_pause(c->tcp, net_tcp_pending(c->tcp) >= NET_MAX_PENDING_BYTES);

@@ -84,7 +84,7 @@ typedef struct {
     net_budget *budget; /* of all connections; may be NULL */
 } net_h2_server_setup;
 ST_CHECKED st_code net_h2_server_create(const net_h2_server_setup *setup, uint64_t now_ns, net_h2_server **out);
-/* Errors: fatal to the connection: say net_h2_server_lost, then close it. */
+/* Errors end the connection: say net_h2_server_lost, then close it. */
 ST_CHECKED st_code net_h2_server_receive(net_h2_server *s, uint64_t now_ns, const uint8_t *bytes, size_t n);
 /* Up to `capacity` bytes to send; *n 0: nothing now. */
 ST_CHECKED st_code net_h2_server_send(net_h2_server *s, uint64_t now_ns, uint8_t *out, size_t capacity, size_t *n);

@@ -97,9 +97,10 @@ static st_code send_frame(net_link *k, const net_frame *f) {
 
 static void link_fail(net_link *k, const char *reason) {
     if (k->state == CLOSING) return;
+    bool open = k->state == OPEN;
     k->state = CLOSING;
     net_timer_at(k->timer, 0);
-    net_tcp_finish(k->tcp, reason);
+    net_tcp_finish(k->tcp, reason, open); /* strangers are not waited for */
 }
 
 void net_link_close(net_link *k, const char *reason) {

@@ -82,7 +82,7 @@ struct net_tcp {
     int connect_error;
     bool open, finishing, over;
     char peer[288];
-    char reason[200];
+    char reason[512];
 };
 
 typedef struct {
@@ -415,15 +415,15 @@ static void tcp_shut(uv_shutdown_t *req, int rc) {
     if (!t->over && rc) tcp_end(t, t->reason);
 }
 
-void net_tcp_finish(net_tcp *t, const char *reason) {
+void net_tcp_finish(net_tcp *t, const char *reason, bool politely) {
     check_thread(t->loop);
     if (t->over || t->finishing) return;
     snprintf(t->reason, sizeof t->reason, "%s", reason);
     t->finishing = true;
     t->shutdown.data = t;
-    bool shut = t->open && uv_shutdown(&t->shutdown, (uv_stream_t *)&t->uv, tcp_shut) == 0;
+    bool shut = politely && t->open && uv_shutdown(&t->shutdown, (uv_stream_t *)&t->uv, tcp_shut) == 0;
     if (shut) uv_read_start((uv_stream_t *)&t->uv, tcp_buffer, tcp_read);
-    uv_timer_start(&t->timer, tcp_lingered, shut ? NET_LINGER_MS : 1, 0); /* not open: on_end still comes from the loop */
+    uv_timer_start(&t->timer, tcp_lingered, shut ? NET_LINGER_MS : 1, 0); /* on_end comes from the loop in any case */
 }
 
 /* ---- tcp: connect ---- */
@@ -645,7 +645,7 @@ void net_loop_destroy(net_loop *l) {
     while (l->tcps) tcp_end(l->tcps, "the loop has ended");
     uv_walk(&l->uv, close_rest, NULL); /* all tcps are closing: what is left are timers, listeners and our own handles */
     l->soons.next = l->soons.previous = &l->soons;
-    uv_run(&l->uv, UV_RUN_DEFAULT);
+    while (uv_run(&l->uv, UV_RUN_DEFAULT)) continue; /* a post may have called net_loop_stop */
     int rc = uv_loop_close(&l->uv);
     INVARIANT(rc == 0);
     pthread_mutex_destroy(&l->lock);

@@ -25,9 +25,9 @@ void net_tcp_adopt(net_tcp *t, const net_tcp_callbacks *cb, void *context); /* f
 ST_CHECKED st_code net_tcp_write(net_tcp *t, const uint8_t *bytes, size_t n);
 size_t net_tcp_pending(const net_tcp *t);
 void net_tcp_pause(net_tcp *t, bool paused); /* paused: nothing is read, the peer's window closes */
-/* Sends what is queued, then FIN, then waits for the peer's FIN, NET_LINGER_MS at most (a close with unread input would reset the
- * connection and could destroy our last words). on_end(reason) follows. */
-void net_tcp_finish(net_tcp *t, const char *reason);
+/* on_end(reason) follows, from the loop. Politely: sends what is queued, then FIN, then waits for the peer's FIN, NET_LINGER_MS
+ * at most (a close with unread input would reset the connection and could destroy our last words). Else at once. */
+void net_tcp_finish(net_tcp *t, const char *reason, bool politely);
 void net_tcp_close(net_tcp *t);             /* at once, no callback; NULL-safe */
 const char *net_tcp_peer(const net_tcp *t); /* "127.0.0.1:50051" as given to connect, or the address accepted from */
 

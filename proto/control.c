@@ -11,26 +11,26 @@
 st_code proto_register_encode(const proto_register *r, proto_bytes *out) {
     Consort__Control__V1__Register m = CONSORT__CONTROL__V1__REGISTER__INIT;
 #define U(f)    m.f = r->f;
-#define WORD(f) m.f = wire_text(r->f);
-#define HASH(f) m.f = wire_data(r->f, sizeof r->f);
+#define WORD(f) m.f = proto_wire_text(r->f);
+#define HASH(f) m.f = proto_wire_data(r->f, sizeof r->f);
 #include "proto/register.def"
 #undef U
 #undef WORD
 #undef HASH
-    return wire_pack(&m.base, out);
+    return proto_wire_pack(&m.base, out);
 }
 
 st_code proto_register_decode(const uint8_t *bytes, size_t n, proto_register *out, st_error *e) {
     wire_room room;
     Consort__Control__V1__Register *m;
     proto_register r = {0};
-    st_code code = wire_unpack_small(&consort__control__v1__register__descriptor, bytes, n, &room, BAD, &m, e);
+    st_code code = proto_wire_unpack_small(&consort__control__v1__register__descriptor, bytes, n, &room, BAD, &m, e);
     if (code) return code;
 #define U(f) r.f = m->f;
 #define WORD(f)                                                                                                                  \
-    if (!code) code = wire_copy_word("Register." #f, m->f, r.f, sizeof r.f, BAD, e);
+    if (!code) code = proto_wire_copy_word("Register." #f, m->f, r.f, sizeof r.f, BAD, e);
 #define HASH(f)                                                                                                                  \
-    if (!code) code = wire_copy_hash("Register." #f, m->f, r.f, BAD, e);
+    if (!code) code = proto_wire_copy_hash("Register." #f, m->f, r.f, BAD, e);
 #include "proto/register.def"
 #undef U
 #undef WORD
@@ -49,13 +49,13 @@ st_code proto_welcome_encode(const proto_welcome *w, proto_bytes *out) {
     m.group_epoch = w->group_epoch;
     m.heartbeat_ms = w->heartbeat_ms;
     m.dead_after_ms = w->dead_after_ms;
-    return wire_pack(&m.base, out);
+    return proto_wire_pack(&m.base, out);
 }
 
 st_code proto_welcome_decode(const uint8_t *bytes, size_t n, proto_welcome *out, st_error *e) {
     wire_room room;
     Consort__Control__V1__Welcome *m;
-    st_code code = wire_unpack_small(&consort__control__v1__welcome__descriptor, bytes, n, &room, BAD, &m, e);
+    st_code code = proto_wire_unpack_small(&consort__control__v1__welcome__descriptor, bytes, n, &room, BAD, &m, e);
     if (code) return code;
     if (!m->heartbeat_ms || m->dead_after_ms <= m->heartbeat_ms)
         return st_fail(e, BAD, "Welcome.heartbeat_ms: %u; expected 1 or more and less than dead_after_ms %u", m->heartbeat_ms,
@@ -72,13 +72,13 @@ st_code proto_heartbeat_encode(const proto_heartbeat *h, proto_bytes *out) {
     m.sent_ns = h->sent_ns;
     m.steps = h->steps;
     m.load_share = h->load_share;
-    return wire_pack(&m.base, out);
+    return proto_wire_pack(&m.base, out);
 }
 
 st_code proto_heartbeat_decode(const uint8_t *bytes, size_t n, proto_heartbeat *out, st_error *e) {
     wire_room room;
     Consort__Control__V1__Heartbeat *m;
-    st_code code = wire_unpack_small(&consort__control__v1__heartbeat__descriptor, bytes, n, &room, BAD, &m, e);
+    st_code code = proto_wire_unpack_small(&consort__control__v1__heartbeat__descriptor, bytes, n, &room, BAD, &m, e);
     if (code) return code;
     if (!(m->load_share >= 0 && m->load_share <= 1))
         return st_fail(e, BAD, "Heartbeat.load_share: %g is outside 0 .. 1", m->load_share);
@@ -89,14 +89,14 @@ st_code proto_heartbeat_decode(const uint8_t *bytes, size_t n, proto_heartbeat *
 st_code proto_abort_encode(const proto_abort *a, proto_bytes *out) {
     Consort__Control__V1__Abort m = CONSORT__CONTROL__V1__ABORT__INIT;
     m.code = (uint32_t)a->code;
-    m.message = wire_text(a->message);
-    return wire_pack(&m.base, out);
+    m.message = proto_wire_text(a->message);
+    return proto_wire_pack(&m.base, out);
 }
 
 /* The message is for people and may quote foreign bytes or end in half a character: what does not print on one line becomes '?',
  * since a reason must not get lost for its looks. */
 static void clean(char *text) {
-    for (size_t n = strlen(text), at; (at = wire_utf8(text, n)) < n;) text[at] = '?';
+    for (size_t n = strlen(text), at; (at = proto_wire_utf8(text, n)) < n;) text[at] = '?';
     for (; *text; text++)
         if ((uint8_t)*text < ' ' || *text == 0x7F) *text = '?';
 }
@@ -104,7 +104,7 @@ static void clean(char *text) {
 st_code proto_abort_decode(const uint8_t *bytes, size_t n, proto_abort *out, st_error *e) {
     wire_room room;
     Consort__Control__V1__Abort *m;
-    st_code code = wire_unpack_small(&consort__control__v1__abort__descriptor, bytes, n, &room, BAD, &m, e);
+    st_code code = proto_wire_unpack_small(&consort__control__v1__abort__descriptor, bytes, n, &room, BAD, &m, e);
     if (code) return code;
     if (!m->code || m->code >= ST_N_CODES) return st_fail(e, BAD, "Abort.code: %u is outside 1 .. %d", m->code, ST_N_CODES - 1);
     proto_abort a = {.code = (st_code)m->code};

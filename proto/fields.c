@@ -65,7 +65,7 @@ static st_code check_stops(const proto_request *r, st_error *e) {
         char name[32];
         snprintf(name, sizeof name, "stop[%u]", i);
         st_code code =
-            wire_check_text(name, r->stops[i], strlen(r->stops[i]), 1, PROTO_MAX_STOP_BYTES, ST_ERR_INVALID_ARGUMENT, e);
+            proto_wire_check_text(name, r->stops[i], strlen(r->stops[i]), 1, PROTO_MAX_STOP_BYTES, ST_ERR_INVALID_ARGUMENT, e);
         if (code) return code;
     }
     return ST_OK;
@@ -79,10 +79,10 @@ static st_code check_field(const field *f, const proto_request *r, st_error *e) 
     if (f->kind == TEXTS) return check_stops(r, e);
     if (f->kind != TEXT) return ST_OK;
     const char *text = value_of(f, r);
-    return wire_check_word(f->name, text, strnlen(text, (size_t)f->max + 1), (size_t)f->max, ST_ERR_INVALID_ARGUMENT, e);
+    return proto_wire_check_word(f->name, text, strnlen(text, (size_t)f->max + 1), (size_t)f->max, ST_ERR_INVALID_ARGUMENT, e);
 }
 
-st_code request_check_fields(const proto_request *r, st_error *e) {
+st_code proto_request_check_fields(const proto_request *r, st_error *e) {
     for (size_t i = 0; i < N_FIELDS; i++) {
         st_code code = check_field(&fields[i], r, e);
         if (code) return code;
@@ -188,7 +188,7 @@ st_code proto_request_set(proto_request *r, const char *name, const char *value,
     proto_request changed = *r; /* so that a refused value leaves `r` as it was */
     bool full = false;
     if (f->kind == TEXT && strlen(value) > (size_t)f->max)
-        return wire_check_word(f->name, value, strlen(value), (size_t)f->max, ST_ERR_INVALID_ARGUMENT, e);
+        return proto_wire_check_word(f->name, value, strlen(value), (size_t)f->max, ST_ERR_INVALID_ARGUMENT, e);
     if (!parse(f, value, a, &changed, &full)) {
         char range[48];
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "%s: '%.64s': expected %s%s", f->name, value,

@@ -108,7 +108,7 @@ st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
     m.open = t.open_list;
     m.n_work = p->n_work;
     m.work = t.work_list;
-    st_code code = wire_pack(&m.base, out);
+    st_code code = proto_wire_pack(&m.base, out);
     mem_free(memory);
     return code;
 }
@@ -217,7 +217,7 @@ st_code proto_plan_decode(const uint8_t *bytes, size_t n, arena *a, proto_plan *
     size_t mark = a->used_bytes;
     wire_plan *m;
     if (!e) e = &own;
-    st_code code = wire_unpack(&consort__control__v1__plan__descriptor, bytes, n, a, BAD, ST_FATAL_MEMORY, &m, e);
+    st_code code = proto_wire_unpack(&consort__control__v1__plan__descriptor, bytes, n, a, BAD, ST_FATAL_MEMORY, &m, e);
     if (code) return code;
     code = check_plan(m, e);
     if (!code) code = decode_lists(m, a, out, e);
@@ -246,7 +246,7 @@ st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
     m.n_rows = r->n_rows;
     m.n_items = r->n_items;
     m.items = list;
-    if (!code) code = wire_pack(&m.base, out);
+    if (!code) code = proto_wire_pack(&m.base, out);
     mem_free(items);
     mem_free(list);
     return code;
@@ -279,7 +279,7 @@ st_code proto_result_decode(const uint8_t *bytes, size_t n, arena *a, proto_resu
     size_t mark = a->used_bytes;
     wire_result *m;
     if (!e) e = &own;
-    st_code code = wire_unpack(&consort__control__v1__result__descriptor, bytes, n, a, BAD, ST_FATAL_MEMORY, &m, e);
+    st_code code = proto_wire_unpack(&consort__control__v1__result__descriptor, bytes, n, a, BAD, ST_FATAL_MEMORY, &m, e);
     if (code) return code;
     code = decode_items(m, a, out, e);
     if (!code) return ST_OK;

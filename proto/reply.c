@@ -16,16 +16,16 @@ st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
     Consort__V1__Usage usage = CONSORT__V1__USAGE__INIT;
     Consort__V1__Timing timing = CONSORT__V1__TIMING__INIT;
     m.has_request_id = r->request_id != NULL;
-    m.request_id = wire_text(r->request_id);
+    m.request_id = proto_wire_text(r->request_id);
     m.has_seed = r->has_seed;
     m.seed = r->seed;
     m.has_text = r->text_bytes != 0;
-    m.text = wire_data(r->text, r->text_bytes);
+    m.text = proto_wire_data(r->text, r->text_bytes);
     m.n_tokens = r->n_tokens;
     m.tokens = (uint32_t *)(uintptr_t)r->tokens;
     if (r->finish_reason) {
         m.has_finish_reason = 1;
-        m.finish_reason = wire_text(r->finish_reason);
+        m.finish_reason = proto_wire_text(r->finish_reason);
         m.usage = &usage;
         usage.has_prompt_tokens = usage.has_completion_tokens = 1;
         usage.prompt_tokens = r->prompt_tokens;
@@ -36,23 +36,23 @@ st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
         timing.first_token_ns = r->first_token_ns;
         timing.total_ns = r->total_ns;
     }
-    return wire_pack(&m.base, out);
+    return proto_wire_pack(&m.base, out);
 }
 
 static st_code take_word(const char *field, bool has, ProtobufCBinaryData d, size_t n_max, const char **out, st_error *e) {
     *out = has ? (d.len ? (const char *)d.data : "") : NULL;
-    return has ? wire_check_word(field, (const char *)d.data, d.len, n_max, BAD, e) : ST_OK;
+    return has ? proto_wire_check_word(field, (const char *)d.data, d.len, n_max, BAD, e) : ST_OK;
 }
 
 st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply *out, st_error *e) {
     size_t mark = a->used_bytes;
     Consort__V1__GenerateReply *m;
     proto_reply r = {0};
-    st_code code = wire_unpack(&consort__v1__generate_reply__descriptor, bytes, n, a, BAD, BAD, &m, e);
+    st_code code = proto_wire_unpack(&consort__v1__generate_reply__descriptor, bytes, n, a, BAD, BAD, &m, e);
     if (code) return code;
     code = take_word("request_id", m->has_request_id, m->request_id, PROTO_REQUEST_ID_BYTES, &r.request_id, e);
     if (!code) code = take_word("finish_reason", m->has_finish_reason, m->finish_reason, 64, &r.finish_reason, e);
-    if (!code) code = wire_check_text("text", (const char *)m->text.data, m->text.len, 0, PROTO_MAX_BYTES, BAD, e);
+    if (!code) code = proto_wire_check_text("text", (const char *)m->text.data, m->text.len, 0, PROTO_MAX_BYTES, BAD, e);
     if (code) {
         arena_reset(a, mark);
         return code;
@@ -97,8 +97,8 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
 static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w) {
     consort__v1__worker__init(w);
 #define U(f)    w->has_##f = 1, w->f = s->info.f;
-#define WORD(f) w->has_##f = 1, w->f = wire_text(s->info.f);
-#define HASH(f) w->has_##f = 1, w->f = wire_data(s->info.f, sizeof s->info.f);
+#define WORD(f) w->has_##f = 1, w->f = proto_wire_text(s->info.f);
+#define HASH(f) w->has_##f = 1, w->f = proto_wire_data(s->info.f, sizeof s->info.f);
 #include "proto/register.def"
 #undef U
 #undef WORD
@@ -118,12 +118,12 @@ st_code proto_status_encode(const proto_status *s, proto_bytes *out) {
     STATUS_NUMBERS(N)
 #undef N
     m.has_version = m.has_model = m.has_reason = 1;
-    m.version = wire_text(s->version);
-    m.model = wire_text(s->model);
-    m.reason = wire_text(s->reason);
+    m.version = proto_wire_text(s->version);
+    m.model = proto_wire_text(s->model);
+    m.reason = proto_wire_text(s->reason);
     m.n_workers = s->n_workers;
     m.workers = list;
-    if (!code) code = wire_pack(&m.base, out);
+    if (!code) code = proto_wire_pack(&m.base, out);
     mem_free(workers);
     mem_free(list);
     return code;
@@ -133,9 +133,9 @@ static st_code decode_worker(const Consort__V1__Worker *w, uint32_t i, proto_wor
     st_code code = ST_OK;
 #define U(f) s->info.f = w->f;
 #define WORD(f)                                                                                                                  \
-    if (!code) code = wire_copy_word(#f, w->f, s->info.f, sizeof s->info.f, BAD, e);
+    if (!code) code = proto_wire_copy_word(#f, w->f, s->info.f, sizeof s->info.f, BAD, e);
 #define HASH(f)                                                                                                                  \
-    if (!code) code = wire_copy_hash(#f, w->f, s->info.f, BAD, e);
+    if (!code) code = proto_wire_copy_hash(#f, w->f, s->info.f, BAD, e);
 #include "proto/register.def"
 #undef U
 #undef WORD
@@ -148,7 +148,7 @@ static st_code decode_worker(const Consort__V1__Worker *w, uint32_t i, proto_wor
 }
 
 static st_code copy_text(const char *field, ProtobufCBinaryData d, char *dst, size_t dst_bytes, st_error *e) {
-    st_code code = wire_check_text(field, (const char *)d.data, d.len, 0, dst_bytes - 1, BAD, e);
+    st_code code = proto_wire_check_text(field, (const char *)d.data, d.len, 0, dst_bytes - 1, BAD, e);
     if (!code && d.len) memcpy(dst, d.data, d.len);
     return code;
 }
@@ -170,12 +170,12 @@ st_code proto_status_decode(const uint8_t *bytes, size_t n, arena *a, proto_stat
     size_t mark = a->used_bytes;
     Consort__V1__StatusReply *m;
     proto_status s = {0};
-    st_code code = wire_unpack(&consort__v1__status_reply__descriptor, bytes, n, a, BAD, BAD, &m, e);
+    st_code code = proto_wire_unpack(&consort__v1__status_reply__descriptor, bytes, n, a, BAD, BAD, &m, e);
     if (code) return code;
 #define N(f) s.f = m->f;
     STATUS_NUMBERS(N)
 #undef N
-    code = wire_copy_word("version", m->version, s.version, sizeof s.version, BAD, e);
+    code = proto_wire_copy_word("version", m->version, s.version, sizeof s.version, BAD, e);
     if (!code) code = copy_text("model", m->model, s.model, sizeof s.model, e);
     if (!code) code = copy_text("reason", m->reason, s.reason, sizeof s.reason, e);
     if (!code) code = decode_workers(m, a, &s, e);

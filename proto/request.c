@@ -24,9 +24,9 @@ static st_code check_chat(const proto_request *r, st_error *e) {
         char name[48];
         snprintf(name, sizeof name, "chat.messages[%u].role", i);
         if (!*m->role) return st_fail(e, BAD, "%s: is empty; expected \"system\", \"user\" or \"assistant\"", name);
-        st_code code = wire_check_word(name, m->role, strlen(m->role), PROTO_MAX_ROLE_BYTES, BAD, e);
+        st_code code = proto_wire_check_word(name, m->role, strlen(m->role), PROTO_MAX_ROLE_BYTES, BAD, e);
         snprintf(name, sizeof name, "chat.messages[%u].content", i);
-        if (!code) code = wire_check_text(name, m->content, strlen(m->content), 0, PROTO_MAX_PROMPT_BYTES, BAD, e);
+        if (!code) code = proto_wire_check_text(name, m->content, strlen(m->content), 0, PROTO_MAX_PROMPT_BYTES, BAD, e);
         if (code) return code;
         total += strlen(m->content);
     }
@@ -37,7 +37,7 @@ static st_code check_chat(const proto_request *r, st_error *e) {
 
 static st_code check_prompt(const proto_request *r, st_error *e) {
     switch (r->prompt_kind) {
-    case PROTO_PROMPT_TEXT: return wire_check_text("text", r->text, r->text_bytes, 1, PROTO_MAX_PROMPT_BYTES, BAD, e);
+    case PROTO_PROMPT_TEXT: return proto_wire_check_text("text", r->text, r->text_bytes, 1, PROTO_MAX_PROMPT_BYTES, BAD, e);
     case PROTO_PROMPT_CHAT: return check_chat(r, e);
     case PROTO_PROMPT_TOKENS:
         if (!r->n_tokens || r->n_tokens > PROTO_MAX_PROMPT_TOKENS)
@@ -48,7 +48,7 @@ static st_code check_prompt(const proto_request *r, st_error *e) {
 }
 
 st_code proto_request_check(const proto_request *r, st_error *e) {
-    st_code code = request_check_fields(r, e);
+    st_code code = proto_request_check_fields(r, e);
     return code ? code : check_prompt(r, e);
 }
 
@@ -60,7 +60,7 @@ static st_code take_text(const char *field, long index, const char *part, Protob
     if (!nul) return ST_OK;
     char name[64];
     snprintf(name, sizeof name, index < 0 ? "%s" : "%s[%ld]%s", field, index, part);
-    return wire_check_text(name, *out, d.len, 0, SIZE_MAX, BAD, e); /* says where */
+    return proto_wire_check_text(name, *out, d.len, 0, SIZE_MAX, BAD, e); /* says where */
 }
 
 static st_code decode_stops(size_t n, const ProtobufCBinaryData *texts, proto_request *r, st_error *e) {
@@ -80,7 +80,7 @@ static st_code decode_stops(size_t n, const ProtobufCBinaryData *texts, proto_re
 #define DECODE_U64(name, member)                                                                                                 \
     if ((r->has_##name = m->has_##name)) r->member = m->name;
 #define DECODE_TEXT(name, member)                                                                                                \
-    if (m->has_##name && (code = wire_copy_word(#name, m->name, r->member, sizeof r->member, BAD, e))) return code;
+    if (m->has_##name && (code = proto_wire_copy_word(#name, m->name, r->member, sizeof r->member, BAD, e))) return code;
 #define DECODE_TEXTS(name, member)                                                                                               \
     if ((code = decode_stops(m->n_##name, m->name, r, e))) return code;
 #define DECODE_TOKENS(name, member)                                                                                              \
@@ -131,7 +131,7 @@ st_code proto_request_decode(const uint8_t *bytes, size_t n, arena *a, proto_req
     size_t mark = a->used_bytes;
     wire_request *m;
     proto_request r = proto_request_default();
-    st_code code = wire_unpack(&consort__v1__generate_request__descriptor, bytes, n, a, BAD, BAD, &m, e);
+    st_code code = proto_wire_unpack(&consort__v1__generate_request__descriptor, bytes, n, a, BAD, BAD, &m, e);
     if (!code) code = decode_fields(m, &r, e);
     if (!code) code = decode_prompt(m, a, &r, e);
     if (!code) code = proto_request_check(&r, e);
@@ -153,10 +153,10 @@ st_code proto_request_decode(const uint8_t *bytes, size_t n, arena *a, proto_req
     m.name = r->member;
 #define ENCODE_TEXT(name, member)                                                                                                \
     m.has_##name = r->member[0] != 0;                                                                                            \
-    m.name = wire_text(r->member);
+    m.name = proto_wire_text(r->member);
 #define ENCODE_TEXTS(name, member)                                                                                               \
     ProtobufCBinaryData name[PROTO_MAX_STOPS];                                                                                   \
-    for (uint32_t i = 0; i < r->n_##member; i++) name[i] = wire_text(r->member[i]);                                              \
+    for (uint32_t i = 0; i < r->n_##member; i++) name[i] = proto_wire_text(r->member[i]);                                        \
     m.n_##name = r->n_##member;                                                                                                  \
     m.name = name;
 #define ENCODE_TOKENS(name, member)                                                                                              \
@@ -176,8 +176,8 @@ static st_code encode_chat(const proto_request *r, chat_parts *parts, Consort__V
         Consort__V1__Message *m = parts->list[i] = &parts->messages[i];
         consort__v1__message__init(m);
         m->has_role = m->has_content = 1;
-        m->role = wire_text(r->messages[i].role);
-        m->content = wire_text(r->messages[i].content);
+        m->role = proto_wire_text(r->messages[i].role);
+        m->content = proto_wire_text(r->messages[i].content);
     }
     chat->n_messages = r->n_messages;
     chat->messages = parts->list;
@@ -196,7 +196,7 @@ st_code proto_request_encode(const proto_request *r, proto_bytes *out) {
     switch (r->prompt_kind) {
     case PROTO_PROMPT_TEXT:
         m.prompt_case = CONSORT__V1__GENERATE_REQUEST__PROMPT_TEXT;
-        m.text = wire_data(r->text, r->text_bytes);
+        m.text = proto_wire_data(r->text, r->text_bytes);
         break;
     case PROTO_PROMPT_CHAT:
         m.prompt_case = CONSORT__V1__GENERATE_REQUEST__PROMPT_CHAT;
@@ -210,7 +210,7 @@ st_code proto_request_encode(const proto_request *r, proto_bytes *out) {
         tokens.ids = (uint32_t *)(uintptr_t)r->tokens;
         break;
     }
-    if (!code) code = wire_pack(&m.base, out);
+    if (!code) code = proto_wire_pack(&m.base, out);
     mem_free(parts.messages);
     mem_free(parts.list);
     return code;

@@ -45,8 +45,8 @@ size_t proto_arena_bytes(size_t n) {
     return unpacked_bytes(n) + least(80 * n, PARTS_BYTES) + SLACK_BYTES;
 }
 
-st_code wire_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t n, arena *a, st_code bad, st_code full,
-                    void *out, st_error *e) {
+st_code proto_wire_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t n, arena *a, st_code bad,
+                          st_code full, void *out, st_error *e) {
     if (n > PROTO_MAX_BYTES)
         return st_fail(e, bad, "%s: %zu bytes are over the %d of a message", type->short_name, n, PROTO_MAX_BYTES);
     size_t mark = a->used_bytes, room = least(unpacked_bytes(n), a->size_bytes - mark) / 64 * 64;
@@ -62,13 +62,13 @@ st_code wire_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *bytes
     return ST_OK;
 }
 
-st_code wire_unpack_small(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t n, wire_room *room, st_code bad,
-                          void *out, st_error *e) {
+st_code proto_wire_unpack_small(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t n, wire_room *room,
+                                st_code bad, void *out, st_error *e) {
     arena a = arena_over(room->bytes, sizeof room->bytes);
-    return wire_unpack(type, bytes, n, &a, bad, bad, out, e);
+    return proto_wire_unpack(type, bytes, n, &a, bad, bad, out, e);
 }
 
-st_code wire_pack(const ProtobufCMessage *m, proto_bytes *out) {
+st_code proto_wire_pack(const ProtobufCMessage *m, proto_bytes *out) {
     size_t n = protobuf_c_message_get_packed_size(m);
     uint8_t *p = mem_alloc(n, 1);
     if (!p) return ST_FATAL_MEMORY;
@@ -83,7 +83,7 @@ void proto_bytes_free(proto_bytes *b) {
     *b = (proto_bytes){0};
 }
 
-ProtobufCBinaryData wire_text(const char *text) { return wire_data(text, text ? strlen(text) : 0); }
+ProtobufCBinaryData proto_wire_text(const char *text) { return proto_wire_data(text, text ? strlen(text) : 0); }
 
 /* Bytes of the character that starts with `b`, and the bounds of its second byte, which shut out overlong forms, surrogates and
  * what lies beyond U+10FFFF. */
@@ -93,7 +93,7 @@ static size_t utf8_length(uint8_t b, uint8_t *low, uint8_t *high) {
     return b < 0x80 ? 1 : b < 0xC2 ? 0 : b < 0xE0 ? 2 : b < 0xF0 ? 3 : b < 0xF5 ? 4 : 0;
 }
 
-size_t wire_utf8(const char *text, size_t n) {
+size_t proto_wire_utf8(const char *text, size_t n) {
     const uint8_t *s = (const uint8_t *)text;
     for (size_t i = 0; i < n;) {
         uint8_t low, high;
@@ -107,15 +107,16 @@ size_t wire_utf8(const char *text, size_t n) {
     return n;
 }
 
-st_code wire_check_text(const char *field, const char *text, size_t n, size_t n_min, size_t n_max, st_code bad, st_error *e) {
+st_code proto_wire_check_text(const char *field, const char *text, size_t n, size_t n_min, size_t n_max, st_code bad,
+                              st_error *e) {
     if (n < n_min || n > n_max) return st_fail(e, bad, "%s: %zu bytes are outside %zu .. %zu", field, n, n_min, n_max);
-    size_t at = wire_utf8(text, n);
+    size_t at = proto_wire_utf8(text, n);
     if (at == n) return ST_OK;
     return st_fail(e, bad, "%s: byte 0x%02x at %zu is not %s", field, (uint8_t)text[at], at,
                    text[at] ? "UTF-8" : "allowed: expected text without NUL");
 }
 
-st_code wire_check_word(const char *field, const char *text, size_t n, size_t n_max, st_code bad, st_error *e) {
+st_code proto_wire_check_word(const char *field, const char *text, size_t n, size_t n_max, st_code bad, st_error *e) {
     if (n > n_max) return st_fail(e, bad, "%s: %zu bytes are outside 0 .. %zu", field, n, n_max);
     for (size_t i = 0; i < n; i++)
         if (text[i] <= ' ' || text[i] > '~')
@@ -123,15 +124,15 @@ st_code wire_check_word(const char *field, const char *text, size_t n, size_t n_
     return ST_OK;
 }
 
-st_code wire_copy_word(const char *field, ProtobufCBinaryData d, char *dst, size_t dst_bytes, st_code bad, st_error *e) {
-    st_code code = wire_check_word(field, (const char *)d.data, d.len, dst_bytes - 1, bad, e);
+st_code proto_wire_copy_word(const char *field, ProtobufCBinaryData d, char *dst, size_t dst_bytes, st_code bad, st_error *e) {
+    st_code code = proto_wire_check_word(field, (const char *)d.data, d.len, dst_bytes - 1, bad, e);
     if (code) return code;
     memset(dst, 0, dst_bytes);
     if (d.len) memcpy(dst, d.data, d.len);
     return ST_OK;
 }
 
-st_code wire_copy_hash(const char *field, ProtobufCBinaryData d, uint8_t dst[32], st_code bad, st_error *e) {
+st_code proto_wire_copy_hash(const char *field, ProtobufCBinaryData d, uint8_t dst[32], st_code bad, st_error *e) {
     if (d.len != 32) return st_fail(e, bad, "%s: %zu bytes; expected 32", field, d.len);
     memcpy(dst, d.data, 32);
     return ST_OK;

@@ -7,7 +7,6 @@
 
 #include "base/mem.h"
 #include "base/pool.h"
-#include <sys/resource.h>
 
 enum { MAX_PARTS = 257 };
 
@@ -71,30 +70,11 @@ static void creating_fails_cleanly(void **state) {
     pool_destroy(NULL);
 }
 
-static void refused_threads_are_an_error(void **state) {
-    (void)state;
-    struct rlimit old, none;
-    getrlimit(RLIMIT_AS, &old);
-    none = old;
-    none.rlim_cur = 1; /* no thread gets its stack */
-    pool *p = NULL;
-    if (setrlimit(RLIMIT_AS, &none)) skip();
-    st_code code = pool_create(2, &p);
-    setrlimit(RLIMIT_AS, &old);
-    if (code == ST_OK) { /* a sanitizer or a cached stack may serve it */
-        pool_destroy(p);
-        skip();
-    }
-    assert_true(code == ST_ERR_RESOURCE_EXHAUSTED || code == ST_FATAL_MEMORY);
-    assert_null(p);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_part_runs_exactly_once),
         cmocka_unit_test(two_jobs_never_mix),
         cmocka_unit_test(creating_fails_cleanly),
-        cmocka_unit_test(refused_threads_are_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

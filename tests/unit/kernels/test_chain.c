@@ -90,7 +90,8 @@ static void run_layer(chain *c, uint32_t index, const kernels_row *rows, const u
     o->matmul(d, c->up, l->up, c->h, c->act, n);
     o->swiglu(d, c->gate, c->gate, c->up, n, FFN);
     o->quantize(d, c->act, c->gate, n, FFN);
-    o->matmul_units(d, c->sum, l->down, c->gate, c->act, n, 256, 3); /* the last unit is short */
+    /* Units of 256, the last one short; in the second layer one unit longer than a chunk of K. */
+    o->matmul_units(d, c->sum, l->down, c->gate, c->act, n, index ? FFN : 256, index ? 1 : 3);
     o->add_reduced(d, c->x, c->sum, n, DIM);
 }
 
@@ -128,7 +129,7 @@ static void a_chain_of_kernels_has_its_frozen_bits(void **state) {
                 uint64_t h = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
                 for (size_t i = 0; i < sizeof logits; i++) h = (h ^ ((const uint8_t *)logits)[i]) * UINT64_C(0x100000001b3);
                 for (size_t i = 0; i < N * VOCAB; i++) assert_true(isfinite(logits[i]));
-                if (h != UINT64_C(0xd0ebd88d5920804e))
+                if (h != UINT64_C(0xda9bf9e112c68752))
                     fail_msg("%s, %u threads, %u tokens at a time: %#llx", rig_isas[isa], threads, steps[s],
                              (unsigned long long)h);
             }

@@ -149,6 +149,33 @@ static void row_primitives_equal_ref(void **state) {
     mem_free(w);
 }
 
+/* What the row primitives mean, in plain doubles. */
+static void row_primitives_compute_their_formulas(void **state) {
+    (void)state;
+    enum { DIM = 70 };
+    values v = {.seed = 6};
+    float x[DIM], w[DIM], out[DIM];
+    double sum = 0;
+    fill(&v, x, DIM, 5.0f);
+    fill(&v, w, DIM, 5.0f);
+    for (uint32_t i = 0; i < DIM; i++) sum += (double)x[i] * (double)x[i];
+    kernels_ref()->rmsnorm(out, x, w, DIM, 0.25f);
+    for (uint32_t i = 0; i < DIM; i++)
+        assert_true(fabs((double)x[i] * (double)w[i] / sqrt(sum / DIM + 0.25) - (double)out[i]) < 1e-5);
+    kernels_ref()->swiglu(out, x, w, DIM);
+    for (uint32_t i = 0; i < DIM; i++)
+        assert_true(fabs((double)x[i] * (double)w[i] / (1 + exp(-(double)x[i])) - (double)out[i]) < 1e-5);
+    memcpy(out, x, sizeof out);
+    kernels_ref()->rope(out, w, 2, DIM / 2 - 1); /* two heads turn by the same angles */
+    for (uint32_t h = 0; h < 2; h++)
+        for (uint32_t i = 0; i < DIM / 2 - 1; i += 2) {
+            const float *a = x + h * (DIM / 2 - 1) + i, *b = out + h * (DIM / 2 - 1) + i;
+            assert_true(fabs((double)a[0] * (double)w[i] - (double)a[1] * (double)w[i + 1] - (double)b[0]) < 1e-5);
+            assert_true(fabs((double)a[0] * (double)w[i + 1] + (double)a[1] * (double)w[i] - (double)b[1]) < 1e-5);
+        }
+    assert_memory_equal(out + DIM - 2, x + DIM - 2, 2 * sizeof *x);
+}
+
 static void every_half_decodes_and_encodes_as_ref(void **state) {
     (void)state;
     uint16_t *h = mem_alloc(65536, 2), *back = mem_alloc(65536, 2);
@@ -216,6 +243,7 @@ int main(void) {
         cmocka_unit_test(products_equal_ref_for_every_format_and_number_of_tokens),
         cmocka_unit_test(products_of_extreme_integers_do_not_saturate),
         cmocka_unit_test(row_primitives_equal_ref),
+        cmocka_unit_test(row_primitives_compute_their_formulas),
         cmocka_unit_test(every_half_decodes_and_encodes_as_ref),
         cmocka_unit_test(attention_of_a_chunk_equals_ref),
     };

@@ -105,7 +105,7 @@ static void a_product_is_the_product_of_the_dequantized_weights(void **state) {
                     size += (double)(w[i] * w[i] * p.x[k + i] * p.x[k + i]);
                 }
             }
-            double error = fabs(exact - (double)p.product[row]), bound = kernels_layout_is_float(l) ? 1e-5 : 0.05 * sqrt(size);
+            double error = fabs(exact - (double)p.product[row]), bound = (kernels_layout_is_float(l) ? 1e-5 : 0.05) * sqrt(size);
             if (!(error <= bound))
                 fail_msg("%s row %u: %g, exactly %g", kernels_format_of(f)->name, row, (double)p.product[row], exact);
             assert_true(fabs(p.sums[row] - exact) <= bound);

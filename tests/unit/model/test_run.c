@@ -1,5 +1,6 @@
 /* The forward pass: the logits of a row depend on the tokens before it and on nothing else, bit for bit. */
 #include "base/mem.h"
+#include "base/sha256.h"
 #include "tests/unit/model/rig.h"
 
 #include <pthread.h>
@@ -245,7 +246,8 @@ static void *run_rank(void *context) {
     return NULL;
 }
 
-static size_t run_ranks(const truth *t, uint32_t n_ranks, size_t *largest_share) {
+/* Runs the first sequence on all ranks at once; the leader's logits must be `logits`. Returns the bytes of all shares. */
+static size_t run_ranks(const truth *t, const model_file *f, const float *logits, uint32_t n_ranks, size_t *largest_share) {
     static hub h;
     static rank ranks[4];
     pthread_t thread[4];
@@ -257,7 +259,7 @@ static size_t run_ranks(const truth *t, uint32_t n_ranks, size_t *largest_share)
     for (uint32_t k = 0; k < n_ranks; k++) {
         rank *me = &ranks[k];
         *me = (rank){.t = t, .group = {.base = {&thread_ops, k, n_ranks}, .hub = &h}};
-        me->r = open_rig(t->file.file, (rig_options){.isa = "auto", .n_threads = 1, .group = &me->group.base});
+        me->r = open_rig(f, (rig_options){.isa = "auto", .n_threads = 1, .group = &me->group.base});
         rig_add(&me->batch, 0, t->token[0], 0, N_TOKENS);
         size_t share = model_weight_bytes(me->r.model);
         total += share;
@@ -267,7 +269,7 @@ static size_t run_ranks(const truth *t, uint32_t n_ranks, size_t *largest_share)
     for (uint32_t k = 0; k < n_ranks; k++) pthread_join(thread[k], NULL);
     for (uint32_t k = 0; k < n_ranks; k++) assert_int_equal(ST_OK, ranks[k].code);
     assert_int_equal(4, h.n_sums); /* two a layer */
-    for (uint32_t p = 0; p < N_TOKENS; p++) assert_row(&ranks[0].r, p, expected(t, 0, p));
+    for (uint32_t p = 0; p < N_TOKENS; p++) assert_row(&ranks[0].r, p, logits + (size_t)p * N_VOCAB);
     for (uint32_t k = 0; k < n_ranks; k++) rig_free(&ranks[k].r);
     pthread_barrier_destroy(&h.barrier);
     free(h.sum);
@@ -281,10 +283,36 @@ static void units_split_over_ranks_give_the_same_logits_from_shares_of_the_weigh
     whole = model_weight_bytes(r.model);
     rig_free(&r);
     for (uint32_t n = 2; n <= 3; n++) {
-        size_t total = run_ranks(t, n, &largest);
+        size_t total = run_ranks(t, t->file.file, t->logits[0], n, &largest);
         assert_true(total >= whole && total < whole + whole / 4); /* the token table and the one KV head are on each */
         assert_true(largest < (n == 2 ? whole * 4 / 5 : whole * 11 / 20));
     }
+}
+
+/* Two KV heads over three ranks: heads 0 and 1, head 2, head 3; the KV head of 2 and 3 is on two ranks. */
+static void a_kv_head_is_held_by_each_rank_whose_query_heads_read_it(void **state) {
+    truth *t = *state;
+    tiny grouped = tiny_usual();
+    grouped.n_heads = 4;
+    grouped.n_kv_heads = 2;
+    tiny_file f = tiny_make(&grouped);
+    rig r = open_rig(f.file, plain);
+    size_t largest;
+    rig_feed(&r, 0, t->token[0], 0, N_TOKENS, 1, t->work);
+    rig_free(&r);
+    for (uint32_t n = 2; n <= 3; n++) run_ranks(t, f.file, t->work, n, &largest);
+    tiny_free(&f);
+}
+
+/* Changes only on purpose, in a commit of its own (docs/numerics.md). */
+static void the_bits_of_the_logits_are_frozen(void **state) {
+    truth *t = *state;
+    static const char frozen[] = "13a277c0b247cda0eee006383099264a12ad66c5c67d2d3f4f318e7535b75033";
+    uint8_t hash[SHA256_BYTES];
+    char text[2 * SHA256_BYTES + 1];
+    assert_int_equal(ST_OK, sha256_of(t->logits[0], (size_t)N_TOKENS * N_VOCAB * sizeof(float), hash));
+    sha256_hex(hash, text);
+    assert_string_equal(frozen, text);
 }
 
 static void more_ranks_than_units_are_refused(void **state) {
@@ -470,6 +498,8 @@ int main(void) {
         cmocka_unit_test(a_sequence_gives_the_same_logits_alone_and_among_others_with_trees),
         cmocka_unit_test(only_the_chosen_rows_get_logits_in_their_order),
         cmocka_unit_test(units_split_over_ranks_give_the_same_logits_from_shares_of_the_weights),
+        cmocka_unit_test(a_kv_head_is_held_by_each_rank_whose_query_heads_read_it),
+        cmocka_unit_test(the_bits_of_the_logits_are_frozen),
         cmocka_unit_test(more_ranks_than_units_are_refused),
         cmocka_unit_test(a_failed_all_reduce_ends_the_step_with_its_code),
         cmocka_unit_test(what_is_not_finite_stays_in_its_own_sequence),

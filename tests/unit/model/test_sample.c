@@ -68,11 +68,13 @@ static void every_setting_chooses_as_the_plain_loop_does(void **state) {
     static const float temperatures[] = {0, 0.2f, 0.7f, 1, 3}, top_ps[] = {1, 0.95f, 0.5f, 0.01f}, min_ps[] = {0, 0.02f, 0.9f};
     static const uint32_t top_ks[] = {0, 1, 2, 40, N - 1, N, N + 5};
     uint32_t position = 0;
-    for (uint64_t round = 0; round < 6; round++) {
+    for (uint64_t round = 0; round < 7; round++) {
         fill(logits, N, round, round % 2 ? 4 : 25);
         if (round == 4) /* many ties, and zeros of both signs */
             for (uint32_t i = 0; i < N; i++) logits[i] = (float)((int)logits[i] / 5) * (i % 2 ? 1.0f : -1.0f);
         if (round == 5) qsort(logits, N, sizeof *logits, by_l_then_id);
+        if (round == 6) /* so large that sums with a Gumbel value round to ties */
+            for (uint32_t i = 0; i < N; i++) logits[i] = 1e8f + 8.0f * (float)(i % 5);
         for (size_t t = 0; t < 5; t++)
             for (size_t p = 0; p < 4; p++)
                 for (size_t m = 0; m < 3; m++)

@@ -23,8 +23,8 @@ typedef struct {
 } writer;
 
 static void *put(writer *w, const void *from, size_t n) {
-    if (w->size + n > w->room) {
-        w->room = 2 * (w->size + n);
+    if (w->size + n >= w->room) {
+        w->room = 2 * (w->size + n) + 64;
         w->bytes = realloc(w->bytes, w->room);
         assert_non_null(w->bytes);
     }
@@ -135,6 +135,7 @@ static void tensor(maker *m, const char *name, uint32_t format, uint32_t cols, u
     };
     bool vector = n_rows == 0;
     if (is(m->t->without, name)) return;
+    if (m->t->floats) format = KERNELS_F32;
     if (is(m->t->half, name)) format = KERNELS_F16;
     if (is(m->t->bent, name)) vector ? (cols += 32) : (n_rows += 1);
     m->n_tensors++;

@@ -6,7 +6,8 @@
 
 typedef struct {
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab, max_context;
-    bool tied; /* no output.weight */
+    bool tied;   /* no output.weight */
+    bool floats; /* all tensors are F32 */
     uint64_t seed;
     const char *without;      /* tensor or key left out */
     const char *bent;         /* tensor with a wrong number of rows (a vector: columns) */

@@ -76,8 +76,8 @@ static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
 static void a_plan_comes_back_as_it_went_with_the_same_bytes(void **state) {
     (void)state;
     source s = {1};
-    for (int i = 0; i < 300; i++) {
-        arena made = arena_for(1 << 20);
+    for (int i = 0; i < 100; i++) {
+        arena made = arena_for(1 << 18);
         proto_plan p = random_plan(&s, &made), back;
         proto_bytes b, again;
         st_error e = {0};
@@ -259,7 +259,7 @@ static void a_cut_or_bent_plan_never_breaks_the_decoder(void **state) {
 static void a_full_arena_is_said_and_left_as_it_was(void **state) {
     (void)state;
     source s = {5};
-    arena made = arena_for(1 << 20);
+    arena made = arena_for(1 << 18);
     proto_plan p = random_plan(&s, &made), back;
     while (p.n_work < 4 || !p.n_open) p = random_plan(&s, &made);
     proto_bytes b;
@@ -303,7 +303,7 @@ static void encoding_survives_each_failing_allocation(void **state) {
 static void a_result_comes_back_as_it_went(void **state) {
     (void)state;
     source s = {6};
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 100; i++) {
         arena made = arena_for(1 << 18);
         uint32_t n = below(&s, PROTO_MAX_PLAN_SEQUENCES + 1);
         proto_item *items = arena_alloc(&made, n, sizeof *items);

@@ -80,7 +80,7 @@ static void assert_same_request(const proto_request *a, const proto_request *b) 
 static void a_request_comes_back_as_it_went(void **state) {
     (void)state;
     source s = {1};
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < 150; i++) {
         arena made = arena_for(1 << 16);
         proto_request r = random_request(&s, &made), back;
         proto_bytes b, again;
