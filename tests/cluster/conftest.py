@@ -7,6 +7,7 @@ in its environment, and all its temporary files lie in one directory.
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -26,9 +27,12 @@ def temporary_directory():
     os.environ["TMPDIR"] = tempfile.tempdir = directory
     before = support.leftovers()
     yield directory
-    assert support.leftovers() <= before, "the tests left something behind"
+    left = support.leftovers() - before
+    for pid, _ in support.processes(f"CONSORT_TEST_RUN={os.environ['CONSORT_TEST_RUN']}"):
+        os.kill(pid, signal.SIGKILL)
     tempfile.tempdir = None
     shutil.rmtree(directory)
+    assert not left, "the tests left something behind"
 
 
 @pytest.fixture(scope="session")

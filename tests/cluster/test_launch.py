@@ -52,7 +52,8 @@ def ends(process, status):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_and_leaves_nothing(launch, number):
     before = leftovers()
-    process, _ = launch()
+    process, run = launch()
+    assert os.getsid(run["pid"]) != os.getsid(process.pid)  # a terminal's signal never reaches mpirun
     process.send_signal(number)
     assert "stopped" in ends(process, 0)
     assert "signal 1" in launch.log.read_text()
