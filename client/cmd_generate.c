@@ -55,12 +55,12 @@ static int print_json(const client_result *r, double wall_s) {
     char text[24]; /* jansson's integers are signed: a larger seed is printed as text */
     snprintf(text, sizeof text, "%llu", (unsigned long long)r->seed);
     json_t *seed = r->seed <= INT64_MAX ? json_integer((json_int_t)r->seed) : json_string(text);
-    json_t *o =
-        json_pack("{s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f}}", "text", r->text ? r->text : "", r->n_text, "ids",
-                  ids, "finish_reason", r->finish_reason, "usage", "prompt_tokens", r->prompt_tokens, "completion_tokens",
-                  r->completion_tokens, "total_tokens", r->prompt_tokens + r->completion_tokens, "seed", seed, "request_id",
-                  r->request_id, "times", "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
-                  r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0);
+    json_t *o = json_pack("{s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f}}", "text", r->text ? r->text : "",
+                          r->n_text, "ids", ids, "finish_reason", r->finish_reason, "usage", "prompt_tokens", r->prompt_tokens,
+                          "completion_tokens", r->completion_tokens, "total_tokens", r->prompt_tokens + r->completion_tokens,
+                          "seed", seed, "request_id", r->request_id, "times", "queue_s", (double)r->queue_ns / 1e9,
+                          "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
+                          r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0);
     bool ok = o && !json_dumpf(o, stdout, JSON_COMPACT) && putchar('\n') != EOF;
     json_decref(o);
     return ok ? CLIENT_OK : CLIENT_FAILED;

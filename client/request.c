@@ -60,6 +60,7 @@ static void take_reply(client_result *out, const proto_reply *r) {
     snprintf(out->finish_reason, sizeof out->finish_reason, "%s", r->finish_reason);
     out->prompt_tokens = r->prompt_tokens;
     out->completion_tokens = r->completion_tokens;
+    out->queue_ns = r->queue_ns;
     out->first_token_ns = r->first_token_ns;
     out->total_ns = r->total_ns;
 }

@@ -28,7 +28,7 @@ typedef struct {
     uint32_t *ids; /* owned */
     size_t n_ids;
     char request_id[PROTO_REQUEST_ID_BYTES + 1], finish_reason[16];
-    uint64_t seed, first_token_ns, total_ns; /* the cluster's clock, from the request's arrival */
+    uint64_t seed, queue_ns, first_token_ns, total_ns; /* the cluster's clock, from the request's arrival */
     uint32_t prompt_tokens, completion_tokens;
     void (*show)(const char *text, size_t n); /* gets each piece as it comes; may be NULL */
     st_code code;

@@ -68,6 +68,7 @@ typedef struct {
 
 ST_CHECKED st_code front_init(coordinator *c, st_error *e);
 void front_deinit(coordinator *c);
+void front_started(coordinator *c, seq_id seq); /* its first plan is out: it no longer waits */
 void front_tokens(coordinator *c, const sched_action *a);
 void front_finished(coordinator *c, const sched_action *a);
 void front_cancel_all(coordinator *c, st_code code); /* the drain took too long */

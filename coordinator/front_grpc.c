@@ -30,7 +30,7 @@ struct stream {
     char *text, *piece; /* scratch of one reply, of one token */
     bool greeted, cut;  /* first reply sent; a stop string was met */
     uint32_t n_tokens;
-    uint64_t start_ns, first_ns;
+    uint64_t start_ns, plan_ns, first_ns; /* arrival, first plan, first token; 0: not yet */
 };
 
 static void stream_free(stream *s) {
@@ -77,6 +77,8 @@ static void reply(stream *s, proto_reply *r) {
     cancel(s, code, SCHED_FINISH_ERROR);
 }
 
+void front_started(coordinator *c, seq_id seq) { stream_of(c, seq)->plan_ns = net_now_ns(); }
+
 void front_tokens(coordinator *c, const sched_action *a) {
     stream *s = stream_of(c, a->seq);
     size_t n_text = 0, n_piece;
@@ -109,6 +111,7 @@ static void send_last(stream *s, sched_finish finish) {
                      .finish_reason = finish == SCHED_FINISH_LENGTH && !s->cut ? "length" : "stop",
                      .prompt_tokens = (uint32_t)s->prompt.n,
                      .completion_tokens = s->n_tokens,
+                     .queue_ns = s->plan_ns ? s->plan_ns - s->start_ns : 0,
                      .first_token_ns = s->first_ns ? s->first_ns - s->start_ns : 0,
                      .total_ns = now - s->start_ns};
     reply(s, &r);

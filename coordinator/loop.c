@@ -19,6 +19,7 @@ static const uint64_t MS = 1000000;
 
 static void send_plan(coordinator *c, const proto_plan *p) {
     st_code code = members_send_plan(c, p);
+    for (uint32_t i = 0; i < p->n_open; i++) front_started(c, p->open[i].seq);
     if (!code) return;
     log_line(LOG_ERROR, "coordinator", "plan %llu was not sent: %s", (unsigned long long)p->id, st_text(code));
     sched_event down = {.kind = SCHED_GROUP_DOWN};

@@ -92,13 +92,13 @@ static void every_number_takes_its_range_and_nothing_else(void **state) {
 static void values_are_taken_as_written(void **state) {
     (void)state;
     config_topology *t =
-        load_good("model: a b/m.gguf\nlisten: '[::1]:0'\ncontrol_advertise: head\nmax_running: 4096\nmax_queue: 0\n"
+        load_good("model: a b/m.gguf\nlisten: '[::1]:0'\ncontrol_advertise: head\nmax_running: 256\nmax_queue: 0\n"
                   "heartbeat_ms: 10\ndead_after_ms: 20\nmax_rows: 8192\nprefill_chunk: 8192\nmax_batch: 256\n"
                   "groups:\n- {name: big, tensor_parallel: 3, threads: 8, kv_type: f32, kv_tokens: 32, isa: scalar}\n"
                   "- {name: small, role: verifier}\n");
     assert_string_equal(t->model, "a b/m.gguf");
     assert_string_equal(t->control_advertise, "head");
-    assert_int_equal(t->max_running, 4096);
+    assert_int_equal(t->max_running, 256);
     assert_int_equal(t->max_queue, 0);
     assert_int_equal(t->groups[0].threads, 8);
     assert_string_equal(t->groups[0].kv_type, "f32");
@@ -126,7 +126,8 @@ static void ranks_follow_the_groups(void **state) {
 
 static void what_does_not_fit_together_is_refused(void **state) {
     (void)state;
-    assert_refused("model: m\ngroups: [{name: a}]\nmax_rows: 100\n", "x.yaml: prefill_chunk: 256 is over max_rows 100");
+    assert_refused("model: m\ngroups: [{name: a}]\nmax_rows: 100\nprefill_chunk: 256\n",
+                   "x.yaml: prefill_chunk: 256 is over max_rows 100");
     assert_refused("model: m\ngroups: [{name: a}]\nmax_rows: 50\nprefill_chunk: 50\n",
                    "x.yaml: max_batch: 64 is over max_rows 50");
     assert_refused("model: m\ngroups: [{name: a}]\ndead_after_ms: 999\n",
