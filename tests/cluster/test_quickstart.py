@@ -1,7 +1,9 @@
 """scripts/quickstart: the answer on standard output, and nothing left behind, however it ends."""
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -53,6 +55,20 @@ def test_keep_leaves_it_running_and_tells_how_to_stop_it(quickstart):
         assert out.strip(), quickstart.err.read_text()
     run = json.loads(quickstart.run_file.read_text())
     assert f"process {run['pid']}" in quickstart.err.read_text() and "is running" in quickstart.err.read_text()
+    consort("stop", "--server", run["grpc"])
+
+
+def test_keep_takes_a_free_port_if_the_default_one_is_in_use(quickstart):
+    taken = socket.socket()
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with taken:
+        with contextlib.suppress(OSError):  # another program has it: as well
+            taken.bind(("127.0.0.1", 50051))
+            taken.listen()
+        out, _ = quickstart("--prompt", "Hello!", "--max-tokens", "3", "--keep").communicate(timeout=120)
+    assert out.strip(), quickstart.err.read_text()
+    run = json.loads(quickstart.run_file.read_text())
+    assert run["grpc"] != "127.0.0.1:50051" and f"--server {run['grpc']}" in quickstart.err.read_text()
     consort("stop", "--server", run["grpc"])
 
 
