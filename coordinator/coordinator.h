@@ -15,7 +15,7 @@ typedef struct {
     const config_topology *topology;
     const uint8_t *secret; /* [32] proves membership on control links */
     uint32_t cluster_epoch;
-    const char *run_file; /* where to write the bound addresses as JSON, removed at the end; NULL: nowhere */
+    const char *run_file; /* where to write the bound addresses as JSON, removed after a drain; NULL: nowhere */
 } coordinator_options;
 
 /* Errors: file, field or address and the remedy. `o` and what it points to must outlive the coordinator. */

@@ -86,7 +86,7 @@ struct coordinator {
     sched_limits limits;
     sched_event *pending; /* [max_pending] events met while actions were carried out */
     uint32_t n_pending, max_pending;
-    bool stepping, draining, drained, ended;
+    bool stepping, draining, drained, ended, run_file_written;
     uint64_t started_ns;
     model_tokenizer *tokenizer;
     uint32_t ends[MAX_ENDS], n_ends; /* the model's own end-of-answer tokens */

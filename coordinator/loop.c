@@ -154,7 +154,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
 }
 
 /* {"pid", "grpc", "control", "epoch"}, whole or not at all. */
-static st_code write_run_file(const coordinator *c, st_error *e) {
+static st_code write_run_file(coordinator *c, st_error *e) {
     char temporary[4096], grpc_host[256], control_host[256];
     uint16_t port;
     if (!c->o->run_file) return ST_OK;
@@ -170,6 +170,7 @@ static st_code write_run_file(const coordinator *c, st_error *e) {
     if (f && fclose(f)) ok = false;
     if (!ok || rename(temporary, c->o->run_file))
         return st_fail(e, ST_ERR_IO, "--run-file %s: cannot write it: %m", c->o->run_file);
+    c->run_file_written = true;
     return ST_OK;
 }
 
@@ -231,7 +232,8 @@ void coordinator_destroy(coordinator *c) {
     net_timer_destroy(c->drain_timer);
     net_loop_destroy(c->loop);
     model_tokenizer_destroy(c->tokenizer);
-    if (c->o->run_file) unlink(c->o->run_file);
+    if (c->run_file_written && c->drained)
+        unlink(c->o->run_file); /* left behind: not a clean end, which is how the launcher knows */
     mem_free(c->pending);
     mem_free(c->sched_memory);
     mem_free(c);

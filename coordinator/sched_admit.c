@@ -46,8 +46,8 @@ st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, ch
     uint32_t n_limit = sched_limit_tokens(l, n, request->max_tokens), n_blocks = kv_blocks_for((uint64_t)n_limit + l->max_tree);
     if (n_blocks > l->n_blocks) {
         snprintf(message, message_bytes,
-                 "a prompt of %u and an answer of up to %u tokens need %u KV blocks; the cluster has %u: "
-                 "ask for fewer tokens",
+                 "max_tokens: a prompt of %u and an answer of up to %u tokens need %u KV blocks; the cluster has %u: "
+                 "ask for less",
                  n, n_limit - n, n_blocks, l->n_blocks);
         return ST_ERR_INVALID_ARGUMENT;
     }
