@@ -19,8 +19,8 @@ typedef void (*net_fn)(void *context);
 ST_CHECKED st_code net_loop_create(net_loop **out, st_error *e);
 void net_loop_run(net_loop *l);  /* until net_loop_stop */
 void net_loop_stop(net_loop *l); /* from the loop's thread */
-/* Runs what was posted (no thread may post any more), closes the connections that are left (links hear on_close). Servers, clients and
- * timers go before their loop. NULL-safe. */
+/* Runs what was posted (no thread may post any more), closes the connections that are left (links hear on_close). Servers,
+ * clients and timers go before their loop. NULL-safe. */
 void net_loop_destroy(net_loop *l);
 uint64_t net_now_ns(void); /* monotonic */
 /* From any thread: `fn(context)` runs soon on the loop's thread, in the order of posts. Errors: ST_FATAL_MEMORY. */

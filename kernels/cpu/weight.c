@@ -1,7 +1,7 @@
 /* Design: weights are packed once into strips of tiles (kernels_int.h) and read front to back ever after. They live in slabs on
  * huge pages: a model is hundreds of matrices, and one aligned allocation for each would round every one up to 2 MiB, while
- * 4 KiB pages cost a third of the read bandwidth (a prototype on a Zen 3 read 11 against 15 GB/s). A slab is a bump allocator that
- * is freed with its last weight; a hole in it is not used again, since weights of a model come and go together. */
+ * 4 KiB pages cost a third of the read bandwidth (a prototype on a Zen 3 read 11 against 15 GB/s). A slab is a bump allocator
+ * that is freed with its last weight; a hole in it is not used again, since weights of a model come and go together. */
 #include "kernels/cpu/cpu_int.h"
 
 #include "base/mem.h"
