@@ -188,8 +188,9 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     c->t = o->topology;
     c->started_ns = net_now_ns();
     st_code code = ST_OK;
-    if (c->t->n_groups != 1 || c->t->groups[0].tensor_parallel != 1)
-        code = st_fail(e, ST_ERR_UNSUPPORTED, "groups: this version runs one verifier group of one rank (tensor_parallel: 1)");
+    if (c->t->n_groups != 1)
+        code = st_fail(e, ST_ERR_UNSUPPORTED, "groups: this version runs one verifier group; the topology has %u groups",
+                       c->t->n_groups);
     if (!code) code = net_loop_create(&c->loop, e);
     if (!code) code = read_model(c, e);
     if (!code) code = make_sched(c, e);

@@ -35,7 +35,26 @@ static uint32_t count(const members *m, member_state state) {
     return n;
 }
 
-static void group_down(coordinator *c) {
+static void abort_link(coordinator *c, net_link *k, st_code code, const char *text) {
+    proto_abort a = {.code = code};
+    proto_bytes b = {0};
+    snprintf(a.message, sizeof a.message, "%s", text);
+    code = proto_abort_encode(&a, &b);
+    send_frame(c, k, PROTO_MSG_ABORT, &b, code);
+    net_link_close(k, text);
+}
+
+/* The group is of no use without one of its ranks: the others are sent away, which gets them out of a collective with the dead
+ * one too. */
+static void group_down(coordinator *c, const member *lost) {
+    for (uint32_t i = 1; i < c->members.n; i++) {
+        member *m = &c->members.items[i];
+        if (m->link && m->state != MEMBER_LOST && m->state != MEMBER_LEFT) {
+            m->state = MEMBER_LOST;
+            snprintf(m->reason, sizeof m->reason, "sent away, since rank %u is lost: %s", rank_of(c, lost), lost->reason);
+            abort_link(c, m->link, ST_ERR_UNAVAILABLE, m->reason);
+        }
+    }
     if (!c->members.group_up) return;
     c->members.group_up = false;
     sched_event ev = {.kind = SCHED_GROUP_DOWN};
@@ -48,22 +67,17 @@ static void lose(coordinator *c, member *m, const char *reason) {
     m->state = MEMBER_LOST;
     c->members.lost = true;
     c->members.group_epoch++; /* what the old life of the group still sends is dropped */
-    log_line(LOG_ERROR, "coordinator", "rank %u is lost: %s", rank_of(c, m), reason);
-    group_down(c);
+    log_line(LOG_ERROR, "coordinator", "rank %u is lost: %s", rank_of(c, m), m->reason);
+    group_down(c, m);
 }
 
 /* Refuses a rank, with the reason on both sides. */
 static void refuse(coordinator *c, net_link *k, member *m, st_code code, const char *text) {
-    proto_abort a = {.code = code};
-    proto_bytes b = {0};
-    snprintf(a.message, sizeof a.message, "%s", text);
     if (m)
         lose(c, m, text);
     else
         log_line(LOG_ERROR, "coordinator", "refused a rank: %s", text);
-    code = proto_abort_encode(&a, &b);
-    send_frame(c, k, PROTO_MSG_ABORT, &b, code);
-    net_link_close(k, text);
+    abort_link(c, k, code, text);
 }
 
 static void on_register(coordinator *c, net_link *k, const net_frame *f) {
@@ -261,14 +275,18 @@ void members_deinit(members *m) {
 }
 
 st_code members_send_plan(coordinator *c, const proto_plan *p) {
-    member *leader = &c->members.items[1];
     proto_bytes b = {0};
     st_code code = proto_plan_encode(p, &b);
-    if (code || !leader->link) {
+    if (!code && !c->members.group_up) code = ST_ERR_UNAVAILABLE;
+    if (code) {
         proto_bytes_free(&b);
-        return code ? code : ST_ERR_UNAVAILABLE;
+        return code;
     }
-    send_frame(c, leader->link, PROTO_MSG_PLAN, &b, ST_OK);
+    send_frame(c, c->members.items[1].link, PROTO_MSG_PLAN, &b, ST_OK);
+    for (uint32_t i = 2; i < c->members.n && c->members.group_up; i++) { /* they may have gone to sleep since the last step */
+        proto_bytes none = {0};
+        send_frame(c, c->members.items[i].link, PROTO_MSG_WAKE, &none, ST_OK);
+    }
     return ST_OK;
 }
 

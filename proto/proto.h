@@ -90,6 +90,7 @@ typedef enum {
     PROTO_MSG_RESULT,       /* leader -> coordinator */
     PROTO_MSG_ABORT,        /* either: code and message, then the link closes */
     PROTO_MSG_STOP,         /* coordinator -> rank: finish, say goodbye and leave */
+    PROTO_MSG_WAKE,         /* coordinator -> the ranks of a group that are not its leader: a plan is on its way */
     PROTO_MSG_GOODBYE       /* rank -> coordinator: a clean leave */
 } proto_message_type;
 

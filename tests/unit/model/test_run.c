@@ -333,7 +333,7 @@ static st_code deadline(parallel_group *g, double *values, size_t n) {
 static void a_failed_all_reduce_ends_the_step_with_its_code(void **state) {
     truth *t = *state;
     static const parallel_group_ops late = {.name = "late", .all_reduce = deadline};
-    parallel_group g = {&late, 0, 2};
+    parallel_group g = {.ops = &late, .rank = 0, .n_ranks = 2};
     rig r = open_rig(t->file.file, (rig_options){.isa = "auto", .n_threads = 1, .group = &g});
     rig_batch b = {0};
     st_error e = {0};
