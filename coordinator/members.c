@@ -284,8 +284,9 @@ st_code members_send_plan(coordinator *c, const proto_plan *p) {
     }
     send_frame(c, c->members.items[1].link, PROTO_MSG_PLAN, &b, ST_OK);
     for (uint32_t i = 2; i < c->members.n && c->members.group_up; i++) { /* they may have gone to sleep since the last step */
-        proto_bytes none = {0};
-        send_frame(c, c->members.items[i].link, PROTO_MSG_WAKE, &none, ST_OK);
+        proto_bytes wake = {0};
+        code = proto_wake_encode(p->id, &wake);
+        send_frame(c, c->members.items[i].link, PROTO_MSG_WAKE, &wake, code);
     }
     return ST_OK;
 }

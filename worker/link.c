@@ -32,7 +32,7 @@ enum {
 
 enum { MAIL_PLAN, MAIL_WAKE, MAIL_QUIT };
 
-/* A rank that is not the leader listens this long after a wake or a step before it sleeps again. */
+/* A rank that is not the leader listens this long after a step before it sleeps again. */
 static const uint64_t LISTEN_NS = 2000000;
 
 typedef struct worker worker;
@@ -49,9 +49,10 @@ typedef struct {
     step *step;
     const uint32_t *words; /* [n_words] the leader's decisions on the last step; in `step` */
     uint32_t n_words;
-    bool ended;   /* the leader said that the group ends */
-    st_code code; /* why the thread ended; for after it has */
-    arena arena;  /* decoded plans */
+    uint64_t last_plan; /* not the leader: the last that came */
+    bool ended;         /* the leader said that the group ends */
+    st_code code;       /* why the thread ended; for after it has */
+    arena arena;        /* decoded plans */
     proto_register info;
 } part;
 
@@ -68,7 +69,8 @@ struct worker {
     proto_register info;
     uint64_t heard_ns, steps;
     _Atomic uint32_t load_permille;
-    _Atomic bool wake_waits; /* a WAKE is in the mailbox */
+    _Atomic bool wake_waits;      /* a WAKE is in the mailbox */
+    _Atomic uint64_t wanted_plan; /* the last plan that a WAKE has named */
     part part;
     st_code code; /* why it leaves */
     st_error error;
@@ -235,22 +237,29 @@ static st_code follow(part *p, const exchange_message *m, st_error *e) {
     mem_step_begin();
     code = step_run(p->step, &plan, e);
     mem_step_end();
+    p->last_plan = plan.id;
     return code;
 }
 
-/* Steps as they come, until none has come for LISTEN_NS. */
+/* Steps as they come: up to the plan that the last WAKE named, however late the leader is with it, and on until none has come for
+ * LISTEN_NS. */
 static st_code follow_awhile(part *p, st_error *e) {
     exchange_message m;
-    bool done = true;
     st_code code = ST_OK;
-    atomic_store(&p->w->wake_waits, false);
-    while (!code && done) {
-        code = exchange_receive(p->exchange, LISTEN_NS, &m, &done, e);
-        p->ended = !code && done && !m.n_plan;
-        if (p->ended) break;
-        if (!code && done) code = follow(p, &m, e);
+    atomic_store(&p->w->wake_waits, false); /* before wanted_plan is read: a WAKE from here on is seen or posts anew */
+    for (;;) {
+        bool done, owed = p->last_plan < atomic_load(&p->w->wanted_plan);
+        code = exchange_receive(p->exchange, owed ? (uint64_t)p->group->deadline_ms * 1000000 : LISTEN_NS, &m, &done, e);
+        if (code) return code;
+        if (!done)
+            return owed
+                       ? st_fail(e, ST_ERR_DEADLINE, "the leader did not pass on plan %llu", (unsigned long long)p->last_plan + 1)
+                       : ST_OK;
+        p->ended = !m.n_plan;
+        if (p->ended) return ST_OK;
+        code = follow(p, &m, e);
+        if (code) return code;
     }
-    return code;
 }
 
 /* So that no broadcast is left half done when MPI ends. */
@@ -357,11 +366,16 @@ static void on_plan(worker *w, const net_frame *f) {
     mem_free(item.data);
 }
 
-static void on_wake(worker *w) {
+static void on_wake(worker *w, const net_frame *f) {
     mailbox_item item = {.kind = MAIL_WAKE};
-    if (!w->thread_runs || !w->o->group_rank)
-        leave(w, ST_FATAL_PROTOCOL, "a WAKE before WELCOME, or to the leader");
-    else if (!atomic_exchange(&w->wake_waits, true) && !mailbox_post(w->mail, &item))
+    uint64_t plan;
+    st_error e = {0};
+    if (!w->thread_runs || !w->o->group_rank || proto_wake_decode(f->payload, f->n, &plan, &e)) {
+        leave(w, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "a WAKE before WELCOME, or to the leader");
+        return;
+    }
+    atomic_store(&w->wanted_plan, plan);
+    if (!atomic_exchange(&w->wake_waits, true) && !mailbox_post(w->mail, &item))
         leave(w, ST_FATAL_INTERNAL, "the mailbox is full");
 }
 
@@ -380,7 +394,7 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     case PROTO_MSG_WELCOME: on_welcome(w, f); break;
     case PROTO_MSG_HEARTBEAT: break;
     case PROTO_MSG_PLAN: on_plan(w, f); break;
-    case PROTO_MSG_WAKE: on_wake(w); break;
+    case PROTO_MSG_WAKE: on_wake(w, f); break;
     case PROTO_MSG_STOP:
         send_bytes(w, PROTO_MSG_GOODBYE, &none, ST_OK);
         leave(w, ST_OK, "stopped by the coordinator");

@@ -5,7 +5,7 @@ import signal
 import grpc
 import pytest
 
-from support import until
+from support import cpu_seconds, until
 
 N_WORKERS = [2, 3, 4]  # 9 query heads in 3 KV groups and 6 FFN units: all of these split unevenly somewhere
 REQUESTS = [
@@ -55,3 +55,17 @@ def test_a_lost_rank_traps_nobody(new_cluster, victim):
     cluster.launcher.send_signal(signal.SIGTERM)
     cluster.ends(0)
     assert not cluster.left_behind()
+
+
+def test_a_leader_that_is_late_with_a_plan_is_waited_for(new_cluster, alone):
+    cluster = new_cluster(tensor_parallel=2, threads=1)
+    leader, follower = sorted(cluster.worker_pids())
+    os.kill(leader, signal.SIGSTOP)
+    try:
+        call = cluster.stream(REQUESTS[0][0], **REQUESTS[0][1])
+        until(lambda: cluster.status().requests_running == 1, "the plan to be sent")
+        before = cpu_seconds([follower])
+        until(lambda: cpu_seconds([follower]) > before + 0.05, "the woken rank to listen in vain", 2)
+    finally:
+        os.kill(leader, signal.SIGCONT)
+    assert [token for reply in call for token in reply.tokens] == alone[0][0]
