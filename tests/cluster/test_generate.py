@@ -79,6 +79,13 @@ def test_a_stop_text_ends_the_answer_before_it(cluster):
     assert answer.text == whole[: whole.index(stop)] and answer.finish_reason == "stop"
 
 
+def test_a_stop_text_ends_the_work_too(cluster):
+    stop = cluster.generate("1, 2, 3,", max_tokens=10, ignore_end=True).text[4:7]
+    before = cluster.status().steps
+    cluster.generate("1, 2, 3,", max_tokens=400, ignore_end=True, stop=[stop])
+    assert cluster.status().steps - before < 40
+
+
 def test_a_stop_token_ends_the_answer(cluster):
     whole = cluster.generate("1, 2, 3,", **GREEDY)
     stop = whole.ids[5]
