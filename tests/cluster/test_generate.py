@@ -123,18 +123,22 @@ def test_a_request_without_a_prompt_is_refused(cluster):
 
 
 def test_cancel_frees_the_sequence(cluster):
+    before = cluster.status().steps
     call = cluster.stream("Once upon a time", max_tokens=4000, ignore_end=True)
     next(call)
     assert cluster.status().requests_running == 1 and cluster.status().kv_blocks_used > 0
     call.cancel()
     until(cluster.is_idle, "the sequence to be freed")
+    assert cluster.status().steps - before < 1000  # and not by having come to its end
 
 
 def test_a_deadline_frees_the_sequence(cluster):
+    before = cluster.status().steps
     with pytest.raises(grpc.RpcError) as e:
         cluster.generate("Once upon a time", max_tokens=8000, ignore_end=True, timeout=0.5)
     assert e.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     until(cluster.is_idle, "the sequence to be freed")
+    assert cluster.status().steps - before < 2000
 
 
 def test_a_full_queue_refuses_and_recovers(new_cluster):
