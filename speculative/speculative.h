@@ -35,7 +35,7 @@ uint32_t spec_tree_add(spec_tree *t, uint32_t parent, uint32_t token, float prob
 uint32_t spec_tree_child(const token_tree *t, uint32_t parent, uint32_t token);
 
 /* Copies a tree that came from elsewhere, checked: at most `budget` nodes, tokens < n_vocab, parents first, siblings differ,
- * probabilities in [0, 1] (probability NULL: 1). ERR_PROTOCOL says what is wrong; `out` is then empty. */
+ * probabilities in [0, 1] (probability NULL: 1). Errors: ST_ERR_FORMAT, saying what is wrong; `out` is then empty. */
 ST_CHECKED st_code spec_tree_take(spec_tree *out, const token_tree *from, uint32_t budget, uint32_t n_vocab, st_error *e);
 
 bool spec_tree_check(const spec_tree *t, uint32_t budget); /* the rules above hold (tokens aside) */
@@ -67,7 +67,7 @@ typedef struct {
     uint8_t drafter; /* of `fixed:<name>` */
 } spec_route;
 
-/* Reads "none", "lookup", "all" or "fixed:<name>". ERR_ARGUMENT names what there is to choose from. */
+/* Reads "none", "lookup", "all" or "fixed:<name>". Errors: ST_ERR_INVALID_ARGUMENT, naming what there is. */
 ST_CHECKED st_code spec_route_parse(spec_route *r, const char *text, const spec_roster *roster, st_error *e);
 uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster); /* mask of the drafters to ask now, all of them up */
 
@@ -116,9 +116,6 @@ enum {
 extern const spec_kind spec_kinds[SPEC_N_KINDS];
 const spec_kind *spec_kind_find(const char *name); /* NULL if there is no such kind */
 
-/* The target's noise: the Gumbel value of a token at a position (design/speculation.md, 1). */
-float spec_gumbel(const sampling *s, uint32_t position, uint32_t token);
-
 /* ---- lookup: the request's own text ---- */
 
 typedef struct {
@@ -137,7 +134,7 @@ spec_drafter *spec_lookup_init(spec_lookup_drafter *storage, const spec_lookup_o
 
 /* ---- ngram: a back-off table over token ids ---- */
 
-enum { SPEC_NGRAM_MAX_ORDER = 4, SPEC_NGRAM_HASH_BYTES = 32 };
+enum { SPEC_NGRAM_MAX_ORDER = 4, SPEC_NGRAM_MAX_WIDTH = 4, SPEC_NGRAM_HASH_BYTES = 32 };
 
 typedef struct {
     uint32_t order, n_vocab; /* order: tokens of the longest n-gram */
@@ -151,22 +148,26 @@ typedef struct {
 typedef struct {
     spec_drafter drafter;
     spec_ngram_info info;
-    uint32_t width; /* most children of a node of its trees; 1: chains */
+    uint32_t width; /* most children of a node of its trees, 1 (chains) to SPEC_NGRAM_MAX_WIDTH */
     struct {
         const uint8_t *contexts, *entries;
     } level[SPEC_NGRAM_MAX_ORDER];
 } spec_ngram;
 
 /* Opens a table over its file's bytes, which must outlive it (map the file). All of it is checked: the drafter never trusts the
- * file again. vocabulary_hash NULL: any. ERR_FORMAT says what is wrong. */
+ * file again. vocabulary_hash NULL: any. Nothing to deinit. Errors: ST_ERR_FORMAT, ST_ERR_MISMATCH (another vocabulary),
+ * ST_FATAL_MEMORY (libcrypto's). */
 ST_CHECKED st_code spec_ngram_init(spec_ngram *g, const void *bytes, size_t size_bytes, const uint8_t *vocabulary_hash,
                                    st_error *e);
 
-/* Counts texts into a table. tokens[n_tokens]: the texts one behind the other, with SPEC_NGRAM_BREAK between them; `info` gives
- * order, n_vocab and vocabulary_hash, and gets the rest. work[n_tokens] is scratch, sorted by the first call (spec_ngram_sort).
- * spec_ngram_write with bytes NULL only tells the size of the file. */
+/* Counts texts into a table: sort, size, write. tokens[n_tokens] < info->n_vocab: the texts one behind the other, with
+ * SPEC_NGRAM_BREAK between them. spec_ngram_sort fills index[n_tokens], which the other two need. `info` gives order, n_vocab and
+ * vocabulary_hash; spec_ngram_size fills in the rest and returns the bytes of the file, spec_ngram_write writes so many.
+ * Errors: ST_FATAL_MEMORY (libcrypto's). */
 #define SPEC_NGRAM_BREAK UINT32_MAX
-void spec_ngram_sort(const uint32_t *tokens, uint32_t n_tokens, uint32_t order, uint32_t *work);
-size_t spec_ngram_write(const uint32_t *tokens, uint32_t n_tokens, const uint32_t *work, spec_ngram_info *info, uint8_t *bytes);
+void spec_ngram_sort(const uint32_t *tokens, uint32_t n_tokens, uint32_t order, uint32_t *index);
+uint64_t spec_ngram_size(const uint32_t *tokens, uint32_t n_tokens, const uint32_t *index, spec_ngram_info *info);
+ST_CHECKED st_code spec_ngram_write(const uint32_t *tokens, uint32_t n_tokens, const uint32_t *index, const spec_ngram_info *info,
+                                    uint8_t *bytes);
 
 #endif
