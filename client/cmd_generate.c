@@ -12,28 +12,22 @@ typedef struct {
     proto_message messages[2];
 } options;
 
-static void show(const char *text, size_t n) {
-    fwrite(text, 1, n, stdout);
-    fflush(stdout);
-}
-
-/* All of standard input, NUL-terminated. */
-static char *read_all(FILE *f, size_t *n) {
-    char *p = NULL, part[65536];
-    size_t got;
-    *n = 0;
-    while ((got = fread(part, 1, sizeof part, f)) > 0 && *n <= PROTO_MAX_PROMPT_BYTES) {
-        char *q = mem_resize(p, *n, *n + got + 1, 1);
-        if (!q) break;
-        p = q;
+/* All of standard input, NUL-terminated, in *out (owned). */
+static st_code read_all(FILE *f, char **out, size_t *n, st_error *e) {
+    char part[65536];
+    for (size_t got; *n <= PROTO_MAX_PROMPT_BYTES && (got = fread(part, 1, sizeof part, f)) > 0; *n += got) {
+        char *p = mem_resize(*out, *n, *n + got + 1, 1);
+        if (!p) return st_fail(e, ST_FATAL_MEMORY, "no memory for a prompt of over %zu bytes", *n);
         memcpy(p + *n, part, got);
-        *n += got;
+        *out = p;
     }
-    return p ? p : mem_text("", 0);
+    if (ferror(f)) return st_fail(e, ST_ERR_IO, "standard input: %m");
+    if (!*n) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "standard input is empty: give a prompt there, or by --prompt");
+    if (memchr(*out, 0, *n)) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "standard input: a prompt with a NUL byte is not text");
+    return ST_OK;
 }
 
 static void set_prompt(options *o, proto_request *r, const char *text, size_t n) {
-    if (r->prompt_kind == PROTO_PROMPT_TOKENS) return;
     if (o->raw) {
         r->prompt_kind = PROTO_PROMPT_TEXT;
         r->text = text;
@@ -78,17 +72,17 @@ static int run(const char *verb, options *o, client_request *q) {
     st_error e = {0};
     struct timespec start, end;
     client_rpc *rpc = NULL;
-    client_result r = {.show = o->json ? NULL : show};
+    client_result r = {.show = !o->json};
     size_t n = o->prompt ? strlen(o->prompt) : 0;
-    char *input = o->prompt || q->request.prompt_kind == PROTO_PROMPT_TOKENS ? NULL : read_all(stdin, &n);
+    char *input = NULL;
+    st_code code = o->prompt ? ST_OK : read_all(stdin, &input, &n, &e);
     set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
     clock_gettime(CLOCK_MONOTONIC, &start);
-    st_code code = client_rpc_open(o->server, &rpc, &e);
-    if (!code) code = client_generate_call(rpc, &q->request, o->seconds * 1000, &r, &e);
+    if (!code) code = client_rpc_open(o->server, &rpc, &e);
+    if (!code) code = client_generate_call(rpc, &q->request, o->seconds, &r, &e);
     clock_gettime(CLOCK_MONOTONIC, &end);
     client_rpc_close(rpc);
     if (!o->json && r.n_text && r.text[r.n_text - 1] != '\n') putchar('\n');
-    fflush(stdout);
     int rc = code ? client_fail(verb, &e) : CLIENT_OK;
     if (!code && o->json)
         rc = print_json(&r, (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
@@ -116,8 +110,10 @@ int client_generate(int argc, char **argv) {
     if (client_request_init(&q, &e)) return client_fail(argv[0], &e);
     client_request_options(&q, table, &n);
     int rc = client_options(argc, argv, "Sends a prompt to the cluster and streams the answer to standard output.", table, n);
-    if (rc == CLIENT_GO_ON && o.seconds > UINT32_MAX / 1000)
-        rc = client_fail(argv[0], (st_fail(&e, ST_ERR_INVALID_ARGUMENT, "--timeout: at most %u", UINT32_MAX / 1000), &e));
+    if (rc == CLIENT_GO_ON && o.system && o.raw) {
+        fprintf(stderr, "consort generate: --system and --raw: plain text has no system message\n");
+        rc = CLIENT_USAGE;
+    }
     if (rc == CLIENT_GO_ON) rc = run(argv[0], &o, &q);
     client_request_deinit(&q);
     return rc;

@@ -108,7 +108,7 @@ int client_options(int argc, char **argv, const char *about, const client_option
 
 int client_fail(const char *verb, const st_error *e) {
     fprintf(stderr, "consort %s: %s\n", verb, e->message);
-    return CLIENT_FAILED;
+    return e->code == ST_ERR_CANCELLED ? CLIENT_INTERRUPTED : CLIENT_FAILED;
 }
 
 static int answer_line(const char *text, size_t size, client_answer *answer, void *context, st_error *e) {
@@ -136,7 +136,7 @@ int client_json_lines(const char *verb, FILE *in, client_answer *answer, void *c
         rc = answer_line(text, (size_t)size, answer, context, &e);
     }
     free(text); /* getline's */
-    if (rc == CLIENT_OK && (ferror(in) || fflush(stdout))) rc = (int)st_fail(&e, ST_ERR_IO, "%s", strerror(errno));
+    if (rc == CLIENT_OK && ferror(in)) rc = (int)st_fail(&e, ST_ERR_IO, "standard input: %s", strerror(errno));
     if (rc == CLIENT_OK) return rc;
     (void)st_prefix(&e, "line %zu", number);
     return client_fail(verb, &e);
