@@ -25,7 +25,7 @@ static int set_up(void **state) {
     table_text(3, VOCABULARY, text, TRAINED);
     s->table = table_make(text, TRAINED, VOCABULARY, 4, &info, &size);
     *state = s;
-    return spec_ngram_init(&s->ngram, s->table, size, NULL, NULL);
+    return spec_ngram_init(&s->ngram, s->table, size, NULL, NULL) ? -1 : 0;
 }
 
 static int tear_down(void **state) {
