@@ -51,6 +51,19 @@ char *mem_text(const char *text, size_t n) {
 
 void mem_free(void *p) { free(p); }
 
+void *mem_map(size_t size) {
+    size_t bytes;
+    if (refused(1, size, &bytes)) return NULL;
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    (void)madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+void mem_unmap(void *p, size_t size) {
+    if (p) munmap(p, size);
+}
+
 uint64_t mem_fail_at(uint64_t n) {
     uint64_t made = n_allocations;
     n_allocations = 0;

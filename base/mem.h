@@ -16,6 +16,11 @@ void *mem_resize(void *p, size_t old_n, size_t new_n, size_t size_bytes); /* new
 char *mem_text(const char *text, size_t n_bytes);                         /* copy with a NUL behind it */
 void mem_free(void *p);
 
+/* Large memory for long: zeroed whole pages, huge ones where the system has them, each taken from the system when first touched.
+ * Aligned to a page; given back by mem_unmap with the same size. NULL: refused, or size 0. */
+void *mem_map(size_t size_bytes);
+void mem_unmap(void *p, size_t size_bytes); /* NULL-safe */
+
 /* The n-th allocation from now on this thread fails (1: the next); 0 switches that off. Returns how many allocations were
  * made since the last call, so that a test can walk n until all succeed. */
 uint64_t mem_fail_at(uint64_t n);

@@ -1,7 +1,8 @@
 /* Design: one word holds (job number, next part), so that claiming a part is one compare-and-swap that fails when the job is
  * over. The caller publishes a job and takes parts like everyone else; it waits for the parts, not for the workers, so a
  * worker that sleeps through a short job costs nothing (a barrier of threads would stall on a machine with fewer cores than
- * threads). A late worker may read the fields of a newer job, but then its claim, made with the older job's number, fails.
+ * threads). A late worker may read the fields of a newer job, but then its claim, made with the older job's number, fails: the
+ * caller closes the old ticket before it writes the fields, and opens the new one after.
  * Waiting, on both sides, spins briefly and then sleeps on a futex; with more threads than processors it never spins.
  * Road not taken: one queue a thread with stealing; our loops have equal parts. Limits: one job at a time, Linux only. */
 #include "base/pool.h"
@@ -16,6 +17,8 @@
 #include <unistd.h>
 
 #define SPIN_PAUSES 1000 /* some 10-40 us: longer than the serial work between two loops of a layer */
+
+#define CLOSED UINT32_MAX /* as the next part of a ticket: none is to be had */
 
 struct pool {
     _Alignas(64) _Atomic uint64_t ticket; /* job number << 32 | next part */
@@ -100,9 +103,11 @@ void pool_run(pool *p, uint32_t n, pool_part *part, void *context) {
         return;
     }
     uint32_t job = atomic_load_explicit(&p->job, memory_order_relaxed) + 1;
-    atomic_store_explicit(&p->part, part, memory_order_relaxed);
-    atomic_store_explicit(&p->context, context, memory_order_relaxed);
-    atomic_store_explicit(&p->n_parts, n, memory_order_relaxed);
+    /* Whoever reads a new field (acquire) also sees the old ticket closed, so it cannot claim a part of the old job with it. */
+    atomic_store_explicit(&p->ticket, (uint64_t)job << 32 | CLOSED, memory_order_relaxed);
+    atomic_store_explicit(&p->part, part, memory_order_release);
+    atomic_store_explicit(&p->context, context, memory_order_release);
+    atomic_store_explicit(&p->n_parts, n, memory_order_release);
     atomic_store_explicit(&p->n_done, 0, memory_order_relaxed);
     atomic_store_explicit(&p->ticket, (uint64_t)job << 32, memory_order_release);
     atomic_store(&p->job, job);

@@ -17,9 +17,9 @@ static st_code check_model(const config_topology *t, model_info *info, st_error 
         code = st_fail(e, ST_ERR_INVALID_ARGUMENT, "max_context: %u is over the %u that %s was trained for", t->max_context,
                        info->max_context, t->model);
     for (uint32_t i = 0; !code && i < t->n_groups; i++)
-        if (t->groups[i].tensor_parallel > info->n_kv_heads)
-            code = st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups[%u]: tensor_parallel: %u is over the %u KV heads of %s", i,
-                           t->groups[i].tensor_parallel, info->n_kv_heads, t->model);
+        if (t->groups[i].tensor_parallel > model_max_ranks(info))
+            code = st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups[%u]: tensor_parallel: %u is over the %u ranks that can share %s",
+                           i, t->groups[i].tensor_parallel, model_max_ranks(info), t->model);
     model_tokenizer_destroy(tokenizer);
     model_file_close(f);
     return code;

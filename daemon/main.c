@@ -116,7 +116,15 @@ static st_code run_worker(const config_topology *t, uint32_t rank, start *s, st_
     wo.secret = s->secret;
     wo.cluster_epoch = s->cluster_epoch;
     INVARIANT(config_rank(t, rank, &wo.group, &wo.group_rank));
-    return worker_run(&wo, e);
+    uint32_t n_ranks = t->groups[wo.group].tensor_parallel;
+    if (n_ranks == 1)
+        code = parallel_group_local(&wo.group_link);
+    else
+        code = parallel_world_group(rank - wo.group_rank, n_ranks, t->dead_after_ms, &wo.group_link, e);
+    if (code) return code;
+    code = worker_run(&wo, e);
+    wo.group_link->ops->destroy(wo.group_link);
+    return code;
 }
 
 static st_code run_rank(const options *o, uint32_t rank, uint32_t n_ranks, bool *lost, st_error *e) {

@@ -24,18 +24,34 @@ static model_share in_columns(model_share units, uint32_t unit_cols, uint32_t wh
     return (model_share){.whole = whole, .first = first, .n = (end < whole ? end : whole) - first};
 }
 
+/* Units of the two row-parallel products. */
+typedef struct {
+    uint32_t head_cols, n_head, n_ffn;
+} units;
+
+static units units_of(const model_info *info) {
+    units u = {.head_cols = info->head_dim, .n_ffn = (info->ffn_dim + MODEL_UNIT_COLS - 1) / MODEL_UNIT_COLS};
+    while (u.head_cols % MODEL_HEAD_COLS) u.head_cols += info->head_dim;
+    u.n_head = info->n_heads * info->head_dim / u.head_cols;
+    return u;
+}
+
+uint32_t model_max_ranks(const model_info *info) {
+    units u = units_of(info);
+    return u.n_head < u.n_ffn ? u.n_head : u.n_ffn;
+}
+
 static st_code make_shares(model *m, const model_file *f, st_error *e) {
     const model_info *info = &m->info;
     uint32_t rank = m->group->rank, n_ranks = m->group->n_ranks, head_dim = info->head_dim;
-    m->head_unit_cols = head_dim;
-    while (m->head_unit_cols % MODEL_HEAD_COLS) m->head_unit_cols += head_dim;
-    m->n_head_units = info->n_heads * head_dim / m->head_unit_cols;
-    m->n_ffn_units = (info->ffn_dim + MODEL_UNIT_COLS - 1) / MODEL_UNIT_COLS;
-    if (n_ranks > m->n_head_units || n_ranks > m->n_ffn_units)
+    units u = units_of(info);
+    m->head_unit_cols = u.head_cols;
+    m->n_head_units = u.n_head;
+    m->n_ffn_units = u.n_ffn;
+    if (n_ranks > model_max_ranks(info))
         return st_fail(e, ST_ERR_UNSUPPORTED,
                        "%s: %u ranks share %u attention units and %u feed-forward units; use at most %u ranks",
-                       model_file_path(f), n_ranks, m->n_head_units, m->n_ffn_units,
-                       m->n_head_units < m->n_ffn_units ? m->n_head_units : m->n_ffn_units);
+                       model_file_path(f), n_ranks, u.n_head, u.n_ffn, model_max_ranks(info));
     for (model_extent x = 0; x < MODEL_N_EXTENTS; x++) {
         uint32_t whole = model_extent_size(info, x);
         m->share[x] = (model_share){.whole = whole, .n = whole};

@@ -24,6 +24,8 @@ typedef struct {
 
 /* Errors: ST_ERR_UNSUPPORTED (architecture), ST_ERR_FORMAT; the message names file, key and values. */
 ST_CHECKED st_code model_read_info(const model_file *f, model_info *out, st_error *e);
+/* The most ranks that can hold the model together: one unit of its row-parallel sums each (docs/numerics.md). */
+uint32_t model_max_ranks(const model_info *info);
 
 typedef struct {
     const kernels_ops *ops;

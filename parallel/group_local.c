@@ -14,9 +14,15 @@ static st_code broadcast(parallel_group *g, void *bytes, size_t n, uint32_t root
     return ST_OK;
 }
 
+static st_code listen_for(parallel_group *g, void *bytes, size_t n, uint32_t root, uint64_t spin_ns, bool *done) {
+    (void)g, (void)bytes, (void)n, (void)root, (void)spin_ns, (void)done;
+    return ST_ERR_INVALID_ARGUMENT; /* there is no other rank that could be the root */
+}
+
 static void destroy(parallel_group *g) { mem_free(g); }
 
-static const parallel_group_ops local = {.name = "local", .all_reduce = all_reduce, .broadcast = broadcast, .destroy = destroy};
+static const parallel_group_ops local = {
+    .name = "local", .all_reduce = all_reduce, .broadcast = broadcast, .listen = listen_for, .destroy = destroy};
 
 st_code parallel_group_local(parallel_group **out) {
     parallel_group *g = mem_alloc(1, sizeof *g);

@@ -8,6 +8,7 @@
 #define CONSORT_PARALLEL_H
 
 #include "base/status.h"
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,12 +22,18 @@ typedef struct {
     st_code (*all_reduce)(parallel_group *g, double *values, size_t n);
     /* Root's bytes to all. Errors as above. */
     st_code (*broadcast)(parallel_group *g, void *bytes, size_t n, uint32_t root);
+    /* The receiving side of a broadcast that may be long in coming: waits for at most spin_ns. *done false: not yet; call again
+     * with the same arguments (`bytes` belongs to the transport until then), whenever there is reason to. Not at the root.
+     * Errors: ST_ERR_CANCELLED. */
+    st_code (*listen)(parallel_group *g, void *bytes, size_t n, uint32_t root, uint64_t spin_ns, bool *done);
     void (*destroy)(parallel_group *g);
 } parallel_group_ops;
 
 struct parallel_group {
     const parallel_group_ops *ops;
     uint32_t rank, n_ranks;
+    uint32_t deadline_ms; /* of a collective: past it a rank of the group is taken for dead */
+    _Atomic bool aborted; /* set from any thread: collectives in progress and all later ones end with ST_ERR_CANCELLED */
 };
 
 /* A group of one. Owns: the caller, by g->ops->destroy(g). Errors: ST_FATAL_MEMORY. */

@@ -5,14 +5,19 @@
 #ifndef CONSORT_PARALLEL_WORLD_H
 #define CONSORT_PARALLEL_WORLD_H
 
-#include "base/status.h"
+#include "parallel/parallel.h"
 #include <stddef.h>
 #include <stdint.h>
 
-/* MPI_Init_thread(FUNNELED). Errors: ST_ERR_UNSUPPORTED. */
+/* MPI_Init_thread(SERIALIZED): main starts and ends MPI, in between only the step thread calls it. Errors: ST_ERR_UNSUPPORTED. */
 ST_CHECKED st_code parallel_world_start(int *argc, char ***argv, uint32_t *rank, uint32_t *n_ranks, st_error *e);
 /* Rank 0's bytes to all, n the same everywhere. Errors: ST_ERR_DEADLINE after deadline_ms (a rank that died before). */
 ST_CHECKED st_code parallel_world_broadcast(void *bytes, size_t n, uint32_t deadline_ms, st_error *e);
+/* The group of the world's ranks first_rank ... first_rank + n_ranks - 1, of which the caller is one; all of them call it. Owns:
+ * the caller, by g->ops->destroy(g). Errors: ST_FATAL_*. It waits for the others: a rank that died before is the coordinator's to
+ * notice. */
+ST_CHECKED st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t deadline_ms, parallel_group **out,
+                                        st_error *e);
 /* After a clean end: MPI_Finalize. After a death it may hang, so the caller then leaves by _exit (mpi-slurm facts, docs). */
 void parallel_world_stop(void);
 

@@ -12,10 +12,10 @@ enum { FIRST_NAP_NS = 20000, LONGEST_NAP_NS = 1000000 };
 
 st_code parallel_world_start(int *argc, char ***argv, uint32_t *rank, uint32_t *n_ranks, st_error *e) {
     int provided = 0, r = 0, n = 0;
-    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
         return st_fail(e, ST_ERR_UNSUPPORTED, "MPI_Init_thread failed; start consortd by mpirun or srun --mpi=pmix");
-    if (provided < MPI_THREAD_FUNNELED)
-        return st_fail(e, ST_ERR_UNSUPPORTED, "this MPI allows no threads beside it: MPI_THREAD_FUNNELED is needed");
+    if (provided < MPI_THREAD_SERIALIZED)
+        return st_fail(e, ST_ERR_UNSUPPORTED, "this MPI allows no threads beside it: MPI_THREAD_SERIALIZED is needed");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &r);
     MPI_Comm_size(MPI_COMM_WORLD, &n);

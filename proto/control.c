@@ -67,6 +67,22 @@ st_code proto_welcome_decode(const uint8_t *bytes, size_t n, proto_welcome *out,
     return ST_OK;
 }
 
+st_code proto_wake_encode(uint64_t plan_id, proto_bytes *out) {
+    Consort__Control__V1__Wake m = CONSORT__CONTROL__V1__WAKE__INIT;
+    m.plan_id = plan_id;
+    return proto_wire_pack(&m.base, out);
+}
+
+st_code proto_wake_decode(const uint8_t *bytes, size_t n, uint64_t *plan_id, st_error *e) {
+    wire_room room;
+    Consort__Control__V1__Wake *m;
+    st_code code = proto_wire_unpack_small(&consort__control__v1__wake__descriptor, bytes, n, &room, BAD, &m, e);
+    if (code) return code;
+    if (!m->plan_id) return st_fail(e, BAD, "Wake.plan_id: 0; expected 1 or more");
+    *plan_id = m->plan_id;
+    return ST_OK;
+}
+
 st_code proto_heartbeat_encode(const proto_heartbeat *h, proto_bytes *out) {
     Consort__Control__V1__Heartbeat m = CONSORT__CONTROL__V1__HEARTBEAT__INIT;
     m.sent_ns = h->sent_ns;

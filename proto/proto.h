@@ -96,6 +96,7 @@ typedef enum {
     PROTO_MSG_RESULT,       /* leader -> coordinator */
     PROTO_MSG_ABORT,        /* either: code and message, then the link closes */
     PROTO_MSG_STOP,         /* coordinator -> rank: finish, say goodbye and leave */
+    PROTO_MSG_WAKE,         /* coordinator -> the ranks of a group that are not its leader: which plan is on its way */
     PROTO_MSG_GOODBYE       /* rank -> coordinator: a clean leave */
 } proto_message_type;
 
@@ -118,6 +119,8 @@ ST_CHECKED st_code proto_register_encode(const proto_register *r, proto_bytes *o
 ST_CHECKED st_code proto_register_decode(const uint8_t *bytes, size_t n, proto_register *out, st_error *e);
 ST_CHECKED st_code proto_welcome_encode(const proto_welcome *w, proto_bytes *out);
 ST_CHECKED st_code proto_welcome_decode(const uint8_t *bytes, size_t n, proto_welcome *out, st_error *e);
+ST_CHECKED st_code proto_wake_encode(uint64_t plan_id, proto_bytes *out);
+ST_CHECKED st_code proto_wake_decode(const uint8_t *bytes, size_t n, uint64_t *plan_id, st_error *e);
 ST_CHECKED st_code proto_heartbeat_encode(const proto_heartbeat *h, proto_bytes *out);
 ST_CHECKED st_code proto_heartbeat_decode(const uint8_t *bytes, size_t n, proto_heartbeat *out, st_error *e);
 ST_CHECKED st_code proto_abort_encode(const proto_abort *a, proto_bytes *out);

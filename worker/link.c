@@ -16,6 +16,7 @@
 #include "model/model.h"
 #include "net/net.h"
 #include "proto/proto.h"
+#include "worker/exchange.h"
 #include "worker/step.h"
 #include <pthread.h>
 #include <signal.h>
@@ -27,10 +28,12 @@
 enum {
     MAILBOX_ITEMS = 16,
     CONNECT_TIMEOUT_MS = 10000,
-    PLAN_ARENA_BYTES = 96 << 20, /* the largest plan: a full group's prompts at once */
 };
 
-enum { MAIL_PLAN, MAIL_QUIT };
+enum { MAIL_PLAN, MAIL_WAKE, MAIL_QUIT };
+
+/* A rank that is not the leader listens this long after a step before it sleeps again. */
+static const uint64_t LISTEN_NS = 2000000;
 
 typedef struct worker worker;
 
@@ -39,11 +42,17 @@ typedef struct {
     worker *w;
     kernels_device *device;
     const kernels_ops *ops;
-    parallel_group *group;
+    parallel_group *group; /* borrowed */
+    exchange *exchange;    /* NULL: a group of one */
     model *model;
     kv_store *kv;
     step *step;
-    arena arena; /* decoded plans */
+    const uint32_t *words; /* [n_words] the leader's decisions on the last step; in `step` */
+    uint32_t n_words;
+    uint64_t last_plan; /* not the leader: the last that came */
+    bool ended;         /* the leader said that the group ends */
+    st_code code;       /* why the thread ended; for after it has */
+    arena arena;        /* decoded plans */
     proto_register info;
 } part;
 
@@ -60,6 +69,8 @@ struct worker {
     proto_register info;
     uint64_t heard_ns, steps;
     _Atomic uint32_t load_permille;
+    _Atomic bool wake_waits;      /* a WAKE is in the mailbox */
+    _Atomic uint64_t wanted_plan; /* the last plan that a WAKE has named */
     part part;
     st_code code; /* why it leaves */
     st_error error;
@@ -76,6 +87,7 @@ typedef struct {
 
 static void leave(worker *w, st_code code, const char *why) {
     if (!w->stopping && code) w->code = st_fail(&w->error, code, "%s", why);
+    if (code) atomic_store(&w->o->group_link->aborted, true);
     w->stopping = true;
     if (w->link)
         net_link_close(w->link, why);
@@ -147,7 +159,6 @@ static st_code load(part *p, st_error *e) {
     p->info.n_threads = compute_threads(w);
     st_code code = kernels_pick(w->o->isa ? w->o->isa : w->config->isa, &p->ops, e);
     if (!code) code = p->ops->create(p->info.n_threads, &p->device, e);
-    if (!code) code = parallel_group_local(&p->group);
     if (!code) code = model_file_open(t->model, &f, e);
     if (!code) code = model_file_hash(f, p->info.model_hash);
     if (!code) code = model_file_vocabulary_hash(f, p->info.vocabulary_hash);
@@ -173,7 +184,8 @@ static st_code load(part *p, st_error *e) {
     uint32_t context = t->max_context && t->max_context < info->max_context ? t->max_context : info->max_context;
     step_options so = {p->model, p->kv, p->ops, p->device, t->max_running, t->max_rows, context};
     code = step_create(&so, &p->step);
-    if (!code) code = arena_init(&p->arena, PLAN_ARENA_BYTES);
+    if (!code) code = arena_init(&p->arena, proto_arena_bytes(PROTO_MAX_BYTES));
+    if (!code && p->group->n_ranks > 1) code = exchange_create(p->group, step_max_words(&so), PROTO_MAX_BYTES, &p->exchange);
     if (code)
         return st_fail(e, code, "no memory for the sequences of a rank (max_running %u, context %u)", t->max_running, context);
     snprintf(p->info.isa, sizeof p->info.isa, "%s", p->ops->isa);
@@ -187,20 +199,77 @@ static st_code load(part *p, st_error *e) {
     return ST_OK;
 }
 
-static st_code run_plan(part *p, const mailbox_item *item, proto_bytes *out, st_error *e) {
+static st_code decode(part *p, const uint8_t *bytes, size_t n, proto_plan *plan, st_error *e) {
+    arena_reset(&p->arena, 0);
+    return proto_plan_decode(bytes, n, &p->arena, plan, e);
+}
+
+/* The leader's step: the others hear the last decisions and the plan, all compute, the leader decides. */
+static st_code lead(part *p, const mailbox_item *item, st_error *e) {
     proto_plan plan;
     proto_result result;
+    proto_bytes bytes = {0};
     uint64_t start = net_now_ns();
-    arena_reset(&p->arena, 0);
-    st_code code = proto_plan_decode(item->data, item->n, &p->arena, &plan, e);
+    exchange_message m = {p->words, p->n_words, item->data, (uint32_t)item->n};
+    st_code code = decode(p, item->data, item->n, &plan, e);
+    if (!code && p->exchange) code = exchange_send(p->exchange, &m, e);
     if (code) return code;
     mem_step_begin();
-    code = step_run(p->step, &plan, &result, e);
+    code = step_run(p->step, &plan, e);
+    if (!code) p->words = step_decide(p->step, &p->n_words);
+    if (!code) code = step_apply(p->step, p->words, p->n_words, &result, e);
     mem_step_end();
     if (code) return code;
     result.step_ns = net_now_ns() - start;
-    code = proto_result_encode(&result, out);
-    return code ? st_fail(e, code, "cannot encode the result of plan %llu", (unsigned long long)plan.id) : ST_OK;
+    code = proto_result_encode(&result, &bytes);
+    if (code) return st_fail(e, code, "cannot encode the result of plan %llu", (unsigned long long)plan.id);
+    post(p, PROTO_MSG_RESULT, bytes, ST_OK, NULL);
+    return ST_OK;
+}
+
+/* Another rank's part of a step. */
+static st_code follow(part *p, const exchange_message *m, st_error *e) {
+    proto_plan plan;
+    proto_result result;
+    st_code code = step_apply(p->step, m->words, m->n_words, &result, e);
+    if (!code) code = decode(p, m->plan, m->n_plan, &plan, e);
+    if (code) return code;
+    mem_step_begin();
+    code = step_run(p->step, &plan, e);
+    mem_step_end();
+    p->last_plan = plan.id;
+    return code;
+}
+
+/* Steps as they come: up to the plan that the last WAKE named, however late the leader is with it, and on until none has come for
+ * LISTEN_NS. */
+static st_code follow_awhile(part *p, st_error *e) {
+    exchange_message m;
+    st_code code = ST_OK;
+    atomic_store(&p->w->wake_waits, false); /* before wanted_plan is read: a WAKE from here on is seen or posts anew */
+    for (;;) {
+        bool done, owed = p->last_plan < atomic_load(&p->w->wanted_plan);
+        code = exchange_receive(p->exchange, owed ? (uint64_t)p->group->deadline_ms * 1000000 : LISTEN_NS, &m, &done, e);
+        if (code) return code;
+        if (!done)
+            return owed
+                       ? st_fail(e, ST_ERR_DEADLINE, "the leader did not pass on plan %llu", (unsigned long long)p->last_plan + 1)
+                       : ST_OK;
+        p->ended = !m.n_plan;
+        if (p->ended) return ST_OK;
+        code = follow(p, &m, e);
+        if (code) return code;
+    }
+}
+
+/* So that no broadcast is left half done when MPI ends. */
+static st_code part_company(part *p, st_error *e) {
+    exchange_message end = {0};
+    bool done;
+    if (!p->exchange || p->ended) return ST_OK;
+    if (p->group->rank == 0) return exchange_send(p->exchange, &end, e);
+    st_code code = exchange_receive(p->exchange, (uint64_t)p->group->deadline_ms * 1000000, &end, &done, e);
+    return code || done ? code : st_fail(e, ST_ERR_DEADLINE, "the leader did not say goodbye");
 }
 
 static void unload(part *p) {
@@ -208,7 +277,7 @@ static void unload(part *p) {
     step_destroy(p->step);
     kv_store_destroy(p->kv);
     model_destroy(p->model);
-    if (p->group) p->group->ops->destroy(p->group);
+    exchange_destroy(p->exchange);
     if (p->ops) p->ops->destroy(p->device);
 }
 
@@ -217,16 +286,20 @@ static void *step_main(void *context) {
     st_error e = {0};
     st_code code = load(p, &e);
     if (!code) post(p, PROTO_MSG_READY, (proto_bytes){0}, ST_OK, NULL);
-    while (!code) {
+    for (bool quit = false; !code && !quit && !p->ended;) {
         mailbox_item item;
-        proto_bytes result = {0};
         mailbox_take(p->w->mail, &item);
-        if (item.kind == MAIL_QUIT) break;
-        code = run_plan(p, &item, &result, &e);
+        if (item.kind == MAIL_PLAN)
+            code = lead(p, &item, &e);
+        else if (item.kind == MAIL_WAKE)
+            code = follow_awhile(p, &e);
+        else
+            quit = true;
         mem_free(item.data);
-        if (!code) post(p, PROTO_MSG_RESULT, result, ST_OK, NULL);
     }
+    if (!code) code = part_company(p, &e);
     if (code) post(p, PROTO_MSG_ABORT, (proto_bytes){0}, code, e.message[0] ? e.message : st_text(code));
+    p->code = code;
     unload(p);
     return NULL;
 }
@@ -255,6 +328,7 @@ static void on_open(void *context, net_link *k) {
     w->heard_ns = net_now_ns();
     st_code code = proto_register_encode(&w->info, &b);
     send_bytes(w, PROTO_MSG_REGISTER, &b, code);
+    on_beat(w); /* from here on, so that a coordinator that never says WELCOME is not waited for either */
 }
 
 static void on_welcome(worker *w, const net_frame *f) {
@@ -265,13 +339,13 @@ static void on_welcome(worker *w, const net_frame *f) {
     }
     w->welcomed = true;
     w->part.w = w;
+    w->part.group = w->o->group_link;
     w->part.info = w->info;
     if (pthread_create(&w->thread, NULL, step_main, &w->part)) {
         leave(w, ST_FATAL_INTERNAL, "cannot start the step thread");
         return;
     }
     w->thread_runs = true;
-    on_beat(w);
 }
 
 static void on_plan(worker *w, const net_frame *f) {
@@ -280,8 +354,8 @@ static void on_plan(worker *w, const net_frame *f) {
         return;
     }
     mailbox_item item = {MAIL_PLAN, mem_alloc(f->n, 1), f->n};
-    if (f->group_epoch > w->welcome.group_epoch || !w->thread_runs)
-        leave(w, ST_FATAL_PROTOCOL, "a plan before WELCOME or from a later epoch");
+    if (f->group_epoch > w->welcome.group_epoch || !w->thread_runs || w->o->group_rank)
+        leave(w, ST_FATAL_PROTOCOL, "a plan before WELCOME, from a later epoch, or not to the leader");
     else if (!item.data)
         leave(w, ST_FATAL_MEMORY, "no memory for a plan");
     else {
@@ -290,6 +364,19 @@ static void on_plan(worker *w, const net_frame *f) {
         leave(w, ST_FATAL_PROTOCOL, "more plans in flight than a rank queues");
     }
     mem_free(item.data);
+}
+
+static void on_wake(worker *w, const net_frame *f) {
+    mailbox_item item = {.kind = MAIL_WAKE};
+    uint64_t plan;
+    st_error e = {0};
+    if (!w->thread_runs || !w->o->group_rank || proto_wake_decode(f->payload, f->n, &plan, &e)) {
+        leave(w, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "a WAKE before WELCOME, or to the leader");
+        return;
+    }
+    atomic_store(&w->wanted_plan, plan);
+    if (!atomic_exchange(&w->wake_waits, true) && !mailbox_post(w->mail, &item))
+        leave(w, ST_FATAL_INTERNAL, "the mailbox is full");
 }
 
 static void on_frame(void *context, net_link *k, const net_frame *f) {
@@ -307,6 +394,7 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     case PROTO_MSG_WELCOME: on_welcome(w, f); break;
     case PROTO_MSG_HEARTBEAT: break;
     case PROTO_MSG_PLAN: on_plan(w, f); break;
+    case PROTO_MSG_WAKE: on_wake(w, f); break;
     case PROTO_MSG_STOP:
         send_bytes(w, PROTO_MSG_GOODBYE, &none, ST_OK);
         leave(w, ST_OK, "stopped by the coordinator");
@@ -323,14 +411,11 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
 
 static void on_close(void *context, net_link *k, const char *reason) {
     worker *w = context;
+    char text[ST_MESSAGE_BYTES];
     (void)k;
     w->link = NULL;
-    if (!w->stopping) {
-        w->stopping = true;
-        w->code = st_fail(&w->error, ST_ERR_UNAVAILABLE, "the link to the coordinator %s:%u closed: %s", w->o->host, w->o->port,
-                          reason);
-    }
-    net_loop_stop(w->loop);
+    snprintf(text, sizeof text, "the link to the coordinator %s:%u closed: %s", w->o->host, w->o->port, reason);
+    leave(w, w->stopping ? ST_OK : ST_ERR_UNAVAILABLE, text);
 }
 
 static void drop_mail(mailbox_item *item) { mem_free(item->data); }
@@ -344,6 +429,8 @@ static void deinit(worker *w) {
             if (mailbox_try_take(w->mail, &old)) drop_mail(&old);
         }
         pthread_join(w->thread, NULL);
+        if (!w->code && w->part.code)
+            w->code = st_fail(&w->error, w->part.code, "the group did not end well: %s", st_text(w->part.code));
     }
     net_timer_destroy(w->beat);
     net_loop_destroy(w->loop);
@@ -362,6 +449,8 @@ static void describe(worker *w) {
 
 st_code worker_run(const worker_options *o, st_error *e) {
     worker w = {.o = o, .config = &o->topology->groups[o->group]};
+    w.welcome.heartbeat_ms = o->topology->heartbeat_ms; /* until WELCOME says so */
+    w.welcome.dead_after_ms = o->topology->dead_after_ms;
     const net_link_callbacks callbacks = {on_open, on_frame, on_close};
     describe(&w);
     signal(SIGTERM, SIG_IGN);

@@ -17,6 +17,8 @@
 #include "base/mem.h"
 #include <string.h>
 
+enum { DECISION_WORDS = 4 }; /* of an item without tokens */
+
 typedef struct {
     seq_id id; /* value 0: unused */
     sampling sampling;
@@ -29,6 +31,7 @@ typedef struct {
 /* What the rows of one work item are. */
 typedef struct {
     sequence *seq;
+    uint32_t n_prefix, base; /* slot of the root */
     uint32_t first_row, n_rows;
     uint32_t first_choice; /* index into the batch's choices; the root's */
     bool chooses;
@@ -39,23 +42,28 @@ struct step {
     arena memory;
     uint32_t max_blocks, n_open;
     uint64_t n_compactions;
-    sequence *sequences;                                         /* [max_sequences] */
-    span *spans;                                                 /* [PROTO_MAX_PLAN_SEQUENCES] */
+    sequence *sequences;      /* [max_sequences] */
+    span *spans;              /* [PROTO_MAX_PLAN_SEQUENCES] of the last plan */
+    uint32_t n_spans, n_rows; /* work items of the last plan whose decisions are not applied; its rows */
+    uint64_t plan_id;
     const uint32_t **tables;                                     /* [PROTO_MAX_PLAN_SEQUENCES] */
     uint32_t *token, *position, *slot, *parent, *owner, *choose; /* [max_rows] */
     proto_item *items;                                           /* [PROTO_MAX_PLAN_SEQUENCES] */
-    uint32_t *chosen;                                            /* [max_rows] */
+    uint32_t *words, n_words;                                    /* [max_words] the leader's decisions */
     uint64_t *work;                                              /* [n_vocab] for the filters */
 };
 
 static uint32_t blocks_for_context(const step_options *o) { return kv_blocks_for((uint64_t)o->max_context + NOUNS_MAX_TREE); }
+
+uint32_t step_max_words(const step_options *o) { return DECISION_WORDS * PROTO_MAX_PLAN_SEQUENCES + 2 * o->max_rows; }
 
 static size_t memory_bytes(const step_options *o, uint32_t n_vocab) {
     size_t padding = 64;
     size_t sequences =
         o->max_sequences * (sizeof(sequence) + ((size_t)o->max_context + blocks_for_context(o)) * sizeof(uint32_t) + 2 * padding);
     size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
-    return sequences + plan + (size_t)o->max_rows * 7 * sizeof(uint32_t) + (size_t)n_vocab * sizeof(uint64_t) + 16 * padding;
+    return sequences + plan + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) +
+           (size_t)n_vocab * sizeof(uint64_t) + 16 * padding;
 }
 
 st_code step_create(const step_options *o, step **out) {
@@ -77,8 +85,9 @@ st_code step_create(const step_options *o, step **out) {
     s->spans = arena_alloc(a, PROTO_MAX_PLAN_SEQUENCES, sizeof *s->spans);
     s->tables = arena_alloc(a, PROTO_MAX_PLAN_SEQUENCES, sizeof *s->tables);
     s->items = arena_alloc(a, PROTO_MAX_PLAN_SEQUENCES, sizeof *s->items);
-    uint32_t **rows[] = {&s->token, &s->position, &s->slot, &s->parent, &s->owner, &s->choose, &s->chosen};
+    uint32_t **rows[] = {&s->token, &s->position, &s->slot, &s->parent, &s->owner, &s->choose};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = arena_alloc(a, o->max_rows, sizeof(uint32_t));
+    s->words = arena_alloc(a, step_max_words(o), sizeof *s->words);
     s->work = arena_alloc(a, n_vocab, sizeof *s->work);
     INVARIANT(s->work);
     *out = s;
@@ -169,6 +178,8 @@ static void add_rows(step *s, const proto_work *w, uint32_t item, model_batch *b
     span *sp = &s->spans[item];
     const sequence *q = sp->seq;
     uint32_t root = b->n_rows + w->n_prefix - 1, base = w->start + w->n_prefix - 1;
+    sp->n_prefix = w->n_prefix;
+    sp->base = base;
     sp->first_row = b->n_rows;
     sp->n_rows = w->n_prefix + w->tree.n_nodes;
     sp->chooses = w->start + w->n_prefix == q->n_tokens;
@@ -234,56 +245,108 @@ static uint32_t child(const step *s, const span *sp, uint32_t row, uint32_t toke
     return MODEL_NO_PARENT;
 }
 
-/* Chooses from the root along the tree while drafts equal the choice; keeps the accepted KV. Writes the tokens to
- * s->chosen[*n...]. */
-static void choose_path(step *s, const proto_work *w, const span *sp, proto_item *item, uint32_t *n) {
-    sequence *q = sp->seq;
-    const model_info *info = model_get_info(s->o.model);
-    uint32_t base = w->start + w->n_prefix - 1, root = sp->first_row + w->n_prefix - 1, depth = 0;
-    item->tokens = s->chosen + *n;
-    for (uint32_t row = root; row != MODEL_NO_PARENT && q->n_tokens < s->o.max_context;) {
+/* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. */
+static void choose_path(step *s, const span *sp, uint32_t *head) {
+    const sequence *q = sp->seq;
+    uint32_t n_vocab = model_get_info(s->o.model)->n_vocab, root = sp->first_row + sp->n_prefix - 1,
+             room = s->o.max_context - q->n_tokens;
+    uint32_t *tokens = head + DECISION_WORDS, path[NOUNS_MAX_TREE], n = 0, n_path = 0;
+    for (uint32_t row = root; row != MODEL_NO_PARENT && n < room;) {
+        if (row != root) path[n_path++] = row - root - 1;
         const float *logits = model_logits(s->o.model, sp->first_choice + (row - root));
-        uint32_t token = model_choose(logits, info->n_vocab, &q->sampling, s->position[row] + 1, s->work);
-        if (row != root) {
-            depth++;
-            if (s->slot[row] != base + depth) {
-                s->o.ops->kv_move(s->o.device, kv_store_view(s->o.kv), q->blocks, base + depth, s->slot[row]);
-                s->n_compactions++;
-            }
-        }
-        q->tokens[q->n_tokens++] = token;
-        s->chosen[(*n)++] = token;
-        item->n_tokens++;
-        row = child(s, sp, row, token);
+        tokens[n] = model_choose(logits, n_vocab, &q->sampling, s->position[row] + 1, s->work);
+        row = child(s, sp, row, tokens[n++]);
     }
-    q->n_kv += w->n_prefix + depth;
+    head[2] = n;
+    head[3] = n_path;
+    memcpy(tokens + n, path, n_path * sizeof *path);
 }
 
-static void finish_item(step *s, const proto_work *w, uint32_t i, uint32_t *n_chosen) {
-    const span *sp = &s->spans[i];
-    proto_item *item = &s->items[i];
-    *item = (proto_item){.seq = w->seq, .code = sp->seq->bad ? ST_ERR_NUMERIC : ST_OK};
-    for (uint32_t r = sp->first_row; r < sp->first_row + sp->n_rows && !item->code; r++)
-        if (model_row_bad(s->o.model, r, &item->layer)) item->code = ST_ERR_NUMERIC;
-    if (item->code)
-        sp->seq->bad = true;
-    else if (sp->chooses)
-        choose_path(s, w, sp, item, n_chosen);
-    else
-        sp->seq->n_kv += w->n_prefix;
+static void decide_item(step *s, const span *sp, uint32_t *head) {
+    memset(head, 0, DECISION_WORDS * sizeof *head);
+    if (sp->seq->bad) head[0] = ST_ERR_NUMERIC;
+    for (uint32_t r = sp->first_row; r < sp->first_row + sp->n_rows && !head[0]; r++)
+        if (model_row_bad(s->o.model, r, &head[1])) head[0] = ST_ERR_NUMERIC;
+    if (!head[0] && sp->chooses) choose_path(s, sp, head);
 }
 
-st_code step_run(step *s, const proto_plan *p, proto_result *out, st_error *e) {
+const uint32_t *step_decide(step *s, uint32_t *n_words) {
+    uint32_t *at = s->words;
+    for (uint32_t i = 0; i < s->n_spans; i++) {
+        decide_item(s, &s->spans[i], at);
+        at += DECISION_WORDS + at[2] + at[3];
+    }
+    *n_words = (uint32_t)(at - s->words);
+    INVARIANT(*n_words <= step_max_words(&s->o));
+    return s->words;
+}
+
+/* Whether these words can be a decision about the span. */
+static bool may_apply(const step *s, const span *sp, const uint32_t *words, uint32_t n_words) {
+    if (n_words < DECISION_WORDS || words[0] >= ST_N_CODES || words[2] > sp->n_rows || words[3] > sp->n_rows) return false;
+    uint32_t n = words[2], n_path = words[3], n_tree = sp->n_rows - sp->n_prefix;
+    if (n_words < DECISION_WORDS + n + n_path || n_path > n || n_path > n_tree || n > s->o.max_context - sp->seq->n_tokens)
+        return false;
+    if (n && (!sp->chooses || words[0])) return false;
+    const uint32_t *path = words + DECISION_WORDS + n;
+    for (uint32_t k = 0; k < n_path; k++)
+        if (path[k] >= n_tree || (k && path[k] <= path[k - 1])) return false;
+    return true;
+}
+
+/* Keeps the KV of the accepted nodes, takes the tokens. */
+static void apply_item(step *s, const span *sp, const uint32_t *words, proto_item *item) {
+    sequence *q = sp->seq;
+    uint32_t n = words[2], n_path = words[3];
+    const uint32_t *tokens = words + DECISION_WORDS, *path = tokens + n;
+    *item = (proto_item){.seq = q->id, .code = (st_code)words[0], .layer = words[1], .n_tokens = n, .tokens = tokens};
+    if (item->code) {
+        q->bad = true;
+        return;
+    }
+    for (uint32_t k = 0; k < n_path; k++) {
+        if (path[k] == k) continue; /* it stands there already */
+        s->o.ops->kv_move(s->o.device, kv_store_view(s->o.kv), q->blocks, sp->base + 1 + k, sp->base + 1 + path[k]);
+        s->n_compactions++;
+    }
+    memcpy(q->tokens + q->n_tokens, tokens, n * sizeof *tokens);
+    q->n_tokens += n;
+    q->n_kv += sp->n_prefix + n_path;
+}
+
+st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_result *out, st_error *e) {
+    for (uint32_t i = 0; i < s->n_spans; i++) {
+        const span *sp = &s->spans[i];
+        if (!may_apply(s, sp, words, n_words))
+            return st_fail(e, ST_FATAL_PROTOCOL, "the leader's decision on sequence %llu does not fit plan %llu",
+                           (unsigned long long)sp->seq->id.value, (unsigned long long)s->plan_id);
+        apply_item(s, sp, words, &s->items[i]);
+        uint32_t used = DECISION_WORDS + words[2] + words[3];
+        words += used;
+        n_words -= used;
+    }
+    if (n_words)
+        return st_fail(e, ST_FATAL_PROTOCOL, "the leader's decisions have %u words more than plan %llu", n_words,
+                       (unsigned long long)s->plan_id);
+    st_code code = s->o.ops->wait(s->o.device);
+    if (code) return st_fail(e, code, "the device failed in plan %llu", (unsigned long long)s->plan_id);
+    *out = (proto_result){.plan_id = s->plan_id, .n_rows = s->n_rows, .n_items = s->n_spans, .items = s->items};
+    s->n_spans = 0;
+    return ST_OK;
+}
+
+st_code step_run(step *s, const proto_plan *p, st_error *e) {
     model_batch b;
+    if (s->n_spans)
+        return st_fail(e, ST_FATAL_PROTOCOL, "plan %llu before the decisions of plan %llu", (unsigned long long)p->id,
+                       (unsigned long long)s->plan_id);
     st_code code = close_all(s, p, e);
     if (!code) code = open_all(s, p, e);
     if (!code) code = make_batch(s, p, &b, e);
     if (!code && b.n_rows) code = model_run(s->o.model, s->o.kv, &b, e);
     if (code) return code;
-    uint32_t n_chosen = 0;
-    for (uint32_t i = 0; i < p->n_work; i++) finish_item(s, &p->work[i], i, &n_chosen);
-    code = s->o.ops->wait(s->o.device);
-    if (code) return st_fail(e, code, "the device failed in plan %llu", (unsigned long long)p->id);
-    *out = (proto_result){.plan_id = p->id, .n_rows = b.n_rows, .n_items = p->n_work, .items = s->items};
+    s->plan_id = p->id;
+    s->n_rows = b.n_rows;
+    s->n_spans = p->n_work;
     return ST_OK;
 }

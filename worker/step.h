@@ -22,11 +22,18 @@ typedef struct {
 ST_CHECKED st_code step_create(const step_options *o, step **out); /* ST_FATAL_MEMORY */
 void step_destroy(step *s);                                        /* NULL-safe */
 
-/* Carries out `plan`: closes, opens, then one forward pass over all work, the choice along each tree, and compaction. *out is a
- * view that lives until the next call. A sequence whose numbers stopped being
- * finite is one bad item of the result. Errors: ST_FATAL_PROTOCOL (the plan contradicts what this rank holds; the message says
- * how), and those of model_run: the rank must leave. */
-ST_CHECKED st_code step_run(step *s, const proto_plan *plan, proto_result *out, st_error *e);
+/* A step is three calls: step_run on every rank of the group; step_decide on the leader, which alone has logits; step_apply on
+ * every rank with the leader's words, before the next step_run.
+ *
+ * step_run: closes, opens, then one forward pass over all work. Errors: ST_FATAL_PROTOCOL (the plan contradicts what this rank
+ * holds; the message says how), and those of model_run: the rank must leave. */
+ST_CHECKED st_code step_run(step *s, const proto_plan *plan, st_error *e);
+/* What the leader chose at each item, as words; a view until the next call. At most step_max_words(). */
+const uint32_t *step_decide(step *s, uint32_t *n_words);
+uint32_t step_max_words(const step_options *o);
+/* Takes the chosen tokens and keeps the KV of accepted nodes. *out is a view into s and `words`; a sequence whose numbers stopped
+ * being finite is one bad item of it. Errors: ST_FATAL_PROTOCOL (words that do not fit the plan), ST_FATAL_* from the device. */
+ST_CHECKED st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_result *out, st_error *e);
 uint32_t step_open_sequences(const step *s);
 /* Total of tokens moved by compactions since create. */
 uint64_t step_compactions(const step *s);

@@ -7,6 +7,7 @@
 #define CONSORT_WORKER_H
 
 #include "config/config.h"
+#include "parallel/parallel.h"
 
 typedef struct {
     const config_topology *topology;
@@ -15,7 +16,8 @@ typedef struct {
     uint16_t port;
     const uint8_t *secret; /* [32] of the cluster */
     uint32_t cluster_epoch;
-    const char *isa; /* overrides the topology's; NULL: not */
+    parallel_group *group_link; /* of this rank's group; borrowed */
+    const char *isa;            /* overrides the topology's; NULL: not */
 } worker_options;
 
 /* Runs until the end. ST_OK: stopped by the coordinator. Errors say why it left. */

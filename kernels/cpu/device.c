@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum {
-    HUGE_BYTES = 1 << 21,   /* align so, and mem.h asks for huge pages */
+    MAP_BYTES = 1 << 21,    /* from here on pages of its own: a KV cache costs what is used of it */
     WORTH_A_WAKE = 1 << 14, /* values of cheap row work that pay for waking a thread */
 };
 
@@ -46,7 +46,7 @@ static st_code avx2_create(uint32_t n_threads, kernels_device **out, st_error *e
 static st_code buffer_alloc(kernels_device *d, size_t size, kernels_buffer **out) {
     kernels_buffer *b = mem_alloc(1, sizeof *b);
     if (!b) return ST_FATAL_MEMORY;
-    b->bytes = mem_alloc_aligned(size, 1, size >= HUGE_BYTES ? HUGE_BYTES : 64);
+    b->bytes = size < MAP_BYTES ? mem_alloc_aligned(size, 1, 64) : mem_map(size);
     if (!b->bytes) {
         mem_free(b);
         return ST_FATAL_MEMORY;
@@ -60,7 +60,10 @@ static st_code buffer_alloc(kernels_device *d, size_t size, kernels_buffer **out
 static void buffer_free(kernels_device *d, kernels_buffer *b) {
     if (!b) return;
     d->n_buffers--;
-    mem_free(b->bytes);
+    if (b->size_bytes < MAP_BYTES)
+        mem_free(b->bytes);
+    else
+        mem_unmap(b->bytes, b->size_bytes);
     mem_free(b);
 }
 

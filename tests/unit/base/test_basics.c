@@ -74,6 +74,21 @@ static void allocation_sizes_that_overflow_are_refused(void **state) {
     assert_null(mem_text("", SIZE_MAX));
 }
 
+static void mapped_memory_is_zeroed_and_can_be_refused(void **state) {
+    (void)state;
+    size_t size = (4 << 20) + 5;
+    unsigned char *p = mem_map(size);
+    assert_non_null(p);
+    assert_true(p[0] == 0 && p[size - 1] == 0);
+    p[size - 1] = 1;
+    mem_unmap(p, size);
+    mem_unmap(NULL, size);
+    assert_null(mem_map(0));
+    mem_fail_at(1);
+    assert_null(mem_map(size));
+    mem_fail_at(0);
+}
+
 static void the_chosen_allocation_fails_and_only_that_one(void **state) {
     (void)state;
     mem_fail_at(2);
@@ -128,6 +143,7 @@ int main(void) {
         cmocka_unit_test(a_cursor_takes_no_length_that_wraps),
         cmocka_unit_test(an_arena_gives_aligned_zeroed_memory_until_it_is_full),
         cmocka_unit_test(allocation_sizes_that_overflow_are_refused),
+        cmocka_unit_test(mapped_memory_is_zeroed_and_can_be_refused),
         cmocka_unit_test(the_chosen_allocation_fails_and_only_that_one),
         cmocka_unit_test(resize_keeps_the_old_elements_and_zeroes_the_new),
         cmocka_unit_test(an_error_message_keeps_its_code_takes_a_prefix_and_is_cut_not_overrun),

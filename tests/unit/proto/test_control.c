@@ -91,6 +91,19 @@ static void a_welcome_comes_back_as_it_went(void **state) {
     assert_string_equal(e.message, "Welcome.heartbeat_ms: 0; expected 1 or more and less than dead_after_ms 0");
 }
 
+static void a_wake_names_its_plan(void **state) {
+    (void)state;
+    uint64_t plan = 0;
+    proto_bytes b = {0};
+    st_error e = {0};
+    assert_int_equal(proto_wake_encode(UINT64_MAX, &b), ST_OK);
+    assert_int_equal(proto_wake_decode(b.bytes, b.n, &plan, &e), ST_OK);
+    assert_true(plan == UINT64_MAX);
+    proto_bytes_free(&b);
+    assert_int_equal(proto_wake_decode(NULL, 0, &plan, &e), ST_FATAL_PROTOCOL);
+    assert_string_equal(e.message, "Wake.plan_id: 0; expected 1 or more");
+}
+
 static void a_heartbeat_comes_back_as_it_went(void **state) {
     (void)state;
     proto_heartbeat h = {UINT64_MAX, 42, 0.5}, back;
@@ -140,6 +153,7 @@ int main(void) {
         cmocka_unit_test(a_registration_comes_back_as_it_went),
         cmocka_unit_test(a_bad_registration_is_refused_by_its_field),
         cmocka_unit_test(a_welcome_comes_back_as_it_went),
+        cmocka_unit_test(a_wake_names_its_plan),
         cmocka_unit_test(a_heartbeat_comes_back_as_it_went),
         cmocka_unit_test(an_abort_keeps_its_reason_whatever_it_looks_like),
     };

@@ -1,6 +1,4 @@
-/* The step against a fake model: its KV cache holds the tokens themselves, and the choice after a row is a hash of all tokens
- * that the row sees through block table, slots and parents. So a wrong slot, parent, position or compaction changes the answer.
- */
+/* The step against a fake model (fake_model.h). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,75 +6,8 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "tests/unit/worker/fake_model.h"
 #include "worker/step.h"
-#include <string.h>
-
-enum { VOCAB = 97, BLOCKS = 64, MAX_ROWS = 128, MAX_SEQ = 4, CONTEXT = 256 };
-
-struct model {
-    model_info info;
-    float logits[MAX_ROWS][VOCAB];
-    uint32_t bad_row; /* UINT32_MAX: none */
-    uint32_t n_runs, n_rows;
-};
-struct kv_store {
-    kernels_kv view;
-    uint32_t token[BLOCKS * NOUNS_BLOCK_TOKENS];
-};
-struct kernels_device {
-    kv_store *kv;
-};
-
-const model_info *model_get_info(const model *m) { return &m->info; }
-const float *model_logits(const model *m, uint32_t i) { return m->logits[i]; }
-const kernels_kv *kv_store_view(const kv_store *s) { return &s->view; }
-
-bool model_row_bad(const model *m, uint32_t row, uint32_t *layer) {
-    *layer = 7;
-    return row == m->bad_row;
-}
-
-st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t n, st_error *e) {
-    (void)s;
-    for (uint32_t i = 0; i < n; i++)
-        if (blocks[i].index >= BLOCKS) return st_fail(e, ST_FATAL_PROTOCOL, "block %u", blocks[i].index);
-    return ST_OK;
-}
-
-uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, uint32_t position, uint64_t *work) {
-    uint32_t best = 0;
-    (void)s, (void)position, (void)work;
-    for (uint32_t i = 1; i < n_vocab; i++)
-        if (logits[i] > logits[best]) best = i;
-    return best;
-}
-
-static uint32_t mix(uint32_t h, uint32_t token) { return (h ^ token) * 16777619u; }
-static uint32_t choice_of(uint32_t h) { return (h ^ h >> 15) % VOCAB; }
-
-static uint32_t *slot_of(kv_store *kv, const uint32_t *blocks, uint32_t slot) {
-    return &kv->token[blocks[slot / NOUNS_BLOCK_TOKENS] * NOUNS_BLOCK_TOKENS + slot % NOUNS_BLOCK_TOKENS];
-}
-
-st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
-    uint32_t hash[MAX_ROWS];
-    (void)e;
-    m->n_runs++;
-    m->n_rows += b->n_rows;
-    for (uint32_t r = 0; r < b->n_rows; r++) {
-        const uint32_t *blocks = b->blocks[b->sequence[r]];
-        uint32_t h = 2166136261u;
-        if (b->parent[r] == MODEL_NO_PARENT)
-            for (uint32_t s = 0; s < b->position[r]; s++) h = mix(h, *slot_of(kv, blocks, s));
-        else
-            h = hash[b->parent[r]];
-        hash[r] = mix(h, b->token[r]);
-        *slot_of(kv, blocks, b->slot[r]) = b->token[r];
-    }
-    memset(m->logits, 0, sizeof m->logits);
-    for (uint32_t i = 0; i < b->n_choose; i++) m->logits[i][choice_of(hash[b->choose[i]])] = 1;
-    return ST_OK;
-}
 
 static void kv_move(kernels_device *d, const kernels_kv *kv, const uint32_t *blocks, uint32_t to, uint32_t from) {
     (void)kv;
@@ -90,12 +21,13 @@ static st_code wait_done(kernels_device *d) {
 
 static const kernels_ops fake_ops = {.isa = "fake", .kv_move = kv_move, .wait = wait_done};
 
-typedef struct {
+typedef struct rig {
     model model;
     kv_store kv;
     kernels_device device;
     step *step;
     uint64_t next_plan;
+    struct rig *follower; /* another rank of the group; NULL: none */
 } rig;
 
 static int make_rig(void **state) {
@@ -116,17 +48,25 @@ static int free_rig(void **state) {
     return 0;
 }
 
-/* What the fake model says after these tokens. */
-static uint32_t truth(const uint32_t *tokens, uint32_t n) {
-    uint32_t h = 2166136261u;
-    for (uint32_t i = 0; i < n; i++) h = mix(h, tokens[i]);
-    return choice_of(h);
+/* One step of a leader, and of its follower if it has one. */
+static st_code step_all(rig *r, const proto_plan *p, proto_result *out, st_error *e) {
+    uint32_t n_words;
+    proto_result same;
+    st_code code = step_run(r->step, p, e);
+    if (code) return code;
+    const uint32_t *words = step_decide(r->step, &n_words);
+    if (r->follower) {
+        assert_int_equal(step_run(r->follower->step, p, e), ST_OK);
+        memset(r->follower->model.logits, 0, sizeof r->follower->model.logits); /* it has none */
+        assert_int_equal(step_apply(r->follower->step, words, n_words, &same, e), ST_OK);
+    }
+    return step_apply(r->step, words, n_words, out, e);
 }
 
 static st_code run(rig *r, const proto_open *open, const proto_work *work, uint32_t n_work, proto_result *out, st_error *e) {
     proto_plan p = {
         .id = r->next_plan++, .kind = PROTO_PLAN_STEP, .n_open = open != NULL, .open = open, .n_work = n_work, .work = work};
-    return step_run(r->step, &p, out, e);
+    return step_all(r, &p, out, e);
 }
 
 /* Blocks first ... first + n - 1 of the store, spread so that neighbours are not neighbours. */
@@ -210,10 +150,64 @@ static void trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_
         proto_plan p = {.id = r->next_plan++, .n_close = 2, .close = close};
         proto_result out;
         st_error e = {0};
-        assert_int_equal(step_run(r->step, &p, &out, &e), ST_OK);
+        assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
     }
     assert_int_equal(step_open_sequences(r->step), 0);
     assert_true(step_compactions(r->step) > 20);
+}
+
+static void a_rank_without_logits_follows_the_leader_slot_by_slot(void **state) {
+    rig *r = *state;
+    assert_int_equal(make_rig((void **)&r->follower), 0);
+    for (unsigned seed = 1; seed < 20; seed++) {
+        uint32_t tokens[CONTEXT] = {seed, 2, 3};
+        grow(r, seed, 0, tokens, 3, 100, seed, true);
+        assert_memory_equal(r->kv.token, r->follower->kv.token, sizeof r->kv.token);
+        seq_id close = {seed};
+        proto_plan p = {.id = r->next_plan++, .n_close = 1, .close = &close};
+        proto_result out;
+        st_error e = {0};
+        assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+    }
+    assert_int_equal(step_compactions(r->step), step_compactions(r->follower->step));
+    assert_true(step_compactions(r->step) > 10);
+    free_rig((void **)&r->follower);
+}
+
+static void decisions_that_do_not_fit_the_plan_are_refused(void **state) {
+    rig *r = *state;
+    uint32_t tokens[3] = {1, 2, 3}, child[2] = {5, 6}, up[2] = {NOUNS_TREE_ROOT, 0}, words[16];
+    block_id ids[1] = {{0, 1}};
+    proto_open open = {.seq = {1}, .n_tokens = 3, .tokens = tokens};
+    proto_work work = {.seq = {1}, .n_prefix = 3, .n_blocks = 1, .blocks = ids, .tree = {2, child, up, NULL}};
+    proto_plan p = {.id = 1, .n_open = 1, .open = &open, .n_work = 1, .work = &work};
+    proto_result out;
+    st_error e = {0};
+    assert_int_equal(step_run(r->step, &p, &e), ST_OK);
+    assert_int_equal(step_run(r->step, &p, &e), ST_FATAL_PROTOCOL);
+    assert_non_null(strstr(e.message, "before the decisions of plan 1"));
+    static const struct {
+        uint32_t n, words[12];
+    } bad[] = {
+        {0, {0}},
+        {3, {0, 0, 0}},
+        {4, {0, 0, 1, 0}},                 /* the token is missing */
+        {5, {ST_N_CODES, 0, 0, 0, 1}},     /* no such code */
+        {5, {ST_ERR_NUMERIC, 0, 1, 0, 1}}, /* bad, and yet a token */
+        {7, {0, 0, 1, 2, 1, 0, 1}},        /* more nodes than tokens */
+        {8, {0, 0, 2, 2, 1, 1, 1, 0}},     /* nodes not ascending */
+        {7, {0, 0, 2, 1, 1, 1, 2}},        /* no such node */
+        {6, {0, 0, 1, 0, 1, 9}},           /* a word too many */
+        {4, {0, 0, UINT32_MAX, 0}},
+        {4, {0, 0, 0, UINT32_MAX}},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        memcpy(words, bad[i].words, sizeof bad[i].words);
+        if (i == 8) continue; /* found only after it was applied: the rank leaves */
+        if (step_apply(r->step, words, bad[i].n, &out, &e) != ST_FATAL_PROTOCOL) fail_msg("case %zu was taken", i);
+    }
+    memcpy(words, bad[8].words, sizeof bad[8].words);
+    assert_int_equal(step_apply(r->step, words, bad[8].n, &out, &e), ST_FATAL_PROTOCOL);
 }
 
 static void a_bad_row_ends_only_its_own_sequence(void **state) {
@@ -228,7 +222,7 @@ static void a_bad_row_ends_only_its_own_sequence(void **state) {
                           {.seq = {2}, .n_prefix = 2, .n_blocks = 1, .blocks = ids + 1}};
     proto_plan p = {.id = 1, .n_open = 2, .open = opens, .n_work = 2, .work = work};
     r->model.bad_row = 1;
-    assert_int_equal(step_run(r->step, &p, &out, &e), ST_OK);
+    assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
     assert_int_equal(out.items[0].code, ST_ERR_NUMERIC);
     assert_int_equal(out.items[0].layer, 7);
     assert_int_equal(out.items[0].n_tokens, 0);
@@ -306,6 +300,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         WITH_RIG(a_prompt_in_chunks_chooses_only_at_its_end),
         WITH_RIG(trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_order),
+        WITH_RIG(a_rank_without_logits_follows_the_leader_slot_by_slot),
+        WITH_RIG(decisions_that_do_not_fit_the_plan_are_refused),
         WITH_RIG(a_bad_row_ends_only_its_own_sequence),
         WITH_RIG(a_plan_that_contradicts_the_rank_is_a_protocol_error_that_says_how),
         WITH_RIG(one_sequence_too_many_is_refused),

@@ -1,0 +1,103 @@
+/* A group by MPI: nonblocking collectives, tested in a loop that looks at the deadline and the abort flag.
+ *
+ * Why not blocking calls: MPI reports nothing about a dead rank, and a collective with one never completes. A collective that was
+ * given up stays pending in MPI, so the group is of no use after an error: the rank leaves. Waiting spins on MPI_Test, which is
+ * what moves MPI forward, and yields the core between two tests (ranks may share cores); it ends after spin_ns where the caller
+ * has another way to be woken. The sum is MPI_SUM of doubles, exact by construction of the values (docs/numerics.md), so the
+ * algorithm that MPI takes does not matter. */
+#include "parallel/parallel.h"
+#include "parallel/world.h"
+
+#include "base/mem.h"
+#include <mpi.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <time.h>
+
+enum { TESTS_PER_LOOK = 32 };
+
+typedef struct {
+    parallel_group base;
+    MPI_Comm comm;
+    MPI_Request pending; /* of a receive that was given up for a while; MPI_REQUEST_NULL: none */
+} group_mpi;
+
+static uint64_t now_ns(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* ST_OK: done. ST_ERR_DEADLINE: not within limit_ns. */
+static st_code wait_for(group_mpi *g, MPI_Request *request, uint64_t limit_ns) {
+    uint64_t end = now_ns() + limit_ns;
+    for (;;) {
+        for (int i = 0; i < TESTS_PER_LOOK; i++) {
+            int done = 0;
+            if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return ST_FATAL_INTERNAL;
+            if (done) return ST_OK;
+        }
+        if (atomic_load(&g->base.aborted)) return ST_ERR_CANCELLED;
+        if (now_ns() > end) return ST_ERR_DEADLINE;
+        sched_yield();
+    }
+}
+
+static uint64_t deadline_ns(const parallel_group *base) { return (uint64_t)base->deadline_ms * 1000000u; }
+
+static st_code all_reduce(parallel_group *base, double *values, size_t n) {
+    group_mpi *g = (group_mpi *)base;
+    MPI_Request request;
+    if (n > INT32_MAX) return ST_ERR_INVALID_ARGUMENT;
+    if (MPI_Iallreduce(MPI_IN_PLACE, values, (int)n, MPI_DOUBLE, MPI_SUM, g->comm, &request) != MPI_SUCCESS)
+        return ST_FATAL_INTERNAL;
+    return wait_for(g, &request, deadline_ns(base));
+}
+
+static st_code broadcast(parallel_group *base, void *bytes, size_t n, uint32_t root) {
+    group_mpi *g = (group_mpi *)base;
+    MPI_Request request;
+    if (n > INT32_MAX) return ST_ERR_INVALID_ARGUMENT;
+    if (MPI_Ibcast(bytes, (int)n, MPI_BYTE, (int)root, g->comm, &request) != MPI_SUCCESS) return ST_FATAL_INTERNAL;
+    return wait_for(g, &request, deadline_ns(base));
+}
+
+static st_code listen_for(parallel_group *base, void *bytes, size_t n, uint32_t root, uint64_t spin_ns, bool *done) {
+    group_mpi *g = (group_mpi *)base;
+    *done = false;
+    if (n > INT32_MAX || root == base->rank) return ST_ERR_INVALID_ARGUMENT;
+    if (g->pending == MPI_REQUEST_NULL && MPI_Ibcast(bytes, (int)n, MPI_BYTE, (int)root, g->comm, &g->pending) != MPI_SUCCESS)
+        return ST_FATAL_INTERNAL;
+    st_code code = wait_for(g, &g->pending, spin_ns);
+    *done = code == ST_OK;
+    return code == ST_ERR_DEADLINE ? ST_OK : code;
+}
+
+/* The communicator is not freed: that is collective, and the others may be dead; MPI_Finalize takes it. */
+static void destroy(parallel_group *base) { mem_free(base); }
+
+static const parallel_group_ops mpi = {
+    .name = "mpi", .all_reduce = all_reduce, .broadcast = broadcast, .listen = listen_for, .destroy = destroy};
+
+st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t deadline_ms, parallel_group **out, st_error *e) {
+    int range[1][3] = {{(int)first_rank, (int)(first_rank + n_ranks - 1), 1}}, rank;
+    MPI_Group world, members;
+    group_mpi *g = mem_alloc(1, sizeof *g);
+    if (!g) return st_fail(e, ST_FATAL_MEMORY, "no memory for a group");
+    *g = (group_mpi){.base = {.ops = &mpi, .n_ranks = n_ranks, .deadline_ms = deadline_ms}, .pending = MPI_REQUEST_NULL};
+    MPI_Comm_group(MPI_COMM_WORLD, &world);
+    MPI_Group_range_incl(world, 1, range, &members);
+    int rc = MPI_Comm_create_group(MPI_COMM_WORLD, members, (int)first_rank, &g->comm); /* the tag keeps groups apart */
+    MPI_Group_free(&members);
+    MPI_Group_free(&world);
+    if (rc != MPI_SUCCESS || g->comm == MPI_COMM_NULL) {
+        mem_free(g);
+        return st_fail(e, ST_FATAL_INTERNAL, "MPI_Comm_create_group of ranks %u to %u failed", first_rank,
+                       first_rank + n_ranks - 1);
+    }
+    MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(g->comm, &rank);
+    g->base.rank = (uint32_t)rank;
+    *out = &g->base;
+    return ST_OK;
+}

@@ -1,0 +1,71 @@
+"""A verifier group of several ranks: the same bytes as one, its share of the weights on each, and no survivor trapped by a dead rank."""
+import os
+import signal
+
+import grpc
+import pytest
+
+from support import cpu_seconds, until
+
+N_WORKERS = [2, 3, 4]  # 9 query heads in 3 KV groups and 6 FFN units: all of these split unevenly somewhere
+REQUESTS = [
+    ("The capital of France is", {"max_tokens": 40, "ignore_end": True}),
+    ([("user", "Write a Python function that reverses a string.")], {"max_tokens": 60}),
+    ([("user", "Tell me a story about a ship.")], {"max_tokens": 60, "temperature": 1.0, "seed": 11}),
+    ("1, 2, 3, 4, " * 80, {"max_tokens": 20, "temperature": 0.8, "top_p": 0.9, "top_k": 50, "seed": 12}),
+]
+
+
+@pytest.fixture(scope="module")
+def alone(cluster):
+    """What one rank answers, and how many bytes of weights it holds."""
+    (worker,) = cluster.status().workers
+    return [cluster.generate(prompt, **fields).ids for prompt, fields in REQUESTS], worker.weight_bytes
+
+
+@pytest.mark.parametrize("n", N_WORKERS)
+def test_any_number_of_ranks_gives_the_same_bytes_from_its_shares(new_cluster, alone, n):
+    expected, whole_bytes = alone
+    cluster = new_cluster(tensor_parallel=n, threads=1)
+    workers = cluster.status().workers
+    assert [(w.rank, w.group_rank, w.group_size, w.up) for w in workers] == [(i + 1, i, n, True) for i in range(n)]
+    # The token table, a third of this model, is on every rank; all else is shared out, so that the shares add up.
+    shares = [w.weight_bytes for w in workers]
+    table = (sum(shares) - whole_bytes) / (n - 1)
+    assert 0.2 * whole_bytes < table < 0.4 * whole_bytes
+    assert all(share - table < 1.5 * (whole_bytes - table) / n for share in shares), shares
+    assert [cluster.generate(prompt, **fields).ids for prompt, fields in REQUESTS] == expected
+    together = cluster.generate_all(REQUESTS * 3)
+    assert [answer.ids for answer in together] == expected * 3
+
+
+@pytest.mark.parametrize("victim", ["the leader", "another rank"])
+def test_a_lost_rank_traps_nobody(new_cluster, victim):
+    cluster = new_cluster(tensor_parallel=3, threads=1)
+    call = cluster.stream(max_tokens=4000, ignore_end=True)
+    next(call)
+    pids = sorted(cluster.worker_pids())  # mpirun starts ranks in order
+    os.kill(pids[0] if victim == "the leader" else pids[-1], signal.SIGKILL)
+    with pytest.raises(grpc.RpcError) as e:
+        list(call)
+    assert e.value.code() == grpc.StatusCode.UNAVAILABLE
+    until(lambda: not cluster.worker_pids(), "the survivors of the group to leave")
+    status = cluster.status()
+    assert not status.ready and "lost" in status.reason and status.requests_running == 0
+    cluster.launcher.send_signal(signal.SIGTERM)
+    cluster.ends(0)
+    assert not cluster.left_behind()
+
+
+def test_a_leader_that_is_late_with_a_plan_is_waited_for(new_cluster, alone):
+    cluster = new_cluster(tensor_parallel=2, threads=1)
+    leader, follower = sorted(cluster.worker_pids())
+    os.kill(leader, signal.SIGSTOP)
+    try:
+        call = cluster.stream(REQUESTS[0][0], **REQUESTS[0][1])
+        until(lambda: cluster.status().requests_running == 1, "the plan to be sent")
+        before = cpu_seconds([follower])
+        until(lambda: cpu_seconds([follower]) > before + 0.05, "the woken rank to listen in vain", 2)
+    finally:
+        os.kill(leader, signal.SIGCONT)
+    assert [token for reply in call for token in reply.tokens] == alone[0][0]
