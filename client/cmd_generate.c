@@ -2,11 +2,12 @@
 #include "client/request.h"
 
 #include "base/mem.h"
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 typedef struct {
-    const char *server, *prompt, *system;
+    const char *server, *prompt, *tokens, *system;
     uint32_t seconds;
     bool raw, json, quiet;
     proto_message messages[2];
@@ -25,6 +26,25 @@ static st_code read_all(FILE *f, char **out, size_t *n, st_error *e) {
     if (!*n) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "standard input is empty: give a prompt there, or by --prompt");
     if (memchr(*out, 0, *n)) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "standard input: a prompt with a NUL byte is not text");
     return ST_OK;
+}
+
+/* "1,2,3" as the prompt; the ids live in the arena. */
+static st_code set_tokens(client_request *q, const char *text, st_error *e) {
+    size_t most = 1;
+    for (const char *p = text; *p; p++) most += *p == ',';
+    uint32_t *ids = arena_alloc(&q->arena, most, sizeof *ids);
+    if (!ids) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "--tokens: %zu ids are too many", most);
+    q->request.prompt_kind = PROTO_PROMPT_TOKENS;
+    q->request.tokens = ids;
+    for (const char *p = text;; p++) {
+        char *end;
+        unsigned long id = strtoul(p, &end, 10);
+        if (*p < '0' || *p > '9' || id > UINT32_MAX || (*end && *end != ','))
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "--tokens %s: expected ids separated by commas", text);
+        ids[q->request.n_tokens++] = (uint32_t)id;
+        if (!*end) return ST_OK;
+        p = end;
+    }
 }
 
 static void set_prompt(options *o, proto_request *r, const char *text, size_t n) {
@@ -75,8 +95,11 @@ static int run(const char *verb, options *o, client_request *q) {
     client_result r = {.show = !o->json};
     size_t n = o->prompt ? strlen(o->prompt) : 0;
     char *input = NULL;
-    st_code code = o->prompt ? ST_OK : read_all(stdin, &input, &n, &e);
-    set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
+    st_code code = o->prompt || o->tokens ? ST_OK : read_all(stdin, &input, &n, &e);
+    if (o->tokens)
+        code = set_tokens(q, o->tokens, &e);
+    else
+        set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
     clock_gettime(CLOCK_MONOTONIC, &start);
     if (!code) code = client_rpc_open(o->server, &rpc, &e);
     if (!code) code = client_generate_call(rpc, &q->request, o->seconds, &r, &e);
@@ -100,12 +123,13 @@ int client_generate(int argc, char **argv) {
         CLIENT_SERVER_OPTION(o.server),
         {"--prompt", CLIENT_TEXT, &o.prompt, "TEXT", "the user's message; default: standard input", false},
         {"--system", CLIENT_TEXT, &o.system, "TEXT", "a system message before it; default: the model's own", false},
+        {"--tokens", CLIENT_TEXT, &o.tokens, "IDS", "token ids separated by commas, instead of a prompt", false},
         {"--raw", CLIENT_FLAG, &o.raw, NULL, "the prompt is plain text to continue: no chat template", false},
         {"--json", CLIENT_FLAG, &o.json, NULL, "print one JSON object at the end instead of the text", false},
         {"--quiet", CLIENT_FLAG, &o.quiet, NULL, "no summary on standard error", false},
         {"--timeout", CLIENT_U32, &o.seconds, "SECONDS", "deadline of the request; default: none", false},
     };
-    size_t n = 7;
+    size_t n = 8;
     st_error e = {0};
     if (client_request_init(&q, &e)) return client_fail(argv[0], &e);
     client_request_options(&q, table, &n);

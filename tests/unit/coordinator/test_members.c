@@ -60,7 +60,7 @@ static void write_model(house *h) {
     w_key_text(&g, "general.architecture", "llama");
     w_key_u32(&g, "llama.context_length", CONTEXT);
     g.bytes[16] += 2; /* the header's number of keys */
-    strcpy(h->model, "/tmp/consort-test-XXXXXX");
+    memcpy(h->model, "/tmp/consort-test-XXXXXX", sizeof "/tmp/consort-test-XXXXXX");
     int fd = mkstemp(h->model);
     assert_true(fd >= 0 && write(fd, g.bytes, g.n) == (ssize_t)g.n && !close(fd));
     assert_int_equal(model_file_open(h->model, &f, NULL), ST_OK);
@@ -280,10 +280,10 @@ static void *start(uint32_t dead_after_ms, uint32_t drain_timeout_ms) {
 
     proto_register *i = &h->info;
     i->rank = i->group_size = 1;
-    strcpy(i->role, "verifier");
-    strcpy(i->hostname, "here");
-    strcpy(i->isa, "none");
-    strcpy(i->kv_type, "f16");
+    memcpy(i->role, "verifier", sizeof "verifier");
+    memcpy(i->hostname, "here", sizeof "here");
+    memcpy(i->isa, "none", sizeof "none");
+    memcpy(i->kv_type, "f16", sizeof "f16");
     i->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
     i->max_context = CONTEXT;
     i->max_rows = MAX_ROWS;
