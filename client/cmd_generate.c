@@ -148,8 +148,9 @@ int client_generate(int argc, char **argv) {
     if (client_request_init(&q, &e)) return client_fail(argv[0], &e);
     client_request_options(&q, table, &n);
     int rc = client_options(argc, argv, "Sends a prompt to the cluster and streams the answer to standard output.", table, n);
-    if (rc == CLIENT_GO_ON && o.system && o.raw) {
-        fprintf(stderr, "consort generate: --system and --raw: plain text has no system message\n");
+    if (rc == CLIENT_GO_ON && ((o.tokens && o.prompt) || (o.system && (o.raw || o.tokens)))) {
+        fprintf(stderr, "consort generate: %s exclude each other\n",
+                o.system ? "--system and --raw or --tokens" : "--prompt and --tokens");
         rc = CLIENT_USAGE;
     }
     if (rc == CLIENT_GO_ON) rc = run(argv[0], &o, &q);
