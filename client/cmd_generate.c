@@ -2,11 +2,12 @@
 #include "client/request.h"
 
 #include "base/mem.h"
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 typedef struct {
-    const char *server, *prompt, *system;
+    const char *server, *prompt, *tokens, *system;
     uint32_t seconds;
     bool raw, json, quiet;
     proto_message messages[2];
@@ -27,6 +28,25 @@ static st_code read_all(FILE *f, char **out, size_t *n, st_error *e) {
     return ST_OK;
 }
 
+/* "1,2,3" as the prompt; the ids live in the arena. */
+static st_code set_tokens(client_request *q, const char *text, st_error *e) {
+    size_t most = 1;
+    for (const char *p = text; *p; p++) most += *p == ',';
+    uint32_t *ids = arena_alloc(&q->arena, most, sizeof *ids);
+    if (!ids) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "--tokens: %zu ids are too many", most);
+    q->request.prompt_kind = PROTO_PROMPT_TOKENS;
+    q->request.tokens = ids;
+    for (const char *p = text;; p++) {
+        char *end;
+        unsigned long id = strtoul(p, &end, 10);
+        if (*p < '0' || *p > '9' || id > UINT32_MAX || (*end && *end != ','))
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "--tokens %s: expected ids separated by commas", text);
+        ids[q->request.n_tokens++] = (uint32_t)id;
+        if (!*end) return ST_OK;
+        p = end;
+    }
+}
+
 static void set_prompt(options *o, proto_request *r, const char *text, size_t n) {
     if (o->raw) {
         r->prompt_kind = PROTO_PROMPT_TEXT;
@@ -42,6 +62,16 @@ static void set_prompt(options *o, proto_request *r, const char *text, size_t n)
     r->n_messages = k;
 }
 
+static json_t *speculation_json(const client_result *r) {
+    json_t *by = json_object();
+    for (uint32_t i = 0; i < r->n_by_drafter; i++)
+        json_object_set_new(by, r->by_drafter[i].name,
+                            json_pack("{s:I s:I}", "drafted", (json_int_t)r->by_drafter[i].drafted, "accepted",
+                                      (json_int_t)r->by_drafter[i].accepted));
+    return json_pack("{s:I s:I s:I s:o}", "steps", (json_int_t)r->steps, "drafted", (json_int_t)r->drafted, "accepted",
+                     (json_int_t)r->accepted, "by_drafter", by);
+}
+
 static int print_json(const client_result *r, double wall_s) {
     json_t *ids = json_array();
     for (size_t i = 0; i < r->n_ids; i++) json_array_append_new(ids, json_integer(r->ids[i]));
@@ -49,12 +79,13 @@ static int print_json(const client_result *r, double wall_s) {
     char text[24]; /* jansson's integers are signed: a larger seed is printed as text */
     snprintf(text, sizeof text, "%llu", (unsigned long long)r->seed);
     json_t *seed = r->seed <= INT64_MAX ? json_integer((json_int_t)r->seed) : json_string(text);
-    json_t *o = json_pack("{s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f}}", "text", r->text ? r->text : "",
+    json_t *o = json_pack("{s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f} s:o}", "text", r->text ? r->text : "",
                           r->n_text, "ids", ids, "finish_reason", r->finish_reason, "usage", "prompt_tokens", r->prompt_tokens,
                           "completion_tokens", r->completion_tokens, "total_tokens", r->prompt_tokens + r->completion_tokens,
                           "seed", seed, "request_id", r->request_id, "times", "queue_s", (double)r->queue_ns / 1e9,
                           "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
-                          r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0);
+                          r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0,
+                          "speculation", speculation_json(r));
     bool ok = o && !json_dumpf(o, stdout, JSON_COMPACT) && putchar('\n') != EOF;
     json_decref(o);
     return ok ? CLIENT_OK : CLIENT_FAILED;
@@ -65,6 +96,9 @@ static void print_summary(const client_result *r) {
     fprintf(stderr, "%u prompt tokens, %u tokens (%s); first token after %.0f ms", r->prompt_tokens, r->completion_tokens,
             r->finish_reason, first_s * 1e3);
     if (r->completion_tokens > 1 && rest_s > 0) fprintf(stderr, ", then %.1f tokens/s", (r->completion_tokens - 1) / rest_s);
+    if (r->drafted)
+        fprintf(stderr, "; %.2f tokens a step, %.0f %% of drafts accepted", (double)(r->steps + r->accepted) / (double)r->steps,
+                100.0 * (double)r->accepted / (double)r->drafted);
     fprintf(stderr, "; seed %llu, request %s\n", (unsigned long long)r->seed, r->request_id);
 }
 
@@ -75,8 +109,11 @@ static int run(const char *verb, options *o, client_request *q) {
     client_result r = {.show = !o->json};
     size_t n = o->prompt ? strlen(o->prompt) : 0;
     char *input = NULL;
-    st_code code = o->prompt ? ST_OK : read_all(stdin, &input, &n, &e);
-    set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
+    st_code code = o->prompt || o->tokens ? ST_OK : read_all(stdin, &input, &n, &e);
+    if (o->tokens)
+        code = set_tokens(q, o->tokens, &e);
+    else
+        set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
     clock_gettime(CLOCK_MONOTONIC, &start);
     if (!code) code = client_rpc_open(o->server, &rpc, &e);
     if (!code) code = client_generate_call(rpc, &q->request, o->seconds, &r, &e);
@@ -100,18 +137,20 @@ int client_generate(int argc, char **argv) {
         CLIENT_SERVER_OPTION(o.server),
         {"--prompt", CLIENT_TEXT, &o.prompt, "TEXT", "the user's message; default: standard input", false},
         {"--system", CLIENT_TEXT, &o.system, "TEXT", "a system message before it; default: the model's own", false},
+        {"--tokens", CLIENT_TEXT, &o.tokens, "IDS", "token ids separated by commas, instead of a prompt", false},
         {"--raw", CLIENT_FLAG, &o.raw, NULL, "the prompt is plain text to continue: no chat template", false},
         {"--json", CLIENT_FLAG, &o.json, NULL, "print one JSON object at the end instead of the text", false},
         {"--quiet", CLIENT_FLAG, &o.quiet, NULL, "no summary on standard error", false},
         {"--timeout", CLIENT_U32, &o.seconds, "SECONDS", "deadline of the request; default: none", false},
     };
-    size_t n = 7;
+    size_t n = 8;
     st_error e = {0};
     if (client_request_init(&q, &e)) return client_fail(argv[0], &e);
     client_request_options(&q, table, &n);
     int rc = client_options(argc, argv, "Sends a prompt to the cluster and streams the answer to standard output.", table, n);
-    if (rc == CLIENT_GO_ON && o.system && o.raw) {
-        fprintf(stderr, "consort generate: --system and --raw: plain text has no system message\n");
+    if (rc == CLIENT_GO_ON && ((o.tokens && o.prompt) || (o.system && (o.raw || o.tokens)))) {
+        fprintf(stderr, "consort generate: %s exclude each other\n",
+                o.system ? "--system and --raw or --tokens" : "--prompt and --tokens");
         rc = CLIENT_USAGE;
     }
     if (rc == CLIENT_GO_ON) rc = run(argv[0], &o, &q);

@@ -177,6 +177,16 @@ def test_the_command_line_streams_the_same_answer(cluster):
     assert consort("generate", *to, text="Hello!").stdout.rstrip("\n") == chat.rstrip("\n")
 
 
+def test_the_command_line_takes_token_ids(cluster):
+    ids = tokenize("The capital of France is")
+    printed = json.loads(consort("generate", "--server", cluster.server, "--tokens", ",".join(map(str, ids)), "--max-tokens", 8, "--json").stdout)
+    assert printed["ids"] == cluster.generate(ids, max_tokens=8).ids and printed["usage"]["prompt_tokens"] == len(ids)
+    for wrong in ("1,,2", "a", "1,", "-1", "4294967296", ""):
+        refused = consort("generate", "--server", cluster.server, f"--tokens={wrong}", check=False)
+        assert refused.returncode == 1 and "--tokens" in refused.stderr
+
+
+
 def test_the_command_line_names_a_bad_value(cluster):
     done = consort("generate", "--server", cluster.server, "--prompt", "x", "--temperature", "-1", check=False)
     assert done.returncode != 0 and "temperature" in done.stderr

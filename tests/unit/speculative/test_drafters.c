@@ -163,7 +163,7 @@ static void lookup_takes_the_latest_of_the_longest_matches(void **state) {
     assert_true(t.n == 3 && t.token[0] == 42);
     spec_lookup(&(spec_lookup_options){5, 6}, text, sizeof text / sizeof *text, 3, &t); /* 9 1 2 3 is four */
     assert_int_equal(t.n, 0);
-    spec_lookup(&SPEC_LOOKUP_OPTIONS, (uint32_t[]){3, 41, 5, 3, 42, 6, 3}, 7, 1, &t); /* equally long: the latest */
+    spec_lookup(&SPEC_LOOKUP_OPTIONS, (uint32_t[]){8, 3, 41, 5, 3, 42, 6, 3}, 8, 1, &t); /* equally long: the latest */
     assert_true(t.n == 1 && t.token[0] == 42);
     spec_lookup(&SPEC_LOOKUP_OPTIONS, (uint32_t[]){4, 5}, 2, 3, &t);
     assert_int_equal(t.n, 0);
