@@ -142,12 +142,12 @@ static st_code start(bench *b, const char *model, const char *table, st_error *e
 
 int client_bench_drafters(int argc, char **argv) {
     const char *model = NULL, *table = NULL;
-    bench b = {.budget = 4, .width = 1, .min_match = SPEC_LOOKUP_OPTIONS.min_match};
+    bench b = {.budget = 4, .width = 2, .min_match = SPEC_LOOKUP_OPTIONS.min_match};
     const client_option options[] = {
         {"--model", CLIENT_TEXT, &model, "F", "GGUF file with the target's vocabulary and chat template", true},
         {"--table", CLIENT_TEXT, &table, "T", "n-gram table (consort build-ngram)", false},
         {"--budget", CLIENT_U32, &b.budget, "N", "drafted tokens a step (4)", false},
-        {"--width", CLIENT_U32, &b.width, "N", "most children of a node of the table's trees, 1 to 4 (1)", false},
+        {"--width", CLIENT_U32, &b.width, "N", "most children of a node of the table's trees, 1 to 4 (2)", false},
         {"--min-match", CLIENT_U32, &b.min_match, "N", "tokens that a lookup must match (1)", false},
         {"--beliefs", CLIENT_FLAG, &b.beliefs, NULL, "also what each drafter believed at each position, and whether it was right",
          false},

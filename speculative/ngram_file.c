@@ -132,10 +132,9 @@ static st_code check_sum(const void *bytes, cursor *c, st_error *e) {
     return ST_OK;
 }
 
-st_code ngram_open(spec_ngram *g, const void *bytes, size_t size_bytes, const uint8_t *vocabulary_hash, bool summed,
-                   st_error *e) {
+st_code ngram_open(spec_ngram *g, const void *bytes, size_t size_bytes, const uint8_t *vocabulary_hash, st_error *e) {
     cursor c = cursor_of(bytes, size_bytes);
-    *g = (spec_ngram){.width = 1};
+    *g = (spec_ngram){.width = 2};
     st_code code = check_head(g, &c, vocabulary_hash, e);
     if (code) return code;
     for (uint32_t level = 0; level < g->info.order; level++) {
@@ -147,7 +146,7 @@ st_code ngram_open(spec_ngram *g, const void *bytes, size_t size_bytes, const ui
         g->level[level].entries = cursor_take(&c, (uint64_t)g->info.level[level].n_entries * NGRAM_ENTRY_BYTES);
     }
     if (!cursor_ok(&c)) return st_fail(e, ST_ERR_FORMAT, "n-gram table: cut at byte %zu of %zu", c.at, c.size);
-    if (summed) code = check_sum(bytes, &c, e);
+    code = check_sum(bytes, &c, e);
     for (uint32_t level = 0; !code && level < g->info.order; level++) code = check_level(g, level, e);
     return code;
 }

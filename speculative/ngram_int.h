@@ -27,9 +27,8 @@ typedef struct {
     uint32_t first, end, total, distinct;
 } ngram_context;
 
-/* spec_ngram_init without the drafter; `summed` false leaves the checksum out, for the fuzzer, which cannot guess one. */
-ST_CHECKED st_code ngram_open(spec_ngram *g, const void *bytes, size_t size_bytes, const uint8_t *vocabulary_hash, bool summed,
-                              st_error *e);
+/* spec_ngram_init without the drafter. */
+ST_CHECKED st_code ngram_open(spec_ngram *g, const void *bytes, size_t size_bytes, const uint8_t *vocabulary_hash, st_error *e);
 
 /* The context of these `level` tokens; false if the table has none. After spec_ngram_init. */
 bool ngram_find(const spec_ngram *g, uint32_t level, const uint32_t *tokens, ngram_context *out);

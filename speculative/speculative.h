@@ -148,7 +148,7 @@ typedef struct {
 typedef struct {
     spec_drafter drafter;
     spec_ngram_info info;
-    uint32_t width; /* most children of a node of its trees, 1 (chains) to SPEC_NGRAM_MAX_WIDTH */
+    uint32_t width; /* most children of a node of its trees: 1 (chains) to SPEC_NGRAM_MAX_WIDTH; 2 after init */
     struct {
         const uint8_t *contexts, *entries;
     } level[SPEC_NGRAM_MAX_ORDER];

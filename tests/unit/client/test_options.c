@@ -113,6 +113,39 @@ static void a_cancelled_call_has_an_exit_code_of_its_own(void **state) {
     assert_int_equal(client_fail("verb", &(st_error){.code = ST_ERR_UNAVAILABLE, .message = "away"}), CLIENT_FAILED);
 }
 
+typedef struct {
+    uint32_t n;
+    char all[64];
+} gathered;
+
+static st_code gather(void *context, const char *name, const char *value, st_error *e) {
+    gathered *g = context;
+    (void)name, (void)e;
+    size_t used = strlen(g->all);
+    (void)snprintf(g->all + used, sizeof g->all - used, "%s|", value);
+    g->n++;
+    return ST_OK;
+}
+
+static void a_repeated_argument_takes_all_that_follow(void **state) {
+    (void)state;
+    gathered g = {0};
+    client_setter setter = {gather, &g};
+    const char *first = NULL;
+    bool json = false;
+    const client_option options[] = {
+        {"FIRST", CLIENT_TEXT, &first, NULL, "a file", true},
+        {"--json", CLIENT_FLAG, &json, NULL, "a flag", false},
+        {"FILE...", CLIENT_SET, &setter, NULL, "more files", true},
+    };
+    char *argv[] = {"verb", "a", "b", "--json", "c", "d"};
+    assert_int_equal(client_options(6, argv, "About.", options, 3), CLIENT_GO_ON);
+    assert_true(json && g.n == 3);
+    assert_string_equal(first, "a");
+    assert_string_equal(g.all, "b|c|d|");
+    assert_int_equal(client_options(2, argv, "About.", options, 3), CLIENT_USAGE); /* at least one */
+}
+
 static void help_wins_over_what_is_missing(void **state) {
     (void)state;
     values v = {0};
@@ -125,6 +158,7 @@ int main(void) {
         cmocka_unit_test(wrong_command_lines_are_refused),
         cmocka_unit_test(setters_get_every_value_as_it_was_typed),
         cmocka_unit_test(what_a_setter_refuses_is_a_usage_error),
+        cmocka_unit_test(a_repeated_argument_takes_all_that_follow),
         cmocka_unit_test(a_cancelled_call_has_an_exit_code_of_its_own),
         cmocka_unit_test(help_wins_over_what_is_missing),
     };

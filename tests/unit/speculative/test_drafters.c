@@ -25,7 +25,7 @@ static int set_up(void **state) {
     table_text(3, VOCABULARY, text, TRAINED);
     s->table = table_make(text, TRAINED, VOCABULARY, 4, &info, &size);
     *state = s;
-    return (int)spec_ngram_init(&s->ngram, s->table, size, NULL, NULL);
+    return spec_ngram_init(&s->ngram, s->table, size, NULL, NULL) ? -1 : 0;
 }
 
 static int tear_down(void **state) {
@@ -56,7 +56,7 @@ static void random_case(uint64_t *seed, uint32_t *tokens, spec_draft *item) {
     uint32_t few = table_random(seed) % 5 ? 6 : VOCABULARY;
     item->n_tokens = 1 + table_random(seed) % LONGEST;
     for (uint32_t i = 0; i < item->n_tokens; i++)
-        tokens[i] = known ? table_random(seed) % few : UINT32_MAX - table_random(seed) % 3;
+        tokens[i] = known ? table_random(seed) % few : UINT32_MAX - 1 - table_random(seed) % 3;
     item->n_new = table_random(seed) % 3 ? 1 + table_random(seed) % item->n_tokens : item->n_tokens;
     item->budget = table_random(seed) % (NOUNS_MAX_TREE + 1);
     item->sampling = (sampling){.temperature = (float)(table_random(seed) % 4) / 2,
@@ -163,6 +163,8 @@ static void lookup_takes_the_latest_of_the_longest_matches(void **state) {
     assert_true(t.n == 3 && t.token[0] == 42);
     spec_lookup(&(spec_lookup_options){5, 6}, text, sizeof text / sizeof *text, 3, &t); /* 9 1 2 3 is four */
     assert_int_equal(t.n, 0);
+    spec_lookup(&SPEC_LOOKUP_OPTIONS, (uint32_t[]){8, 3, 41, 5, 3, 42, 6, 3}, 8, 1, &t); /* equally long: the latest */
+    assert_true(t.n == 1 && t.token[0] == 42);
     spec_lookup(&SPEC_LOOKUP_OPTIONS, (uint32_t[]){4, 5}, 2, 3, &t);
     assert_int_equal(t.n, 0);
     spec_lookup(&SPEC_LOOKUP_OPTIONS, NULL, 0, 3, &t);
