@@ -232,6 +232,7 @@ static void take_action(world *w, const sched_action *a) {
     client *c = a->seq.value > 0 ? &w->clients[a->seq.value - 1] : NULL;
     switch (a->kind) {
     case SCHED_ACT_PLAN: carry_out(w, a->plan); break;
+    case SCHED_ACT_DRAFT: break;
     case SCHED_ACT_TOKENS:
         CHECK(w, c && c->sent && !c->over && a->n_tokens > 0 && c->n_got + a->n_tokens <= CONTEXT);
         memcpy(c->got + c->n_got, a->tokens, a->n_tokens * sizeof *a->tokens);
