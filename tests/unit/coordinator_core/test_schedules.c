@@ -575,6 +575,7 @@ static void check_drafters(world *w) {
         const proto_drafter_figures *f = &sched_get_stats(w->s).by_drafter[i];
         CHECK(w, d->result.plan_id == 0 && sched_get_drafter(w->s, i).up == d->up);
         for (uint32_t k = 0; k < CLIENTS && !w->drained; k++) CHECK(w, !d->sequences[k].open);
+        if (d->nature != NONSENSE) CHECK(w, sched_get_drafter(w->s, i).bad == 0);
         if (d->nature == RIGHT) CHECK(w, f->accepted == f->drafted);
         if (d->nature == WRONG) CHECK(w, f->accepted == 0);
     }
