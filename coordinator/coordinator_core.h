@@ -6,9 +6,9 @@
  * allocation inside, so that transcripts and the simulator run this very code.
  *
  *     REQUEST ─> waiting ─(blocks reserved)─> prefill ─(prompt done)─> decode ─(stop, max, cancel, error)─> closing ─> gone
- *                   │                             │    ┌─(drafters asked)─┘ ^                                    ^
- *                   │                             │    └─> drafting ────────┘ (all answered, lost or late)       │
- *                   └──────(cancel, deadline)─────┴─────────────┴────────────────────────────────────────────────┘
+ *                   │                                         ┌──────────^ │                                  ^
+ *                   │         (answered, lost or late)─── drafting <───────┘ (a token is committed: they are asked)
+ *                   └──────(cancel, deadline; in each state)───────────────────────────────────────────────────┘
  *
  * Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at most.
  * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
