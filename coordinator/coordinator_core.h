@@ -1,13 +1,16 @@
-/* coordinator_core: the scheduler. Decides which sequences of which requests run in the next step of a verifier group; nothing
- * else does.
+/* coordinator_core: the scheduler. Decides which sequences of which requests run in the next step of a verifier group, and which
+ * drafters draft for them; nothing else does.
  *
- * Nouns: a request (waiting, running, ending), an event (what happened), an action (what the caller must now do). Pure: events
- * and the time come in, actions go out; no clock, socket, random number or allocation inside, so that transcripts and the
- * simulator run this very code.
+ * Nouns: a request (waiting, running, ending), a drafter (a rank that proposes draft trees; numbered), an event (what happened),
+ * an action (what the caller must now do). Pure: events and the time come in, actions go out; no clock, socket, random number or
+ * allocation inside, so that transcripts and the simulator run this very code.
  *
  *     REQUEST ─> waiting ─(blocks reserved)─> prefill ─(prompt done)─> decode ─(stop, max, cancel, error)─> closing ─> gone
- *                   └──────(cancel, deadline)─────┴─────────────────────────────────────────────────────────────────┘
+ *                   │                                         ┌──────────^ │                                  ^
+ *                   │         (answered, lost or late)─── drafting <───────┘ (a token is committed: they are asked)
+ *                   └──────(cancel, deadline; in each state)───────────────────────────────────────────────────┘
  *
+ * Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at most.
  * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
  * loop. */
 #ifndef CONSORT_COORDINATOR_CORE_H
@@ -18,26 +21,33 @@
 typedef struct sched sched;
 
 typedef struct {
-    uint32_t max_requests;   /* running and waiting together */
-    uint32_t max_running;    /* sequences with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all */
-    uint32_t max_queue;      /* waiting ones; past that RESOURCE_EXHAUSTED */
-    uint32_t max_rows;       /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
-    uint32_t max_batch;      /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
-    uint32_t prefill_chunk;  /* most prompt tokens of one sequence in a step that also decodes */
-    uint32_t max_tree;       /* largest draft tree, reserved for each sequence; 0: nobody drafts */
-    uint32_t max_context;    /* tokens of a sequence, prompt and answer */
-    uint32_t n_blocks;       /* KV blocks of the group */
-    const char *speculation; /* policy of requests that do not say; NULL: none. Read in sched_init */
+    uint32_t max_requests;            /* running and waiting together */
+    uint32_t max_running;             /* sequences with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all */
+    uint32_t max_queue;               /* waiting ones; past that RESOURCE_EXHAUSTED */
+    uint32_t max_rows;                /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
+    uint32_t max_batch;               /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
+    uint32_t prefill_chunk;           /* most prompt tokens of one sequence in a step that also decodes */
+    uint32_t max_tree;                /* largest draft tree, reserved for each sequence; 0: nobody drafts */
+    uint32_t max_context;             /* tokens of a sequence, prompt and answer */
+    uint32_t n_blocks;                /* KV blocks of the group */
+    const char *speculation;          /* policy of requests that do not say; NULL: none. Read in sched_init */
+    uint32_t n_drafters;              /* < SPEC_MAX_DRAFTERS: 0 .. n_drafters - 1, and lookup after them, which needs no rank */
+    const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
+    uint32_t n_vocab;                 /* where there are drafters: drafts of other ids are refused */
+    uint64_t draft_wait_ns;           /* that a request waits for its drafters; 0: they are not asked */
 } sched_limits;
 
 typedef enum {
-    SCHED_REQUEST,    /* a new request */
-    SCHED_CANCEL,     /* the client went away, its deadline passed, or a stop string was found: `code`, `finish` say which */
-    SCHED_RESULT,     /* a plan's result */
-    SCHED_GROUP_UP,   /* the verifier group is ready (again), with no sequence and all blocks free */
-    SCHED_GROUP_DOWN, /* it is lost: its requests end with UNAVAILABLE */
-    SCHED_DRAIN,      /* refuse new requests, finish the accepted ones */
-    SCHED_TIMER       /* the time of the last TIMER action has come */
+    SCHED_REQUEST,      /* a new request */
+    SCHED_CANCEL,       /* the client went away, its deadline passed, or a stop string was found: `code`, `finish` say which */
+    SCHED_RESULT,       /* a plan's result */
+    SCHED_GROUP_UP,     /* the verifier group is ready (again), with no sequence and all blocks free */
+    SCHED_GROUP_DOWN,   /* it is lost: its requests end with UNAVAILABLE */
+    SCHED_DRAFTER_UP,   /* `drafter` is ready (again), with no sequence */
+    SCHED_DRAFTER_DOWN, /* it is lost; its requests go on */
+    SCHED_DRAFTS,       /* `result` of the last DRAFT action of `drafter` */
+    SCHED_DRAIN,        /* refuse new requests, finish the accepted ones */
+    SCHED_TIMER         /* the time of the last TIMER action has come */
 } sched_event_kind;
 
 typedef enum {
@@ -63,12 +73,15 @@ typedef struct {
     /* CANCEL */
     st_code code;
     sched_finish finish;
-    /* RESULT */
+    /* RESULT, DRAFTS */
     const proto_result *result;
+    /* DRAFTER_UP, DRAFTER_DOWN, DRAFTS */
+    uint32_t drafter;
 } sched_event;
 
 typedef enum {
     SCHED_ACT_PLAN,     /* send `plan` to the group (at most one in a step) */
+    SCHED_ACT_DRAFT,    /* send `plan` to `drafter` (at most one in flight to each) */
     SCHED_ACT_TOKENS,   /* tokens of `seq` are committed: hand them to the client */
     SCHED_ACT_FINISHED, /* `seq` is over: reason and code; its id is never used again */
     SCHED_ACT_TIMER,    /* call again with SCHED_TIMER at `at_ns` (replaces an earlier one; 0: none) */
@@ -84,18 +97,21 @@ typedef struct {
     sched_action_kind kind;
     seq_id seq;
     const proto_plan *plan;
+    uint32_t drafter;
     const uint32_t *tokens;
     uint32_t n_tokens;
     sched_finish finish;
     st_code code;        /* FINISHED: ST_OK for stop and length */
     char message[160];   /* FINISHED with an error: for the client */
-    sched_drafts drafts; /* FINISHED: what drafting was worth to this request */
+    sched_drafts drafts; /* FINISHED: what drafting was worth to this request, and by drafter; lookup is the last */
+    uint32_t n_by_drafter;
+    const proto_drafter_figures *by_drafter;
     uint64_t at_ns;
 } sched_action;
 
-/* Actions of one call, a plan first (the group should not wait for the clients); views in them live until the next call of
- * sched_step. An end token ends the answer and is not in TOKENS. A plan may hold no work, only sequences to close; it is answered
- * like any other. */
+/* Actions of one call, plans first, the group's before the drafters' (nobody should wait for the clients); views in them live
+ * until the next call of sched_step. An end token ends the answer and is not in TOKENS. A plan may hold no work, only sequences
+ * to close; it is answered like any other. */
 typedef struct {
     uint32_t n;
     const sched_action *items;
@@ -105,19 +121,31 @@ typedef struct {
     uint32_t waiting, running; /* running: with blocks, closing ones too */
     uint32_t blocks_total, blocks_used, blocks_reserved;
     sched_drafts drafts;
+    uint32_t n_by_drafter; /* as in sched_action; the view lives as long as the scheduler */
+    const proto_drafter_figures *by_drafter;
+    uint64_t late_drafts;                                            /* of all drafters */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t stale_results;                                          /* dropped: not of the plan in flight */
     bool group_up, draining;
 } sched_stats;
+
+/* A drafter so far. `scored` tokens had a choice of its own against them, and `hits` of these equalled it, whether or not its
+ * drafts were used. */
+typedef struct {
+    bool up;
+    uint64_t drafts, late, bad; /* trees that came; dropped since their step had begun; that did not fit what was asked */
+    uint64_t scored, hits;
+} sched_drafter_stats;
 
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
 size_t sched_bytes(const sched_limits *limits);
 /* `memory` stays the caller's and must live as long as the scheduler. Errors: ST_ERR_INVALID_ARGUMENT names the limit. */
 ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_error *e);
 /* `now_ns` never goes back. Never fails: what is wrong with an event comes out as an action (FINISHED with a code); a result that
- * does not belong to the plan in flight is dropped and counted. */
+ * does not belong to the plan in flight of its sender is dropped and counted. */
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
+sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);
 void sched_check(const sched *s); /* INVARIANTs of all states; debug builds run it each step */
 
 #endif

@@ -100,7 +100,6 @@ static void send_last(stream *s, const sched_action *a) {
     char *text = s->text;
     size_t n_text = 0, n_piece = 0;
     uint64_t now = net_now_ns();
-    proto_drafter_figures lookup = {"lookup", a->drafts.drafted, a->drafts.accepted};
     if (!s->cut) {
         model_detokenize_end(&s->detokenizer, s->piece, &n_piece);
         s->cut = answer_push(&s->answer, s->piece, n_piece, text, &n_text);
@@ -117,8 +116,8 @@ static void send_last(stream *s, const sched_action *a) {
                      .steps = a->drafts.steps,
                      .drafted = a->drafts.drafted,
                      .accepted = a->drafts.accepted,
-                     .n_by_drafter = 1,
-                     .by_drafter = &lookup};
+                     .n_by_drafter = a->n_by_drafter,
+                     .by_drafter = a->by_drafter};
     reply(s, &r);
 }
 
@@ -271,9 +270,9 @@ static void fill_status(coordinator *c, proto_status *st, proto_worker_status *w
     st->largest_batch = q.largest_batch;
     st->drafted = q.drafts.drafted;
     st->accepted = q.drafts.accepted;
-    c->front.lookup = (proto_drafter_figures){"lookup", q.drafts.drafted, q.drafts.accepted};
-    st->n_by_drafter = 1;
-    st->by_drafter = &c->front.lookup;
+    st->late_drafts = q.late_drafts;
+    st->n_by_drafter = q.n_by_drafter;
+    st->by_drafter = q.by_drafter;
     st->kv_blocks_total = q.blocks_total;
     st->kv_blocks_used = q.blocks_used;
     st->cluster_epoch = c->o->cluster_epoch;

@@ -28,6 +28,7 @@ static void act(coordinator *c, sched_actions actions) {
         const sched_action *a = &actions.items[i];
         switch (a->kind) {
         case SCHED_ACT_PLAN: send_plan(c, a->plan); break;
+        case SCHED_ACT_DRAFT: break; /* no drafter joins yet */
         case SCHED_ACT_TOKENS: front_tokens(c, a); break;
         case SCHED_ACT_FINISHED: front_finished(c, a); break;
         case SCHED_ACT_TIMER: net_timer_at(c->sched_timer, a->at_ns); break;

@@ -1,8 +1,9 @@
-/* The scheduler of one verifier group.
+/* The scheduler of one verifier group and its drafters.
  *
  * What: sched_step is the whole control flow: an event changes requests, those that came free of a plan are retired, waiting ones
- * are admitted, and if the group is idle the next plan is built. All arithmetic is in leaves: sched_admit.c (who may come in),
- * sched_batch.c (what goes into a step, what is accepted of a result), sched_state.c (slots, lists, the way out).
+ * are admitted, and whoever is idle (the group, a drafter) gets its next plan. All arithmetic is in leaves: sched_admit.c (who
+ * may come in), sched_batch.c (what goes into a step, what is accepted of a result), sched_draft.c (whom to ask for drafts, what
+ * comes of the answers), sched_state.c (slots, lists, the way out).
  *
  * Why one plan a step and no queue of steps: continuous batching (Orca, OSDI 2022) wants each step built from what is true when
  * it starts. Today one plan is in flight; s->reported and sched_request.last_plan are written so that a second one needs a second
@@ -28,18 +29,30 @@ typedef struct {
 static void *place(layout *l, size_t n, size_t size_bytes) {
     size_t at = l->used_bytes; /* cannot overflow: limits are bounded by sched_check_limits */
     l->used_bytes += (n * size_bytes + 63) & ~(size_t)63;
-    return l->base ? l->base + at : NULL;
+    return l->base ? memset(l->base + at, 0, n * size_bytes) : NULL;
 }
 
 static uint32_t chain_blocks(const sched_limits *l) { return kv_blocks_for((uint64_t)l->max_context + l->max_tree); }
+
+static sched_drafter lay_out_drafter(layout *at, const sched_limits *l) {
+    sched_drafter d = {.next_plan = 1};
+    d.asked = place(at, l->max_batch, sizeof *d.asked);
+    d.told = place(at, l->max_running, sizeof *d.told);
+    d.ended = place(at, l->max_running, sizeof *d.ended);
+    d.close = place(at, l->max_running, sizeof *d.close);
+    d.open = place(at, l->max_batch, sizeof *d.open);
+    d.draft = place(at, l->max_batch, sizeof *d.draft);
+    return d;
+}
 
 /* Lays everything out behind `base`; with base NULL only finds the size. Returns it. */
 static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     layout at = {.base = base};
     sched shape = {.limits = *l, .n_buckets = 1}, *s = place(&at, 1, sizeof *s);
     while (shape.n_buckets < l->max_requests) shape.n_buckets *= 2;
-    /* FINISHED of all and of one refused, TOKENS of a batch, PLAN, TIMER, DRAINED */
-    shape.n_actions_max = l->max_requests + 1 + l->max_batch + 3;
+    shape.roster.n = l->n_drafters + 1;
+    /* PLAN, DRAFT of each drafter, FINISHED of all and of one refused, TOKENS of a batch, TIMER, DRAINED */
+    shape.n_actions_max = 1 + l->n_drafters + l->max_requests + 1 + l->max_batch + 2;
     shape.requests = place(&at, l->max_requests, sizeof *shape.requests);
     shape.buckets = place(&at, shape.n_buckets, sizeof *shape.buckets);
     shape.flight.items = place(&at, l->max_batch, sizeof *shape.flight.items);
@@ -51,11 +64,17 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.tokens = place(&at, (size_t)l->max_batch * (1 + l->max_tree), sizeof *shape.tokens);
     shape.known = place(&at, (size_t)l->max_running * l->max_context, sizeof *shape.known);
     shape.trees = place(&at, l->max_tree ? l->max_batch : 0, sizeof *shape.trees);
+    shape.proposals = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.proposals);
+    shape.by_drafter = place(&at, (1 + (size_t)l->max_requests) * shape.roster.n, sizeof *shape.by_drafter);
+    shape.drafters = place(&at, l->n_drafters, sizeof *shape.drafters);
+    for (uint32_t i = 0; i < l->n_drafters; i++) {
+        sched_drafter d = lay_out_drafter(&at, l);
+        if (base) shape.drafters[i] = d;
+    }
     size_t kv_bytes = kv_table_bytes(l->n_blocks, l->max_running, chain_blocks(l));
     INVARIANT(kv_bytes > 0); /* bounded, too */
     void *kv_memory = place(&at, 1, kv_bytes);
     if (base) {
-        memset(base, 0, at.used_bytes);
         shape.kv = kv_table_init(kv_memory, l->n_blocks, l->max_running, chain_blocks(l));
         *s = shape;
         *out = s;
@@ -74,7 +93,10 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     sched *s = NULL;
     lay_out(memory, limits, &s);
     sched_state_init(s);
-    s->roster = (spec_roster){.n = 1, .name = {"lookup"}, .up = 1};
+    for (uint32_t i = 0; i < limits->n_drafters; i++) s->roster.name[i] = limits->drafter_names[i];
+    s->roster.name[limits->n_drafters] = spec_kinds[SPEC_KIND_lookup].name;
+    s->roster.up = UINT32_C(1) << limits->n_drafters;
+    for (uint32_t i = 0; i < s->roster.n; i++) s->by_drafter[i].name = s->roster.name[i];
     code = spec_route_parse(&s->route, limits->speculation ? limits->speculation : "none", &s->roster, e);
     if (code != ST_OK) return e ? st_prefix(e, "speculation") : code;
     s->next_plan = 1;
@@ -154,16 +176,6 @@ static void give_tokens(sched *s, sched_request *r, const uint32_t *tokens, uint
     s->stats.tokens += n;
 }
 
-static void count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
-    if (!asked->chooses) return;
-    sched_drafts *counts[] = {&r->drafts, &s->stats.drafts};
-    for (int i = 0; i < 2; i++) {
-        counts[i]->steps++;
-        counts[i]->drafted += asked->n_tree;
-        counts[i]->accepted += item->n_tokens - 1;
-    }
-}
-
 /* What one item of a result means for its request. */
 static void take_item(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
     char message[sizeof s->actions->message];
@@ -182,13 +194,13 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     uint32_t n = sched_accept(r, item->tokens, item->n_tokens, &finish);
     if (n > 0) give_tokens(s, r, item->tokens, n);
     memcpy(r->known + r->n_known, item->tokens, n * sizeof *r->known);
-    count_drafts(s, r, asked, item);
+    if (asked->chooses) sched_count_drafts(s, r, asked, item);
     r->n_cached += sched_newly_cached(asked, item);
     r->n_known += n;
     if (finish != SCHED_FINISH_NONE)
         sched_end(s, r, finish, ST_OK, NULL);
-    else if (r->state == SCHED_PREFILL && r->n_known - r->n_cached == 1)
-        sched_move(s, r, SCHED_DECODE);
+    else if (r->n_known - r->n_cached == 1)
+        sched_begin_round(s, r);
 }
 
 static void on_result(sched *s, const proto_result *result) {
@@ -230,6 +242,46 @@ static void on_group_up(sched *s) {
     s->reported = 0;
 }
 
+static bool knows_drafter(const sched *s, uint32_t drafter) {
+    return drafter < s->limits.n_drafters && s->drafters[drafter].stats.up;
+}
+
+/* One item an asked draft, in its order; those of requests that are over count for nobody. */
+static void on_drafts(sched *s, uint32_t drafter, const proto_result *result) {
+    sched_drafter *d = knows_drafter(s, drafter) ? &s->drafters[drafter] : NULL;
+    if (!d || d->flight == 0 || result->plan_id != d->flight) {
+        s->stats.stale_results++;
+        return;
+    }
+    d->flight = 0;
+    s->busy &= ~(UINT32_C(1) << drafter);
+    s->late &= ~(UINT32_C(1) << drafter);
+    for (uint32_t i = 0; i < d->n_asked; i++) {
+        sched_request *r = sched_asked_for(s, &d->asked[i]);
+        if (!r) continue;
+        sched_take_draft(s, r, drafter, &d->asked[i], i < result->n_items ? &result->items[i] : NULL);
+        sched_answered(s, r);
+    }
+}
+
+/* What it held and was asked is gone; requests go on without it. */
+static void on_drafter_down(sched *s, uint32_t drafter) {
+    if (!knows_drafter(s, drafter)) return;
+    sched_forget_drafter(s, drafter);
+    s->drafters[drafter].stats.up = false;
+    for (sched_request *r = sched_first(s, SCHED_DRAFTING), *next; r; r = next) {
+        next = sched_next(s, r);
+        sched_answered(s, r);
+    }
+}
+
+static void on_drafter_up(sched *s, uint32_t drafter) {
+    if (drafter >= s->limits.n_drafters) return;
+    on_drafter_down(s, drafter); /* it came back before its loss was noticed */
+    s->drafters[drafter].stats.up = true;
+    s->roster.up |= UINT32_C(1) << drafter;
+}
+
 static void end_overdue(sched *s, uint64_t now_ns) {
     s->timer_ns = 0;
     for (sched_state state = SCHED_WAITING; state <= SCHED_DECODE; state++)
@@ -246,14 +298,19 @@ static void end_overdue(sched *s, uint64_t now_ns) {
 /* ---- the step ---- */
 
 static uint32_t n_live(const sched *s) {
-    return s->lists[SCHED_WAITING].n + s->lists[SCHED_PREFILL].n + s->lists[SCHED_DECODE].n;
+    uint32_t n = 0;
+    for (sched_state state = SCHED_WAITING; state <= SCHED_DECODE; state++) n += s->lists[state].n;
+    return n;
 }
 
 static void tell_timer(sched *s) {
     if (n_live(s) == 0) s->timer_ns = 0; /* else the deadline of one that is over may ring once, for nothing */
-    if (s->timer_ns == s->announced_ns) return;
-    s->announced_ns = s->timer_ns;
-    sched_act(s, SCHED_ACT_TIMER, (seq_id){0})->at_ns = s->timer_ns;
+    uint64_t wait_ns = sched_next_wait_ns(s), at_ns = wait_ns && (!s->timer_ns || wait_ns < s->timer_ns) ? wait_ns : s->timer_ns;
+    /* One that rings before that, or for nothing, tells again then: rounds are shorter than their waits. */
+    bool rings_before = s->announced_ns > s->now_ns && (at_ns > 0 ? s->announced_ns <= at_ns : n_live(s) > 0);
+    if (at_ns == s->announced_ns || rings_before) return;
+    s->announced_ns = at_ns;
+    sched_act(s, SCHED_ACT_TIMER, (seq_id){0})->at_ns = at_ns;
 }
 
 static void tell_drained(sched *s) {
@@ -262,39 +319,59 @@ static void tell_drained(sched *s) {
     sched_act(s, SCHED_ACT_DRAINED, (seq_id){0});
 }
 
+static void plan_drafts(sched *s) {
+    for (uint32_t i = s->limits.n_drafters; i-- > 0;) /* backwards, as what is put first comes before the last put */
+        if (s->drafters[i].stats.up && s->drafters[i].flight == 0 && sched_build_draft(s, i))
+            sched_act_first(s, SCHED_ACT_DRAFT, &s->drafters[i].plan)->drafter = i;
+}
+
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
-    s->n_actions = 1; /* the plan's place */
+    s->first_action = s->n_actions = 1 + s->limits.n_drafters; /* the plans' places */
     s->n_tokens = 0;
+    s->now_ns = now_ns;
     switch (ev->kind) {
     case SCHED_REQUEST: on_request(s, ev); break;
     case SCHED_CANCEL: on_cancel(s, ev); break;
     case SCHED_RESULT: on_result(s, ev->result); break;
     case SCHED_GROUP_UP: on_group_up(s); break;
     case SCHED_GROUP_DOWN: on_group_down(s); break;
+    case SCHED_DRAFTER_UP: on_drafter_up(s, ev->drafter); break;
+    case SCHED_DRAFTER_DOWN: on_drafter_down(s, ev->drafter); break;
+    case SCHED_DRAFTS: on_drafts(s, ev->drafter, ev->result); break;
     case SCHED_DRAIN: s->draining = true; break;
     case SCHED_TIMER: s->announced_ns = 0; break;
     }
     if (s->timer_ns > 0 && now_ns >= s->timer_ns) end_overdue(s, now_ns);
     sched_retire_reported(s);
     sched_admit(s);
+    sched_end_waits(s);
     bool planned = s->group_up && s->flight.id == 0 && sched_build_plan(s);
-    if (planned) s->actions[0] = (sched_action){.kind = SCHED_ACT_PLAN, .plan = &s->plan};
+    if (!s->drained) plan_drafts(s);
+    if (planned) sched_act_first(s, SCHED_ACT_PLAN, &s->plan);
     tell_timer(s);
     tell_drained(s);
 #ifdef CONSORT_DEBUG
     sched_check(s);
 #endif
-    return planned ? (sched_actions){s->n_actions, s->actions} : (sched_actions){s->n_actions - 1, s->actions + 1};
+    return (sched_actions){s->n_actions - s->first_action, s->actions + s->first_action};
 }
 
 sched_stats sched_get_stats(const sched *s) {
     sched_stats out = s->stats;
     out.waiting = s->lists[SCHED_WAITING].n;
-    out.running = s->lists[SCHED_PREFILL].n + s->lists[SCHED_DECODE].n + s->lists[SCHED_CLOSING].n;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_CLOSING; state++) out.running += s->lists[state].n;
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++) out.late_drafts += s->drafters[i].stats.late;
+    out.n_by_drafter = s->roster.n;
+    out.by_drafter = s->by_drafter;
     out.blocks_total = kv_total_blocks(s->kv);
     out.blocks_used = kv_used_blocks(s->kv);
     out.blocks_reserved = out.blocks_total - out.blocks_used - kv_free_blocks(s->kv);
     out.group_up = s->group_up;
     out.draining = s->draining;
     return out;
+}
+
+sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter) {
+    INVARIANT(drafter < s->limits.n_drafters);
+    return s->drafters[drafter].stats;
 }

@@ -21,11 +21,14 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
         {"prefill_chunk", l->prefill_chunk, 1, 1 << 20},
         {"max_context", l->max_context, 2, PROTO_MAX_PROMPT_TOKENS},
         {"n_blocks", l->n_blocks, 1, 1 << 28},
+        {"n_drafters", l->n_drafters, 0, SPEC_MAX_DRAFTERS - 1},
+        {"n_vocab", l->n_vocab, l->n_drafters > 0, 1 << 28},
     };
     for (uint32_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (rows[i].value < rows[i].low || rows[i].value > rows[i].high)
             return st_fail(e, ST_ERR_INVALID_ARGUMENT, "scheduler: %s is %u, must be %u to %u", rows[i].name, rows[i].value,
                            rows[i].low, rows[i].high);
+    INVARIANT(l->n_drafters == 0 || l->drafter_names);
     return ST_OK;
 }
 
@@ -62,6 +65,9 @@ void sched_admit(sched *s) {
         INVARIANT(code == ST_OK);             /* sched_can_ever_fit has said so */
         r->known = s->known + (size_t)r->chain.index * s->limits.max_context;
         memcpy(r->known, r->prompt, r->n_prompt * sizeof *r->known);
-        sched_move(s, r, r->n_known - r->n_cached > 1 ? SCHED_PREFILL : SCHED_DECODE);
+        if (r->n_known > 1)
+            sched_move(s, r, SCHED_PREFILL);
+        else
+            sched_begin_round(s, r);
     }
 }

@@ -17,16 +17,21 @@ uint32_t sched_draft_budget(uint32_t max_tree, uint32_t n_decode, uint32_t room)
 
 /* ---- building a plan ---- */
 
-enum { LOOKUP = 1 }; /* mask of the roster's first and only */
-
-/* Drafts for a decoding sequence, into the step's next tree; `rows` of the step are free for it. */
-static token_tree draft(sched *s, const sched_request *r, uint32_t n_decode, uint32_t rows) {
-    uint32_t budget = sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
+/* The drafts that have come for a decoding sequence, and lookup's, as one tree; `rows` of the step are free for it. NULL: none.
+ */
+static const sched_tree *draft(sched *s, const sched_request *r, uint32_t n_decode, uint32_t rows) {
+    uint32_t budget = sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known), lookup = s->limits.n_drafters;
     if (budget > rows) budget = rows;
-    if (budget == 0 || !(spec_route_ask(&r->route, &s->roster) & LOOKUP)) return (token_tree){0};
-    spec_tree *t = &s->trees[s->n_trees++];
-    spec_lookup(&SPEC_LOOKUP_OPTIONS, r->known, r->n_known, budget, t);
-    return spec_tree_view(t);
+    if (budget == 0) return NULL;
+    spec_tree *proposals = sched_proposals(s, r);
+    proposals[lookup].n = 0;
+    if (spec_route_ask(&r->route, &s->roster) >> lookup & 1)
+        spec_lookup(&SPEC_LOOKUP_OPTIONS, r->known, r->n_known, budget, &proposals[lookup]);
+    sched_tree *t = &s->trees[s->n_trees];
+    spec_fuse(proposals, NULL, s->roster.n, budget, &t->tree, t->from);
+    if (t->tree.n == 0) return NULL;
+    s->n_trees++;
+    return t;
 }
 
 static void add_close(sched *s) {
@@ -42,7 +47,8 @@ static void add_open(sched *s, sched_request *r) {
 }
 
 /* The KV cache grows to hold the tree too, whether or not it is accepted; within the reservation this cannot fail. */
-static void add_work(sched *s, sched_request *r, uint32_t n_prefix, token_tree tree) {
+static void add_work(sched *s, sched_request *r, uint32_t n_prefix, const sched_tree *drafts) {
+    token_tree tree = drafts ? spec_tree_view(&drafts->tree) : (token_tree){0};
     if (!r->open) add_open(s, r);
     uint32_t first, n_new, n;
     st_code code = kv_extend(s->kv, r->chain, (uint64_t)r->n_cached + n_prefix + tree.n_nodes, &first, &n_new);
@@ -55,7 +61,7 @@ static void add_work(sched *s, sched_request *r, uint32_t n_prefix, token_tree t
                                              .tree = tree};
     s->flight.items[s->flight.n_items++] = (sched_asked){.slot = (uint32_t)(r - s->requests),
                                                          .n_prefix = n_prefix,
-                                                         .n_tree = tree.n_nodes,
+                                                         .drafts = drafts,
                                                          .chooses = r->n_cached + n_prefix == r->n_known};
     s->flight.n_rows += n_prefix + tree.n_nodes;
     r->last_plan = s->plan.id;
@@ -80,7 +86,7 @@ bool sched_build_plan(sched *s) {
     for (sched_request *r = sched_first(s, SCHED_PREFILL); r; r = sched_next(s, r)) {
         uint32_t rows_left = l->max_rows - s->flight.n_rows;
         if (rows_left == 0 || s->plan.n_work == l->max_batch) break;
-        add_work(s, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, n_decode > 0), (token_tree){0});
+        add_work(s, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, n_decode > 0), NULL);
     }
     if (s->plan.n_work == 0 && s->plan.n_close == 0) return false;
     s->flight.id = s->plan.id;
@@ -94,7 +100,34 @@ bool sched_build_plan(sched *s) {
 bool sched_answers(const sched_asked *asked, seq_id seq, const proto_item *item) {
     if (item->seq.value != seq.value) return false;
     if (item->code != ST_OK) return true;
-    return asked->chooses ? item->n_tokens >= 1 && item->n_tokens <= 1 + asked->n_tree : item->n_tokens == 0;
+    if (!asked->chooses || item->n_tokens == 0) return !asked->chooses && item->n_tokens == 0;
+    uint32_t n_accepted = item->n_tokens - 1;
+    if (!asked->drafts) return n_accepted == 0;
+    token_tree tree = spec_tree_view(&asked->drafts->tree);
+    return spec_tree_walk(&tree, item->tokens, n_accepted, NULL) == n_accepted;
+}
+
+/* Nodes of the tree count for all who proposed them. */
+static void credit(proto_drafter_figures *figures, uint32_t n, const sched_tree *drafts, const uint32_t *path, uint32_t n_path) {
+    for (uint32_t d = 0; d < n; d++) {
+        for (uint32_t i = 0; i < drafts->tree.n; i++) figures[d].drafted += drafts->from[i] >> d & 1;
+        for (uint32_t i = 0; i < n_path; i++) figures[d].accepted += drafts->from[path[i]] >> d & 1;
+    }
+}
+
+void sched_count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
+    uint32_t n_drafted = asked->drafts ? asked->drafts->tree.n : 0, n_accepted = item->n_tokens - 1, path[NOUNS_MAX_TREE];
+    sched_drafts *counts[] = {&r->drafts, &s->stats.drafts};
+    for (int i = 0; i < 2; i++) {
+        counts[i]->steps++;
+        counts[i]->drafted += n_drafted;
+        counts[i]->accepted += n_accepted;
+    }
+    if (n_drafted == 0) return;
+    token_tree tree = spec_tree_view(&asked->drafts->tree);
+    spec_tree_walk(&tree, item->tokens, n_accepted, path);
+    credit(r->by_drafter, s->roster.n, asked->drafts, path, n_accepted);
+    credit(s->by_drafter, s->roster.n, asked->drafts, path, n_accepted);
 }
 
 uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item) {

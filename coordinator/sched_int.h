@@ -1,7 +1,8 @@
 /* The scheduler's state, and the leaves that sched.c calls. Only files of coordinator_core include this.
  *
  * Nouns: a request (a slot of the table), a list (requests of one state, in order), a flight (what the plan in flight has asked
- * for, kept to judge its result by). Requests are linked by slot number, so that all memory is one block of the caller's. */
+ * for, kept to judge its result by), a round (from one committed token to the verification of the drafts behind it). Requests are
+ * linked by slot number, so that all memory is one block of the caller's. */
 #ifndef CONSORT_COORDINATOR_SCHED_INT_H
 #define CONSORT_COORDINATOR_SCHED_INT_H
 
@@ -13,10 +14,11 @@
 
 typedef enum {
     SCHED_FREE,
-    SCHED_WAITING, /* no blocks yet */
-    SCHED_PREFILL, /* more than one known token is not yet in the KV cache */
-    SCHED_DECODE,  /* all but the last known token are in it */
-    SCHED_CLOSING, /* over for the client; a plan in flight still names its blocks */
+    SCHED_WAITING,  /* no blocks yet */
+    SCHED_PREFILL,  /* more than one known token is not yet in the KV cache */
+    SCHED_DRAFTING, /* as decode, and drafters have been asked: it waits for them */
+    SCHED_DECODE,   /* all but the last known token are in it: ready for the next step */
+    SCHED_CLOSING,  /* over for the client; a plan in flight still names its blocks */
     SCHED_N_STATES
 } sched_state;
 
@@ -36,21 +38,32 @@ typedef struct {
     kv_chain chain;
     uint32_t *known; /* [max_context] the n_known tokens; the scheduler's, from admission on */
     spec_route route;
+    uint32_t awaited;     /* mask of drafters: the round waits for them */
+    uint32_t budget;      /* of each drafter of the round */
+    uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
+    uint64_t draft_by_ns; /* the round waits no longer */
     sched_drafts drafts;
-    bool open;          /* the ranks know it */
-    uint64_t last_plan; /* the last plan that names it; 0: none */
+    proto_drafter_figures *by_drafter; /* [roster.n] */
+    bool open;                         /* the ranks know it */
+    uint64_t last_plan;                /* the last plan that names it; 0: none */
 } sched_request;
 
 typedef struct {
     uint32_t first, last, n;
 } sched_list;
 
+/* The drafts of one sequence in a step. */
+typedef struct {
+    spec_tree tree;
+    uint32_t from[NOUNS_MAX_TREE]; /* masks of the drafters that proposed each node */
+} sched_tree;
+
 /* One item of a plan in flight. */
 typedef struct {
     uint32_t slot;
     uint32_t n_prefix;
-    uint32_t n_tree;
-    bool chooses; /* its prefix reaches the end of the known tokens */
+    const sched_tree *drafts; /* NULL: none */
+    bool chooses;             /* its prefix reaches the end of the known tokens */
 } sched_asked;
 
 typedef struct {
@@ -58,6 +71,28 @@ typedef struct {
     uint32_t n_items, n_rows;
     sched_asked *items; /* [max_batch] */
 } sched_flight;
+
+/* One item of a drafter's plan in flight. */
+typedef struct {
+    uint32_t slot;
+    seq_id seq;       /* the slot may have another by the time of the answer */
+    uint32_t n_known; /* tokens that the draft follows */
+    uint32_t budget;  /* 0: it only takes in a prompt, while the group does */
+} sched_draft_asked;
+
+typedef struct {
+    uint64_t next_plan, flight; /* ids: the next to give, the one in flight (0: none) */
+    sched_draft_asked *asked;   /* [max_batch] */
+    uint32_t n_asked;
+    uint32_t *told; /* [max_running] by the index of a request's chain: known tokens that it has; 0: not open */
+    seq_id *ended;  /* [max_running] open there, to be closed by the next plan */
+    uint32_t n_ended;
+    proto_plan plan; /* views of the next three */
+    seq_id *close;   /* [max_running] */
+    proto_open *open;
+    proto_draft *draft; /* [max_batch], as open */
+    sched_drafter_stats stats;
+} sched_drafter;
 
 struct sched {
     sched_limits limits;
@@ -74,19 +109,24 @@ struct sched {
     uint32_t n_ended;
     uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
 
-    spec_roster roster; /* the drafters: lookup, which needs no rank */
-    spec_route route;   /* of requests that do not say */
-    uint32_t *known;    /* [max_running][max_context] of the admitted, by the index of their chain */
-    spec_tree *trees;   /* [max_batch] of the plan being built */
+    spec_roster roster;                /* the drafters that have a rank, then lookup */
+    spec_route route;                  /* of requests that do not say */
+    sched_drafter *drafters;           /* [n_drafters] */
+    uint32_t busy, late;               /* masks: a plan is in flight; and a request has waited for its answer in vain */
+    spec_tree *proposals;              /* [max_running][roster.n] of this round, by the index of the chain */
+    proto_drafter_figures *by_drafter; /* [1 + max_requests][roster.n] in total, then by slot */
+    uint32_t *known;                   /* [max_running][max_context] of the admitted, by the index of their chain */
+    sched_tree *trees;                 /* [max_batch] of the plan in flight */
     uint32_t n_trees;
     proto_plan plan;  /* views of the next three */
     seq_id *close;    /* [max_running] */
     proto_open *open; /* [max_batch] */
     proto_work *work; /* [max_batch] */
 
-    sched_action *actions; /* [n_actions_max] item 0 is kept for the plan */
-    uint32_t n_actions, n_actions_max;
-    uint32_t *tokens; /* [max_batch][1 + max_tree] what TOKENS actions show */
+    sched_action *actions; /* [n_actions_max] the first 1 + n_drafters are kept for plans, which fill them from behind */
+    uint32_t first_action, n_actions, n_actions_max; /* n_actions: with what is before the first */
+    uint64_t now_ns;                                 /* of this call */
+    uint32_t *tokens;                                /* [max_batch][1 + max_tree] what TOKENS actions show */
     uint32_t n_tokens;
     sched_stats stats; /* the counters; the rest is filled in when asked */
 };
@@ -99,6 +139,7 @@ sched_request *sched_first(sched *s, sched_state state);
 sched_request *sched_next(sched *s, const sched_request *r); /* in its list */
 void sched_move(sched *s, sched_request *r, sched_state to); /* to the end of that list */
 sched_action *sched_act(sched *s, sched_action_kind kind, seq_id seq);
+sched_action *sched_act_first(sched *s, sched_action_kind kind, const proto_plan *plan); /* before all others */
 /* FINISHED; `message` may be NULL. */
 sched_action *sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_code code, const char *message);
 /* The request is over for its client: its slot goes at once, or with the plan in flight that names it. */
@@ -116,6 +157,27 @@ uint32_t sched_limit_tokens(const sched_limits *l, uint32_t n_prompt, uint32_t m
 st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes);
 void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
 
+/* sched_draft.c: drafters. */
+spec_tree *sched_proposals(const sched *s, const sched_request *r); /* [roster.n] */
+/* A token has been committed, or the prompt is done: asks drafters or goes straight on. */
+void sched_begin_round(sched *s, sched_request *r);
+/* Requests that have waited long enough go on. */
+void sched_end_waits(sched *s);
+uint64_t sched_next_wait_ns(const sched *s); /* 0: nobody waits */
+/* What an item of a drafter's answer (NULL: it is missing) means for its request. */
+void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
+/* The request behind an asked draft; NULL: it is over. */
+sched_request *sched_asked_for(sched *s, const sched_draft_asked *asked);
+/* Goes on, where nobody is awaited any more. */
+void sched_answered(sched *s, sched_request *r);
+/* Fills the drafter's plan; false where there is nothing to send. */
+bool sched_build_draft(sched *s, uint32_t drafter);
+/* All that the drafter held is gone; nobody waits for it. */
+void sched_forget_drafter(sched *s, uint32_t drafter);
+/* The sequence is over: drafters that have it will close it. */
+void sched_leave_drafters(sched *s, const sched_request *r);
+void sched_check_drafters(const sched *s);
+
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */
 uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode);
@@ -128,7 +190,9 @@ bool sched_build_plan(sched *s);
 uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item);
 /* How many of the n tokens that a result brings the client gets, and whether that ends the request. */
 uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish);
-/* Whether an item answers what was asked. */
+/* Counts a step that chose tokens: what was drafted for it and what of that was accepted, in all and by drafter. */
+void sched_count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
+/* Whether an item answers what was asked: its drafts are a path of the tree. */
 bool sched_answers(const sched_asked *asked, seq_id seq, const proto_item *item);
 
 #endif

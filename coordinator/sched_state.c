@@ -66,7 +66,11 @@ sched_request *sched_slot_take(sched *s, seq_id seq) {
     if (!r) return NULL;
     detach(s, r);
     uint32_t *first = bucket(s, seq);
-    *r = (sched_request){.seq = seq, .next_of_bucket = *first, .chain = KV_CHAIN_NONE};
+    *r = (sched_request){.seq = seq,
+                         .next_of_bucket = *first,
+                         .chain = KV_CHAIN_NONE,
+                         .by_drafter = s->by_drafter + (1 + (size_t)slot_of(s, r)) * s->roster.n};
+    for (uint32_t i = 0; i < s->roster.n; i++) r->by_drafter[i] = (proto_drafter_figures){.name = s->roster.name[i]};
     *first = slot_of(s, r);
     append(s, r, SCHED_WAITING);
     return r;
@@ -81,9 +85,19 @@ sched_action *sched_act(sched *s, sched_action_kind kind, seq_id seq) {
     return a;
 }
 
+sched_action *sched_act_first(sched *s, sched_action_kind kind, const proto_plan *plan) {
+    INVARIANT(s->first_action > 0);
+    sched_action *a = &s->actions[--s->first_action];
+    *a = (sched_action){.kind = kind, .plan = plan};
+    return a;
+}
+
 /* No plan in flight names it: its blocks may go to others, for the next plan closes it before it does anything else. */
 static void retire(sched *s, sched_request *r) {
-    if (r->chain.index != KV_CHAIN_NONE.index) kv_release(s->kv, r->chain);
+    if (r->chain.index != KV_CHAIN_NONE.index) {
+        sched_leave_drafters(s, r);
+        kv_release(s->kv, r->chain);
+    }
     if (r->open) s->ended[s->n_ended++] = r->seq;
     sched_move(s, r, SCHED_FREE);
 }
@@ -105,7 +119,10 @@ void sched_drop(sched *s, sched_request *r) {
 }
 
 void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, const char *message) {
-    sched_say_finished(s, r->seq, finish, code, message)->drafts = r->drafts;
+    sched_action *a = sched_say_finished(s, r->seq, finish, code, message);
+    a->drafts = r->drafts;
+    a->n_by_drafter = s->roster.n;
+    a->by_drafter = r->by_drafter; /* the slot is taken by no other in this call */
     s->stats.finished++;
     sched_drop(s, r);
 }
@@ -137,7 +154,8 @@ static void check_request(const sched *s, const sched_request *r) {
     uint32_t n_blocks;
     kv_chain_blocks(s->kv, r->chain, &n_blocks);
     INVARIANT(n_blocks >= kv_blocks_for(r->n_cached));
-    INVARIANT((r->state == SCHED_DECODE) == (r->n_known - r->n_cached == 1));
+    INVARIANT((r->state != SCHED_PREFILL) == (r->n_known - r->n_cached == 1));
+    INVARIANT((r->state == SCHED_DRAFTING) == (r->awaited != 0));
 }
 
 void sched_check(const sched *s) {
@@ -165,6 +183,8 @@ void sched_check(const sched *s) {
             INVARIANT(s->requests[i].state >= SCHED_WAITING && s->requests[i].state <= SCHED_DECODE);
             n_ids++;
         }
-    INVARIANT(n_ids == s->lists[SCHED_WAITING].n + s->lists[SCHED_PREFILL].n + s->lists[SCHED_DECODE].n);
+    for (uint32_t state = SCHED_WAITING; state <= SCHED_DECODE; state++) n_ids -= s->lists[state].n;
+    INVARIANT(n_ids == 0);
+    sched_check_drafters(s);
     kv_check(s->kv);
 }

@@ -54,7 +54,7 @@ typedef struct {
     const char *finish_reason; /* NULL: goes on; "stop", "length" */
     uint32_t prompt_tokens, completion_tokens;
     uint64_t queue_ns, first_token_ns, total_ns; /* since arrival, measured in the coordinator */
-    uint64_t steps, drafted, accepted;           /* verification steps, draft nodes in them, nodes accepted */
+    uint64_t steps, drafted, accepted;           /* steps that chose tokens, draft nodes in them, nodes accepted */
     uint32_t n_by_drafter;                       /* <= PROTO_MAX_DRAFTERS */
     const proto_drafter_figures *by_drafter;
 } proto_reply;

@@ -1,11 +1,12 @@
-/* The scheduler under events chosen by the fuzzer: limits, requests, cancels, results right and wrong, a group that comes and
- * goes. The scheduler may refuse anything; its state must stay whole, and each accepted request must end exactly once. */
+/* The scheduler under events chosen by the fuzzer: limits, requests, cancels, results right and wrong, a group and
+ * drafters that come and go. The scheduler may refuse anything; its state must stay whole, and each accepted request must end
+ * exactly once. */
 #include "base/mem.h"
 #include "coordinator/coordinator_core.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { REQUESTS = 64 };
+enum { REQUESTS = 64, DRAFTERS = 2 };
 
 typedef struct {
     const uint8_t *data;
@@ -16,9 +17,17 @@ typedef struct {
     bool over[REQUESTS];
     proto_result result; /* a right answer to the last plan */
     proto_item items[PROTO_MAX_PLAN_SEQUENCES];
+    struct {
+        proto_result result;
+        proto_item items[PROTO_MAX_PLAN_SEQUENCES];
+    } drafters[DRAFTERS];
 } world;
 
 static const uint32_t tokens[256] = {1, 2, 3, 4, 5, 6, 7, 8};
+static const uint32_t parents[64] = {NOUNS_TREE_ROOT, 0, NOUNS_TREE_ROOT, 1, 1, 7};
+static const float probabilities[64] = {1, 0.5F, 0.25F, 1, 1.5F};
+static const char *const names[DRAFTERS] = {"a", "b"};
+static const char *const policies[] = {"all", "none", "lookup", "fixed:a", "fixed:b", "", "fixed:c", "x"};
 
 static uint8_t byte(world *w) {
     if (w->left == 0) return 0;
@@ -35,12 +44,42 @@ static void answer(world *w, const proto_plan *p) {
     }
 }
 
+/* Trees are right up to a few nodes, and then not. */
+static void answer_drafts(world *w, uint32_t drafter, const proto_plan *p) {
+    INVARIANT(drafter < DRAFTERS && w->drafters[drafter].result.plan_id == 0 && p->kind == PROTO_PLAN_DRAFT);
+    proto_item *items = w->drafters[drafter].items;
+    w->drafters[drafter].result = (proto_result){.plan_id = p->id, .n_items = p->n_draft, .items = items};
+    for (uint32_t i = 0; i < p->n_draft; i++) {
+        uint32_t n = byte(w) % 8;
+        if (n > p->draft[i].budget && byte(w) % 4) n = p->draft[i].budget;
+        items[i] = (proto_item){.seq = p->draft[i].seq};
+        items[i].tree = (token_tree){
+            .n_nodes = n, .token = tokens + byte(w) % 4, .parent = parents, .probability = n % 2 ? probabilities : NULL};
+        if (byte(w) % 64 == 63) items[i].code = ST_ERR_NO_BLOCKS;
+    }
+}
+
+static void drafter_event(world *w, sched_event *ev, proto_result *result) {
+    ev->drafter = byte(w) % (DRAFTERS + 1); /* one that is not there, too */
+    if (ev->drafter == DRAFTERS) return;
+    proto_result *waiting = &w->drafters[ev->drafter].result;
+    *result = *waiting;
+    uint8_t how = byte(w);
+    bool stale = how == 1 && ev->kind == SCHED_DRAFTS; /* a drafter that goes or comes has nothing in flight after that */
+    if (stale)
+        result->plan_id++;
+    else
+        waiting->plan_id = 0;
+    if (how == 2 && result->n_items > 0) result->n_items--;
+}
+
 static void step(world *w, const sched_event *ev) {
     w->now_ns += byte(w) % 8;
     sched_actions acts = sched_step(w->s, w->now_ns, ev);
     for (uint32_t i = 0; i < acts.n; i++) {
         const sched_action *a = &acts.items[i];
         if (a->kind == SCHED_ACT_PLAN) answer(w, a->plan);
+        if (a->kind == SCHED_ACT_DRAFT) answer_drafts(w, a->drafter, a->plan);
         if (a->kind != SCHED_ACT_FINISHED) continue;
         INVARIANT(a->seq.value >= 1 && a->seq.value <= w->n_sent && !w->over[a->seq.value - 1]);
         w->over[a->seq.value - 1] = true;
@@ -50,7 +89,9 @@ static void step(world *w, const sched_event *ev) {
 
 static void one_event(world *w) {
     sched_event ev = {.kind = (sched_event_kind)(byte(w) % (SCHED_TIMER + 1)), .result = &w->result};
-    if (byte(w) % 4 != 0) ev.kind = byte(w) % 2 ? SCHED_REQUEST : SCHED_RESULT; /* the usual ones */
+    static const sched_event_kind usual[] = {SCHED_REQUEST, SCHED_RESULT, SCHED_RESULT, SCHED_DRAFTS};
+    proto_result drafts = {0};
+    if (byte(w) % 4 != 0) ev.kind = usual[byte(w) % 4];
     if (ev.kind == SCHED_REQUEST && w->n_sent == REQUESTS) ev.kind = SCHED_RESULT;
     if (ev.kind == SCHED_REQUEST) {
         ev.seq.value = ++w->n_sent;
@@ -60,6 +101,7 @@ static void one_event(world *w) {
         ev.end_tokens = tokens;
         ev.n_end_tokens = byte(w) % 8;
         ev.deadline_ns = byte(w);
+        ev.speculation = policies[byte(w) % 8];
     }
     if (ev.kind == SCHED_CANCEL) {
         ev.seq.value = byte(w);
@@ -71,6 +113,10 @@ static void one_event(world *w) {
         if (how == 1) w->result.plan_id++;
         if (how == 2 && w->result.n_items > 0) w->result.n_items--;
         if (how == 3) w->items[0].seq.value++;
+    }
+    if (ev.kind >= SCHED_DRAFTER_UP && ev.kind <= SCHED_DRAFTS) {
+        ev.result = &drafts;
+        drafter_event(w, &ev, &drafts);
     }
     step(w, &ev);
 }
@@ -85,7 +131,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                             .prefill_chunk = byte(&w),
                             .max_tree = byte(&w) % 72U,
                             .max_context = byte(&w),
-                            .n_blocks = byte(&w) % 64U};
+                            .n_blocks = byte(&w) % 64U,
+                            .speculation = "all",
+                            .n_drafters = DRAFTERS,
+                            .drafter_names = names,
+                            .n_vocab = 200,
+                            .draft_wait_ns = byte(&w)};
     size_t n = sched_bytes(&l);
     if (n == 0) return 0;
     void *memory = mem_alloc_aligned(1, n, 64);

@@ -114,12 +114,12 @@ static void values_are_taken_as_written(void **state) {
 
 static void a_drafter_has_a_model_or_a_table(void **state) {
     (void)state;
-    config_topology *t = load_good("model: m\nspeculation: fixed:b\ndraft_budget: 63\ndraft_wait_ms: 0\ngroups:\n- {name: a}\n"
+    config_topology *t = load_good("model: m\nspeculation: fixed:b\ndraft_budget: 63\ndraft_wait_ms: 1\ngroups:\n- {name: a}\n"
                                    "- {name: b, role: drafter, model: small.gguf}\n- {name: c, role: drafter}\n"
                                    "- {name: d, role: drafter, kind: ngram, table: d.ngram}\n");
     assert_string_equal(t->speculation, "fixed:b");
     assert_int_equal(t->draft_budget, 63);
-    assert_int_equal(t->draft_wait_ms, 0);
+    assert_int_equal(t->draft_wait_ms, 1);
     assert_int_equal(t->groups[0].role, CONFIG_VERIFIER);
     assert_int_equal(t->groups[1].role, CONFIG_DRAFTER);
     assert_string_equal(t->groups[1].model, "small.gguf");

@@ -34,18 +34,24 @@ static void an_answer_is_cut_where_a_step_of_one_token_each_would_have_ended_it(
 
 static void an_item_answers_only_what_was_asked(void **state) {
     (void)state;
-    const sched_asked chunk = {.n_prefix = 16}, verify = {.n_prefix = 1, .n_tree = 3, .chooses = true};
+    static const sched_tree tree = {.tree = {3, {4, 5, 6}, {NOUNS_TREE_ROOT, 0, 0}, {1, 1, 1}}};
+    const uint32_t tokens[] = {4, 6, 9, 9};
+    const sched_asked chunk = {.n_prefix = 16}, verify = {.n_prefix = 1, .drafts = &tree, .chooses = true};
     const seq_id seq = {5}, other = {6};
-    proto_item item = {.seq = seq};
+    proto_item item = {.seq = seq, .tokens = tokens};
     assert_true(sched_answers(&chunk, seq, &item));
     assert_false(sched_answers(&chunk, other, &item));
     assert_false(sched_answers(&verify, seq, &item)); /* a choice is due */
     item.n_tokens = 1;
     assert_false(sched_answers(&chunk, seq, &item)); /* none is */
     assert_true(sched_answers(&verify, seq, &item));
-    item.n_tokens = 4;
+    item.n_tokens = 3; /* two drafts, one under the other, and a bonus */
     assert_true(sched_answers(&verify, seq, &item));
-    item.n_tokens = 5; /* more than the tree and a bonus */
+    assert_false(sched_answers(&(sched_asked){.n_prefix = 1, .chooses = true}, seq, &item)); /* none were asked about */
+    item.n_tokens = 4;                                                                       /* the third is no draft */
+    assert_false(sched_answers(&verify, seq, &item));
+    item.tokens = tokens + 1; /* no path from the root */
+    item.n_tokens = 2;
     assert_false(sched_answers(&verify, seq, &item));
     item.code = ST_ERR_NUMERIC; /* then tokens do not count */
     assert_true(sched_answers(&verify, seq, &item));
@@ -53,7 +59,7 @@ static void an_item_answers_only_what_was_asked(void **state) {
 
 static void accepted_drafts_are_cached_and_the_bonus_is_not(void **state) {
     (void)state;
-    const sched_asked chunk = {.n_prefix = 16}, verify = {.n_prefix = 1, .n_tree = 3, .chooses = true};
+    const sched_asked chunk = {.n_prefix = 16}, verify = {.n_prefix = 1, .chooses = true};
     assert_int_equal(sched_newly_cached(&chunk, &(proto_item){.n_tokens = 0}), 16);
     assert_int_equal(sched_newly_cached(&verify, &(proto_item){.n_tokens = 1}), 1);
     assert_int_equal(sched_newly_cached(&verify, &(proto_item){.n_tokens = 4}), 4);

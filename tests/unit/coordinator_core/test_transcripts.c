@@ -4,9 +4,12 @@
  *
  *     limits max_batch=4 ...                          a new scheduler; what is not named keeps its default
  *     [@TIME] up | down | drain | timer | stats
- *     [@TIME] request SEQ prompt=N [max=N] [end=ID,ID] [deadline=TIME]
+ *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c
+ *     [@TIME] request SEQ prompt=N [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
  *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
  *     [@TIME] result PLAN ITEM...                     ITEM: SEQ:TOKEN,TOKEN or SEQ: (none) or SEQ!LAYER (not finite)
+ *     [@TIME] drafts N PLAN ITEM...                   ITEM: SEQ:TOKEN,TOKEN or SEQ: or SEQ!; each token follows the one before,
+ *                                                     7^ begins anew at the root, 7^0 follows the first
  */
 #include "base/mem.h"
 #include "coordinator/coordinator_core.h"
@@ -22,6 +25,7 @@
 
 static bool rewriting;
 static const char *const folder = "tests/script";
+static const char *const names_of_drafters[] = {"a", "b", "c"};
 static const char *const finishes[] = {"none", "stop", "length", "cancelled", "error"};
 
 enum { TEXT_BYTES = 1 << 16, MAX_WORDS = 64, MAX_REQUESTS_OF_A_SCRIPT = 256 };
@@ -39,7 +43,7 @@ typedef struct {
     sched *s;
     uint32_t prompt[4096];
     uint32_t ends[MAX_REQUESTS_OF_A_SCRIPT][8]; /* the scheduler keeps views of them */
-    uint32_t n_requests;
+    uint32_t n_requests, n_drafters;
 } script;
 
 static void say(text *t, const char *format, ...) ST_PRINTF(2, 3);
@@ -88,15 +92,21 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
                       .prefill_chunk = 16,
                       .max_tree = 0,
                       .max_context = 128,
-                      .n_blocks = 32};
+                      .n_blocks = 32,
+                      .speculation = "all",
+                      .drafter_names = names_of_drafters,
+                      .n_vocab = 1000};
     const struct {
         const char *name;
         uint32_t *value;
     } names[] = {{"max_requests", &l.max_requests}, {"max_running", &l.max_running}, {"max_queue", &l.max_queue},
                  {"max_rows", &l.max_rows},         {"max_batch", &l.max_batch},     {"prefill_chunk", &l.prefill_chunk},
-                 {"max_tree", &l.max_tree},         {"max_context", &l.max_context}, {"n_blocks", &l.n_blocks}};
+                 {"max_tree", &l.max_tree},         {"max_context", &l.max_context}, {"n_blocks", &l.n_blocks},
+                 {"n_drafters", &l.n_drafters}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         *names[i].value = (uint32_t)number_of(words, n, names[i].name, *names[i].value);
+    l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
+    sc->n_drafters = l.n_drafters;
     mem_free(sc->memory);
     sc->memory = NULL;
     sc->s = NULL;
@@ -123,22 +133,41 @@ static void read_request(script *sc, sched_event *ev, char **words, uint32_t n) 
     ev->deadline_ns = number_of(words, n, "deadline", 0);
     ev->n_end_tokens = list_of(value_of(words, n, "end"), ends, 8);
     ev->end_tokens = ends;
+    ev->speculation = value_of(words, n, "speculation");
     ev->sampling = (sampling){.temperature = 0, .top_p = 1};
 }
 
 typedef struct {
     proto_result result;
     proto_item items[MAX_WORDS];
-    uint32_t tokens[MAX_WORDS][8];
+    uint32_t tokens[MAX_WORDS][8], parents[MAX_WORDS][8];
 } result_memory;
 
-static void read_result(const script *sc, result_memory *m, char **words, uint32_t n) {
+static void read_tree(result_memory *m, proto_item *item, const char *from) {
+    uint32_t i = (uint32_t)(item - m->items), n = 0;
+    for (; *from && n < 8; n++) {
+        char *end;
+        m->tokens[i][n] = (uint32_t)strtoul(from, &end, 10);
+        m->parents[i][n] = n > 0 ? n - 1 : NOUNS_TREE_ROOT;
+        if (*end == '^') {
+            from = end + 1;
+            uint32_t parent = (uint32_t)strtoul(from, &end, 10);
+            m->parents[i][n] = end == from ? NOUNS_TREE_ROOT : parent;
+        }
+        from = *end == ',' ? end + 1 : end;
+    }
+    item->tree = (token_tree){.n_nodes = n, .token = m->tokens[i], .parent = m->parents[i]};
+}
+
+static void read_result(const script *sc, result_memory *m, char **words, uint32_t n, bool drafts) {
     m->result = (proto_result){.plan_id = strtoull(words[0], NULL, 10), .items = m->items};
     for (uint32_t i = 1; i < n; i++) {
         proto_item *item = &m->items[m->result.n_items++];
         char *end;
         *item = (proto_item){.seq = {strtoull(words[i], &end, 10)}, .tokens = m->tokens[i]};
-        if (*end == ':') {
+        if (*end == ':' && drafts) {
+            read_tree(m, item, end + 1);
+        } else if (*end == ':') {
             item->n_tokens = list_of(end + 1, m->tokens[i], 8);
         } else if (*end == '!') {
             item->code = ST_ERR_NUMERIC;
@@ -151,8 +180,17 @@ static void read_result(const script *sc, result_memory *m, char **words, uint32
 
 /* ---- actions ---- */
 
+static void say_tree(text *out, const token_tree *t) {
+    if (t->n_nodes > 0) say(out, ", tree");
+    for (uint32_t i = 0; i < t->n_nodes; i++) {
+        say(out, " %u", t->token[i]);
+        if (t->parent[i] == NOUNS_TREE_ROOT && i > 0) say(out, "^");
+        if (t->parent[i] != NOUNS_TREE_ROOT && t->parent[i] + 1 != i) say(out, "^%u", t->parent[i]);
+    }
+}
+
 static void say_plan(text *out, const proto_plan *p) {
-    say(out, "    plan %llu\n", (unsigned long long)p->id);
+    say(out, " %llu\n", (unsigned long long)p->id);
     if (p->n_close > 0) say(out, "        close");
     for (uint32_t i = 0; i < p->n_close; i++) say(out, " %llu", (unsigned long long)p->close[i].value);
     if (p->n_close > 0) say(out, "\n");
@@ -163,14 +201,33 @@ static void say_plan(text *out, const proto_plan *p) {
         say(out, "        work %llu: from %u, %u tokens", (unsigned long long)w->seq.value, w->start, w->n_prefix);
         if (w->n_blocks > 0) say(out, ", blocks");
         for (uint32_t b = 0; b < w->n_blocks; b++) say(out, " %u.%u", w->blocks[b].index, w->blocks[b].generation);
+        say_tree(out, &w->tree);
         say(out, "\n");
     }
+    for (uint32_t i = 0; i < p->n_draft; i++)
+        say(out, "        draft %llu: %u tokens, budget %u\n", (unsigned long long)p->draft[i].seq.value, p->draft[i].n_tokens,
+            p->draft[i].budget);
+}
+
+static void say_drafts(text *out, const sched_drafts *drafts, const proto_drafter_figures *by, uint32_t n) {
+    say(out, "%llu steps, %llu drafted, %llu accepted", (unsigned long long)drafts->steps, (unsigned long long)drafts->drafted,
+        (unsigned long long)drafts->accepted);
+    for (uint32_t i = 0; i < n; i++)
+        say(out, "%s %s %llu/%llu", i ? "," : ";", by[i].name, (unsigned long long)by[i].accepted,
+            (unsigned long long)by[i].drafted);
 }
 
 static void say_action(text *out, const sched_action *a) {
     unsigned long long seq = a->seq.value;
     switch (a->kind) {
-    case SCHED_ACT_PLAN: say_plan(out, a->plan); break;
+    case SCHED_ACT_PLAN:
+        say(out, "    plan");
+        say_plan(out, a->plan);
+        break;
+    case SCHED_ACT_DRAFT:
+        say(out, "    drafter %s: plan", names_of_drafters[a->drafter]);
+        say_plan(out, a->plan);
+        break;
     case SCHED_ACT_TOKENS:
         say(out, "    tokens %llu:", seq);
         for (uint32_t i = 0; i < a->n_tokens; i++) say(out, " %u", a->tokens[i]);
@@ -179,6 +236,10 @@ static void say_action(text *out, const sched_action *a) {
     case SCHED_ACT_FINISHED:
         say(out, "    finished %llu: %s", seq, finishes[a->finish]);
         if (a->code != ST_OK) say(out, " %s \"%s\"", st_name(a->code), a->message);
+        if (a->drafts.drafted > 0) {
+            say(out, " ");
+            say_drafts(out, &a->drafts, a->by_drafter, a->n_by_drafter);
+        }
         say(out, "\n");
         break;
     case SCHED_ACT_TIMER:
@@ -191,28 +252,49 @@ static void say_action(text *out, const sched_action *a) {
     }
 }
 
-static void say_stats(text *out, const sched *s) {
+static void say_stats(text *out, const sched *s, uint32_t n_drafters) {
     sched_stats st = sched_get_stats(s);
     say(out, "    %u waiting, %u running; blocks: %u used, %u reserved of %u\n", st.waiting, st.running, st.blocks_used,
         st.blocks_reserved, st.blocks_total);
     say(out, "    %llu steps, %llu rows, %llu tokens, %llu finished, %llu rejected, %llu stale, largest batch %llu\n",
         (unsigned long long)st.steps, (unsigned long long)st.rows, (unsigned long long)st.tokens, (unsigned long long)st.finished,
         (unsigned long long)st.rejected, (unsigned long long)st.stale_results, (unsigned long long)st.largest_batch);
+    if (n_drafters == 0) return;
+    say(out, "    ");
+    say_drafts(out, &st.drafts, st.by_drafter, st.n_by_drafter);
+    say(out, "\n");
+    for (uint32_t i = 0; i < n_drafters; i++) {
+        sched_drafter_stats d = sched_get_drafter(s, i);
+        say(out, "    drafter %s: %s, %llu drafts, %llu late, %llu bad\n", names_of_drafters[i], d.up ? "up" : "down",
+            (unsigned long long)d.drafts, (unsigned long long)d.late, (unsigned long long)d.bad);
+    }
 }
 
 /* ---- one file ---- */
 
 static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *out) {
-    static const char *const kinds[] = {
-        [SCHED_REQUEST] = "request", [SCHED_CANCEL] = "cancel", [SCHED_RESULT] = "result", [SCHED_GROUP_UP] = "up",
-        [SCHED_GROUP_DOWN] = "down", [SCHED_DRAIN] = "drain",   [SCHED_TIMER] = "timer"};
+    static const char *const kinds[] = {[SCHED_REQUEST] = "request",
+                                        [SCHED_CANCEL] = "cancel",
+                                        [SCHED_RESULT] = "result",
+                                        [SCHED_GROUP_UP] = "up",
+                                        [SCHED_GROUP_DOWN] = "down",
+                                        [SCHED_DRAFTER_UP] = "drafter-up",
+                                        [SCHED_DRAFTER_DOWN] = "drafter-down",
+                                        [SCHED_DRAFTS] = "drafts",
+                                        [SCHED_DRAIN] = "drain",
+                                        [SCHED_TIMER] = "timer"};
     result_memory m = {0};
     while (ev->kind <= SCHED_TIMER && strcmp(kinds[ev->kind], words[0]) != 0) ev->kind++;
     if (ev->kind > SCHED_TIMER || (ev->kind <= SCHED_RESULT && n < 2)) bad(sc, words[0]);
     if (ev->kind <= SCHED_CANCEL) ev->seq.value = strtoull(words[1], NULL, 10);
     if (ev->kind == SCHED_REQUEST) read_request(sc, ev, words, n);
     if (ev->kind == SCHED_CANCEL) read_cancel(sc, ev, words + 1, n - 1);
-    if (ev->kind == SCHED_RESULT) read_result(sc, &m, words + 1, n - 1);
+    if (ev->kind == SCHED_RESULT) read_result(sc, &m, words + 1, n - 1, false);
+    if (ev->kind >= SCHED_DRAFTER_UP && ev->kind <= SCHED_DRAFTS) {
+        if (n < (ev->kind == SCHED_DRAFTS ? 3 : 2)) bad(sc, words[0]);
+        ev->drafter = (uint32_t)strtoul(words[1], NULL, 10);
+    }
+    if (ev->kind == SCHED_DRAFTS) read_result(sc, &m, words + 2, n - 2, true);
     ev->result = &m.result;
     sched_actions acts = sched_step(sc->s, sc->now_ns, ev);
     for (uint32_t i = 0; i < acts.n; i++) say_action(out, &acts.items[i]);
@@ -238,7 +320,7 @@ static void command(script *sc, const char *line, text *out) {
     else if (!sc->s)
         bad(sc, line);
     else if (strcmp(w[0], "stats") == 0)
-        say_stats(out, sc->s);
+        say_stats(out, sc->s, sc->n_drafters);
     else
         step(sc, &ev, w, n, out);
 }

@@ -1,0 +1,177 @@
+/* Whom to ask for drafts, what comes of the answers.
+ *
+ * What: a round of a request begins with a committed token and ends when the step that verifies the drafts behind it is built.
+ * Whoever the request's route asks and is up gets the request in its next plan: the tokens that it lacks, and a budget. A draft
+ * that comes before the step is built takes part in it, even after the wait is over. Drafts of remote drafters are kept here,
+ * fused with lookup's in sched_batch.c. While the group computes a prompt, the drafters that will be asked take it in as well.
+ *
+ * Why a drafter that let someone wait in vain is not asked until it has answered: else each round of each request would wait for
+ * it, and a slow drafter would be worse than none.
+ * Why nonsense ends a drafter's part in a request and not the drafter: its view of this sequence cannot be trusted any more; of
+ * others it may be right. The sequence is closed there.
+ * Why a drafter's plans do not hold requests up as the group's do: they name no blocks of the table, so a sequence that is over
+ * is simply closed by the drafter's next plan, and an answer that comes after that is for nobody.
+ * Not taken: a queue of plans for each drafter. A plan in flight makes the next one larger, which is what a batch wants.
+ * Limits: a drafter that can never keep up is asked again after each answer, and each time costs one wait. */
+#include "coordinator/sched_int.h"
+
+static uint32_t bit(uint32_t drafter) { return UINT32_C(1) << drafter; }
+static uint32_t *told(const sched_drafter *d, const sched_request *r) { return &d->told[r->chain.index]; }
+
+spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->proposals + (size_t)r->chain.index * s->roster.n; }
+
+/* ---- rounds ---- */
+
+/* Drafters with a rank that this request may ask now. */
+static uint32_t route(const sched *s, const sched_request *r) {
+    return spec_route_ask(&r->route, &s->roster) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
+}
+
+/* What each drafter of a round may propose. The step may have room for less, or for more. */
+static uint32_t budget_of(const sched *s, const sched_request *r) {
+    uint32_t n_decode = s->lists[SCHED_DRAFTING].n + s->lists[SCHED_DECODE].n + (r->state < SCHED_DRAFTING);
+    return sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
+}
+
+void sched_begin_round(sched *s, sched_request *r) {
+    spec_tree *proposals = sched_proposals(s, r);
+    for (uint32_t i = 0; i < s->roster.n; i++) proposals[i].n = 0;
+    r->budget = budget_of(s, r);
+    r->awaited = s->limits.draft_wait_ns > 0 && r->budget > 0 ? route(s, r) : 0;
+    r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
+    if (r->awaited)
+        sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
+    else if (r->state != SCHED_DECODE)
+        sched_move(s, r, SCHED_DECODE);
+}
+
+void sched_answered(sched *s, sched_request *r) {
+    if (r->state == SCHED_DRAFTING && !r->awaited) sched_move(s, r, SCHED_DECODE);
+}
+
+void sched_end_waits(sched *s) {
+    for (sched_request *r; (r = sched_first(s, SCHED_DRAFTING)) && r->draft_by_ns <= s->now_ns;) {
+        s->late |= r->awaited & s->busy;
+        r->awaited = 0;
+        sched_answered(s, r);
+    }
+}
+
+uint64_t sched_next_wait_ns(const sched *s) {
+    uint32_t first = s->lists[SCHED_DRAFTING].first;
+    return first == SCHED_NO_SLOT ? 0 : s->requests[first].draft_by_ns;
+}
+
+/* ---- plans ---- */
+
+static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t budget) {
+    uint32_t *n_told = told(d, r);
+    if (*n_told == 0)
+        d->open[d->plan.n_open++] =
+            (proto_open){.seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .n_tokens = r->n_known, .tokens = r->known};
+    uint32_t n_new = *n_told ? r->n_known - *n_told : 0; /* an open brings them all */
+    d->draft[d->plan.n_draft++] =
+        (proto_draft){.seq = r->seq, .n_tokens = n_new, .tokens = r->known + r->n_known - n_new, .budget = budget};
+    d->asked[d->n_asked++] =
+        (sched_draft_asked){.slot = (uint32_t)(r - s->requests), .seq = r->seq, .n_known = r->n_known, .budget = budget};
+    *n_told = r->n_known;
+}
+
+bool sched_build_draft(sched *s, uint32_t drafter) {
+    sched_drafter *d = &s->drafters[drafter];
+    d->plan = (proto_plan){.id = d->next_plan, .kind = PROTO_PLAN_DRAFT, .close = d->close, .open = d->open, .draft = d->draft};
+    d->n_asked = 0;
+    for (uint32_t i = 0; i < d->n_ended; i++) d->close[d->plan.n_close++] = d->ended[i];
+    d->n_ended = 0;
+    for (sched_request *r = sched_first(s, SCHED_DRAFTING); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r))
+        if (r->awaited & bit(drafter)) ask(s, d, r, r->budget);
+    for (sched_request *r = sched_first(s, SCHED_PREFILL); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r))
+        if (*told(d, r) == 0 && s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0 && (route(s, r) & bit(drafter)))
+            ask(s, d, r, 0);
+    if (d->n_asked == 0 && d->plan.n_close == 0) return false;
+    d->flight = d->next_plan++;
+    s->busy |= bit(drafter);
+    return true;
+}
+
+/* ---- answers ---- */
+
+sched_request *sched_asked_for(sched *s, const sched_draft_asked *asked) {
+    sched_request *r = &s->requests[asked->slot];
+    bool live = r->state >= SCHED_PREFILL && r->state <= SCHED_DECODE;
+    return live && r->seq.value == asked->seq.value ? r : NULL;
+}
+
+static void leave(sched_drafter *d, const sched_request *r) {
+    if (*told(d, r) > 0) d->ended[d->n_ended++] = r->seq;
+    *told(d, r) = 0;
+}
+
+void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item) {
+    sched_drafter *d = &s->drafters[drafter];
+    bool in_time = r->n_known == asked->n_known && r->last_plan <= s->reported; /* its step is not built yet */
+    spec_tree tree;
+    if (!item || item->seq.value != r->seq.value || item->code != ST_OK ||
+        spec_tree_take(&tree, &item->tree, asked->budget, s->limits.n_vocab, NULL) != ST_OK) {
+        d->stats.bad++;
+        r->given_up |= bit(drafter);
+        r->awaited &= ~bit(drafter);
+        leave(d, r);
+        return;
+    }
+    d->stats.scored += item->n_scored;
+    d->stats.hits += item->n_hits;
+    if (asked->budget == 0) return;
+    d->stats.drafts++;
+    d->stats.late += !in_time;
+    if (!in_time) return;
+    sched_proposals(s, r)[drafter] = tree;
+    r->awaited &= ~bit(drafter);
+}
+
+/* ---- the way out ---- */
+
+void sched_forget_drafter(sched *s, uint32_t drafter) {
+    sched_drafter *d = &s->drafters[drafter];
+    d->next_plan = 1;
+    d->flight = 0;
+    d->n_asked = d->n_ended = 0;
+    for (uint32_t i = 0; i < s->limits.max_running; i++) d->told[i] = 0;
+    for (uint32_t i = 0; i < s->limits.max_requests; i++) {
+        s->requests[i].awaited &= ~bit(drafter);
+        s->requests[i].given_up &= ~bit(drafter);
+    }
+    s->busy &= ~bit(drafter);
+    s->late &= ~bit(drafter);
+    s->roster.up &= ~bit(drafter);
+}
+
+void sched_leave_drafters(sched *s, const sched_request *r) {
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++) leave(&s->drafters[i], r);
+}
+
+/* ---- the check ---- */
+
+static void check_drafter(const sched *s, uint32_t drafter) {
+    const sched_drafter *d = &s->drafters[drafter];
+    uint32_t n_open = 0, n_told = 0;
+    for (uint32_t i = 0; i < s->limits.max_running; i++) n_told += d->told[i] > 0;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_CLOSING; state++)
+        for (uint32_t i = s->lists[state].first; i != SCHED_NO_SLOT; i = s->requests[i].next) {
+            const sched_request *r = &s->requests[i];
+            INVARIANT(*told(d, r) <= r->n_known && !(*told(d, r) && (r->given_up & bit(drafter))));
+            n_open += *told(d, r) > 0;
+        }
+    INVARIANT(n_open == n_told && n_told + d->n_ended <= s->limits.max_running);
+    INVARIANT(d->stats.up == (s->roster.up >> drafter & 1) && (d->flight > 0) == (s->busy >> drafter & 1));
+    INVARIANT(d->stats.up || (n_told == 0 && d->n_ended == 0 && d->flight == 0));
+    INVARIANT(d->flight == 0 || d->flight == d->next_plan - 1);
+}
+
+void sched_check_drafters(const sched *s) {
+    uint32_t remote = bit(s->limits.n_drafters) - 1;
+    INVARIANT(((s->busy | s->late) & ~(s->roster.up & remote)) == 0 && (s->late & ~s->busy) == 0);
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++) check_drafter(s, i);
+    for (uint32_t i = s->lists[SCHED_DRAFTING].first; i != SCHED_NO_SLOT; i = s->requests[i].next)
+        INVARIANT((s->requests[i].awaited & ~(s->roster.up & remote)) == 0);
+}
