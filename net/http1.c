@@ -236,6 +236,7 @@ static const char *look(lines *l, uint8_t b) {
     if ((previous == '\r') != (b == '\n')) return "a line ends in CR LF and nothing else";
     if ((b < ' ' && b != '\t' && b != '\r' && b != '\n') || b == 0x7f) return "a control character";
     if ((b == ' ' || b == '\t') && l->line_bytes == 0 && l->n_lines) return "a field continues on the next line";
+    if (b == ':' && l->line_bytes == 0 && l->n_lines) return "a field without a name"; /* llhttp 8.1.0 lets it pass */
     if (b == '\n') {
         l->n_lines++;
         l->line_bytes = 0;
@@ -259,9 +260,8 @@ static bool split_target(net_http1 *h, net_http_request *r) {
 }
 
 static void deliver(net_http1 *h) {
-    net_http_request r = {.method = llhttp_method_name((llhttp_method_t)h->parser.method),
-                          .body = h->body.bytes + h->body.head,
-                          .n = net_queue_bytes(&h->body)};
+    net_http_request r = {
+        .method = llhttp_method_name((llhttp_method_t)h->parser.method), .body = h->body.bytes, .n = net_queue_bytes(&h->body)};
     if (!split_target(h, &r)) {
         refuse(h, 400, "expected a target that begins with /");
         return;
