@@ -10,8 +10,8 @@
 #include <stddef.h>
 #include <stdio.h>
 
-/* Exit codes. CLIENT_GO_ON is none: the verb may start its work. */
-enum { CLIENT_OK = 0, CLIENT_FAILED = 1, CLIENT_USAGE = 2, CLIENT_GO_ON = -1 };
+/* Exit codes. INTERRUPTED: a signal cancelled the call. CLIENT_GO_ON is none: the verb may start its work. */
+enum { CLIENT_OK = 0, CLIENT_FAILED = 1, CLIENT_USAGE = 2, CLIENT_INTERRUPTED = 130, CLIENT_GO_ON = -1 };
 
 /* argv[0] is the verb. Returns the exit code. */
 #define VERB(name, help) int client_##name(int argc, char **argv);
@@ -36,7 +36,8 @@ typedef struct {
 } client_setter;
 
 typedef struct {
-    const char *name; /* "--model", or "FILE" (no dashes) for a positional argument, in the order of the table */
+    const char *name; /* "--model", or "FILE" (no dashes) for a positional argument, in the order of the table; "FILE...": all
+                         that follow, each to a CLIENT_SET */
     client_kind kind;
     void *out;         /* the default lies here before client_options() */
     const char *value; /* what --help calls the value ("F"); NULL for flags and positional arguments */
@@ -48,7 +49,7 @@ typedef struct {
  * --help was printed (CLIENT_OK), or the command line is wrong and was told so (CLIENT_USAGE). */
 int client_options(int argc, char **argv, const char *about, const client_option *options, size_t n_options);
 
-/* Prints "consort VERB: message"; returns CLIENT_FAILED. */
+/* Prints "consort VERB: message"; returns CLIENT_FAILED, or CLIENT_INTERRUPTED if the code is ST_ERR_CANCELLED. */
 int client_fail(const char *verb, const st_error *e);
 
 /* For each line of `in`, a JSON object: `answer` makes the object that is printed as one line (new reference), or returns NULL

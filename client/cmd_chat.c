@@ -13,6 +13,7 @@ typedef struct {
 } history;
 
 static st_code remember(history *h, const char *role, const char *text, size_t n, st_error *e) {
+    if (memchr(text, 0, n)) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "a message with a NUL byte is not text");
     char *copy = h->n < PROTO_MAX_MESSAGES ? mem_text(text, n) : NULL;
     if (!copy)
         return st_fail(e, ST_ERR_RESOURCE_EXHAUSTED, "the conversation has %d messages: start a new one", PROTO_MAX_MESSAGES);
@@ -24,15 +25,10 @@ static void forget(history *h, uint32_t n) {
     while (h->n > n) mem_free((char *)(uintptr_t)h->items[--h->n].content);
 }
 
-static void show(const char *text, size_t n) {
-    fwrite(text, 1, n, stdout);
-    fflush(stdout);
-}
-
 /* One turn; on failure the history is as before. */
 static st_code turn(const char *server, client_request *q, history *h, const char *line, size_t n, st_error *e) {
     client_rpc *rpc = NULL;
-    client_result r = {.show = show};
+    client_result r = {.show = true};
     uint32_t before = h->n;
     st_code code = remember(h, "user", line, n, e);
     q->request.prompt_kind = PROTO_PROMPT_CHAT;
@@ -42,7 +38,7 @@ static st_code turn(const char *server, client_request *q, history *h, const cha
     if (!code) code = client_generate_call(rpc, &q->request, 0, &r, e);
     if (!code) code = remember(h, "assistant", r.text ? r.text : "", r.n_text, e);
     if (code) forget(h, before);
-    putchar('\n');
+    if (r.n_text) putchar('\n');
     client_rpc_close(rpc);
     client_result_deinit(&r);
     return code;
@@ -61,8 +57,10 @@ static int converse(const char *verb, const char *server, client_request *q, his
         if (!n) continue;
         st_error e = {0};
         if (!turn(server, q, h, line, (size_t)n, &e)) continue;
-        rc = client_fail(verb, &e);
-        if (!terminal) break;
+        int failed = client_fail(verb, &e);
+        if (terminal) continue; /* a person sees it and may try again */
+        rc = failed;
+        break;
     }
     free(line); /* getline's own */
     return rc;

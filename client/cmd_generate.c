@@ -2,38 +2,52 @@
 #include "client/request.h"
 
 #include "base/mem.h"
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 typedef struct {
-    const char *server, *prompt, *system;
+    const char *server, *prompt, *tokens, *system;
     uint32_t seconds;
     bool raw, json, quiet;
     proto_message messages[2];
 } options;
 
-static void show(const char *text, size_t n) {
-    fwrite(text, 1, n, stdout);
-    fflush(stdout);
+/* All of standard input, NUL-terminated, in *out (owned). */
+static st_code read_all(FILE *f, char **out, size_t *n, st_error *e) {
+    char part[65536];
+    for (size_t got; *n <= PROTO_MAX_PROMPT_BYTES && (got = fread(part, 1, sizeof part, f)) > 0; *n += got) {
+        char *p = mem_resize(*out, *n, *n + got + 1, 1);
+        if (!p) return st_fail(e, ST_FATAL_MEMORY, "no memory for a prompt of over %zu bytes", *n);
+        memcpy(p + *n, part, got);
+        *out = p;
+    }
+    if (ferror(f)) return st_fail(e, ST_ERR_IO, "standard input: %m");
+    if (!*n) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "standard input is empty: give a prompt there, or by --prompt");
+    if (memchr(*out, 0, *n)) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "standard input: a prompt with a NUL byte is not text");
+    return ST_OK;
 }
 
-/* All of standard input, NUL-terminated. */
-static char *read_all(FILE *f, size_t *n) {
-    char *p = NULL, part[65536];
-    size_t got;
-    *n = 0;
-    while ((got = fread(part, 1, sizeof part, f)) > 0 && *n <= PROTO_MAX_PROMPT_BYTES) {
-        char *q = mem_resize(p, *n, *n + got + 1, 1);
-        if (!q) break;
-        p = q;
-        memcpy(p + *n, part, got);
-        *n += got;
+/* "1,2,3" as the prompt; the ids live in the arena. */
+static st_code set_tokens(client_request *q, const char *text, st_error *e) {
+    size_t most = 1;
+    for (const char *p = text; *p; p++) most += *p == ',';
+    uint32_t *ids = arena_alloc(&q->arena, most, sizeof *ids);
+    if (!ids) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "--tokens: %zu ids are too many", most);
+    q->request.prompt_kind = PROTO_PROMPT_TOKENS;
+    q->request.tokens = ids;
+    for (const char *p = text;; p++) {
+        char *end;
+        unsigned long id = strtoul(p, &end, 10);
+        if (*p < '0' || *p > '9' || id > UINT32_MAX || (*end && *end != ','))
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "--tokens %s: expected ids separated by commas", text);
+        ids[q->request.n_tokens++] = (uint32_t)id;
+        if (!*end) return ST_OK;
+        p = end;
     }
-    return p ? p : mem_text("", 0);
 }
 
 static void set_prompt(options *o, proto_request *r, const char *text, size_t n) {
-    if (r->prompt_kind == PROTO_PROMPT_TOKENS) return;
     if (o->raw) {
         r->prompt_kind = PROTO_PROMPT_TEXT;
         r->text = text;
@@ -78,17 +92,20 @@ static int run(const char *verb, options *o, client_request *q) {
     st_error e = {0};
     struct timespec start, end;
     client_rpc *rpc = NULL;
-    client_result r = {.show = o->json ? NULL : show};
+    client_result r = {.show = !o->json};
     size_t n = o->prompt ? strlen(o->prompt) : 0;
-    char *input = o->prompt || q->request.prompt_kind == PROTO_PROMPT_TOKENS ? NULL : read_all(stdin, &n);
-    set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
+    char *input = NULL;
+    st_code code = o->prompt || o->tokens ? ST_OK : read_all(stdin, &input, &n, &e);
+    if (o->tokens)
+        code = set_tokens(q, o->tokens, &e);
+    else
+        set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
     clock_gettime(CLOCK_MONOTONIC, &start);
-    st_code code = client_rpc_open(o->server, &rpc, &e);
-    if (!code) code = client_generate_call(rpc, &q->request, o->seconds * 1000, &r, &e);
+    if (!code) code = client_rpc_open(o->server, &rpc, &e);
+    if (!code) code = client_generate_call(rpc, &q->request, o->seconds, &r, &e);
     clock_gettime(CLOCK_MONOTONIC, &end);
     client_rpc_close(rpc);
     if (!o->json && r.n_text && r.text[r.n_text - 1] != '\n') putchar('\n');
-    fflush(stdout);
     int rc = code ? client_fail(verb, &e) : CLIENT_OK;
     if (!code && o->json)
         rc = print_json(&r, (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
@@ -106,18 +123,21 @@ int client_generate(int argc, char **argv) {
         CLIENT_SERVER_OPTION(o.server),
         {"--prompt", CLIENT_TEXT, &o.prompt, "TEXT", "the user's message; default: standard input", false},
         {"--system", CLIENT_TEXT, &o.system, "TEXT", "a system message before it; default: the model's own", false},
+        {"--tokens", CLIENT_TEXT, &o.tokens, "IDS", "token ids separated by commas, instead of a prompt", false},
         {"--raw", CLIENT_FLAG, &o.raw, NULL, "the prompt is plain text to continue: no chat template", false},
         {"--json", CLIENT_FLAG, &o.json, NULL, "print one JSON object at the end instead of the text", false},
         {"--quiet", CLIENT_FLAG, &o.quiet, NULL, "no summary on standard error", false},
         {"--timeout", CLIENT_U32, &o.seconds, "SECONDS", "deadline of the request; default: none", false},
     };
-    size_t n = 7;
+    size_t n = 8;
     st_error e = {0};
     if (client_request_init(&q, &e)) return client_fail(argv[0], &e);
     client_request_options(&q, table, &n);
     int rc = client_options(argc, argv, "Sends a prompt to the cluster and streams the answer to standard output.", table, n);
-    if (rc == CLIENT_GO_ON && o.seconds > UINT32_MAX / 1000)
-        rc = client_fail(argv[0], (st_fail(&e, ST_ERR_INVALID_ARGUMENT, "--timeout: at most %u", UINT32_MAX / 1000), &e));
+    if (rc == CLIENT_GO_ON && o.system && o.raw) {
+        fprintf(stderr, "consort generate: --system and --raw: plain text has no system message\n");
+        rc = CLIENT_USAGE;
+    }
     if (rc == CLIENT_GO_ON) rc = run(argv[0], &o, &q);
     client_request_deinit(&q);
     return rc;

@@ -5,30 +5,28 @@
 #include <string.h>
 #include <time.h>
 
-enum { POLL_MS = 50, CALL_TIMEOUT_MS = 5000 };
+enum { POLL_MS = 50, CALL_TIMEOUT_S = 5 };
 
 typedef struct {
     arena arena;
     proto_status status; /* views into arena */
-    st_code code;
+    bool answered;
     st_error *e;
 } state;
 
-static void on_message(void *context, const uint8_t *message, size_t n) {
+static st_code on_message(void *context, const uint8_t *message, size_t n) {
     state *s = context;
     arena_deinit(&s->arena);
-    s->code = arena_init(&s->arena, proto_arena_bytes(n));
-    if (!s->code) s->code = proto_status_decode(message, n, &s->arena, &s->status, s->e);
+    st_code code = arena_init(&s->arena, proto_arena_bytes(n));
+    s->answered = true;
+    return code ? st_fail(s->e, code, "out of memory") : proto_status_decode(message, n, &s->arena, &s->status, s->e);
 }
 
-static st_code ask(const char *server, state *s, st_error *e) {
-    client_rpc *r = NULL;
+static st_code ask(client_rpc *r, state *s, st_error *e) {
     s->e = e;
-    s->code = st_fail(e, ST_ERR_UNAVAILABLE, "the coordinator gave no answer");
-    st_code code = client_rpc_open(server, &r, e);
-    if (!code) code = client_rpc_call(r, "/consort.v1.Inference/Status", NULL, 0, CALL_TIMEOUT_MS, on_message, s, e);
-    client_rpc_close(r);
-    return code ? code : s->code;
+    s->answered = false;
+    st_code code = client_rpc_call(r, "/consort.v1.Inference/Status", NULL, 0, CALL_TIMEOUT_S, on_message, s, e);
+    return code || s->answered ? code : st_fail(e, ST_ERR_UNAVAILABLE, "the coordinator gave no answer");
 }
 
 static double seconds_since(const struct timespec *start) {
@@ -38,18 +36,19 @@ static double seconds_since(const struct timespec *start) {
 }
 
 /* Asks until the cluster is ready; says what it waits for whenever that changes. */
-static st_code wait_ready(const char *server, state *s, double seconds, st_error *e) {
+static st_code wait_ready(client_rpc *r, state *s, double seconds, st_error *e) {
     struct timespec start;
     char said[sizeof s->status.reason] = "";
     clock_gettime(CLOCK_MONOTONIC, &start);
     for (;;) {
-        st_code code = ask(server, s, e);
-        if (!code && s->status.ready) return ST_OK;
+        st_code code = ask(r, s, e);
+        if (code == ST_ERR_CANCELLED || (!code && s->status.ready)) return code;
         const char *reason = code ? e->message : s->status.reason;
         if (strcmp(said, reason)) fprintf(stderr, "waiting: %s\n", reason);
         snprintf(said, sizeof said, "%s", reason);
         if (seconds_since(&start) > seconds) return st_fail(e, ST_ERR_DEADLINE, "not ready after %.0f s: %s", seconds, said);
-        nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000}, NULL);
+        code = client_rpc_pause(r, POLL_MS, e);
+        if (code) return code;
     }
 }
 
@@ -110,7 +109,10 @@ int client_status(int argc, char **argv) {
     if (rc != CLIENT_GO_ON) return rc;
     st_error e = {0};
     state s = {0};
-    st_code code = seconds ? wait_ready(server, &s, seconds, &e) : ask(server, &s, &e);
+    client_rpc *r = NULL;
+    st_code code = client_rpc_open(server, &r, &e);
+    if (!code) code = seconds ? wait_ready(r, &s, seconds, &e) : ask(r, &s, &e);
+    client_rpc_close(r);
     rc = code ? client_fail(argv[0], &e) : json ? print_json(&s.status) : print_text(&s.status);
     arena_deinit(&s.arena);
     return rc;

@@ -1,7 +1,10 @@
 /* consort stop: drains the cluster and waits until it is done. */
 #include "client/rpc.h"
 
-static void ignore(void *context, const uint8_t *message, size_t n) { (void)context, (void)message, (void)n; }
+static st_code ignore(void *context, const uint8_t *message, size_t n) {
+    (void)context, (void)message, (void)n;
+    return ST_OK;
+}
 
 int client_stop(int argc, char **argv) {
     const char *server = client_server();
@@ -19,9 +22,7 @@ int client_stop(int argc, char **argv) {
     st_error e = {0};
     client_rpc *r = NULL;
     st_code code = client_rpc_open(server, &r, &e);
-    if (!code)
-        code = client_rpc_call(r, "/consort.v1.Admin/Stop", NULL, 0, seconds > UINT32_MAX / 1000 ? UINT32_MAX : seconds * 1000,
-                               ignore, NULL, &e);
+    if (!code) code = client_rpc_call(r, "/consort.v1.Admin/Stop", NULL, 0, seconds, ignore, NULL, &e);
     client_rpc_close(r);
     return code ? client_fail(argv[0], &e) : CLIENT_OK;
 }

@@ -34,12 +34,19 @@ static int usage(FILE *to) {
     return to == stdout ? CLIENT_OK : CLIENT_USAGE;
 }
 
-int main(int argc, char **argv) {
+static int run(int argc, char **argv) {
     if (argc < 2) return usage(stderr);
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) return usage(stdout);
-    if (!strcmp(argv[1], "--version")) return printf("consort %s\n", CONSORT_VERSION) < 0;
+    if (!strcmp(argv[1], "--version")) return printf("consort %s\n", CONSORT_VERSION), CLIENT_OK;
     for (size_t i = 0; verbs[i].name; i++)
         if (same_verb(verbs[i].name, argv[1])) return verbs[i].run(argc - 1, argv + 1);
     fprintf(stderr, "consort: no verb '%s'\n\n", argv[1]);
     return usage(stderr);
+}
+
+int main(int argc, char **argv) {
+    int rc = run(argc, argv);
+    if (rc || !(fflush(stdout) | ferror(stdout))) return rc;
+    fprintf(stderr, "consort: standard output could not be written\n"); /* a full disk, a closed pipe: the result is not whole */
+    return CLIENT_FAILED;
 }

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 static bool is_positional(const client_option *o) { return o->name[0] != '-'; }
+static bool is_repeated(const client_option *o) { return strlen(o->name) > 3 && !strcmp(o->name + strlen(o->name) - 3, "..."); }
 
 static int help(const char *verb, const char *about, const client_option *options, size_t n) {
     printf("Usage: consort %s", verb);
@@ -67,7 +68,8 @@ static const client_option *find(const client_option *options, size_t n, const c
     bool dashed = arg[0] == '-' && arg[1];
     size_t length = strcspn(arg, "="), positional = 0;
     for (size_t i = 0; i < n; i++) {
-        if (!dashed && is_positional(&options[i]) && positional++ == *n_positional) return (*n_positional)++, &options[i];
+        if (!dashed && is_positional(&options[i]) && (positional++ == *n_positional || is_repeated(&options[i])))
+            return (*n_positional)++, &options[i];
         if (dashed && strlen(options[i].name) == length && !strncmp(options[i].name, arg, length)) return &options[i];
     }
     return NULL;
@@ -108,7 +110,7 @@ int client_options(int argc, char **argv, const char *about, const client_option
 
 int client_fail(const char *verb, const st_error *e) {
     fprintf(stderr, "consort %s: %s\n", verb, e->message);
-    return CLIENT_FAILED;
+    return e->code == ST_ERR_CANCELLED ? CLIENT_INTERRUPTED : CLIENT_FAILED;
 }
 
 static int answer_line(const char *text, size_t size, client_answer *answer, void *context, st_error *e) {
@@ -136,7 +138,7 @@ int client_json_lines(const char *verb, FILE *in, client_answer *answer, void *c
         rc = answer_line(text, (size_t)size, answer, context, &e);
     }
     free(text); /* getline's */
-    if (rc == CLIENT_OK && (ferror(in) || fflush(stdout))) rc = (int)st_fail(&e, ST_ERR_IO, "%s", strerror(errno));
+    if (rc == CLIENT_OK && ferror(in)) rc = (int)st_fail(&e, ST_ERR_IO, "standard input: %s", strerror(errno));
     if (rc == CLIENT_OK) return rc;
     (void)st_prefix(&e, "line %zu", number);
     return client_fail(verb, &e);

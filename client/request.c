@@ -49,40 +49,44 @@ static st_code append(void *array, size_t *have, const void *more, size_t n, siz
     return ST_OK;
 }
 
-static void take_reply(client_result *out, const proto_reply *r) {
-    if (r->request_id) snprintf(out->request_id, sizeof out->request_id, "%s", r->request_id);
-    if (r->has_seed) out->seed = r->seed;
-    if (out->show && r->text_bytes) out->show(r->text, r->text_bytes);
-    out->code = append(&out->text, &out->n_text, r->text, r->text_bytes, 1);
-    if (!out->code) out->code = append(&out->ids, &out->n_ids, r->tokens, r->n_tokens, sizeof *out->ids);
-    if (out->code) (void)st_fail(out->e, out->code, "out of memory");
-    if (!r->finish_reason) return;
-    snprintf(out->finish_reason, sizeof out->finish_reason, "%s", r->finish_reason);
-    out->prompt_tokens = r->prompt_tokens;
-    out->completion_tokens = r->completion_tokens;
-    out->queue_ns = r->queue_ns;
-    out->first_token_ns = r->first_token_ns;
-    out->total_ns = r->total_ns;
+static st_code show(const char *text, size_t n, st_error *e) {
+    return fwrite(text, 1, n, stdout) == n && !fflush(stdout) ? ST_OK : st_fail(e, ST_ERR_IO, "standard output: %m");
 }
 
-static void on_message(void *context, const uint8_t *message, size_t n) {
+static st_code take_reply(client_result *out, const proto_reply *r) {
+    if (r->request_id) snprintf(out->request_id, sizeof out->request_id, "%s", r->request_id);
+    if (r->has_seed) out->seed = r->seed;
+    if (append(&out->text, &out->n_text, r->text, r->text_bytes, 1) ||
+        append(&out->ids, &out->n_ids, r->tokens, r->n_tokens, sizeof *out->ids))
+        return st_fail(out->e, ST_FATAL_MEMORY, "out of memory");
+    if (r->finish_reason) {
+        snprintf(out->finish_reason, sizeof out->finish_reason, "%s", r->finish_reason);
+        out->prompt_tokens = r->prompt_tokens;
+        out->completion_tokens = r->completion_tokens;
+        out->queue_ns = r->queue_ns;
+        out->first_token_ns = r->first_token_ns;
+        out->total_ns = r->total_ns;
+    }
+    return out->show && r->text_bytes ? show(r->text, r->text_bytes, out->e) : ST_OK;
+}
+
+static st_code on_message(void *context, const uint8_t *message, size_t n) {
     client_result *out = context;
     proto_reply r;
     arena a = {0};
-    if (out->code) return;
-    out->code = arena_init(&a, proto_arena_bytes(n));
-    if (!out->code) out->code = proto_reply_decode(message, n, &a, &r, out->e);
-    if (!out->code) take_reply(out, &r);
+    st_code code = arena_init(&a, proto_arena_bytes(n));
+    code = code ? st_fail(out->e, code, "out of memory") : proto_reply_decode(message, n, &a, &r, out->e);
+    if (!code) code = take_reply(out, &r);
     arena_deinit(&a);
+    return code;
 }
 
-st_code client_generate_call(client_rpc *rpc, const proto_request *request, uint32_t timeout_ms, client_result *out,
-                             st_error *e) {
+st_code client_generate_call(client_rpc *rpc, const proto_request *request, uint32_t timeout_s, client_result *out, st_error *e) {
     proto_bytes b = {0};
     out->e = e;
     st_code code = proto_request_check(request, e);
     if (!code && proto_request_encode(request, &b)) code = st_fail(e, ST_FATAL_MEMORY, "out of memory");
-    if (!code) code = client_rpc_call(rpc, "/consort.v1.Inference/Generate", b.bytes, b.n, timeout_ms, on_message, out, e);
+    if (!code) code = client_rpc_call(rpc, "/consort.v1.Inference/Generate", b.bytes, b.n, timeout_s, on_message, out, e);
     proto_bytes_free(&b);
-    return code ? code : out->code;
+    return code;
 }

@@ -30,13 +30,12 @@ typedef struct {
     char request_id[PROTO_REQUEST_ID_BYTES + 1], finish_reason[16];
     uint64_t seed, queue_ns, first_token_ns, total_ns; /* the cluster's clock, from the request's arrival */
     uint32_t prompt_tokens, completion_tokens;
-    void (*show)(const char *text, size_t n); /* gets each piece as it comes; may be NULL */
-    st_code code;
+    bool show; /* the caller's: print the text to standard output as it comes */
     st_error *e;
 } client_result;
 void client_result_deinit(client_result *r);
-/* Calls Generate and fills *out (whose `show` is the caller's). */
-ST_CHECKED st_code client_generate_call(client_rpc *rpc, const proto_request *request, uint32_t timeout_ms, client_result *out,
+/* Calls Generate and fills *out. */
+ST_CHECKED st_code client_generate_call(client_rpc *rpc, const proto_request *request, uint32_t timeout_s, client_result *out,
                                         st_error *e);
 
 #endif

@@ -9,10 +9,15 @@ enum { CONNECT_TIMEOUT_MS = 5000 };
 
 struct client_rpc {
     net_loop *loop;
-    net_grpc_client *client;
-    void *call; /* NULL: none in flight */
-    void (*on_message)(void *context, const uint8_t *message, size_t n);
+    net_timer *timer; /* of a pause */
+    char host[256];
+    uint16_t port;
+    net_grpc_client *client; /* NULL: not connected */
+    void *call;              /* NULL: none in flight */
+    bool interrupted;        /* a signal came */
+    st_code (*on_message)(void *context, const uint8_t *message, size_t n);
     void *context;
+    st_code refused; /* what on_message returned */
     st_code code;
     st_error *e;
 };
@@ -25,19 +30,30 @@ const char *client_server(void) {
 static void on_signal(void *context, int number) {
     client_rpc *r = context;
     (void)number;
-    if (r->call) net_grpc_cancel(r->client, r->call);
+    r->interrupted = true;
+    if (r->call)
+        net_grpc_cancel(r->client, r->call);
+    else
+        net_loop_stop(r->loop); /* ends a pause */
+}
+
+static void on_timer(void *context) {
+    client_rpc *r = context;
+    net_loop_stop(r->loop);
+}
+
+static st_code check_interrupted(const client_rpc *r, st_error *e) {
+    return r->interrupted ? st_fail(e, ST_ERR_CANCELLED, "interrupted by a signal") : ST_OK;
 }
 
 st_code client_rpc_open(const char *server, client_rpc **out, st_error *e) {
-    char host[256];
-    uint16_t port;
     client_rpc *r = mem_alloc(1, sizeof *r);
     if (!r) return st_fail(e, ST_FATAL_MEMORY, "out of memory");
-    st_code code = config_split_address(server, host, sizeof host, &port, e);
+    st_code code = config_split_address(server, r->host, sizeof r->host, &r->port, e);
     if (code) (void)st_prefix(e, "--server");
     if (!code) code = net_loop_create(&r->loop, e);
     if (!code) code = net_loop_on_signal(r->loop, on_signal, r, e);
-    if (!code) code = net_grpc_connect(r->loop, host, port, CONNECT_TIMEOUT_MS, &r->client, e);
+    if (!code && net_timer_create(r->loop, on_timer, r, &r->timer)) code = st_fail(e, ST_FATAL_MEMORY, "out of memory");
     if (code)
         client_rpc_close(r);
     else
@@ -48,6 +64,7 @@ st_code client_rpc_open(const char *server, client_rpc **out, st_error *e) {
 void client_rpc_close(client_rpc *r) {
     if (!r) return;
     net_grpc_client_destroy(r->client);
+    net_timer_destroy(r->timer);
     net_loop_destroy(r->loop);
     mem_free(r);
 }
@@ -62,26 +79,43 @@ static st_code from_grpc(int status) {
 
 static void on_message(void *context, const uint8_t *message, size_t n) {
     client_rpc *r = context;
-    r->on_message(r->context, message, n);
+    if (!r->refused) r->refused = r->on_message(r->context, message, n);
+    if (r->refused) net_grpc_cancel(r->client, r->call);
 }
 
 static void on_done(void *context, int status, const char *message) {
     client_rpc *r = context;
     r->call = NULL;
-    r->code = from_grpc(status);
-    if (r->code) (void)st_fail(r->e, r->code, "%s", message && *message ? message : st_text(r->code));
+    r->code = r->refused ? r->refused : from_grpc(status);
+    if (r->code && !r->refused) (void)st_fail(r->e, r->code, "%s", message && *message ? message : st_text(r->code));
     net_loop_stop(r->loop);
 }
 
-st_code client_rpc_call(client_rpc *r, const char *path, const uint8_t *request, size_t n, uint32_t timeout_ms,
-                        void (*each)(void *context, const uint8_t *message, size_t n), void *context, st_error *e) {
+st_code client_rpc_call(client_rpc *r, const char *path, const uint8_t *request, size_t n, uint32_t timeout_s,
+                        st_code (*each)(void *context, const uint8_t *message, size_t n), void *context, st_error *e) {
     static const net_grpc_reply callbacks = {on_message, on_done};
+    uint32_t timeout_ms = timeout_s < UINT32_MAX / 1000 ? timeout_s * 1000 : UINT32_MAX;
     r->on_message = each;
     r->context = context;
-    r->code = ST_OK;
+    r->code = r->refused = ST_OK;
     r->e = e;
-    st_code code = net_grpc_start(r->client, path, request, n, timeout_ms, &callbacks, r, &r->call);
+    st_code code = check_interrupted(r, e);
+    if (!code && !r->client) code = net_grpc_connect(r->loop, r->host, r->port, CONNECT_TIMEOUT_MS, &r->client, e);
+    if (code) return code;
+    code = net_grpc_start(r->client, path, request, n, timeout_ms, &callbacks, r, &r->call);
     if (code) return st_fail(e, code, "cannot start a call of %zu bytes", n);
     net_loop_run(r->loop);
+    if (r->code) {
+        net_grpc_client_destroy(r->client);
+        r->client = NULL;
+    }
     return r->code;
+}
+
+st_code client_rpc_pause(client_rpc *r, uint32_t ms, st_error *e) {
+    if (!r->interrupted) {
+        net_timer_at(r->timer, net_now_ns() + ms * UINT64_C(1000000));
+        net_loop_run(r->loop);
+    }
+    return check_interrupted(r, e);
 }

@@ -1,7 +1,7 @@
 /* rpc: one gRPC call to the cluster, as a verb wants it: blocking, with replies handed over as they come.
  *
- * Nouns: a connection (loop and HTTP/2 session), a call. Ctrl-C cancels the call at hand, so that the cluster frees its sequence
- * at once. One thread. */
+ * Nouns: a connection (loop and HTTP/2 session), a call, a pause between two calls. Ctrl-C cancels the call at hand, so that the
+ * cluster frees its sequence at once. One thread. */
 #ifndef CONSORT_CLIENT_RPC_H
 #define CONSORT_CLIENT_RPC_H
 
@@ -19,13 +19,17 @@ const char *client_server(void);
     }
 
 typedef struct client_rpc client_rpc;
+/* From here to client_rpc_close SIGINT and SIGTERM are ours, none is lost: what runs, and all calls after it, end with
+ * ST_ERR_CANCELLED. Connects with the first call, and anew after one that failed. */
 ST_CHECKED st_code client_rpc_open(const char *server, client_rpc **out, st_error *e);
 void client_rpc_close(client_rpc *r); /* NULL-safe */
 
-/* Calls `path` with `request` and waits for its end; timeout_ms 0: none. on_message gets each reply. Errors: what the cluster or
- * the connection said. */
-ST_CHECKED st_code client_rpc_call(client_rpc *r, const char *path, const uint8_t *request, size_t n, uint32_t timeout_ms,
-                                   void (*on_message)(void *context, const uint8_t *message, size_t n), void *context,
+/* Calls `path` with `request` and waits for its end; timeout_s 0: none. on_message gets each reply; what it returns other than
+ * ST_OK cancels the call and is the error (it has filled `e`). Errors: what the cluster or the connection said;
+ * ST_ERR_CANCELLED after a signal. */
+ST_CHECKED st_code client_rpc_call(client_rpc *r, const char *path, const uint8_t *request, size_t n, uint32_t timeout_s,
+                                   st_code (*on_message)(void *context, const uint8_t *message, size_t n), void *context,
                                    st_error *e);
+ST_CHECKED st_code client_rpc_pause(client_rpc *r, uint32_t ms, st_error *e); /* ST_ERR_CANCELLED after a signal */
 
 #endif

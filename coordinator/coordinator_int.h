@@ -41,6 +41,10 @@ typedef struct {
 typedef struct {
     uint32_t n; /* ranks, the coordinator's included (its entry is unused) */
     member *items;
+    struct {
+        net_link *link; /* NULL: unused */
+        uint64_t since_ns;
+    } * strangers; /* [n] links that have not said REGISTER yet */
     net_link_server *server;
     net_timer *beat;
     bool group_up, lost, stopping;
@@ -51,7 +55,8 @@ typedef struct {
 
 ST_CHECKED st_code members_init(coordinator *c, st_error *e);
 void members_deinit(members *m);
-ST_CHECKED st_code members_send_plan(coordinator *c, const proto_plan *p);
+void members_send_plan(coordinator *c, const proto_plan *p);      /* if it cannot be sent, GROUP_DOWN follows */
+void members_give_up(coordinator *c, const char *why);            /* the group does not answer: its leader counts as lost */
 void members_stop(coordinator *c);                                /* STOP to all; coordinator_all_left follows */
 void members_explain(coordinator *c, char *text, size_t n_bytes); /* why the cluster is not ready; "" if it is */
 
@@ -92,6 +97,7 @@ struct coordinator {
     sched_event *pending; /* [max_pending] events met while actions were carried out */
     uint32_t n_pending, max_pending;
     bool stepping, draining, drained, ended, run_file_written;
+    bool overdue, closing; /* the drain took too long; ranks are gone, clients are left */
     uint64_t started_ns;
     model_tokenizer *tokenizer;
     uint32_t ends[MAX_ENDS], n_ends; /* the model's own end-of-answer tokens */

@@ -59,7 +59,6 @@ static void cancel(stream *s, st_code code, sched_finish finish) {
 
 static void reply(stream *s, proto_reply *r) {
     proto_bytes b = {0};
-    bool slow;
     if (!s->call) return;
     if (!s->greeted) {
         r->request_id = s->request.request_id;
@@ -67,7 +66,7 @@ static void reply(stream *s, proto_reply *r) {
         r->seed = s->request.sampling.seed;
     }
     st_code code = proto_reply_encode(r, &b);
-    if (!code) code = net_call_send(s->call, b.bytes, b.n, &slow);
+    if (!code) code = net_call_send(s->call, b.bytes, b.n, NULL);
     proto_bytes_free(&b);
     s->greeted = true;
     if (!code) return;
@@ -312,21 +311,29 @@ static void fill_status(coordinator *c, proto_status *st, proto_worker_status *w
 static void on_status(coordinator *c, net_call *call) {
     proto_status st = {0};
     proto_bytes b = {0};
-    bool slow;
     proto_worker_status *workers = mem_alloc(c->members.n, sizeof *workers);
     st_code code = workers ? ST_OK : ST_FATAL_MEMORY;
     if (!code) {
         fill_status(c, &st, workers);
         code = proto_status_encode(&st, &b);
     }
-    if (!code) code = net_call_send(call, b.bytes, b.n, &slow);
+    if (!code) code = net_call_send(call, b.bytes, b.n, NULL);
     net_call_finish(call, st_grpc(code), st_text(code));
     proto_bytes_free(&b);
     mem_free(workers);
 }
 
+static void answer_stop(net_call *call) {
+    st_code code = net_call_send(call, (const uint8_t *)"", 0, NULL); /* StopReply has no fields */
+    net_call_finish(call, st_grpc(code), st_text(code));
+}
+
 static void on_stop(coordinator *c, net_call *call) {
     front *f = &c->front;
+    if (c->drained) {
+        answer_stop(call);
+        return;
+    }
     if (f->n_stops == sizeof f->stop_calls / sizeof *f->stop_calls) {
         net_call_finish(call, st_grpc(ST_ERR_RESOURCE_EXHAUSTED), "many others wait for the same drain already");
         return;
@@ -336,11 +343,7 @@ static void on_stop(coordinator *c, net_call *call) {
 }
 
 void front_drained(coordinator *c) {
-    bool slow;
-    for (uint32_t i = 0; i < c->front.n_stops; i++) {
-        st_code code = net_call_send(c->front.stop_calls[i], (const uint8_t *)"", 0, &slow); /* StopReply has no fields */
-        net_call_finish(c->front.stop_calls[i], st_grpc(code), st_text(code));
-    }
+    for (uint32_t i = 0; i < c->front.n_stops; i++) answer_stop(c->front.stop_calls[i]);
     c->front.n_stops = 0;
 }
 

@@ -5,7 +5,8 @@
  *
  *     serving ──SIGTERM, SIGINT, Stop──> draining ──DRAINED──> stopping ranks ──all left──> closing clients ──> end
  *
- * A second signal ends the process's loop at once. The drain has a time-out; what is still running then ends with UNAVAILABLE. */
+ * A second signal ends the process's loop at once. The drain has a time-out; what is still running then ends with UNAVAILABLE,
+ * and a group that even then does not answer its plan is given up after dead_after_ms. */
 #include "coordinator/coordinator_int.h"
 
 #include "base/log.h"
@@ -18,12 +19,8 @@ enum { CLOSE_TIMEOUT_MS = 1000 };
 static const uint64_t MS = 1000000;
 
 static void send_plan(coordinator *c, const proto_plan *p) {
-    st_code code = members_send_plan(c, p);
+    members_send_plan(c, p);
     for (uint32_t i = 0; i < p->n_open; i++) front_started(c, p->open[i].seq);
-    if (!code) return;
-    log_line(LOG_ERROR, "coordinator", "plan %llu was not sent: %s", (unsigned long long)p->id, st_text(code));
-    sched_event down = {.kind = SCHED_GROUP_DOWN};
-    coordinator_event(c, &down);
 }
 
 static void act(coordinator *c, sched_actions actions) {
@@ -71,20 +68,25 @@ static void end(void *context) {
 }
 
 void coordinator_all_left(coordinator *c) {
-    if (c->ended) return;
+    if (c->closing) return; /* heartbeats ask again: the time-out below must not move */
+    c->closing = true;
     net_timer_at(c->drain_timer, net_now_ns() + CLOSE_TIMEOUT_MS * MS); /* on_drain_timer ends what a slow client would hold up */
     net_grpc_drain(c->front.server, end, c);
 }
 
 static void on_drain_timer(void *context) {
     coordinator *c = context;
-    if (c->drained) {
+    if (c->closing)
         end(c);
-        return;
+    else if (c->overdue && !c->drained) /* nothing runs any more, but the last plan is still not answered */
+        members_give_up(c, "it did not answer a plan before the drain was over");
+    else if (!c->drained) {
+        log_line(LOG_WARN, "coordinator", "the drain took over %u ms: what is still running ends with UNAVAILABLE",
+                 c->t->drain_timeout_ms);
+        c->overdue = true;
+        net_timer_at(c->drain_timer, net_now_ns() + c->t->dead_after_ms * MS);
+        front_cancel_all(c, ST_ERR_UNAVAILABLE);
     }
-    log_line(LOG_WARN, "coordinator", "the drain took over %u ms: what is still running ends with UNAVAILABLE",
-             c->t->drain_timeout_ms);
-    front_cancel_all(c, ST_ERR_UNAVAILABLE);
 }
 
 bool coordinator_is_ready(const coordinator *c) { return sched_get_stats(c->sched).group_up && !c->draining; }
@@ -229,9 +231,8 @@ st_code coordinator_run(coordinator *c, bool *lost_ranks, st_error *e) {
 
 void coordinator_destroy(coordinator *c) {
     if (!c) return;
-    c->stepping = true; /* what closing brings up is not for the scheduler any more */
+    c->stepping = c->closing = true; /* what closing brings up is not for the scheduler any more */
     c->n_pending = 0;
-    c->max_pending = c->pending ? c->max_pending : 0;
     net_link_server_destroy(c->members.server);
     front_deinit(c);
     net_http_destroy(c->http);

@@ -5,7 +5,8 @@
  *
  * When the last rank of the group is ready the scheduler hears GROUP_UP; when one is lost, GROUP_DOWN. MPI says nothing about a
  * dead rank, so the link and the heartbeats are the only detectors. Each new life of the group has a higher group epoch; frames
- * of an older one are dropped. */
+ * of an older one are dropped. A link is a stranger's until REGISTER; it has dead_after_ms for that. A GOODBYE that nobody asked
+ * for is a loss like any other. */
 #include "coordinator/coordinator_int.h"
 
 #include "base/log.h"
@@ -80,6 +81,11 @@ static void refuse(coordinator *c, net_link *k, member *m, st_code code, const c
     abort_link(c, k, code, text);
 }
 
+static void forget_stranger(members *m, const net_link *k) {
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->strangers[i].link == k) m->strangers[i].link = NULL;
+}
+
 static void on_register(coordinator *c, net_link *k, const net_frame *f) {
     proto_register info;
     st_error e = {0};
@@ -102,6 +108,11 @@ static void on_register(coordinator *c, net_link *k, const net_frame *f) {
         refuse(c, k, NULL, ST_ERR_MISMATCH, text);
         return;
     }
+    if (c->members.stopping) {
+        refuse(c, k, NULL, ST_ERR_UNAVAILABLE, "the cluster is stopping");
+        return;
+    }
+    forget_stranger(&c->members, k);
     member *m = &c->members.items[info.rank];
     *m = (member){.state = MEMBER_LOADING, .link = k, .info = info, .heard_ns = net_now_ns()};
     net_link_set_user(k, m);
@@ -170,6 +181,10 @@ static void on_result(coordinator *c, net_link *k, member *m, const net_frame *f
         log_line(LOG_WARN, "coordinator", "dropped a result of epoch %u, now %u", f->group_epoch, c->members.group_epoch);
         return;
     }
+    if (f->group_epoch > c->members.group_epoch || m->state != MEMBER_READY || m->info.group_rank) {
+        refuse(c, k, m, ST_FATAL_PROTOCOL, "a RESULT of a later epoch, before READY, or not from the leader");
+        return;
+    }
     if (arena_init(&a, proto_arena_bytes(f->n)) || proto_result_decode(f->payload, f->n, &a, &r, &e)) {
         refuse(c, k, m, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "no memory for a result");
     } else {
@@ -182,11 +197,15 @@ static void on_result(coordinator *c, net_link *k, member *m, const net_frame *f
     arena_deinit(&a);
 }
 
+static void on_abort(coordinator *c, net_link *k, member *m, const net_frame *f) {
+    proto_abort a;
+    lose(c, m, proto_abort_decode(f->payload, f->n, &a, NULL) ? "an unreadable ABORT" : a.message);
+    net_link_close(k, "you are lost, as you said");
+}
+
 static void on_frame(void *context, net_link *k, const net_frame *f) {
     coordinator *c = context;
     member *m = net_link_user(k);
-    proto_abort a;
-    st_error e = {0};
     if (m) m->heard_ns = net_now_ns();
     if (f->cluster_epoch != c->o->cluster_epoch || (!m && f->type != PROTO_MSG_REGISTER)) {
         refuse(c, k, m, ST_FATAL_PROTOCOL, m ? "a frame of another cluster epoch" : "the first frame must be REGISTER");
@@ -202,8 +221,15 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     case PROTO_MSG_READY: on_ready(c, k, m, f); break;
     case PROTO_MSG_HEARTBEAT: on_heartbeat(c, k, m, f); break;
     case PROTO_MSG_RESULT: on_result(c, k, m, f); break;
-    case PROTO_MSG_ABORT: lose(c, m, proto_abort_decode(f->payload, f->n, &a, &e) ? "an unreadable ABORT" : a.message); break;
-    case PROTO_MSG_GOODBYE: m->state = MEMBER_LEFT; break;
+    case PROTO_MSG_ABORT: on_abort(c, k, m, f); break;
+    case PROTO_MSG_GOODBYE:
+        if (!c->members.stopping) {
+            refuse(c, k, m, ST_FATAL_PROTOCOL, "it left without having been told to");
+            break;
+        }
+        m->state = MEMBER_LEFT;
+        net_link_close(k, "goodbye");
+        break;
     default: refuse(c, k, m, ST_FATAL_PROTOCOL, "a message of a type that no coordinator takes");
     }
 }
@@ -217,13 +243,21 @@ static void check_all_left(coordinator *c) {
 }
 
 static void on_open(void *context, net_link *k) {
-    (void)context;
-    net_link_set_user(k, NULL); /* nobody before REGISTER */
+    coordinator *c = context;
+    members *m = &c->members;
+    uint32_t i = 0;
+    while (i < m->n && m->strangers[i].link) i++;
+    if (i < m->n) {
+        m->strangers[i].link = k;
+        m->strangers[i].since_ns = net_now_ns();
+    } else
+        net_link_close(k, "more ranks join at once than the topology has");
 }
 
 static void on_close(void *context, net_link *k, const char *reason) {
     coordinator *c = context;
     member *m = net_link_user(k);
+    forget_stranger(&c->members, k);
     if (!m) return;
     m->link = NULL;
     lose(c, m, reason);
@@ -235,6 +269,9 @@ static void on_beat(void *context) {
     coordinator *c = context;
     members *m = &c->members;
     uint64_t now = net_now_ns();
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->strangers[i].link && now - m->strangers[i].since_ns > c->t->dead_after_ms * MS)
+            net_link_close(m->strangers[i].link, "no REGISTER came");
     for (uint32_t i = 1; i < m->n; i++) {
         member *r = &m->items[i];
         if (!r->link) continue;
@@ -259,9 +296,10 @@ st_code members_init(coordinator *c, st_error *e) {
     uint16_t port;
     m->n = config_n_ranks(c->t);
     m->items = mem_alloc(m->n, sizeof *m->items);
+    m->strangers = mem_alloc(m->n, sizeof *m->strangers);
     m->started_ns = net_now_ns();
     m->group_epoch = 1;
-    if (!m->items) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u ranks", m->n);
+    if (!m->items || !m->strangers) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u ranks", m->n);
     st_code code = config_split_address(c->t->control_listen, host, sizeof host, &port, e);
     if (!code) code = net_link_listen(c->loop, host, port, c->o->secret, &callbacks, c, &m->server, &m->port, e);
     if (!code) code = net_timer_create(c->loop, on_beat, c, &m->beat);
@@ -272,29 +310,31 @@ st_code members_init(coordinator *c, st_error *e) {
 void members_deinit(members *m) {
     net_timer_destroy(m->beat);
     mem_free(m->items);
+    mem_free(m->strangers);
     *m = (members){0};
 }
 
-st_code members_send_plan(coordinator *c, const proto_plan *p) {
+void members_send_plan(coordinator *c, const proto_plan *p) {
     proto_bytes b = {0};
+    if (!c->members.group_up) return; /* GROUP_DOWN is on its way to the scheduler */
     st_code code = proto_plan_encode(p, &b);
-    if (!code && !c->members.group_up) code = ST_ERR_UNAVAILABLE;
-    if (code) {
-        proto_bytes_free(&b);
-        return code;
-    }
-    send_frame(c, c->members.items[1].link, PROTO_MSG_PLAN, &b, ST_OK);
-    for (uint32_t i = 2; i < c->members.n && c->members.group_up; i++) { /* they may have gone to sleep since the last step */
+    send_frame(c, c->members.items[1].link, PROTO_MSG_PLAN, &b, code);
+    for (uint32_t i = 2; i < c->members.n; i++) { /* they may have gone to sleep since the last step */
         proto_bytes wake = {0};
         code = proto_wake_encode(p->id, &wake);
         send_frame(c, c->members.items[i].link, PROTO_MSG_WAKE, &wake, code);
     }
-    return ST_OK;
+}
+
+void members_give_up(coordinator *c, const char *why) {
+    member *leader = &c->members.items[1];
+    if (leader->link) refuse(c, leader->link, leader, ST_ERR_DEADLINE, why);
 }
 
 void members_stop(coordinator *c) {
     members *m = &c->members;
     m->stopping = true;
+    m->group_up = false; /* it has nothing to do any more */
     m->stop_by_ns = net_now_ns() + STOP_TIMEOUT_MS * MS;
     for (uint32_t i = 1; i < m->n; i++) {
         proto_bytes none = {0};

@@ -328,6 +328,7 @@ static void on_open(void *context, net_link *k) {
     w->heard_ns = net_now_ns();
     st_code code = proto_register_encode(&w->info, &b);
     send_bytes(w, PROTO_MSG_REGISTER, &b, code);
+    on_beat(w); /* from here on, so that a coordinator that never says WELCOME is not waited for either */
 }
 
 static void on_welcome(worker *w, const net_frame *f) {
@@ -345,7 +346,6 @@ static void on_welcome(worker *w, const net_frame *f) {
         return;
     }
     w->thread_runs = true;
-    on_beat(w);
 }
 
 static void on_plan(worker *w, const net_frame *f) {
@@ -354,7 +354,7 @@ static void on_plan(worker *w, const net_frame *f) {
         return;
     }
     mailbox_item item = {MAIL_PLAN, mem_alloc(f->n, 1), f->n};
-    if (f->group_epoch > w->welcome.group_epoch || !w->thread_runs)
+    if (f->group_epoch > w->welcome.group_epoch || !w->thread_runs || w->o->group_rank)
         leave(w, ST_FATAL_PROTOCOL, "a plan before WELCOME, from a later epoch, or not to the leader");
     else if (!item.data)
         leave(w, ST_FATAL_MEMORY, "no memory for a plan");
@@ -411,14 +411,11 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
 
 static void on_close(void *context, net_link *k, const char *reason) {
     worker *w = context;
+    char text[ST_MESSAGE_BYTES];
     (void)k;
     w->link = NULL;
-    if (!w->stopping) {
-        w->stopping = true;
-        w->code = st_fail(&w->error, ST_ERR_UNAVAILABLE, "the link to the coordinator %s:%u closed: %s", w->o->host, w->o->port,
-                          reason);
-    }
-    net_loop_stop(w->loop);
+    snprintf(text, sizeof text, "the link to the coordinator %s:%u closed: %s", w->o->host, w->o->port, reason);
+    leave(w, w->stopping ? ST_OK : ST_ERR_UNAVAILABLE, text);
 }
 
 static void drop_mail(mailbox_item *item) { mem_free(item->data); }
@@ -452,6 +449,8 @@ static void describe(worker *w) {
 
 st_code worker_run(const worker_options *o, st_error *e) {
     worker w = {.o = o, .config = &o->topology->groups[o->group]};
+    w.welcome.heartbeat_ms = o->topology->heartbeat_ms; /* until WELCOME says so */
+    w.welcome.dead_after_ms = o->topology->dead_after_ms;
     const net_link_callbacks callbacks = {on_open, on_frame, on_close};
     describe(&w);
     signal(SIGTERM, SIG_IGN);

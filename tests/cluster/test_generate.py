@@ -79,6 +79,13 @@ def test_a_stop_text_ends_the_answer_before_it(cluster):
     assert answer.text == whole[: whole.index(stop)] and answer.finish_reason == "stop"
 
 
+def test_a_stop_text_ends_the_work_too(cluster):
+    stop = cluster.generate("1, 2, 3,", max_tokens=10, ignore_end=True).text[4:7]
+    before = cluster.status().steps
+    cluster.generate("1, 2, 3,", max_tokens=400, ignore_end=True, stop=[stop])
+    assert cluster.status().steps - before < 40
+
+
 def test_a_stop_token_ends_the_answer(cluster):
     whole = cluster.generate("1, 2, 3,", **GREEDY)
     stop = whole.ids[5]
@@ -116,18 +123,22 @@ def test_a_request_without_a_prompt_is_refused(cluster):
 
 
 def test_cancel_frees_the_sequence(cluster):
+    before = cluster.status().steps
     call = cluster.stream("Once upon a time", max_tokens=4000, ignore_end=True)
     next(call)
     assert cluster.status().requests_running == 1 and cluster.status().kv_blocks_used > 0
     call.cancel()
     until(cluster.is_idle, "the sequence to be freed")
+    assert cluster.status().steps - before < 1000  # and not by having come to its end
 
 
 def test_a_deadline_frees_the_sequence(cluster):
+    before = cluster.status().steps
     with pytest.raises(grpc.RpcError) as e:
         cluster.generate("Once upon a time", max_tokens=8000, ignore_end=True, timeout=0.5)
     assert e.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     until(cluster.is_idle, "the sequence to be freed")
+    assert cluster.status().steps - before < 2000
 
 
 def test_a_full_queue_refuses_and_recovers(new_cluster):
@@ -164,6 +175,16 @@ def test_the_command_line_streams_the_same_answer(cluster):
     assert consort("generate", *to, "--raw", "--prompt", "Water boils at").stdout.rstrip("\n") == expected.text.rstrip("\n")
     chat = cluster.generate([("user", "Hello!")], max_tokens=20).text
     assert consort("generate", *to, text="Hello!").stdout.rstrip("\n") == chat.rstrip("\n")
+
+
+def test_the_command_line_takes_token_ids(cluster):
+    ids = tokenize("The capital of France is")
+    printed = json.loads(consort("generate", "--server", cluster.server, "--tokens", ",".join(map(str, ids)), "--max-tokens", 8, "--json").stdout)
+    assert printed["ids"] == cluster.generate(ids, max_tokens=8).ids and printed["usage"]["prompt_tokens"] == len(ids)
+    for wrong in ("1,,2", "a", "1,", "-1", "4294967296", ""):
+        refused = consort("generate", "--server", cluster.server, f"--tokens={wrong}", check=False)
+        assert refused.returncode == 1 and "--tokens" in refused.stderr
+
 
 
 def test_the_command_line_names_a_bad_value(cluster):

@@ -68,6 +68,51 @@ static void wrong_command_lines_are_refused(void **state) {
     }
 }
 
+/* A setter that keeps what it got, and refuses the value "bad". */
+typedef struct {
+    char got[64];
+} setter_log;
+
+static st_code set(void *context, const char *name, const char *value, st_error *e) {
+    setter_log *s = context;
+    size_t n = strlen(s->got);
+    if (!strcmp(value, "bad")) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "%s: bad is refused", name);
+    snprintf(s->got + n, sizeof s->got - n, "%s=%s;", name, value);
+    return ST_OK;
+}
+
+static int parse_set(setter_log *s, int argc, char **argv) {
+    client_setter setter = {set, s};
+    const client_option options[] = {
+        {"--stop", CLIENT_SET, &setter, "TEXT", "a text, several times", false},
+        {"--ignore-end", CLIENT_SET_FLAG, &setter, NULL, "a flag", false},
+    };
+    return client_options(argc, argv, "About.", options, sizeof options / sizeof *options);
+}
+
+static void setters_get_every_value_as_it_was_typed(void **state) {
+    (void)state;
+    setter_log s = {0};
+    char *argv[] = {"verb", "--stop", "a=b", "--stop=", "--ignore-end", "--stop=--x", "--stop", "--ignore-end"};
+    assert_int_equal(parse_set(&s, sizeof argv / sizeof *argv, argv), CLIENT_GO_ON);
+    assert_string_equal(s.got, "stop=a=b;stop=;ignore-end=;stop=--x;stop=--ignore-end;");
+}
+
+static void what_a_setter_refuses_is_a_usage_error(void **state) {
+    (void)state;
+    setter_log s = {0};
+    assert_int_equal(parse_set(&s, 3, (char *[]){"verb", "--stop", "bad"}), CLIENT_USAGE);
+    assert_int_equal(parse_set(&s, 2, (char *[]){"verb", "--stop"}), CLIENT_USAGE);
+    assert_int_equal(parse_set(&s, 2, (char *[]){"verb", "--ignore-end=1"}), CLIENT_USAGE);
+    assert_string_equal(s.got, "");
+}
+
+static void a_cancelled_call_has_an_exit_code_of_its_own(void **state) {
+    (void)state;
+    assert_int_equal(client_fail("verb", &(st_error){.code = ST_ERR_CANCELLED, .message = "cancelled"}), CLIENT_INTERRUPTED);
+    assert_int_equal(client_fail("verb", &(st_error){.code = ST_ERR_UNAVAILABLE, .message = "away"}), CLIENT_FAILED);
+}
+
 static void help_wins_over_what_is_missing(void **state) {
     (void)state;
     values v = {0};
@@ -78,6 +123,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_kinds_of_options_are_stored),
         cmocka_unit_test(wrong_command_lines_are_refused),
+        cmocka_unit_test(setters_get_every_value_as_it_was_typed),
+        cmocka_unit_test(what_a_setter_refuses_is_a_usage_error),
+        cmocka_unit_test(a_cancelled_call_has_an_exit_code_of_its_own),
         cmocka_unit_test(help_wins_over_what_is_missing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

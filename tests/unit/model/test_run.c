@@ -258,7 +258,7 @@ static size_t run_ranks(const truth *t, const model_file *f, const float *logits
     *largest_share = 0;
     for (uint32_t k = 0; k < n_ranks; k++) {
         rank *me = &ranks[k];
-        *me = (rank){.t = t, .group = {.base = {&thread_ops, k, n_ranks}, .hub = &h}};
+        *me = (rank){.t = t, .group = {.base = {.ops = &thread_ops, .rank = k, .n_ranks = n_ranks}, .hub = &h}};
         me->r = open_rig(f, (rig_options){.isa = "auto", .n_threads = 1, .group = &me->group.base});
         rig_add(&me->batch, 0, t->token[0], 0, N_TOKENS);
         size_t share = model_weight_bytes(me->r.model);
@@ -317,7 +317,7 @@ static void the_bits_of_the_logits_are_frozen(void **state) {
 
 static void more_ranks_than_units_are_refused(void **state) {
     truth *t = *state;
-    thread_group g = {.base = {&thread_ops, 0, 4}};
+    thread_group g = {.base = {.ops = &thread_ops, .n_ranks = 4}};
     rig r;
     st_error e = {0};
     rig_options o = {.isa = "auto", .n_threads = 1, .group = &g.base};

@@ -1,0 +1,78 @@
+/* Routes: for a request, which drafters to ask. The policies are functions of the roster alone; one that learns will take its
+ * statistics as a further argument. */
+#include "speculative/speculative.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static uint32_t find(const spec_roster *roster, const char *name) {
+    uint32_t i = 0;
+    while (i < roster->n && strcmp(roster->name[i], name)) i++;
+    return i;
+}
+
+/* Shifts of 32 bits are undefined, and a roster may have 32 drafters. */
+static uint32_t mask_of(const spec_roster *roster, uint32_t drafter) { return drafter < roster->n ? UINT32_C(1) << drafter : 0; }
+
+static uint32_t ask_none(const spec_route *r, const spec_roster *roster) {
+    (void)r, (void)roster;
+    return 0;
+}
+
+static uint32_t ask_lookup(const spec_route *r, const spec_roster *roster) {
+    (void)r;
+    return mask_of(roster, find(roster, spec_kinds[SPEC_KIND_lookup].name));
+}
+
+static uint32_t ask_all(const spec_route *r, const spec_roster *roster) {
+    (void)r;
+    return roster->n >= 32 ? UINT32_MAX : (UINT32_C(1) << roster->n) - 1;
+}
+
+static uint32_t ask_fixed(const spec_route *r, const spec_roster *roster) { return mask_of(roster, r->drafter); }
+
+static const struct {
+    const char *name;
+    bool takes_a_drafter;
+    uint32_t (*ask)(const spec_route *r, const spec_roster *roster);
+} policies[] = {
+#define ROUTE(name, takes_a_drafter, help) {#name, takes_a_drafter, ask_##name},
+#include "speculative/routes.def"
+#undef ROUTE
+};
+enum { N_POLICIES = sizeof policies / sizeof *policies };
+
+static void append(char *list, size_t size, const char *format, const char *name) {
+    size_t used = strlen(list);
+    (void)snprintf(list + used, size - used, format, used ? ", " : "", name);
+}
+
+static st_code no_such_policy(const char *text, st_error *e) {
+    char list[256] = "";
+    for (size_t i = 0; i < N_POLICIES; i++)
+        append(list, sizeof list, policies[i].takes_a_drafter ? "%s%s:<drafter>" : "%s%s", policies[i].name);
+    return st_fail(e, ST_ERR_INVALID_ARGUMENT, "'%.64s': expected one of %s", text, list);
+}
+
+static st_code no_such_drafter(const char *text, const spec_roster *roster, st_error *e) {
+    char list[256] = "";
+    for (uint32_t i = 0; i < roster->n; i++) append(list, sizeof list, "%s%s", roster->name[i]);
+    return st_fail(e, ST_ERR_INVALID_ARGUMENT, "'%.64s': no such drafter; there are: %s", text, list);
+}
+
+st_code spec_route_parse(spec_route *r, const char *text, const spec_roster *roster, st_error *e) {
+    size_t length = strcspn(text, ":");
+    for (uint8_t i = 0; i < N_POLICIES; i++) {
+        if (strlen(policies[i].name) != length || strncmp(policies[i].name, text, length)) continue;
+        if (policies[i].takes_a_drafter != (text[length] == ':')) break;
+        uint32_t drafter = policies[i].takes_a_drafter ? find(roster, text + length + 1) : 0;
+        if (policies[i].takes_a_drafter && drafter == roster->n) return no_such_drafter(text, roster, e);
+        *r = (spec_route){.policy = i, .drafter = (uint8_t)drafter};
+        return ST_OK;
+    }
+    return no_such_policy(text, e);
+}
+
+uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster) {
+    return policies[r->policy].ask(r, roster) & roster->up;
+}

@@ -1,0 +1,173 @@
+/* Speculative: what to draft, whom to ask, how to join.
+ *
+ * Drafters guess the target's next tokens as draft trees; the target accepts what equals its own choice, so a draft changes the
+ * speed and never the answer (design/speculation.md, 1). Nouns: a tree (spec_tree), a drafter (one interface for all kinds,
+ * drafters.def), a route (which drafters a request asks, routes.def) and the fusion of their trees. All of it is pure: no heap,
+ * clock, socket or random number; objects live in the caller's storage. Any thread, one at a time for each object. */
+#ifndef CONSORT_SPECULATIVE_SPECULATIVE_H
+#define CONSORT_SPECULATIVE_SPECULATIVE_H
+
+#include "base/nouns.h"
+#include "base/status.h"
+#include <stddef.h>
+
+enum {
+    SPEC_MAX_DRAFTERS = 32,               /* of a cluster, lookup included: a set of drafters is a mask of 32 bits */
+    SPEC_MAX_SCORED = NOUNS_MAX_TREE + 1, /* most tokens that one step commits, so the most that a drafter scores at once */
+    SPEC_NAME_BYTES = 32,                 /* longest name of a drafter, with its NUL */
+};
+
+/* ---- tree ---- */
+
+/* A draft tree by value. Parents come first; parent[i] is a node's index < i, or NOUNS_TREE_ROOT for a child of the last
+ * committed token. probability[i], in [0, 1]: the belief that node i is the target's choice if its parent was. No two children of
+ * one parent are the same token. */
+typedef struct {
+    uint32_t n;
+    uint32_t token[NOUNS_MAX_TREE], parent[NOUNS_MAX_TREE];
+    float probability[NOUNS_MAX_TREE];
+} spec_tree;
+
+/* Adds a node and returns its index. The caller has seen to n < NOUNS_MAX_TREE, parent and sibling rules. */
+uint32_t spec_tree_add(spec_tree *t, uint32_t parent, uint32_t token, float probability);
+
+/* The child of `parent` that is `token`, or NOUNS_TREE_ROOT if there is none. */
+uint32_t spec_tree_child(const token_tree *t, uint32_t parent, uint32_t token);
+
+/* Copies a tree that came from elsewhere, checked: at most `budget` nodes, tokens < n_vocab, parents first, siblings differ,
+ * probabilities in [0, 1] (probability NULL: 1). Errors: ST_ERR_FORMAT, saying what is wrong; `out` is then empty. */
+ST_CHECKED st_code spec_tree_take(spec_tree *out, const token_tree *from, uint32_t budget, uint32_t n_vocab, st_error *e);
+
+bool spec_tree_check(const spec_tree *t, uint32_t budget); /* the rules above hold (tokens aside) */
+token_tree spec_tree_view(const spec_tree *t);             /* borrowed from `t` */
+
+/* Walks from the root along tokens[0, n): the nodes that were accepted, in order, in path[NOUNS_MAX_TREE] (may be NULL). Returns
+ * how many; a result of a step has this many accepted drafts and then the bonus token. */
+uint32_t spec_tree_walk(const token_tree *t, const uint32_t *tokens, uint32_t n_tokens, uint32_t *path);
+
+/* ---- fusion ---- */
+
+/* Joins the trees of n <= SPEC_MAX_DRAFTERS drafters to one of at most `budget` nodes. Where several propose the same token under
+ * the same path, p = 1 - product of (1 - w_i p_i), w_i = weights[i] in [0, 1] (NULL: all 1); nodes join in order of path
+ * probability (ties: the earlier tree, the earlier node). from[i] (may be NULL): mask of the trees that proposed node i. */
+void spec_fuse(const spec_tree *trees, const float *weights, uint32_t n, uint32_t budget, spec_tree *out,
+               uint32_t from[NOUNS_MAX_TREE]);
+
+/* ---- routes: whom to ask ---- */
+
+/* The cluster's drafters, numbered; lookup is one of them, by its name. Names are borrowed. */
+typedef struct {
+    uint32_t n; /* <= SPEC_MAX_DRAFTERS */
+    const char *name[SPEC_MAX_DRAFTERS];
+    uint32_t up; /* mask of those that answer at present */
+} spec_roster;
+
+typedef struct {
+    uint8_t policy;  /* row of routes.def */
+    uint8_t drafter; /* of `fixed:<name>` */
+} spec_route;
+
+/* Reads "none", "lookup", "all" or "fixed:<name>". Errors: ST_ERR_INVALID_ARGUMENT, naming what there is. */
+ST_CHECKED st_code spec_route_parse(spec_route *r, const char *text, const spec_roster *roster, st_error *e);
+uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster); /* mask of the drafters to ask now, all of them up */
+
+/* ---- drafters ---- */
+
+/* One sequence in one round of a drafter. Every call gives all committed tokens, and says how many are new to this drafter. */
+typedef struct {
+    seq_id seq;
+    sampling sampling;
+    const uint32_t *tokens; /* [n_tokens], at least one: all that is committed, prompt first */
+    uint32_t n_tokens;
+    uint32_t n_new;         /* of these, the last n_new came since the last call for `seq`; all of them at first */
+    const uint16_t *hidden; /* f16 [n_new][dim]; NULL unless the kind asks for it */
+    uint32_t budget;        /* most nodes of the tree, <= NOUNS_MAX_TREE; 0: only keep up and score */
+    spec_tree *tree;        /* out: the draft */
+    uint32_t n_scored; /* out: of the last SPEC_MAX_SCORED new tokens, those for which the drafter had a choice of its own ... */
+    uint32_t n_hits;   /* out: ... and those where that choice was the token */
+} spec_draft;
+
+typedef struct spec_drafter spec_drafter;
+typedef struct {
+    const char *name; /* of the kind */
+    bool wants_hidden;
+    ST_CHECKED st_code (*draft)(spec_drafter *d, spec_draft *items, uint32_t n, st_error *e);
+    void (*close)(spec_drafter *d, seq_id seq); /* forgets a sequence; unknown ones are ignored */
+    void (*destroy)(spec_drafter *d);           /* NULL-safe */
+} spec_drafter_ops;
+
+/* The own choice of a drafter at temperature T > 0 adds the target's noise for (seed, position, token) to its own belief; ties go
+ * to the lowest id. So the same seed gives the same draft, and the best agreement with the target that its belief allows. */
+struct spec_drafter {
+    const spec_drafter_ops *ops; /* first field of every kind's struct */
+};
+
+/* The kinds, one row of drafters.def each. Pure kinds run anywhere; the others need what a worker has. */
+typedef struct {
+    const char *name, *help;
+    bool pure, wants_hidden;
+} spec_kind;
+enum {
+#define DRAFTER(name, where, wants_hidden, help) SPEC_KIND_##name,
+#include "speculative/drafters.def"
+#undef DRAFTER
+    SPEC_N_KINDS
+};
+extern const spec_kind spec_kinds[SPEC_N_KINDS];
+const spec_kind *spec_kind_find(const char *name); /* NULL if there is no such kind */
+
+/* ---- lookup: the request's own text ---- */
+
+typedef struct {
+    uint32_t min_match, max_match; /* tokens of a suffix that must, and that can, count: 1 <= min <= max <= 16 */
+} spec_lookup_options;
+#define SPEC_LOOKUP_OPTIONS ((spec_lookup_options){.min_match = 1, .max_match = 6})
+
+/* Drafts a chain: what followed the latest of the longest earlier occurrences of the last tokens. O(n_tokens). */
+void spec_lookup(const spec_lookup_options *o, const uint32_t *tokens, uint32_t n_tokens, uint32_t budget, spec_tree *out);
+
+typedef struct {
+    spec_drafter drafter;
+    spec_lookup_options options;
+} spec_lookup_drafter;
+spec_drafter *spec_lookup_init(spec_lookup_drafter *storage, const spec_lookup_options *o); /* nothing to deinit */
+
+/* ---- ngram: a back-off table over token ids ---- */
+
+enum { SPEC_NGRAM_MAX_ORDER = 4, SPEC_NGRAM_MAX_WIDTH = 4, SPEC_NGRAM_HASH_BYTES = 32 };
+
+typedef struct {
+    uint32_t order, n_vocab; /* order: tokens of the longest n-gram */
+    uint8_t vocabulary_hash[SPEC_NGRAM_HASH_BYTES];
+    uint64_t n_tokens; /* it was counted from */
+    struct {
+        uint32_t n_contexts, n_entries;
+    } level[SPEC_NGRAM_MAX_ORDER]; /* [c]: contexts of c tokens, and the tokens seen after them */
+} spec_ngram_info;
+
+typedef struct {
+    spec_drafter drafter;
+    spec_ngram_info info;
+    uint32_t width; /* most children of a node of its trees, 1 (chains) to SPEC_NGRAM_MAX_WIDTH */
+    struct {
+        const uint8_t *contexts, *entries;
+    } level[SPEC_NGRAM_MAX_ORDER];
+} spec_ngram;
+
+/* Opens a table over its file's bytes, which must outlive it (map the file). All of it is checked: the drafter never trusts the
+ * file again. vocabulary_hash NULL: any. Nothing to deinit. Errors: ST_ERR_FORMAT, ST_ERR_MISMATCH (another vocabulary),
+ * ST_FATAL_MEMORY (libcrypto's). */
+ST_CHECKED st_code spec_ngram_init(spec_ngram *g, const void *bytes, size_t size_bytes, const uint8_t *vocabulary_hash,
+                                   st_error *e);
+
+/* Counts texts into a table: sort, size, write. tokens[n_tokens] < info->n_vocab: the texts one behind the other, with
+ * SPEC_NGRAM_BREAK between them. spec_ngram_sort fills index[n_tokens], which the other two need. `info` gives order, n_vocab and
+ * vocabulary_hash; spec_ngram_size fills in the rest and returns the bytes of the file, spec_ngram_write writes so many.
+ * Errors: ST_FATAL_MEMORY (libcrypto's). */
+#define SPEC_NGRAM_BREAK UINT32_MAX
+void spec_ngram_sort(const uint32_t *tokens, uint32_t n_tokens, uint32_t order, uint32_t *index);
+uint64_t spec_ngram_size(const uint32_t *tokens, uint32_t n_tokens, const uint32_t *index, spec_ngram_info *info);
+ST_CHECKED st_code spec_ngram_write(const uint32_t *tokens, uint32_t n_tokens, const uint32_t *index, const spec_ngram_info *info,
+                                    uint8_t *bytes);
+
+#endif

@@ -1,0 +1,76 @@
+/* Draft trees by value, and the table of the kinds that make them. */
+#include "speculative/speculative.h"
+
+#include <string.h>
+
+const spec_kind spec_kinds[SPEC_N_KINDS] = {
+#define PURE                                     true
+#define WORKER                                   false
+#define DRAFTER(name, where, wants_hidden, help) {#name, help, where, wants_hidden},
+#include "speculative/drafters.def"
+#undef DRAFTER
+};
+
+const spec_kind *spec_kind_find(const char *name) {
+    for (uint32_t i = 0; i < SPEC_N_KINDS; i++)
+        if (!strcmp(spec_kinds[i].name, name)) return &spec_kinds[i];
+    return NULL;
+}
+
+uint32_t spec_tree_add(spec_tree *t, uint32_t parent, uint32_t token, float probability) {
+    INVARIANT(t->n < NOUNS_MAX_TREE && (parent < t->n || parent == NOUNS_TREE_ROOT));
+    t->token[t->n] = token;
+    t->parent[t->n] = parent;
+    t->probability[t->n] = probability;
+    return t->n++;
+}
+
+uint32_t spec_tree_child(const token_tree *t, uint32_t parent, uint32_t token) {
+    for (uint32_t i = parent == NOUNS_TREE_ROOT ? 0 : parent + 1; i < t->n_nodes; i++)
+        if (t->parent[i] == parent && t->token[i] == token) return i;
+    return NOUNS_TREE_ROOT;
+}
+
+token_tree spec_tree_view(const spec_tree *t) {
+    return (token_tree){.n_nodes = t->n, .token = t->token, .parent = t->parent, .probability = t->probability};
+}
+
+/* The first breach of the rules, as words with its node, or NULL. */
+static const char *breach(const token_tree *t, uint32_t budget, uint32_t n_vocab, uint32_t *node) {
+    *node = t->n_nodes;
+    if (t->n_nodes > budget || t->n_nodes > NOUNS_MAX_TREE) return "more nodes than asked for";
+    for (uint32_t i = 0; i < t->n_nodes; i++) {
+        *node = i;
+        if (t->token[i] >= n_vocab) return "token outside the vocabulary";
+        if (t->parent[i] >= i && t->parent[i] != NOUNS_TREE_ROOT) return "parent behind its child";
+        if (t->probability && !(t->probability[i] >= 0 && t->probability[i] <= 1)) return "probability outside [0, 1]";
+        if (spec_tree_child(t, t->parent[i], t->token[i]) != i) return "the same token twice under one parent";
+    }
+    return NULL;
+}
+
+bool spec_tree_check(const spec_tree *t, uint32_t budget) {
+    token_tree view = spec_tree_view(t);
+    uint32_t node;
+    return !breach(&view, budget, UINT32_MAX, &node);
+}
+
+st_code spec_tree_take(spec_tree *out, const token_tree *from, uint32_t budget, uint32_t n_vocab, st_error *e) {
+    uint32_t node;
+    out->n = 0;
+    const char *wrong = breach(from, budget, n_vocab, &node);
+    if (wrong)
+        return st_fail(e, ST_ERR_FORMAT, "draft tree of %u nodes, asked for %u, node %u: %s", from->n_nodes, budget, node, wrong);
+    for (uint32_t i = 0; i < from->n_nodes; i++)
+        spec_tree_add(out, from->parent[i], from->token[i], from->probability ? from->probability[i] : 1);
+    return ST_OK;
+}
+
+uint32_t spec_tree_walk(const token_tree *t, const uint32_t *tokens, uint32_t n_tokens, uint32_t *path) {
+    uint32_t at = NOUNS_TREE_ROOT, n = 0;
+    while (n < n_tokens && (at = spec_tree_child(t, at, tokens[n])) != NOUNS_TREE_ROOT) {
+        if (path) path[n] = at;
+        n++;
+    }
+    return n;
+}

@@ -1,0 +1,167 @@
+/* The model drafter against a fake model (fake_model.h) that is also the target: every draft must be the truth, whatever was
+ * accepted before. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "tests/unit/worker/fake_model.h"
+#include "worker/draft_model.h"
+
+enum { BUDGET = 4 };
+
+typedef struct {
+    model model;
+    kv_store kv;
+    spec_drafter *drafter;
+} rig;
+
+static int make_rig(void **state) {
+    rig *r = mem_alloc(1, sizeof *r);
+    r->model.info.n_vocab = VOCAB;
+    r->model.bad_row = UINT32_MAX;
+    draft_model_options o = {&r->model, &r->kv, BLOCKS, MAX_SEQ, MAX_ROWS, CONTEXT};
+    *state = r;
+    return draft_model_create(&o, &r->drafter) != ST_OK;
+}
+
+static int free_rig(void **state) {
+    rig *r = *state;
+    r->drafter->ops->destroy(r->drafter);
+    mem_free(r);
+    return 0;
+}
+
+/* One round for one sequence of which the last n_new tokens are new. */
+static spec_draft round_of(rig *r, uint64_t seq, const uint32_t *tokens, uint32_t n, uint32_t n_new, uint32_t budget,
+                           spec_tree *tree) {
+    st_error e = {0};
+    spec_draft it = {.seq = {seq}, .tokens = tokens, .n_tokens = n, .n_new = n_new, .budget = budget, .tree = tree};
+    assert_int_equal(r->drafter->ops->draft(r->drafter, &it, 1, &e), ST_OK);
+    assert_true(spec_tree_check(tree, budget));
+    return it;
+}
+
+static void assert_chain_is_truth(const spec_tree *t, const uint32_t *tokens, uint32_t n) {
+    uint32_t all[CONTEXT + NOUNS_MAX_TREE];
+    memcpy(all, tokens, n * sizeof *all);
+    for (uint32_t i = 0; i < t->n; i++) {
+        assert_int_equal(t->parent[i], i ? i - 1 : NOUNS_TREE_ROOT);
+        assert_int_equal(t->token[i], truth(all, n));
+        all[n++] = t->token[i];
+    }
+}
+
+static void drafts_are_its_own_choices_whatever_was_accepted(void **state) {
+    rig *r = *state;
+    uint32_t tokens[CONTEXT] = {3, 1, 4, 1, 5}, n = 5, n_new = 5, n_scored = 0, n_hits = 0;
+    spec_tree t;
+    for (unsigned step = 0; n + BUDGET + 1 < 120; step++) {
+        spec_draft it = round_of(r, 7, tokens, n, n_new, BUDGET, &t);
+        assert_int_equal(t.n, BUDGET);
+        assert_chain_is_truth(&t, tokens, n);
+        n_scored += it.n_scored;
+        n_hits += it.n_hits;
+        uint32_t accept = step * 7 % (BUDGET + 1); /* that many drafts hold, then another token comes */
+        for (uint32_t i = 0; i < accept; i++) tokens[n + i] = t.token[i];
+        tokens[n + accept] = (accept < BUDGET ? t.token[accept] : truth(tokens, n + accept)) + (step & 1 ? 1 : 0);
+        tokens[n + accept] %= VOCAB;
+        n_new = accept + 1;
+        n += n_new;
+    }
+    assert_int_equal(n_scored, n - n_new - 1); /* every token that was new but the very first */
+    assert_true(n_hits > n_scored / 2 && n_hits < n_scored);
+}
+
+static void accepted_drafts_are_not_computed_again(void **state) {
+    rig *r = *state;
+    uint32_t tokens[CONTEXT] = {9, 8, 7}, n = 3;
+    spec_tree t;
+    round_of(r, 1, tokens, n, n, BUDGET, &t);
+    for (uint32_t i = 0; i < BUDGET; i++) tokens[n++] = t.token[i];
+    tokens[n] = truth(tokens, n);
+    n++;
+    uint32_t before = r->model.n_rows;
+    spec_draft it = round_of(r, 1, tokens, n, BUDGET + 1, BUDGET, &t);
+    assert_int_equal(r->model.n_rows - before, 2 + BUDGET - 1); /* the last draft and the bonus, then the chain */
+    assert_int_equal(it.n_scored, BUDGET + 1);
+    assert_int_equal(it.n_hits, BUDGET + 1);
+}
+
+static void many_sequences_go_through_together_and_long_prompts_in_chunks(void **state) {
+    rig *r = *state;
+    uint32_t tokens[MAX_SEQ][CONTEXT];
+    spec_tree trees[MAX_SEQ];
+    spec_draft items[MAX_SEQ];
+    st_error e = {0};
+    for (uint32_t q = 0; q < MAX_SEQ; q++) {
+        for (uint32_t i = 0; i < CONTEXT; i++) tokens[q][i] = (q * 31 + i * 7) % VOCAB;
+        items[q] = (spec_draft){
+            .seq = {q + 1}, .tokens = tokens[q], .n_tokens = 50 * (q + 1), .n_new = 50 * (q + 1), .budget = q, .tree = &trees[q]};
+    }
+    assert_int_equal(r->drafter->ops->draft(r->drafter, items, MAX_SEQ, &e), ST_OK);
+    for (uint32_t q = 0; q < MAX_SEQ; q++) {
+        assert_int_equal(trees[q].n, q);
+        assert_chain_is_truth(&trees[q], tokens[q], items[q].n_tokens);
+        assert_int_equal(items[q].n_scored, items[q].n_tokens - 1 < SPEC_MAX_SCORED ? items[q].n_tokens - 1 : SPEC_MAX_SCORED);
+    }
+}
+
+static void a_draft_ends_where_the_context_ends(void **state) {
+    rig *r = *state;
+    uint32_t tokens[CONTEXT];
+    spec_tree t;
+    for (uint32_t i = 0; i < CONTEXT; i++) tokens[i] = i % VOCAB;
+    round_of(r, 1, tokens, CONTEXT - 2, CONTEXT - 2, BUDGET, &t);
+    assert_int_equal(t.n, 2);
+    assert_chain_is_truth(&t, tokens, CONTEXT - 2);
+}
+
+static void without_blocks_or_places_there_is_no_draft_and_later_there_is(void **state) {
+    rig *r = *state;
+    uint32_t tokens[CONTEXT];
+    spec_tree t;
+    for (uint32_t i = 0; i < CONTEXT; i++) tokens[i] = i * 3 % VOCAB;
+    for (uint64_t q = 1; q <= MAX_SEQ; q++)
+        round_of(r, q, tokens, 200, 200, BUDGET, &t); /* 10 blocks each: all places are taken */
+    round_of(r, 99, tokens, 200, 200, BUDGET, &t);
+    assert_int_equal(t.n, 0);
+    r->drafter->ops->close(r->drafter, (seq_id){2});
+    r->drafter->ops->close(r->drafter, (seq_id){12345}); /* unknown: ignored */
+    round_of(r, 99, tokens, 200, 200, BUDGET, &t);
+    assert_int_equal(t.n, BUDGET);
+    assert_chain_is_truth(&t, tokens, 200);
+}
+
+static void create_survives_each_failing_allocation(void **state) {
+    rig *r = *state;
+    draft_model_options o = {&r->model, &r->kv, BLOCKS, MAX_SEQ, MAX_ROWS, CONTEXT};
+    spec_drafter *d = NULL;
+    for (uint64_t n = 1;; n++) {
+        mem_fail_at(n);
+        st_code code = draft_model_create(&o, &d);
+        mem_fail_at(0);
+        if (!code) break;
+        assert_int_equal(code, ST_FATAL_MEMORY);
+        assert_null(d);
+    }
+    const spec_drafter_ops *ops = d->ops;
+    ops->destroy(d);
+    ops->destroy(NULL);
+}
+
+#define WITH_RIG(f) cmocka_unit_test_setup_teardown(f, make_rig, free_rig)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        WITH_RIG(drafts_are_its_own_choices_whatever_was_accepted),
+        WITH_RIG(accepted_drafts_are_not_computed_again),
+        WITH_RIG(many_sequences_go_through_together_and_long_prompts_in_chunks),
+        WITH_RIG(a_draft_ends_where_the_context_ends),
+        WITH_RIG(without_blocks_or_places_there_is_no_draft_and_later_there_is),
+        WITH_RIG(create_survives_each_failing_allocation),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
