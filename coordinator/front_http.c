@@ -22,6 +22,12 @@ static void quote(const char *in, char *out, size_t n_out) {
     out[n] = 0;
 }
 
+static bool is_lost(const coordinator *c) {
+    for (uint32_t i = 1; i < c->members.n; i++)
+        if (c->members.items[i].state == MEMBER_LOST) return true;
+    return false;
+}
+
 /* {"status": "ok"}, or why not: loading (it may come), lost (it does not by itself), draining (it leaves). */
 static void on_health(coordinator *c, net_http_call *call) {
     char why[256], quoted[2 * sizeof why], body[sizeof quoted + 64];
@@ -33,9 +39,9 @@ static void on_health(coordinator *c, net_http_call *call) {
     if (c->draining) snprintf(why, sizeof why, "the cluster is shutting down");
     quote(why, quoted, sizeof quoted);
     snprintf(body, sizeof body, "{\"status\":\"%s\",\"reason\":\"%s\"}\n",
-             c->draining       ? "draining"
-             : c->members.lost ? "lost"
-                               : "loading",
+             c->draining  ? "draining"
+             : is_lost(c) ? "lost"
+                          : "loading",
              quoted);
     answer_text(call, 503, "application/json", body);
 }

@@ -256,6 +256,7 @@ static void *start(uint32_t dead_after_ms, uint32_t drain_timeout_ms) {
     static char address[] = "127.0.0.1:0";
     h->topology = (config_topology){.listen = address,
                                     .control_listen = address,
+                                    .http_listen = (char[]){""},
                                     .model = h->model,
                                     .max_running = 4,
                                     .max_queue = 4,
