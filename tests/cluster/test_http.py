@@ -109,8 +109,9 @@ def test_metrics_count_what_was_run(new_cluster):
 
 def test_metrics_show_a_request_while_it_runs(new_cluster):
     cluster = new_cluster(max_running=1)
-    calls = [cluster.stream(max_tokens=1000, ignore_end=True) for _ in range(2)]
+    calls = [cluster.stream(max_tokens=2000, ignore_end=True)]
     next(calls[0])
+    calls.append(cluster.stream(max_tokens=1))
     now = until(lambda: (m := metrics(cluster))["consort_num_requests_waiting", ""] == 1 and m, "the second request to wait")
     assert now["consort_num_requests_running", ""] == 1
     assert 0 < now["consort_kv_cache_usage_perc", ""] <= 1 and now["consort_generation_tokens_total", ""] > 0
