@@ -47,7 +47,7 @@ static void on_health(coordinator *c, net_http_call *call) {
 }
 
 static void on_metrics(coordinator *c, net_http_call *call) {
-    static const char *const roles[] = {"verifier"}; /* by config_role */
+    static const char *const roles[] = {[CONFIG_VERIFIER] = "verifier", [CONFIG_DRAFTER] = "drafter"};
     uint32_t n = c->members.n - 1;
     metrics_worker *workers = mem_alloc(n ? n : 1, sizeof *workers);
     for (uint32_t i = 0; workers && i < n; i++) {

@@ -101,6 +101,8 @@ def test_metrics_count_what_was_run(new_cluster):
         assert change(before, after, f"{name}_seconds_count") == n, name
     assert change(before, after, "e2e_request_latency_seconds_sum") >= change(before, after, "inter_token_latency_seconds_sum") > 0
     assert after["consort_steps_total", ""] == status.steps == after["consort_step_time_seconds_count", ""]
+    assert after["consort_spec_decode_num_draft_tokens_total", ""] == status.drafted
+    assert after["consort_spec_decode_num_accepted_tokens_total", ""] == status.accepted
     assert after["consort_kv_cache_blocks", ""] == status.kv_blocks_total and after["consort_kv_cache_usage_perc", ""] == 0
     assert after["consort_ready", ""] == 1
     assert after["consort_worker_up", 'rank="1",group="target",role="verifier"'] == 1
