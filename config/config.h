@@ -36,6 +36,7 @@ typedef struct {
     char *listen;            /* host:port of the gRPC server; port 0: any */
     char *control_listen;    /* host:port of the control link; port 0: any */
     char *control_advertise; /* host that workers connect to; empty: the listen host */
+    char *http_listen;       /* host:port of /health and /metrics; port 0: any; empty: none */
     char *model;             /* path of the GGUF file, relative to the working directory */
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
     char *speculation; /* policy of requests that do not say (speculative/routes.def); its words are checked by the coordinator */

@@ -153,6 +153,7 @@ static st_code check_group(const config_topology *t, uint32_t i, st_error *e) {
 static st_code check_topology(const config_topology *t, st_error *e) {
     st_code code = check_address("listen", t->listen, e);
     if (!code) code = check_address("control_listen", t->control_listen, e);
+    if (!code && t->http_listen[0]) code = check_address("http_listen", t->http_listen, e);
     if (code) return code;
     if (!t->model[0]) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "model: is empty; expected the path of a GGUF file");
     if (t->prefill_chunk > t->max_rows)
@@ -259,6 +260,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->listen);
     mem_free(t->control_listen);
     mem_free(t->control_advertise);
+    mem_free(t->http_listen);
     mem_free(t->model);
     mem_free(t->speculation);
     mem_free(t);

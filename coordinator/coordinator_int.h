@@ -1,10 +1,12 @@
 /* What the coordinator's files share: loop.c (events to the scheduler, actions from it), members.c (the ranks), front_grpc.c
- * (clients), answer.c (text with stop strings). Nothing here is seen outside the room. All on the loop's thread. */
+ * (clients), front_http.c (monitors), metrics.c (what they are told), answer.c (text with stop strings). Nothing here is seen
+ * outside the room. All on the loop's thread. */
 #ifndef CONSORT_COORDINATOR_INT_H
 #define CONSORT_COORDINATOR_INT_H
 
 #include "coordinator/coordinator.h"
 #include "coordinator/coordinator_core.h"
+#include "coordinator/metrics_int.h"
 #include "model/text.h"
 #include "net/net.h"
 #include "proto/proto.h"
@@ -79,6 +81,9 @@ void front_finished(coordinator *c, const sched_action *a);
 void front_cancel_all(coordinator *c, st_code code); /* the drain took too long */
 void front_drained(coordinator *c);                  /* answers the Stop calls */
 
+/* ---- front_http.c: monitors ---- */
+ST_CHECKED st_code front_http_init(coordinator *c, st_error *e); /* nothing where http_listen is empty */
+
 /* ---- loop.c ---- */
 enum { MAX_ENDS = 64 };
 struct coordinator {
@@ -99,11 +104,15 @@ struct coordinator {
     uint8_t model_hash[32], vocabulary_hash[32];
     members members;
     front front;
+    net_http_server *http; /* NULL: off */
+    uint16_t http_port;
+    metrics metrics;
 };
 
 /* Gives the event to the scheduler and carries out what comes of it; an event met in the midst of that waits its turn (REQUEST
  * and RESULT hold views and never come in the midst). */
 void coordinator_event(coordinator *c, const sched_event *event);
+bool coordinator_is_ready(const coordinator *c); /* takes requests */
 void coordinator_drain(coordinator *c, const char *why);
 void coordinator_all_left(coordinator *c); /* every rank said goodbye, or the time for it is over */
 

@@ -30,7 +30,7 @@ struct stream {
     char *text, *piece; /* scratch of one reply, of one token */
     bool greeted, cut;  /* first reply sent; a stop string was met */
     uint32_t n_tokens;
-    uint64_t start_ns, plan_ns, first_ns; /* arrival, first plan, first token; 0: not yet */
+    uint64_t start_ns, plan_ns, first_ns, last_ns; /* arrival, first plan, first token, last one so far; 0: not yet */
 };
 
 static void stream_free(stream *s) {
@@ -76,14 +76,48 @@ static void reply(stream *s, proto_reply *r) {
     cancel(s, code, SCHED_FINISH_ERROR);
 }
 
-void front_started(coordinator *c, seq_id seq) { stream_of(c, seq)->plan_ns = net_now_ns(); }
+void front_started(coordinator *c, seq_id seq) {
+    stream *s = stream_of(c, seq);
+    s->plan_ns = net_now_ns();
+    metrics_add(&c->metrics.queue, s->plan_ns - s->start_ns, 1);
+    c->metrics.prompt_tokens += s->prompt.n;
+}
+
+/* n tokens have come together. */
+static void count_tokens(stream *s, uint32_t n) {
+    metrics *m = &s->c->metrics;
+    uint64_t now = net_now_ns();
+    if (!s->first_ns) {
+        s->first_ns = now;
+        metrics_add(&m->first_token, now - s->start_ns, 1);
+    } else
+        metrics_add(&m->inter_token, (now - s->last_ns) / n, n);
+    s->last_ns = now;
+    s->n_tokens += n;
+    m->generation_tokens += n;
+}
+
+static void count_end(const stream *s, const sched_action *a) {
+    metrics *m = &s->c->metrics;
+    if (a->code) {
+        m->failed[st_grpc(a->code)]++;
+        return;
+    }
+    *(a->finish == SCHED_FINISH_LENGTH && !s->cut ? &m->succeeded_length : &m->succeeded_stop) += 1;
+    metrics_add(&m->whole_request, net_now_ns() - s->start_ns, 1);
+}
+
+static void refuse(coordinator *c, net_call *call, st_code code, const char *why) {
+    c->front.failed++;
+    c->metrics.failed[st_grpc(code)]++;
+    net_call_finish(call, st_grpc(code), why);
+}
 
 void front_tokens(coordinator *c, const sched_action *a) {
     stream *s = stream_of(c, a->seq);
     size_t n_text = 0, n_piece;
     uint32_t n = 0;
     INVARIANT(a->n_tokens <= MAX_TOKENS_AT_ONCE);
-    if (!s->n_tokens) s->first_ns = net_now_ns();
     while (n < a->n_tokens && !s->cut) {
         n_piece = 0;
         model_detokenize(c->tokenizer, &s->detokenizer, a->tokens[n++], false, s->piece, &n_piece);
@@ -91,7 +125,7 @@ void front_tokens(coordinator *c, const sched_action *a) {
     }
     if (!n) return; /* already cut: the scheduler has not heard of it yet */
     proto_reply r = {.text = s->text, .text_bytes = n_text, .tokens = a->tokens, .n_tokens = n};
-    s->n_tokens += n;
+    count_tokens(s, n);
     reply(s, &r);
     if (s->cut) cancel(s, ST_OK, SCHED_FINISH_STOP);
 }
@@ -138,6 +172,7 @@ void front_finished(coordinator *c, const sched_action *a) {
     if (s->call) net_call_finish(s->call, st_grpc(a->code), text);
     log_line(LOG_INFO, "coordinator", "request %s: %s, %zu prompt tokens, %u tokens, %.1f ms%s%s", s->request.request_id,
              words[a->finish], s->prompt.n, s->n_tokens, ms, text[0] ? ": " : "", text);
+    count_end(s, a);
     *(a->code ? &c->front.failed : &c->front.done) += 1;
     c->front.prompt_tokens += s->prompt.n;
     c->front.answer_tokens += s->n_tokens;
@@ -221,16 +256,14 @@ static void on_generate(coordinator *c, net_call *call, const uint8_t *message, 
     uint32_t slot = free_slot(f);
     stream *s = slot < f->n_slots ? mem_alloc(1, sizeof *s) : NULL;
     if (!s) {
-        f->failed++;
-        net_call_finish(call, st_grpc(ST_ERR_RESOURCE_EXHAUSTED), "too many requests at once: try again later");
+        refuse(c, call, ST_ERR_RESOURCE_EXHAUSTED, "too many requests at once: try again later");
         return;
     }
     *s = (stream){.c = c, .call = call, .start_ns = net_now_ns()};
     st_code code = fill(s, message, n, &e);
     if (code) {
-        f->failed++;
         log_line(LOG_INFO, "coordinator", "refused a request: %s", e.message);
-        net_call_finish(call, st_grpc(code), e.message);
+        refuse(c, call, code, e.message);
         stream_free(s);
         return;
     }

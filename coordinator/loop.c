@@ -90,6 +90,8 @@ static void on_drain_timer(void *context) {
     }
 }
 
+bool coordinator_is_ready(const coordinator *c) { return sched_get_stats(c->sched).group_up && !c->draining; }
+
 void coordinator_drain(coordinator *c, const char *why) {
     if (c->draining) return;
     c->draining = true;
@@ -157,20 +159,22 @@ static st_code make_sched(coordinator *c, st_error *e) {
     return sched_init(c->sched_memory, l, &c->sched, e);
 }
 
-/* {"pid", "grpc", "control", "epoch"}, whole or not at all. */
+/* {"pid", "grpc", "control", "http", "epoch"}, whole or not at all. */
 static st_code write_run_file(coordinator *c, st_error *e) {
-    char temporary[4096], grpc_host[256], control_host[256];
+    char temporary[4096], grpc_host[256], control_host[256], http_host[256], http[288] = "";
     uint16_t port;
     if (!c->o->run_file) return ST_OK;
     st_code code = config_split_address(c->t->listen, grpc_host, sizeof grpc_host, &port, e);
     if (!code) code = config_split_address(c->t->control_listen, control_host, sizeof control_host, &port, e);
+    if (!code && c->http) code = config_split_address(c->t->http_listen, http_host, sizeof http_host, &port, e);
     if (code) return code;
+    if (c->http) snprintf(http, sizeof http, "%s:%u", http_host, c->http_port);
     snprintf(temporary, sizeof temporary, "%s.tmp", c->o->run_file);
     FILE *f = fopen(temporary, "w");
     bool ok = f != NULL;
     if (ok)
-        ok = fprintf(f, "{\"pid\": %ld, \"grpc\": \"%s:%u\", \"control\": \"%s:%u\", \"epoch\": %u}\n", (long)getpid(), grpc_host,
-                     c->front.port, control_host, c->members.port, c->o->cluster_epoch) > 0;
+        ok = fprintf(f, "{\"pid\": %ld, \"grpc\": \"%s:%u\", \"control\": \"%s:%u\", \"http\": \"%s\", \"epoch\": %u}\n",
+                     (long)getpid(), grpc_host, c->front.port, control_host, c->members.port, http, c->o->cluster_epoch) > 0;
     if (f && fclose(f)) ok = false;
     if (!ok || rename(temporary, c->o->run_file))
         return st_fail(e, ST_ERR_IO, "--run-file %s: cannot write it: %m", c->o->run_file);
@@ -204,6 +208,7 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     if (!code) code = net_loop_on_signal(c->loop, on_signal, c, e);
     if (!code) code = members_init(c, e);
     if (!code) code = front_init(c, e);
+    if (!code) code = front_http_init(c, e);
     if (!code) code = write_run_file(c, e);
     if (code) {
         coordinator_destroy(c);
@@ -211,6 +216,7 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     }
     warn_if_open("listen", c->t->listen);
     warn_if_open("control_listen", c->t->control_listen);
+    if (c->http) warn_if_open("http_listen", c->t->http_listen);
     log_line(LOG_INFO, "coordinator", "gRPC on port %u, control link on port %u, model %s, %u ranks expected", c->front.port,
              c->members.port, c->t->model, c->members.n - 1);
     *out = c;
@@ -232,6 +238,7 @@ void coordinator_destroy(coordinator *c) {
     c->n_pending = 0;
     net_link_server_destroy(c->members.server);
     front_deinit(c);
+    net_http_destroy(c->http);
     members_deinit(&c->members);
     net_timer_destroy(c->sched_timer);
     net_timer_destroy(c->drain_timer);

@@ -189,6 +189,7 @@ static void on_result(coordinator *c, net_link *k, member *m, const net_frame *f
         refuse(c, k, m, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "no memory for a result");
     } else {
         double ms = (double)r.step_ns / 1e6;
+        metrics_add(&c->metrics.step, r.step_ns, 1);
         m->step_ms = m->steps++ ? m->step_ms * 0.9 + ms * 0.1 : ms;
         sched_event ev = {.kind = SCHED_RESULT, .result = &r};
         coordinator_event(c, &ev);

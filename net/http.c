@@ -57,10 +57,6 @@ st_code net_http_listen(net_loop *l, const char *host, uint16_t port, const net_
     return ST_OK;
 }
 
-void net_http_set_limits(net_http_server *s, size_t max_connections, uint64_t stall_ms) {
-    net_serve_set_limits(s->served, max_connections, stall_ms);
-}
-
 void net_http_destroy(net_http_server *s) {
     if (!s) return;
     net_serve_destroy(s->served);

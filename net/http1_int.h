@@ -29,7 +29,4 @@ bool net_http1_is_over(const net_http1 *h);         /* all is said: close the co
 void net_http1_lost(net_http1 *h);                  /* the connection is gone: a call that waits for its answer ends */
 void net_http1_destroy(net_http1 *h);               /* no callbacks; NULL-safe */
 
-/* For tests, before the first connection; net_http_listen sets the values of limits.h. */
-void net_http_set_limits(net_http_server *s, size_t max_connections, uint64_t stall_ms);
-
 #endif

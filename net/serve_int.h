@@ -17,7 +17,7 @@ typedef struct {
     uint64_t (*next_ns)(const void *self);
     bool (*is_full)(const void *self); /* NULL: never */
     bool (*is_over)(const void *self);
-    void (*drain)(void *self, uint64_t now_ns); /* say what must be said; is_over follows */
+    void (*drain)(void *self, uint64_t now_ns); /* say what must be said; is_over follows. NULL: net_serve_drain is not called */
     void (*lost)(void *self);
     void (*destroy)(void *self);
 } net_codec;

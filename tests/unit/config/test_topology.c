@@ -41,6 +41,7 @@ static void a_short_file_gets_the_defaults(void **state) {
     config_topology *t = load_good("model: m.gguf\ngroups: [{name: a}]\n");
     assert_string_equal(t->listen, "127.0.0.1:50051");
     assert_string_equal(t->control_listen, "127.0.0.1:0");
+    assert_string_equal(t->http_listen, "127.0.0.1:50080");
     assert_string_equal(t->control_advertise, "");
     assert_string_equal(t->model, "m.gguf");
     assert_int_equal(t->max_running, 64);

@@ -257,6 +257,7 @@ static void *start(uint32_t dead_after_ms, uint32_t drain_timeout_ms) {
     h->topology = (config_topology){.listen = address,
                                     .speculation = "none",
                                     .control_listen = address,
+                                    .http_listen = (char[]){""},
                                     .model = h->model,
                                     .max_running = 4,
                                     .max_queue = 4,

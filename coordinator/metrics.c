@@ -1,0 +1,157 @@
+/* Prometheus text format 0.0.4: https://prometheus.io/docs/instrumenting/exposition_formats
+ *
+ * Why one set of bounds for all times: 1, 2, 5 a decade from a millisecond to a quarter of an hour covers a step and a long
+ * answer, and quantiles of any two histograms can be compared. Why no client library: a scrape is a walk over one table. */
+#include "coordinator/metrics_int.h"
+
+#include "base/mem.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PREFIX "consort_"
+
+static const double bounds[METRICS_BUCKETS] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1,
+                                               2,     5,     10,    20,   50,   100,  200, 500, 1000};
+
+void metrics_add(metrics_histogram *h, uint64_t t_ns, uint64_t n) {
+    size_t i = 0;
+    while (i < METRICS_BUCKETS && (double)t_ns > bounds[i] * 1e9) i++;
+    h->counts[i] += n;
+    h->sum_ns += t_ns * n;
+}
+
+/* ---- text that grows ---- */
+
+typedef struct {
+    char *bytes;
+    size_t n, capacity;
+    bool failed;
+} text;
+
+static void put(text *t, const char *format, ...) ST_PRINTF(2, 3);
+static void put(text *t, const char *format, ...) {
+    while (!t->failed) {
+        va_list args;
+        va_start(args, format);
+        int n = vsnprintf(t->bytes + t->n, t->capacity - t->n, format, args);
+        va_end(args);
+        INVARIANT(n >= 0);
+        if ((size_t)n < t->capacity - t->n) {
+            t->n += (size_t)n;
+            return;
+        }
+        size_t more = t->capacity + (size_t)n + 1 > 2 * t->capacity ? t->capacity + (size_t)n + 1 : 2 * t->capacity;
+        char *bytes = mem_resize(t->bytes, t->capacity, more, 1);
+        t->failed = !bytes;
+        if (bytes) {
+            t->bytes = bytes;
+            t->capacity = more;
+        }
+    }
+}
+
+/* ---- families and histograms ---- */
+
+static double metrics_ratio(uint32_t part, uint32_t all) { return all ? (double)part / all : 0; }
+
+static void write_build_info(text *t, const metrics *m, const metrics_view *v) {
+    (void)m, (void)v;
+    put(t, PREFIX "build_info{version=\"%s\"} 1\n", CONSORT_VERSION);
+}
+
+static void write_request_success_total(text *t, const metrics *m, const metrics_view *v) {
+    (void)v;
+    put(t, PREFIX "request_success_total{finished_reason=\"stop\"} %llu\n", (unsigned long long)m->succeeded_stop);
+    put(t, PREFIX "request_success_total{finished_reason=\"length\"} %llu\n", (unsigned long long)m->succeeded_length);
+}
+
+/* All of them from the start, so that a rate over the first one is not lost. https://grpc.io/docs/guides/status-codes */
+static void write_request_failure_total(text *t, const metrics *m, const metrics_view *v) {
+    static const char *const names[METRICS_GRPC_CODES] = {
+        "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+        "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+        "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+        "DATA_LOSS", "UNAUTHENTICATED"};
+    (void)v;
+    for (size_t i = 1; i < METRICS_GRPC_CODES; i++)
+        put(t, PREFIX "request_failure_total{code=\"%s\"} %llu\n", names[i], (unsigned long long)m->failed[i]);
+}
+
+static void put_worker(text *t, const char *name, const metrics_worker *w, uint64_t value) {
+    put(t, PREFIX "%s{rank=\"%u\",group=\"", name, w->rank);
+    for (const char *p = w->group; *p; p++) put(t, *p == '"' || *p == '\\' ? "\\%c" : "%c", *p);
+    put(t, "\",role=\"%s\"} %llu\n", w->role, (unsigned long long)value);
+}
+
+static void write_worker_up(text *t, const metrics *m, const metrics_view *v) {
+    (void)m;
+    for (uint32_t i = 0; i < v->n_workers; i++) put_worker(t, "worker_up", &v->workers[i], v->workers[i].up);
+}
+
+static void write_worker_steps_total(text *t, const metrics *m, const metrics_view *v) {
+    (void)m;
+    for (uint32_t i = 0; i < v->n_workers; i++)
+        if (v->workers[i].is_leader) put_worker(t, "worker_steps_total", &v->workers[i], v->workers[i].steps);
+}
+
+static void write_histogram(text *t, const char *name, const metrics_histogram *h) {
+    uint64_t n = 0;
+    for (size_t i = 0; i < METRICS_BUCKETS; i++) {
+        n += h->counts[i];
+        put(t, PREFIX "%s_bucket{le=\"%g\"} %llu\n", name, bounds[i], (unsigned long long)n);
+    }
+    n += h->counts[METRICS_BUCKETS];
+    put(t, PREFIX "%s_bucket{le=\"+Inf\"} %llu\n", name, (unsigned long long)n);
+    put(t, PREFIX "%s_sum %.9g\n" PREFIX "%s_count %llu\n", name, (double)h->sum_ns / 1e9, name, (unsigned long long)n);
+}
+
+/* ---- the table ---- */
+
+#define VALUE(name, type, help, expression)                                                                                      \
+    static void write_##name(text *t, const metrics *m, const metrics_view *v) {                                                 \
+        (void)m, (void)v;                                                                                                        \
+        put(t, PREFIX #name " %.17g\n", (double)(expression));                                                                   \
+    }
+#define FAMILY(name, type, help, labels)
+#define TIMES(name, help, member)                                                                                                \
+    static void write_##name(text *t, const metrics *m, const metrics_view *v) {                                                 \
+        (void)v;                                                                                                                 \
+        write_histogram(t, #name, &m->member);                                                                                   \
+    }
+#include "coordinator/metrics.def"
+#undef VALUE
+#undef FAMILY
+#undef TIMES
+
+#define VALUE(name, type, help, expression) {{PREFIX #name, #type, help, ""}, write_##name},
+#define FAMILY(name, type, help, labels)    {{PREFIX #name, #type, help, labels}, write_##name},
+#define TIMES(name, help, member)           {{PREFIX #name, "histogram", help, ""}, write_##name},
+static const struct {
+    metrics_row row;
+    void (*write)(text *t, const metrics *m, const metrics_view *v);
+} rows[] = {
+#include "coordinator/metrics.def"
+};
+
+bool metrics_row_at(size_t i, metrics_row *out) {
+    if (i >= sizeof rows / sizeof *rows) return false;
+    *out = rows[i].row;
+    return true;
+}
+
+st_code metrics_write(const metrics *m, const metrics_view *v, metrics_text *out) {
+    enum { FIRST_BYTES = 16 << 10 };
+    text t = {.bytes = mem_alloc(FIRST_BYTES, 1), .capacity = FIRST_BYTES};
+    t.failed = !t.bytes;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        put(&t, "# HELP %s %s\n# TYPE %s %s\n", rows[i].row.name, rows[i].row.help, rows[i].row.name, rows[i].row.type);
+        rows[i].write(&t, m, v);
+    }
+    if (t.failed) {
+        mem_free(t.bytes);
+        t = (text){.failed = true};
+    }
+    *out = (metrics_text){t.bytes, t.n};
+    return t.failed ? ST_FATAL_MEMORY : ST_OK;
+}

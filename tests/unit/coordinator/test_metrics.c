@@ -1,0 +1,119 @@
+/* What /metrics says, and that docs/metrics.md says what the table says. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka wants the four above */
+#include <cmocka.h>
+
+#include "../reference_page.h"
+#include "base/mem.h"
+#include "coordinator/metrics_int.h"
+
+static const uint64_t MS = 1000000;
+static const metrics_worker two_workers[] = {{1, "a \"b\"", "verifier", true, true, 7},
+                                             {2, "a \"b\"", "verifier", false, false, 0}};
+static const metrics_view view = {.sched = {.running = 3, .waiting = 4, .blocks_total = 8, .blocks_used = 2, .steps = 7},
+                                  .ready = true,
+                                  .uptime_seconds = 1.5,
+                                  .workers = two_workers,
+                                  .n_workers = 2};
+
+static metrics_text write_all(const metrics *m) {
+    metrics_text t;
+    assert_int_equal(metrics_write(m, &view, &t), ST_OK);
+    assert_int_equal(strlen(t.bytes), t.n);
+    return t;
+}
+
+static bool has_line(const metrics_text *t, const char *line) {
+    for (const char *at = t->bytes; (at = strstr(at, line)); at++)
+        if (at[-1] == '\n' && at[strlen(line)] == '\n') return true; /* the text begins with a comment */
+    return false;
+}
+
+static void numbers_stand_under_their_names(void **state) {
+    (void)state;
+    metrics m = {.succeeded_stop = 5, .prompt_tokens = UINT64_C(1) << 53};
+    m.failed[14] = 6;
+    metrics_text t = write_all(&m);
+    assert_true(has_line(&t, "consort_ready 1"));
+    assert_true(has_line(&t, "consort_uptime_seconds 1.5"));
+    assert_true(has_line(&t, "consort_num_requests_running 3"));
+    assert_true(has_line(&t, "consort_num_requests_waiting 4"));
+    assert_true(has_line(&t, "consort_kv_cache_usage_perc 0.25"));
+    assert_true(has_line(&t, "consort_prompt_tokens_total 9007199254740992"));
+    assert_true(has_line(&t, "consort_request_success_total{finished_reason=\"stop\"} 5"));
+    assert_true(has_line(&t, "consort_request_success_total{finished_reason=\"length\"} 0"));
+    assert_true(has_line(&t, "consort_request_failure_total{code=\"UNAVAILABLE\"} 6"));
+    assert_true(has_line(&t, "consort_worker_up{rank=\"1\",group=\"a \\\"b\\\"\",role=\"verifier\"} 1"));
+    assert_true(has_line(&t, "consort_worker_up{rank=\"2\",group=\"a \\\"b\\\"\",role=\"verifier\"} 0"));
+    assert_true(has_line(&t, "consort_worker_steps_total{rank=\"1\",group=\"a \\\"b\\\"\",role=\"verifier\"} 7"));
+    assert_null(strstr(t.bytes, "consort_worker_steps_total{rank=\"2\"")); /* only leaders report steps */
+    mem_free(t.bytes);
+}
+
+static void a_histogram_counts_each_time_in_all_buckets_that_hold_it(void **state) {
+    (void)state;
+    metrics m = {0};
+    metrics_add(&m.step, MS, 1);     /* on a bound: in it */
+    metrics_add(&m.step, MS + 1, 2); /* just over */
+    metrics_add(&m.step, 1500 * MS, 1);
+    metrics_add(&m.step, 2000000 * MS, 1); /* over all */
+    metrics_text t = write_all(&m);
+    assert_true(has_line(&t, "consort_step_time_seconds_bucket{le=\"0.001\"} 1"));
+    assert_true(has_line(&t, "consort_step_time_seconds_bucket{le=\"0.002\"} 3"));
+    assert_true(has_line(&t, "consort_step_time_seconds_bucket{le=\"1\"} 3"));
+    assert_true(has_line(&t, "consort_step_time_seconds_bucket{le=\"2\"} 4"));
+    assert_true(has_line(&t, "consort_step_time_seconds_bucket{le=\"1000\"} 4"));
+    assert_true(has_line(&t, "consort_step_time_seconds_bucket{le=\"+Inf\"} 5"));
+    assert_true(has_line(&t, "consort_step_time_seconds_count 5"));
+    assert_true(has_line(&t, "consort_step_time_seconds_sum 2001.503"));
+    assert_true(has_line(&t, "consort_request_queue_time_seconds_count 0"));
+    mem_free(t.bytes);
+}
+
+static void many_workers_make_the_text_grow(void **state) {
+    static metrics_worker many[1000];
+    (void)state;
+    metrics m = {0};
+    metrics_view v = view;
+    metrics_text t;
+    for (uint32_t i = 0; i < 1000; i++) many[i] = (metrics_worker){i + 1, "group", "verifier", true, true, i};
+    v.workers = many;
+    v.n_workers = 1000;
+    assert_int_equal(metrics_write(&m, &v, &t), ST_OK);
+    assert_true(has_line(&t, "consort_worker_up{rank=\"1000\",group=\"group\",role=\"verifier\"} 1"));
+    assert_true(has_line(&t, "consort_worker_steps_total{rank=\"1000\",group=\"group\",role=\"verifier\"} 999"));
+    mem_free(t.bytes);
+
+    uint64_t n = 0, n_needed;
+    do {
+        mem_fail_at(++n);
+        st_code code = metrics_write(&m, &v, &t);
+        n_needed = mem_fail_at(0);
+        if (code) assert_null(t.bytes);
+        mem_free(t.bytes);
+    } while (n_needed >= n && n < 100);
+    assert_in_range(n, 3, 99);
+}
+
+static void the_reference_page_is_up_to_date(void **state) {
+    (void)state;
+    char made[8192];
+    metrics_row r;
+    size_t n = (size_t)snprintf(made, sizeof made, "| name | type | labels | |\n|---|---|---|---|\n");
+    for (size_t i = 0; metrics_row_at(i, &r); i++)
+        n += (size_t)snprintf(made + n, sizeof made - n, "| `%s` | %s | %s | %s |\n", r.name, r.type, r.labels, r.help);
+    assert_true(n < sizeof made);
+    const char *wrong = page_compare("docs/metrics.md", made);
+    if (wrong) fail_msg("docs/metrics.md: %s", wrong);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(numbers_stand_under_their_names),
+                                       cmocka_unit_test(a_histogram_counts_each_time_in_all_buckets_that_hold_it),
+                                       cmocka_unit_test(many_workers_make_the_text_grow),
+                                       cmocka_unit_test(the_reference_page_is_up_to_date)};
+    return cmocka_run_group_tests_name("coordinator_metrics", tests, NULL, NULL);
+}
