@@ -1,6 +1,7 @@
 """The cluster over two hosts: the same answer as on one, a loss is told, and both hosts are left as they were."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,13 +88,19 @@ def launch(hosts, tmp_path):
 
 
 def ranks_on(host):
-    return [pid for pid, line in host.processes() if "consortd" in line.split()[0]]
+    """{rank: pid}"""
+    found = {}
+    for pid, line in host.processes():
+        if "consortd" in line.split()[0]:
+            with open(f"/proc/{pid}/environ", encoding="utf-8") as f:
+                found[int(f.read().partition("OMPI_COMM_WORLD_RANK=")[2].partition("\0")[0])] = pid
+    return found
 
 
 def test_a_model_on_two_hosts_gives_the_answer_of_one(launch, cluster):
     expected = cluster.generate(PROMPT, max_tokens=40, ignore_end=True)
     two = launch().until_ready()
-    assert [len(ranks_on(host)) for host in (two.head, two.other)] == [2, 1]
+    assert ranks_on(two.head).keys() == {0, 1} and ranks_on(two.other).keys() == {2}
     client = two.head.start(f"{BUILD}/consort", "generate", "--server", two.server, "--raw", "--prompt", PROMPT, "--max-tokens", 40,
                             "--ignore-end", stdout=subprocess.PIPE, text=True)
     with client:
@@ -112,18 +119,30 @@ def test_a_verifier_lost_on_the_other_host_is_unavailable_and_the_cluster_can_be
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("10.77.0.10 slots=1  # the coordinator alone\n10.77.0.11 slots=2\n")
     two = launch(config=topology, hostfile=hostfile).until_ready()
-    assert [len(ranks_on(host)) for host in (two.head, two.other)] == [1, 2]
+    assert ranks_on(two.head).keys() == {0} and ranks_on(two.other).keys() == {1, 2}
     client = two.head.start(sys.executable, "-c", CLIENT, os.path.dirname(api.messages.__file__), two.server, PROMPT, stdout=subprocess.PIPE,
                             text=True)
     with client:
         assert client.stdout.readline() == "streams\n"
-        os.kill(ranks_on(two.other)[0], signal.SIGKILL)
+        os.kill(ranks_on(two.other)[2], signal.SIGKILL)
         assert client.stdout.readline() == "UNAVAILABLE\n"
     until(lambda: not ranks_on(two.other), "the other rank of the group to leave")
     status = json.loads(two.consort("status", "--json").stdout)
-    assert not status["ready"] and "lost" in status["reason"] and len(ranks_on(two.head)) == 1
+    assert not status["ready"] and "lost" in status["reason"] and 0 in ranks_on(two.head)
     two.consort("stop")
     assert "stopped" in two.ends(0)
+
+
+def test_a_host_that_loses_its_power_is_told_and_the_cluster_can_be_stopped(launch):
+    two = launch().until_ready()
+    two.other.run("ip", "link", "set", "eth0", "down")  # so that the head learns nothing of how its processes end
+    two.other.kill_all()
+    status = until(lambda: (s := json.loads(two.consort("status", "--json").stdout)) and not s["ready"] and s, "the loss to be noticed")
+    assert "rank 2 is lost" in status["reason"]
+    two.other.run("ip", "link", "set", "eth0", "up")
+    two.consort("stop")
+    assert "stopped" in two.ends(0)
+    shutil.rmtree(f"{two.other.temporary}/ompi.node1.{os.getuid()}")  # what was running there could not remove it
 
 
 def test_a_first_host_that_is_not_this_one_is_told(launch, tmp_path):
