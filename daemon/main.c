@@ -87,7 +87,8 @@ static st_code advertised(const config_topology *t, char host[HOST_BYTES], st_er
     }
     st_code code = config_split_address(t->control_listen, host, HOST_BYTES, &port, e);
     if (!code && (!strcmp(host, "0.0.0.0") || !strcmp(host, "::")) && gethostname(host, HOST_BYTES))
-        code = st_fail(e, ST_ERR_IO, "this machine's name: %m; set control_advertise to a name or address that the workers reach");
+        code =
+            st_fail(e, ST_ERR_IO, "this machine's name: %m; set control_advertise to a name or address that the workers reach");
     return code;
 }
 

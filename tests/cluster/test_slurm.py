@@ -148,6 +148,9 @@ def test_a_job_serves_and_drains_when_it_is_told_to(slurm, checkout, cluster):
     job, server = submit(slurm, checkout)
     assert ranks(slurm) == [2, 1]
     assert f"{job}.0" in slurm.run("squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i").stdout.split()  # of the second host
+    asked = slurm.run("srun", f"--jobid={job}", "--overlap", "-n1", "-N1", "-w", "c0", f"{BUILD}/consort", "generate", "--server", server,
+                      "--raw", "--prompt", PROMPT, "--max-tokens", 120, "--ignore-end")
+    assert asked.stdout.rstrip("\n") == expected.text.rstrip("\n")
     client = slurm.hosts[0].start(f"{BUILD}/consort", "generate", "--server", server, "--raw", "--prompt", PROMPT, "--max-tokens", 120,
                                   "--ignore-end", stdout=subprocess.PIPE, text=True)
     with client:
@@ -172,6 +175,7 @@ def test_a_job_outlives_a_host_and_a_plain_scancel_kills_it_all(slurm, checkout)
         if is_rank(line) or line.startswith("orted"):
             os.kill(pid, signal.SIGKILL)
     until(lambda: ranks(slurm) == [1, 0], "the other rank of the group to leave")
+    slurm.run(f"{BUILD}/consort", "status", "--server", server, "--wait-ready", 2, check=False)  # time for mpirun to end it all
     status = json.loads(slurm.run(f"{BUILD}/consort", "status", "--server", server, "--json").stdout)
     assert not status["ready"] and "lost" in status["reason"]
     slurm.run("scancel", job)
