@@ -36,7 +36,8 @@ typedef struct {
 } client_setter;
 
 typedef struct {
-    const char *name; /* "--model", or "FILE" (no dashes) for a positional argument, in the order of the table */
+    const char *name; /* "--model", or "FILE" (no dashes) for a positional argument, in the order of the table; "FILE...": all
+                         that follow, each to a CLIENT_SET */
     client_kind kind;
     void *out;         /* the default lies here before client_options() */
     const char *value; /* what --help calls the value ("F"); NULL for flags and positional arguments */

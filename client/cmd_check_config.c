@@ -26,7 +26,7 @@ static st_code check_model(const config_topology *t, model_info *info, st_error 
 }
 
 static void print_summary(const char *path, const config_topology *t, const model_info *info) {
-    static const char *const roles[] = {[CONFIG_VERIFIER] = "verifier"};
+    static const char *const roles[] = {[CONFIG_VERIFIER] = "verifier", [CONFIG_DRAFTER] = "drafter"};
     uint32_t group, group_rank;
     printf("%s: ok\n", path);
     printf("  model   %s (%s, %u layers, vocabulary %u, context %u)\n", t->model, info->architecture, info->n_layers,

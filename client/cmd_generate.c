@@ -62,6 +62,16 @@ static void set_prompt(options *o, proto_request *r, const char *text, size_t n)
     r->n_messages = k;
 }
 
+static json_t *speculation_json(const client_result *r) {
+    json_t *by = json_object();
+    for (uint32_t i = 0; i < r->n_by_drafter; i++)
+        json_object_set_new(by, r->by_drafter[i].name,
+                            json_pack("{s:I s:I}", "drafted", (json_int_t)r->by_drafter[i].drafted, "accepted",
+                                      (json_int_t)r->by_drafter[i].accepted));
+    return json_pack("{s:I s:I s:I s:o}", "steps", (json_int_t)r->steps, "drafted", (json_int_t)r->drafted, "accepted",
+                     (json_int_t)r->accepted, "by_drafter", by);
+}
+
 static int print_json(const client_result *r, double wall_s) {
     json_t *ids = json_array();
     for (size_t i = 0; i < r->n_ids; i++) json_array_append_new(ids, json_integer(r->ids[i]));
@@ -69,12 +79,13 @@ static int print_json(const client_result *r, double wall_s) {
     char text[24]; /* jansson's integers are signed: a larger seed is printed as text */
     snprintf(text, sizeof text, "%llu", (unsigned long long)r->seed);
     json_t *seed = r->seed <= INT64_MAX ? json_integer((json_int_t)r->seed) : json_string(text);
-    json_t *o = json_pack("{s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f}}", "text", r->text ? r->text : "",
+    json_t *o = json_pack("{s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f} s:o}", "text", r->text ? r->text : "",
                           r->n_text, "ids", ids, "finish_reason", r->finish_reason, "usage", "prompt_tokens", r->prompt_tokens,
                           "completion_tokens", r->completion_tokens, "total_tokens", r->prompt_tokens + r->completion_tokens,
                           "seed", seed, "request_id", r->request_id, "times", "queue_s", (double)r->queue_ns / 1e9,
                           "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
-                          r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0);
+                          r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0,
+                          "speculation", speculation_json(r));
     bool ok = o && !json_dumpf(o, stdout, JSON_COMPACT) && putchar('\n') != EOF;
     json_decref(o);
     return ok ? CLIENT_OK : CLIENT_FAILED;
@@ -85,6 +96,9 @@ static void print_summary(const client_result *r) {
     fprintf(stderr, "%u prompt tokens, %u tokens (%s); first token after %.0f ms", r->prompt_tokens, r->completion_tokens,
             r->finish_reason, first_s * 1e3);
     if (r->completion_tokens > 1 && rest_s > 0) fprintf(stderr, ", then %.1f tokens/s", (r->completion_tokens - 1) / rest_s);
+    if (r->drafted)
+        fprintf(stderr, "; %.2f tokens a step, %.0f %% of drafts accepted", (double)(r->steps + r->accepted) / (double)r->steps,
+                100.0 * (double)r->accepted / (double)r->drafted);
     fprintf(stderr, "; seed %llu, request %s\n", (unsigned long long)r->seed, r->request_id);
 }
 
@@ -134,8 +148,9 @@ int client_generate(int argc, char **argv) {
     if (client_request_init(&q, &e)) return client_fail(argv[0], &e);
     client_request_options(&q, table, &n);
     int rc = client_options(argc, argv, "Sends a prompt to the cluster and streams the answer to standard output.", table, n);
-    if (rc == CLIENT_GO_ON && o.system && o.raw) {
-        fprintf(stderr, "consort generate: --system and --raw: plain text has no system message\n");
+    if (rc == CLIENT_GO_ON && ((o.tokens && o.prompt) || (o.system && (o.raw || o.tokens)))) {
+        fprintf(stderr, "consort generate: %s exclude each other\n",
+                o.system ? "--system and --raw or --tokens" : "--prompt and --tokens");
         rc = CLIENT_USAGE;
     }
     if (rc == CLIENT_GO_ON) rc = run(argv[0], &o, &q);

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 static bool is_positional(const client_option *o) { return o->name[0] != '-'; }
+static bool is_repeated(const client_option *o) { return strlen(o->name) > 3 && !strcmp(o->name + strlen(o->name) - 3, "..."); }
 
 static int help(const char *verb, const char *about, const client_option *options, size_t n) {
     printf("Usage: consort %s", verb);
@@ -67,7 +68,8 @@ static const client_option *find(const client_option *options, size_t n, const c
     bool dashed = arg[0] == '-' && arg[1];
     size_t length = strcspn(arg, "="), positional = 0;
     for (size_t i = 0; i < n; i++) {
-        if (!dashed && is_positional(&options[i]) && positional++ == *n_positional) return (*n_positional)++, &options[i];
+        if (!dashed && is_positional(&options[i]) && (positional++ == *n_positional || is_repeated(&options[i])))
+            return (*n_positional)++, &options[i];
         if (dashed && strlen(options[i].name) == length && !strncmp(options[i].name, arg, length)) return &options[i];
     }
     return NULL;

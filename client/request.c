@@ -63,6 +63,15 @@ static st_code take_reply(client_result *out, const proto_reply *r) {
         snprintf(out->finish_reason, sizeof out->finish_reason, "%s", r->finish_reason);
         out->prompt_tokens = r->prompt_tokens;
         out->completion_tokens = r->completion_tokens;
+        out->steps = r->steps;
+        out->drafted = r->drafted;
+        out->accepted = r->accepted;
+        for (uint32_t i = 0; i < r->n_by_drafter && i < PROTO_MAX_DRAFTERS; i++) {
+            snprintf(out->names[i], sizeof out->names[i], "%s", r->by_drafter[i].name);
+            out->by_drafter[i] = r->by_drafter[i];
+            out->by_drafter[i].name = out->names[i];
+            out->n_by_drafter = i + 1;
+        }
         out->queue_ns = r->queue_ns;
         out->first_token_ns = r->first_token_ns;
         out->total_ns = r->total_ns;

@@ -30,6 +30,10 @@ typedef struct {
     char request_id[PROTO_REQUEST_ID_BYTES + 1], finish_reason[16];
     uint64_t seed, queue_ns, first_token_ns, total_ns; /* the cluster's clock, from the request's arrival */
     uint32_t prompt_tokens, completion_tokens;
+    uint64_t steps, drafted, accepted;
+    proto_drafter_figures by_drafter[PROTO_MAX_DRAFTERS]; /* names in `names` */
+    char names[PROTO_MAX_DRAFTERS][32];
+    uint32_t n_by_drafter;
     bool show; /* the caller's: print the text to standard output as it comes */
     st_error *e;
 } client_result;

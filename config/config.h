@@ -11,14 +11,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONFIG_MAX_RANKS = 1024 }; /* the coordinator's included */
+enum {
+    CONFIG_MAX_RANKS = 1024,   /* the coordinator's included */
+    CONFIG_MAX_DRAFTERS = 31,  /* groups; with lookup, which is always there, a mask of 32 bits */
+    CONFIG_MAX_NAME_BYTES = 31 /* of a group */
+};
 
-typedef enum { CONFIG_VERIFIER } config_role; /* drafters join here */
+typedef enum { CONFIG_VERIFIER, CONFIG_DRAFTER } config_role;
 
 typedef struct {
     char *name; /* unique */
     config_role role;
-    uint32_t tensor_parallel; /* ranks of the group, >= 1 */
+    char *kind;               /* drafters: "model", "ngram" (speculative/drafters.def) */
+    char *model;              /* kind model: its GGUF file; where the file has none, the topology's */
+    char *table;              /* kind ngram: its table; else empty */
+    uint32_t tensor_parallel; /* ranks of the group, >= 1; a drafter has one */
     uint32_t threads;         /* compute threads a rank; 0: cores of the host / ranks on it */
     char *kv_type;            /* "f16", "f32" */
     uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32 */
@@ -31,6 +38,8 @@ typedef struct {
     char *control_advertise; /* host that workers connect to; empty: the listen host */
     char *model;             /* path of the GGUF file, relative to the working directory */
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
+    char *speculation; /* policy of requests that do not say (speculative/routes.def); its words are checked by the coordinator */
+    uint32_t draft_budget, draft_wait_ms;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
     config_group *groups; /* [n_groups] */
     uint32_t n_groups;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_BYTES = 256 << 10 /* of a file: people write them */, MAX_NAME_BYTES = 32 };
+enum { MAX_BYTES = 256 << 10 /* of a file: people write them */ };
 
 typedef enum { TEXT, CHOICE, ENUM, NUMBER } row_kind;
 typedef struct {
@@ -109,21 +109,45 @@ static st_code check_address(const char *name, const char *address, st_error *e)
     return config_split_address(address, host, sizeof host, &port, e) ? st_prefix(e, "%s", name) : ST_OK;
 }
 
+static st_code check_drafter(const config_group *g, st_error *e) {
+    bool ngram = !strcmp(g->kind, "ngram");
+    if (!strcmp(g->name, "lookup"))
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "name: 'lookup' is the drafter that every cluster has; expected another name");
+    if (g->tensor_parallel != 1)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "tensor_parallel: %u: a drafter has one rank; for more, add groups",
+                       g->tensor_parallel);
+    if (ngram && !g->table[0])
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "table: is missing (a drafter of kind ngram needs its file)");
+    if (!ngram && g->table[0])
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "table: '%.64s': a drafter of kind model has none; did you mean kind: ngram?",
+                       g->table);
+    if (ngram && g->model[0])
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "model: '%.64s': a drafter of kind ngram has none; its file is `table`",
+                       g->model);
+    return ST_OK;
+}
+
+static st_code check_verifier(const config_group *g, st_error *e) {
+    const char *key = strcmp(g->kind, "model") ? "kind" : g->model[0] ? "model" : g->table[0] ? "table" : NULL;
+    if (!key) return ST_OK;
+    return st_fail(e, ST_ERR_INVALID_ARGUMENT, "%s: is for drafters; a verifier runs the model of the top level", key);
+}
+
 static st_code check_group(const config_topology *t, uint32_t i, st_error *e) {
     const config_group *g = &t->groups[i];
     size_t n = strlen(g->name);
     for (const char *p = g->name; *p; p++)
         if (*p <= ' ' || *p > '~') n = 0;
-    if (!n || n > MAX_NAME_BYTES)
+    if (!n || n > CONFIG_MAX_NAME_BYTES)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "name: '%.64s': expected 1 .. %d printable characters without spaces", g->name,
-                       MAX_NAME_BYTES);
+                       CONFIG_MAX_NAME_BYTES);
     for (uint32_t k = 0; k < i; k++)
         if (!strcmp(t->groups[k].name, g->name))
             return st_fail(e, ST_ERR_INVALID_ARGUMENT, "name: '%s' is also the name of groups[%u]", g->name, k);
     if (g->kv_tokens % NOUNS_BLOCK_TOKENS)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "kv_tokens: %u is not a multiple of %d; try %u", g->kv_tokens,
                        NOUNS_BLOCK_TOKENS, g->kv_tokens - g->kv_tokens % NOUNS_BLOCK_TOKENS);
-    return ST_OK;
+    return g->role == CONFIG_DRAFTER ? check_drafter(g, e) : check_verifier(g, e);
 }
 
 static st_code check_topology(const config_topology *t, st_error *e) {
@@ -138,11 +162,17 @@ static st_code check_topology(const config_topology *t, st_error *e) {
     if (t->dead_after_ms < 2 * t->heartbeat_ms)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "dead_after_ms: %u is under two heartbeats (heartbeat_ms %u)",
                        t->dead_after_ms, t->heartbeat_ms);
+    if (t->draft_budget >= t->max_rows)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "draft_budget: %u and the token before it are over max_rows %u",
+                       t->draft_budget, t->max_rows);
     uint32_t n_verifiers = 0;
     for (uint32_t i = 0; i < t->n_groups; i++) {
         if (check_group(t, i, e)) return st_prefix(e, "groups[%u]", i);
         n_verifiers += t->groups[i].role == CONFIG_VERIFIER;
     }
+    if (t->n_groups - n_verifiers > CONFIG_MAX_DRAFTERS)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: %u drafters are over %d", t->n_groups - n_verifiers,
+                       CONFIG_MAX_DRAFTERS);
     if (!n_verifiers) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: no group with role verifier; expected at least one");
     if (config_n_ranks(t) > CONFIG_MAX_RANKS)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: %u ranks with the coordinator are over %d", config_n_ranks(t),
@@ -151,6 +181,16 @@ static st_code check_topology(const config_topology *t, st_error *e) {
 }
 
 /* ---- load ---- */
+/* Where a group with a model does not say which, the topology's. */
+static st_code inherit_model(const config_topology *t, config_group *g, st_error *e) {
+    if (g->model[0] || g->table[0]) return ST_OK;
+    char *copy = mem_text(t->model, strlen(t->model));
+    if (!copy) return st_fail(e, ST_FATAL_MEMORY, "model: no memory");
+    mem_free(g->model);
+    g->model = copy;
+    return ST_OK;
+}
+
 static st_code fill(const config_raw *raw, config_topology *t, st_error *e) {
     st_code code = convert(topology_rows, N_TOPOLOGY_ROWS, raw, t, e);
     if (code) return code;
@@ -164,7 +204,9 @@ static st_code fill(const config_raw *raw, config_topology *t, st_error *e) {
             return st_prefix(e, "groups[%u]", i);
         }
     }
-    return check_topology(t, e);
+    code = check_topology(t, e);
+    for (uint32_t i = 0; !code && i < t->n_groups; i++) code = inherit_model(t, &t->groups[i], e);
+    return code;
 }
 
 st_code config_load_bytes(const char *name, const uint8_t *bytes, size_t n, config_topology **out, st_error *e) {
@@ -207,6 +249,9 @@ void config_destroy(config_topology *t) {
     if (!t) return;
     for (uint32_t i = 0; i < t->n_groups; i++) {
         mem_free(t->groups[i].name);
+        mem_free(t->groups[i].kind);
+        mem_free(t->groups[i].model);
+        mem_free(t->groups[i].table);
         mem_free(t->groups[i].kv_type);
         mem_free(t->groups[i].isa);
     }
@@ -215,6 +260,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->control_listen);
     mem_free(t->control_advertise);
     mem_free(t->model);
+    mem_free(t->speculation);
     mem_free(t);
 }
 

@@ -18,15 +18,16 @@
 typedef struct sched sched;
 
 typedef struct {
-    uint32_t max_requests;  /* running and waiting together */
-    uint32_t max_running;   /* sequences with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all */
-    uint32_t max_queue;     /* waiting ones; past that RESOURCE_EXHAUSTED */
-    uint32_t max_rows;      /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
-    uint32_t max_batch;     /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
-    uint32_t prefill_chunk; /* most prompt tokens of one sequence in a step that also decodes */
-    uint32_t max_tree;      /* largest draft tree, reserved for each sequence */
-    uint32_t max_context;   /* tokens of a sequence, prompt and answer */
-    uint32_t n_blocks;      /* KV blocks of the group */
+    uint32_t max_requests;   /* running and waiting together */
+    uint32_t max_running;    /* sequences with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all */
+    uint32_t max_queue;      /* waiting ones; past that RESOURCE_EXHAUSTED */
+    uint32_t max_rows;       /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
+    uint32_t max_batch;      /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
+    uint32_t prefill_chunk;  /* most prompt tokens of one sequence in a step that also decodes */
+    uint32_t max_tree;       /* largest draft tree, reserved for each sequence; 0: nobody drafts */
+    uint32_t max_context;    /* tokens of a sequence, prompt and answer */
+    uint32_t n_blocks;       /* KV blocks of the group */
+    const char *speculation; /* policy of requests that do not say; NULL: none. Read in sched_init */
 } sched_limits;
 
 typedef enum {
@@ -57,7 +58,8 @@ typedef struct {
     sampling sampling;
     const uint32_t *end_tokens; /* [n_end_tokens] ids that end the answer (stop tokens, and the model's unless ignored) */
     uint32_t n_end_tokens;
-    uint64_t deadline_ns; /* 0: none */
+    uint64_t deadline_ns;    /* 0: none */
+    const char *speculation; /* policy (speculative/routes.def), read in this call; NULL or empty: the default */
     /* CANCEL */
     st_code code;
     sched_finish finish;
@@ -73,6 +75,11 @@ typedef enum {
     SCHED_ACT_DRAINED   /* after SCHED_DRAIN: nothing is left */
 } sched_action_kind;
 
+/* What became of drafts: steps that chose tokens, draft nodes that they verified, and of these accepted. */
+typedef struct {
+    uint64_t steps, drafted, accepted;
+} sched_drafts;
+
 typedef struct {
     sched_action_kind kind;
     seq_id seq;
@@ -80,8 +87,9 @@ typedef struct {
     const uint32_t *tokens;
     uint32_t n_tokens;
     sched_finish finish;
-    st_code code;      /* FINISHED: ST_OK for stop and length */
-    char message[160]; /* FINISHED with an error: for the client */
+    st_code code;        /* FINISHED: ST_OK for stop and length */
+    char message[160];   /* FINISHED with an error: for the client */
+    sched_drafts drafts; /* FINISHED: what drafting was worth to this request */
     uint64_t at_ns;
 } sched_action;
 
@@ -96,6 +104,7 @@ typedef struct {
 typedef struct {
     uint32_t waiting, running; /* running: with blocks, closing ones too */
     uint32_t blocks_total, blocks_used, blocks_reserved;
+    sched_drafts drafts;
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t stale_results;                                          /* dropped: not of the plan in flight */
     bool group_up, draining;

@@ -68,6 +68,7 @@ typedef struct {
     uint32_t n_stops; /* calls of Stop that wait for the drain */
     net_call *stop_calls[16];
     uint64_t done, failed, prompt_tokens, answer_tokens;
+    proto_drafter_figures lookup; /* of the last status */
     uint16_t port;
 } front;
 

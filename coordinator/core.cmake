@@ -2,4 +2,4 @@
 consort_room(coordinator_core
   SOURCES ${CMAKE_CURRENT_LIST_DIR}/sched.c ${CMAKE_CURRENT_LIST_DIR}/sched_admit.c ${CMAKE_CURRENT_LIST_DIR}/sched_batch.c
           ${CMAKE_CURRENT_LIST_DIR}/sched_state.c
-  SEES base kv_core)
+  SEES base speculative kv_core)

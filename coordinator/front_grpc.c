@@ -96,10 +96,11 @@ void front_tokens(coordinator *c, const sched_action *a) {
     if (s->cut) cancel(s, ST_OK, SCHED_FINISH_STOP);
 }
 
-static void send_last(stream *s, sched_finish finish) {
+static void send_last(stream *s, const sched_action *a) {
     char *text = s->text;
     size_t n_text = 0, n_piece = 0;
     uint64_t now = net_now_ns();
+    proto_drafter_figures lookup = {"lookup", a->drafts.drafted, a->drafts.accepted};
     if (!s->cut) {
         model_detokenize_end(&s->detokenizer, s->piece, &n_piece);
         s->cut = answer_push(&s->answer, s->piece, n_piece, text, &n_text);
@@ -107,12 +108,17 @@ static void send_last(stream *s, sched_finish finish) {
     }
     proto_reply r = {.text = text,
                      .text_bytes = n_text,
-                     .finish_reason = finish == SCHED_FINISH_LENGTH && !s->cut ? "length" : "stop",
+                     .finish_reason = a->finish == SCHED_FINISH_LENGTH && !s->cut ? "length" : "stop",
                      .prompt_tokens = (uint32_t)s->prompt.n,
                      .completion_tokens = s->n_tokens,
                      .queue_ns = s->plan_ns ? s->plan_ns - s->start_ns : 0,
                      .first_token_ns = s->first_ns ? s->first_ns - s->start_ns : 0,
-                     .total_ns = now - s->start_ns};
+                     .total_ns = now - s->start_ns,
+                     .steps = a->drafts.steps,
+                     .drafted = a->drafts.drafted,
+                     .accepted = a->drafts.accepted,
+                     .n_by_drafter = 1,
+                     .by_drafter = &lookup};
     reply(s, &r);
 }
 
@@ -128,7 +134,7 @@ void front_finished(coordinator *c, const sched_action *a) {
     stream *s = stream_of(c, a->seq);
     double ms = (double)(net_now_ns() - s->start_ns) / 1e6;
     char text[ST_MESSAGE_BYTES] = "";
-    if (!a->code) send_last(s, a->finish);
+    if (!a->code) send_last(s, a);
     explain(c, a, text, sizeof text);
     if (s->call) net_call_finish(s->call, st_grpc(a->code), text);
     log_line(LOG_INFO, "coordinator", "request %s: %s, %zu prompt tokens, %u tokens, %.1f ms%s%s", s->request.request_id,
@@ -240,7 +246,8 @@ static void on_generate(coordinator *c, net_call *call, const uint8_t *message, 
                       .sampling = s->request.sampling,
                       .end_tokens = s->end_tokens,
                       .n_end_tokens = s->n_end_tokens,
-                      .deadline_ns = net_call_deadline_ns(call)};
+                      .deadline_ns = net_call_deadline_ns(call),
+                      .speculation = s->request.speculation};
     coordinator_event(c, &ev);
 }
 
@@ -262,6 +269,11 @@ static void fill_status(coordinator *c, proto_status *st, proto_worker_status *w
     st->tokens_prompt = c->front.prompt_tokens;
     st->steps = q.steps;
     st->largest_batch = q.largest_batch;
+    st->drafted = q.drafts.drafted;
+    st->accepted = q.drafts.accepted;
+    c->front.lookup = (proto_drafter_figures){"lookup", q.drafts.drafted, q.drafts.accepted};
+    st->n_by_drafter = 1;
+    st->by_drafter = &c->front.lookup;
     st->kv_blocks_total = q.blocks_total;
     st->kv_blocks_used = q.blocks_used;
     st->cluster_epoch = c->o->cluster_epoch;

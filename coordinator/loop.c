@@ -144,7 +144,8 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->max_rows = t->max_rows;
     l->max_batch = t->max_batch;
     l->prefill_chunk = t->prefill_chunk;
-    l->max_tree = 0;
+    l->max_tree = t->draft_budget;
+    l->speculation = t->speculation;
     l->n_blocks = t->groups[0].kv_tokens / NOUNS_BLOCK_TOKENS;
     size_t bytes = sched_bytes(l);
     c->sched_memory = mem_alloc_aligned(bytes, 1, 64);
@@ -190,8 +191,9 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     c->t = o->topology;
     c->started_ns = net_now_ns();
     st_code code = ST_OK;
-    if (c->t->n_groups != 1)
-        code = st_fail(e, ST_ERR_UNSUPPORTED, "groups: this version runs one verifier group; the topology has %u groups",
+    if (c->t->n_groups != 1 || c->t->groups[0].role != CONFIG_VERIFIER)
+        code = st_fail(e, ST_ERR_UNSUPPORTED,
+                       "groups: this version runs one verifier group and no drafter groups; the topology has %u groups",
                        c->t->n_groups);
     if (!code) code = net_loop_create(&c->loop, e);
     if (!code) code = read_model(c, e);

@@ -49,6 +49,8 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.work = place(&at, l->max_batch, sizeof *shape.work);
     shape.actions = place(&at, shape.n_actions_max, sizeof *shape.actions);
     shape.tokens = place(&at, (size_t)l->max_batch * (1 + l->max_tree), sizeof *shape.tokens);
+    shape.known = place(&at, (size_t)l->max_running * l->max_context, sizeof *shape.known);
+    shape.trees = place(&at, l->max_tree ? l->max_batch : 0, sizeof *shape.trees);
     size_t kv_bytes = kv_table_bytes(l->n_blocks, l->max_running, chain_blocks(l));
     INVARIANT(kv_bytes > 0); /* bounded, too */
     void *kv_memory = place(&at, 1, kv_bytes);
@@ -72,6 +74,9 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     sched *s = NULL;
     lay_out(memory, limits, &s);
     sched_state_init(s);
+    s->roster = (spec_roster){.n = 1, .name = {"lookup"}, .up = 1};
+    code = spec_route_parse(&s->route, limits->speculation ? limits->speculation : "none", &s->roster, e);
+    if (code != ST_OK) return e ? st_prefix(e, "speculation") : code;
     s->next_plan = 1;
     *out = s;
     return ST_OK;
@@ -99,9 +104,19 @@ static st_code may_enter(const sched *s, const sched_event *ev, char *message, s
     return ST_OK;
 }
 
+static st_code read_policy(const sched *s, const sched_event *ev, spec_route *route, char *message, size_t message_bytes) {
+    st_error e = {0};
+    if (!ev->speculation || !ev->speculation[0]) return ST_OK;
+    st_code code = spec_route_parse(route, ev->speculation, &s->roster, &e);
+    if (code != ST_OK) snprintf(message, message_bytes, "speculation: %s", e.message);
+    return code == ST_OK ? ST_OK : ST_ERR_INVALID_ARGUMENT;
+}
+
 static void on_request(sched *s, const sched_event *ev) {
     char message[sizeof s->actions->message];
+    spec_route route = s->route;
     st_code code = may_enter(s, ev, message, sizeof message);
+    if (code == ST_OK) code = read_policy(s, ev, &route, message, sizeof message);
     if (code != ST_OK) {
         refuse(s, ev->seq, code, message);
         return;
@@ -114,6 +129,7 @@ static void on_request(sched *s, const sched_event *ev) {
     r->n_ends = ev->n_end_tokens;
     r->sampling = ev->sampling;
     r->deadline_ns = ev->deadline_ns;
+    r->route = route;
     sched_admit(s);
     if (s->lists[SCHED_WAITING].n > s->limits.max_queue) { /* then it is the last of them */
         snprintf(message, sizeof message, "no place is free and the queue is full (limit %u); try again later",
@@ -138,6 +154,16 @@ static void give_tokens(sched *s, sched_request *r, const uint32_t *tokens, uint
     s->stats.tokens += n;
 }
 
+static void count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
+    if (!asked->chooses) return;
+    sched_drafts *counts[] = {&r->drafts, &s->stats.drafts};
+    for (int i = 0; i < 2; i++) {
+        counts[i]->steps++;
+        counts[i]->drafted += asked->n_tree;
+        counts[i]->accepted += item->n_tokens - 1;
+    }
+}
+
 /* What one item of a result means for its request. */
 static void take_item(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
     char message[sizeof s->actions->message];
@@ -155,6 +181,8 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     sched_finish finish;
     uint32_t n = sched_accept(r, item->tokens, item->n_tokens, &finish);
     if (n > 0) give_tokens(s, r, item->tokens, n);
+    memcpy(r->known + r->n_known, item->tokens, n * sizeof *r->known);
+    count_drafts(s, r, asked, item);
     r->n_cached += sched_newly_cached(asked, item);
     r->n_known += n;
     if (finish != SCHED_FINISH_NONE)

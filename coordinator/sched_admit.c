@@ -5,6 +5,7 @@
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>
+#include <string.h>
 
 st_code sched_check_limits(const sched_limits *l, st_error *e) {
     const struct {
@@ -59,6 +60,8 @@ void sched_admit(sched *s) {
         st_code code = kv_reserve(s->kv, (uint64_t)r->n_limit + s->limits.max_tree, &r->chain);
         if (code == ST_ERR_NO_BLOCKS) return; /* or all max_running chains are taken */
         INVARIANT(code == ST_OK);             /* sched_can_ever_fit has said so */
+        r->known = s->known + (size_t)r->chain.index * s->limits.max_context;
+        memcpy(r->known, r->prompt, r->n_prompt * sizeof *r->known);
         sched_move(s, r, r->n_known - r->n_cached > 1 ? SCHED_PREFILL : SCHED_DECODE);
     }
 }

@@ -10,7 +10,24 @@ uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk,
     return others_decode && n > chunk ? chunk : n;
 }
 
+uint32_t sched_draft_budget(uint32_t max_tree, uint32_t n_decode, uint32_t room) {
+    uint32_t share = n_decode > 2 ? 2 * max_tree / n_decode : max_tree, useful = room - 1; /* the step's own choice takes one */
+    return share < useful ? share : useful;
+}
+
 /* ---- building a plan ---- */
+
+enum { LOOKUP = 1 }; /* mask of the roster's first and only */
+
+/* Drafts for a decoding sequence, into the step's next tree; `rows` of the step are free for it. */
+static token_tree draft(sched *s, const sched_request *r, uint32_t n_decode, uint32_t rows) {
+    uint32_t budget = sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
+    if (budget > rows) budget = rows;
+    if (budget == 0 || !(spec_route_ask(&r->route, &s->roster) & LOOKUP)) return (token_tree){0};
+    spec_tree *t = &s->trees[s->n_trees++];
+    spec_lookup(&SPEC_LOOKUP_OPTIONS, r->known, r->n_known, budget, t);
+    return spec_tree_view(t);
+}
 
 static void add_close(sched *s) {
     for (uint32_t i = 0; i < s->n_ended; i++) s->close[i] = s->ended[i];
@@ -48,13 +65,16 @@ bool sched_build_plan(sched *s) {
     const sched_limits *l = &s->limits;
     s->plan = (proto_plan){.id = s->next_plan, .kind = PROTO_PLAN_STEP, .close = s->close, .open = s->open, .work = s->work};
     s->flight = (sched_flight){.items = s->flight.items};
+    s->n_trees = 0;
     add_close(s);
 
     uint32_t n_decode = s->lists[SCHED_DECODE].n, places = l->max_batch - (s->lists[SCHED_PREFILL].n > 0);
     if (n_decode > places) n_decode = places;
     for (uint32_t i = 0; i < n_decode; i++) { /* each goes to the end of the list: they take turns */
         sched_request *r = sched_first(s, SCHED_DECODE);
-        add_work(s, r, 1, (token_tree){0});
+        uint32_t taken =
+            s->flight.n_rows + (n_decode - i) + (s->lists[SCHED_PREFILL].n > 0); /* those yet to come have a row each */
+        add_work(s, r, 1, draft(s, r, n_decode, l->max_rows - taken));
         sched_move(s, r, SCHED_DECODE);
     }
     for (sched_request *r = sched_first(s, SCHED_PREFILL); r; r = sched_next(s, r)) {

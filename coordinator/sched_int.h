@@ -7,6 +7,7 @@
 
 #include "coordinator/coordinator_core.h"
 #include "kv/kv_core.h"
+#include "speculative/speculative.h"
 
 #define SCHED_NO_SLOT UINT32_MAX
 
@@ -33,6 +34,9 @@ typedef struct {
     sampling sampling;
     uint64_t deadline_ns; /* 0: none */
     kv_chain chain;
+    uint32_t *known; /* [max_context] the n_known tokens; the scheduler's, from admission on */
+    spec_route route;
+    sched_drafts drafts;
     bool open;          /* the ranks know it */
     uint64_t last_plan; /* the last plan that names it; 0: none */
 } sched_request;
@@ -70,6 +74,11 @@ struct sched {
     uint32_t n_ended;
     uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
 
+    spec_roster roster; /* the drafters: lookup, which needs no rank */
+    spec_route route;   /* of requests that do not say */
+    uint32_t *known;    /* [max_running][max_context] of the admitted, by the index of their chain */
+    spec_tree *trees;   /* [max_batch] of the plan being built */
+    uint32_t n_trees;
     proto_plan plan;  /* views of the next three */
     seq_id *close;    /* [max_running] */
     proto_open *open; /* [max_batch] */
@@ -91,7 +100,7 @@ sched_request *sched_next(sched *s, const sched_request *r); /* in its list */
 void sched_move(sched *s, sched_request *r, sched_state to); /* to the end of that list */
 sched_action *sched_act(sched *s, sched_action_kind kind, seq_id seq);
 /* FINISHED; `message` may be NULL. */
-void sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_code code, const char *message);
+sched_action *sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_code code, const char *message);
 /* The request is over for its client: its slot goes at once, or with the plan in flight that names it. */
 void sched_drop(sched *s, sched_request *r);
 /* Both, for a request that was accepted. */
@@ -110,6 +119,9 @@ void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */
 uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode);
+/* The most draft nodes for one of n_decode sequences whose answer may still get `room` tokens: a step is flat only to a few rows
+ * a core, so a crowd shares what one or two may have alone, and many get none. */
+uint32_t sched_draft_budget(uint32_t max_tree, uint32_t n_decode, uint32_t room);
 /* Fills s->plan and s->flight; false where there is nothing to send. */
 bool sched_build_plan(sched *s);
 /* By how many tokens the KV cache has grown: the prefix and the accepted drafts. The last token, the bonus, is not in it yet. */

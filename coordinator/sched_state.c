@@ -88,11 +88,12 @@ static void retire(sched *s, sched_request *r) {
     sched_move(s, r, SCHED_FREE);
 }
 
-void sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_code code, const char *message) {
+sched_action *sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_code code, const char *message) {
     sched_action *a = sched_act(s, SCHED_ACT_FINISHED, seq);
     a->finish = finish;
     a->code = code;
     if (message) snprintf(a->message, sizeof a->message, "%s", message);
+    return a;
 }
 
 void sched_drop(sched *s, sched_request *r) {
@@ -104,7 +105,7 @@ void sched_drop(sched *s, sched_request *r) {
 }
 
 void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, const char *message) {
-    sched_say_finished(s, r->seq, finish, code, message);
+    sched_say_finished(s, r->seq, finish, code, message)->drafts = r->drafts;
     s->stats.finished++;
     sched_drop(s, r);
 }

@@ -163,7 +163,10 @@ int main(int argc, char **argv) {
         code = run_rank(&o, rank, n_ranks, &lost, &e);
     }
     if (code) log_line(LOG_ERROR, "consortd", "%s", e.message[0] ? e.message : st_text(code));
-    if (!code && !lost) parallel_world_stop();
+    if (!code && !lost) {
+        parallel_world_stop();
+        return 0; /* by exit(), so that sanitizers look for leaks */
+    }
     fflush(NULL);
     _exit(code ? 1 : 0); /* not exit(): after a death MPI's own handlers may hang */
 }

@@ -12,7 +12,7 @@
 enum {
     MAX_LAYERS = 1024,
     MAX_HEADS = 512,
-    MAX_HEAD_DIM = 256,
+    MAX_HEAD_DIM = KERNELS_MAX_HEAD_DIM,
     MAX_DIM = 1 << 17,
     MAX_CONTEXT = 1 << 20,
     MAX_VOCABULARY = 1 << 22, /* also: 2^40 times this fits the integer weights of the filters (sample.c) */

@@ -1,189 +1,61 @@
-/* gRPC on the loop: joins the codecs (h2.c, h2_client.c) to connections (loop.c). No HTTP/2 knowledge here.
- *
- * What: a connection is a tcp, a codec, a timer for the codec's next time and a `soon` for its output. Whoever produces output
- * only adds the soon; pump() runs at the end of the turn, so replies to many calls of a turn leave in one write, and no callback
- * of the user runs inside his own net_call_send. Output stops at NET_MAX_PENDING_BYTES; while it stands there nothing more is
- * read from that peer either, so whoever sends without reading stalls himself and nobody else.
- *
- * Where TLS and HTTP/1 will come in: TLS behind net_tcp (loop.c), HTTP/1 as another codec chosen from a connection's first
- * bytes in tcp_read. Limits: one listener a server; a draining server waits for its calls as long as they last. */
+/* gRPC on the loop: what the codecs (h2.c, h2_client.c) need to be a server (serve.c) and a client. No HTTP/2 knowledge here. */
 #include "net/grpc_int.h"
 
 #include "base/mem.h"
 #include "net/h2_int.h"
 #include "net/limits.h"
 #include "net/loop_int.h"
+#include "net/serve_int.h"
 #include <stdio.h>
 #include <string.h>
 
-typedef struct connection connection;
-struct connection {
-    net_grpc_server *server;
-    connection *next, *previous;
-    net_tcp *tcp;
-    net_h2_server *codec;
-    net_timer *timer;
-    net_soon soon;
-    uint64_t blocked_ns; /* since when the socket has taken nothing of what pends; 0: it does */
-    bool finishing;
-};
-
-struct net_grpc_server {
-    net_loop *loop;
-    net_listener *listener;
-    connection *connections;
-    size_t n_connections, max_connections;
-    uint64_t stall_ns;
-    net_budget budget;
-    net_grpc_callbacks cb;
-    void *context;
-    bool draining;
-    net_fn drained;
-    void *drained_context;
-    net_soon drained_soon;
-};
-
 /* ---- server ---- */
 
-static void connection_free(connection *c) {
-    net_grpc_server *s = c->server;
-    if (c->previous)
-        c->previous->next = c->next;
-    else
-        s->connections = c->next;
-    if (c->next) c->next->previous = c->previous;
-    s->n_connections--;
-    net_soon_cancel(s->loop, &c->soon);
-    net_timer_destroy(c->timer);
-    net_tcp_close(c->tcp);
-    net_h2_server_destroy(c->codec);
-    mem_free(c);
-    if (s->draining && !s->n_connections) net_soon_add(s->loop, &s->drained_soon);
-}
+struct net_grpc_server {
+    net_served *served;
+    net_grpc_callbacks cb;
+    void *context;
+};
 
-static void connection_lost(connection *c) {
-    net_h2_server_lost(c->codec, ST_ERR_CANCELLED);
-    connection_free(c);
-}
-
-static uint64_t blocked_until(const connection *c) { return c->blocked_ns + c->server->stall_ns; }
-
-/* Moves what the codec has to say into the socket, ends the connection when all is said, sets the timer. */
-static void pump(void *context) {
-    connection *c = context;
-    uint8_t bytes[NET_WRITE_BYTES];
-    size_t n = 1;
-    if (c->finishing) return;
-    while (n && net_tcp_pending(c->tcp) < NET_MAX_PENDING_BYTES) {
-        st_code rc = net_h2_server_send(c->codec, net_now_ns(), bytes, sizeof bytes, &n);
-        if (!rc && n) rc = net_tcp_write(c->tcp, bytes, n);
-        if (rc) {
-            connection_lost(c);
-            return;
-        }
-    }
-    if (net_h2_server_is_over(c->codec)) {
-        c->finishing = true;
-        net_timer_at(c->timer, 0);
-        net_h2_server_lost(c->codec, ST_ERR_CANCELLED);
-        net_tcp_finish(c->tcp, "finished", true);
-        return;
-    }
-    net_tcp_pause(c->tcp, net_tcp_pending(c->tcp) >= NET_MAX_PENDING_BYTES);
-    uint64_t at = net_h2_server_next_ns(c->codec);
-    if (!net_tcp_pending(c->tcp))
-        c->blocked_ns = 0;
-    else if (!c->blocked_ns)
-        c->blocked_ns = net_now_ns();
-    if (c->blocked_ns && blocked_until(c) < at) at = blocked_until(c);
-    net_timer_at(c->timer, at == UINT64_MAX ? 0 : at);
-}
-
-static void connection_wake(void *context) {
-    connection *c = context;
-    net_soon_add(c->server->loop, &c->soon);
-}
-
-static void connection_time(void *context) {
-    connection *c = context;
-    if (c->blocked_ns && blocked_until(c) <= net_now_ns()) {
-        connection_lost(c);
-        return;
-    }
-    net_h2_server_tick(c->codec, net_now_ns());
-    connection_wake(c);
-}
-
-static void connection_written(void *context) {
-    connection *c = context;
-    c->blocked_ns = 0;
-    connection_wake(c);
-}
-
-static void connection_read(void *context, const uint8_t *bytes, size_t n) {
-    connection *c = context;
-    if (net_h2_server_receive(c->codec, net_now_ns(), bytes, n))
-        connection_lost(c);
-    else
-        connection_wake(c);
-}
-
-static void connection_ended(void *context, const char *reason) {
-    (void)reason;
-    connection *c = context;
-    c->tcp = NULL;
-    connection_lost(c);
-}
-
-static st_code connection_create(net_grpc_server *s, net_tcp *t) {
-    static const net_tcp_callbacks on_tcp = {
-        .on_read = connection_read, .on_written = connection_written, .on_end = connection_ended};
-    connection *c = mem_alloc(1, sizeof *c);
-    if (!c) return ST_FATAL_MEMORY;
-    c->server = s;
-    c->soon = (net_soon){.fn = pump, .context = c};
-    c->next = s->connections;
-    if (c->next) c->next->previous = c;
-    s->connections = c;
-    s->n_connections++;
+static st_code h2_create(void *owner, net_budget *budget, net_fn wake, void *wake_context, uint64_t now_ns, void **self) {
+    net_grpc_server *s = owner;
+    net_h2_server *h = NULL;
     net_h2_server_setup setup = {
-        .calls = s->cb, .context = s->context, .wake = connection_wake, .wake_context = c, .budget = &s->budget};
-    st_code rc = net_h2_server_create(&setup, net_now_ns(), &c->codec);
-    if (!rc) rc = net_timer_create(s->loop, connection_time, c, &c->timer);
-    if (rc) {
-        connection_free(c);
-        return rc;
-    }
-    c->tcp = t;
-    net_tcp_adopt(t, &on_tcp, c);
-    connection_wake(c); /* our SETTINGS */
-    return ST_OK;
+        .calls = s->cb, .context = s->context, .wake = wake, .wake_context = wake_context, .budget = budget};
+    st_code rc = net_h2_server_create(&setup, now_ns, &h);
+    *self = h;
+    return rc;
 }
-
-static void server_accept(void *context, net_tcp *t) {
-    net_grpc_server *s = context;
-    if (s->draining || s->n_connections >= s->max_connections || connection_create(s, t)) net_tcp_close(t);
+static st_code h2_receive(void *self, uint64_t now_ns, const uint8_t *bytes, size_t n) {
+    return net_h2_server_receive(self, now_ns, bytes, n);
 }
-
-static void server_drained(void *context) {
-    net_grpc_server *s = context;
-    net_fn done = s->drained;
-    s->drained = NULL;
-    if (done) done(s->drained_context);
+static st_code h2_send(void *self, uint64_t now_ns, uint8_t *out, size_t capacity, size_t *n) {
+    return net_h2_server_send(self, now_ns, out, capacity, n);
 }
+static void h2_tick(void *self, uint64_t now_ns) { net_h2_server_tick(self, now_ns); }
+static uint64_t h2_next_ns(const void *self) { return net_h2_server_next_ns(self); }
+static bool h2_is_over(const void *self) { return net_h2_server_is_over(self); }
+static void h2_drain(void *self, uint64_t now_ns) { net_h2_server_drain(self, now_ns); }
+static void h2_lost(void *self) { net_h2_server_lost(self, ST_ERR_CANCELLED); }
+static void h2_destroy(void *self) { net_h2_server_destroy(self); }
+static const net_codec h2_codec = {.create = h2_create,
+                                   .receive = h2_receive,
+                                   .send = h2_send,
+                                   .tick = h2_tick,
+                                   .next_ns = h2_next_ns,
+                                   .is_over = h2_is_over,
+                                   .drain = h2_drain,
+                                   .lost = h2_lost,
+                                   .destroy = h2_destroy};
 
 st_code net_grpc_listen(net_loop *l, const char *host, uint16_t port, const net_grpc_callbacks *cb, void *context,
                         net_grpc_server **out, uint16_t *bound_port, st_error *e) {
+    static const net_serve_limits limits = {NET_MAX_CONNECTIONS, NET_HTTP2_STALL_MS, NET_MAX_SERVER_BUFFER_BYTES};
     *out = NULL;
     net_grpc_server *s = mem_alloc(1, sizeof *s);
     if (!s) return st_fail(e, ST_FATAL_MEMORY, "gRPC server: out of memory");
-    s->loop = l;
-    s->cb = *cb;
-    s->context = context;
-    net_grpc_set_limits(s, NET_MAX_CONNECTIONS, NET_HTTP2_STALL_MS);
-    s->budget.limit_bytes = NET_MAX_SERVER_BUFFER_BYTES;
-    s->drained_soon = (net_soon){.fn = server_drained, .context = s};
-    st_code rc = net_listen(l, host, port, server_accept, s, &s->listener, bound_port, e);
+    *s = (net_grpc_server){.cb = *cb, .context = context};
+    st_code rc = net_serve(l, host, port, &h2_codec, s, &limits, &s->served, bound_port, e);
     if (rc) {
         net_grpc_destroy(s);
         return rc;
@@ -193,26 +65,14 @@ st_code net_grpc_listen(net_loop *l, const char *host, uint16_t port, const net_
 }
 
 void net_grpc_set_limits(net_grpc_server *s, size_t max_connections, uint64_t stall_ms) {
-    s->max_connections = max_connections;
-    s->stall_ns = stall_ms * 1000000;
+    net_serve_set_limits(s->served, max_connections, stall_ms);
 }
 
-void net_grpc_drain(net_grpc_server *s, net_fn done, void *context) {
-    if (s->draining) return;
-    s->draining = true;
-    s->drained = done;
-    s->drained_context = context;
-    net_listener_destroy(s->listener);
-    s->listener = NULL;
-    for (connection *c = s->connections; c; c = c->next) net_h2_server_drain(c->codec, net_now_ns());
-    if (!s->n_connections) net_soon_add(s->loop, &s->drained_soon);
-}
+void net_grpc_drain(net_grpc_server *s, net_fn done, void *context) { net_serve_drain(s->served, done, context); }
 
 void net_grpc_destroy(net_grpc_server *s) {
     if (!s) return;
-    net_listener_destroy(s->listener);
-    while (s->connections) connection_free(s->connections);
-    net_soon_cancel(s->loop, &s->drained_soon);
+    net_serve_destroy(s->served);
     mem_free(s);
 }
 

@@ -52,6 +52,20 @@ enum {
     NET_SMALL_DATA_BYTES = 64,
     NET_GLITCH_EARNED_BY_DATA = 4,
 
+    /* ---- HTTP/1, a connection ---- */
+    NET_HTTP1_MAX_CONNECTIONS = 128,
+    NET_HTTP1_MAX_HEAD_BYTES = 16 * 1024, /* request line and fields; also chunk heads and trailers over what the body earns */
+    NET_HTTP1_MAX_FIELDS = 64,            /* fields of a request: many small ones cost more than their bytes */
+    NET_HTTP1_MAX_TARGET_BYTES = 1024,    /* path and query */
+    NET_HTTP1_MAX_BODY_BYTES = 8 * 1024 * 1024,    /* refused by Content-Length before a byte is taken */
+    NET_HTTP1_MAX_AHEAD_BYTES = 16 * 1024,         /* pipelined input, over one read(): past it nothing more is read */
+    NET_HTTP1_MAX_QUEUED_BYTES = 256 * 1024,       /* replies not yet sent: past it the next pipelined request waits */
+    NET_HTTP1_MAX_BUFFER_BYTES = 64 * 1024 * 1024, /* bytes held for all connections of a server */
+    NET_HTTP1_HEADER_MS = 10 * 1000,               /* connect and dribble fields (slowloris, CVE-2007-6750) */
+    NET_HTTP1_REQUEST_MS = 30 * 1000,              /* request without its end, from its first byte */
+    NET_HTTP1_STALL_MS = 30 * 1000,                /* reply bytes that make no progress (slow read) */
+    NET_HTTP1_IDLE_MS = 120 * 1000,                /* kept alive without a request: over the usual interval between two scrapes */
+
     /* ---- gRPC ---- */
     NET_MAX_MESSAGE_BYTES = 8 * 1024 * 1024,               /* refused at the 5-byte prefix: 4 GiB announced (CVE-2023-33953) */
     NET_CALL_HIGH_BYTES = 64 * 1024,                       /* queued replies: the client is slow */

@@ -1,9 +1,9 @@
 /* net: bytes in, (path, message) out. No other room knows sockets, HTTP/2, TLS or libuv.
  *
  * Nouns: a loop (one thread's events: sockets, timers, signals, one door for other threads), a link (a TCP connection that
- * carries frames), a call (one gRPC call, at a server or at a client). Everything runs on the loop's thread, except
- * net_loop_post. Callbacks may use any function but the destroy of what calls them. Sizes and counts from outside are bounded by
- * limits.h; nothing busy-waits. */
+ * carries frames), a call (one gRPC call, at a server or at a client; one HTTP/1 request at a server). Everything runs on the
+ * loop's thread, except net_loop_post. Callbacks may use any function but the destroy of what calls them. Sizes and counts from
+ * outside are bounded by limits.h; nothing busy-waits. */
 #ifndef CONSORT_NET_H
 #define CONSORT_NET_H
 
@@ -95,6 +95,36 @@ void net_call_finish(net_call *c, int grpc_status, const char *message); /* trai
 uint64_t net_call_deadline_ns(const net_call *c); /* on net_now_ns(); 0: none. The server itself enforces it. */
 void net_call_set_user(net_call *c, void *user);
 void *net_call_user(const net_call *c);
+
+/* ---- HTTP/1.1 server (http1.c): llhttp ----
+ * The calls of a connection come one after another: the next one (pipelined or not) when this one is answered. */
+typedef struct net_http_server net_http_server;
+typedef struct net_http_call net_http_call;
+typedef struct {         /* views until the call is answered */
+    const char *method;  /* "GET" */
+    const char *path;    /* "/health": as sent, not percent-decoded */
+    const char *query;   /* behind the '?'; "" */
+    const uint8_t *body; /* [n] */
+    size_t n;
+} net_http_request;
+typedef struct {
+    int status;
+    const char *type;  /* Content-Type */
+    const char *allow; /* methods, with status 405; else NULL */
+    const void *body;  /* [n]; not sent to HEAD, which gets the same head as GET */
+    size_t n;
+} net_http_reply;
+typedef struct {
+    /* One whole request; net_http_answer now or later. */
+    void (*on_request)(void *context, net_http_call *c, const net_http_request *r);
+    /* The client is gone before the answer; the call is dead after this. NULL: nobody answers later. */
+    void (*on_end)(void *context, net_http_call *c);
+} net_http_callbacks;
+ST_CHECKED st_code net_http_listen(net_loop *l, const char *host, uint16_t port, const net_http_callbacks *cb, void *context,
+                                   net_http_server **out, uint16_t *bound_port, st_error *e);
+void net_http_destroy(net_http_server *s); /* NULL-safe; open calls get no callback */
+/* Copies `r`; the call is dead after this. Where there is no memory for it the connection ends. */
+void net_http_answer(net_http_call *c, const net_http_reply *r);
 
 /* ---- gRPC client: one connection, calls one after another or side by side ---- */
 typedef struct net_grpc_client net_grpc_client;

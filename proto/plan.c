@@ -15,13 +15,35 @@
 typedef Consort__Control__V1__Plan wire_plan;
 typedef Consort__Control__V1__Open wire_open;
 typedef Consort__Control__V1__Work wire_work;
+typedef Consort__Control__V1__Draft wire_draft;
 typedef Consort__Control__V1__Sampling wire_sampling;
 typedef Consort__Control__V1__Item wire_item;
 typedef Consort__Control__V1__Result wire_result;
 
 static uint32_t *packed(const void *p) { return (uint32_t *)(uintptr_t)p; } /* packing does not write to it */
 
+/* The three arrays of a tree, which a work and an item have alike. */
+typedef struct {
+    size_t n_token, n_parent, n_probability;
+    uint32_t *token, *parent;
+    float *probability;
+} wire_tree;
+#define TREE_OF(m)                                                                                                               \
+    ((wire_tree){(m)->n_tree_token, (m)->n_tree_parent, (m)->n_tree_probability, (m)->tree_token, (m)->tree_parent,              \
+                 (m)->tree_probability})
+
 /* ---- encode ---- */
+/* `parents` is scratch for the tree's nodes; returns what lies behind it. */
+#define ENCODE_TREE(t, parents, m)                                                                                               \
+    ((m)->n_tree_token = (m)->n_tree_parent = (t)->n_nodes, (m)->tree_token = packed((t)->token),                                \
+     (m)->tree_parent = encode_parents(t, parents), (m)->n_tree_probability = (t)->probability ? (t)->n_nodes : 0,               \
+     (m)->tree_probability = (float *)(uintptr_t)(t)->probability, (parents) + (t)->n_nodes)
+
+static uint32_t *encode_parents(const token_tree *t, uint32_t *parents) {
+    for (uint32_t i = 0; i < t->n_nodes; i++) parents[i] = t->parent[i] + 1; /* NOUNS_TREE_ROOT becomes 0 */
+    return parents;
+}
+
 /* Scratch of one encoding: the structs that protobuf-c wants, in one piece of memory. */
 typedef struct {
     wire_open *open;
@@ -29,6 +51,8 @@ typedef struct {
     wire_open **open_list;
     wire_work *work;
     wire_work **work_list;
+    wire_draft *draft;
+    wire_draft **draft_list;
     uint32_t *numbers; /* block index and generation, parents */
 } plan_parts;
 
@@ -39,8 +63,9 @@ static size_t count_numbers(const proto_plan *p) {
 }
 
 static size_t parts_bytes(const proto_plan *p) {
-    size_t open = sizeof(wire_open) + sizeof(wire_sampling) + sizeof(wire_open *), work = sizeof(wire_work) + sizeof(wire_work *);
-    return p->n_open * open + p->n_work * work + count_numbers(p) * sizeof(uint32_t);
+    size_t open = sizeof(wire_open) + sizeof(wire_sampling) + sizeof(wire_open *), work = sizeof(wire_work) + sizeof(wire_work *),
+           draft = sizeof(wire_draft) + sizeof(wire_draft *);
+    return p->n_open * open + p->n_work * work + p->n_draft * draft + count_numbers(p) * sizeof(uint32_t);
 }
 
 static plan_parts carve(void *memory, const proto_plan *p) {
@@ -50,7 +75,9 @@ static plan_parts carve(void *memory, const proto_plan *p) {
     t.open_list = (wire_open **)(t.sampling + p->n_open);
     t.work = (wire_work *)(t.open_list + p->n_open);
     t.work_list = (wire_work **)(t.work + p->n_work);
-    t.numbers = (uint32_t *)(t.work_list + p->n_work);
+    t.draft = (wire_draft *)(t.work_list + p->n_work);
+    t.draft_list = (wire_draft **)(t.draft + p->n_draft);
+    t.numbers = (uint32_t *)(t.draft_list + p->n_draft);
     return t;
 }
 
@@ -72,7 +99,6 @@ static void encode_open(const proto_open *o, wire_sampling *s, wire_open *m) {
 
 /* Returns the scratch numbers that are left. */
 static uint32_t *encode_work(const proto_work *w, uint32_t *numbers, wire_work *m) {
-    const token_tree *t = &w->tree;
     consort__control__v1__work__init(m);
     m->seq = w->seq.value;
     m->start = w->start;
@@ -84,13 +110,15 @@ static uint32_t *encode_work(const proto_work *w, uint32_t *numbers, wire_work *
         m->block_index[i] = w->blocks[i].index;
         m->block_generation[i] = w->blocks[i].generation;
     }
-    m->n_tree_token = m->n_tree_parent = t->n_nodes;
-    m->tree_token = packed(t->token);
-    m->tree_parent = numbers + 2 * (size_t)w->n_blocks;
-    for (uint32_t i = 0; i < t->n_nodes; i++) m->tree_parent[i] = t->parent[i] + 1; /* NOUNS_TREE_ROOT becomes 0 */
-    m->n_tree_probability = t->probability ? t->n_nodes : 0;
-    m->tree_probability = (float *)(uintptr_t)t->probability;
-    return m->tree_parent + t->n_nodes;
+    return ENCODE_TREE(&w->tree, numbers + 2 * (size_t)w->n_blocks, m);
+}
+
+static void encode_draft(const proto_draft *d, wire_draft *m) {
+    consort__control__v1__draft__init(m);
+    m->seq = d->seq.value;
+    m->n_tokens = d->n_tokens;
+    m->tokens = packed(d->tokens);
+    m->budget = d->budget;
 }
 
 st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
@@ -100,6 +128,7 @@ st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
     plan_parts t = carve(memory, p);
     for (uint32_t i = 0; i < p->n_open; i++) encode_open(&p->open[i], &t.sampling[i], t.open_list[i] = &t.open[i]);
     for (uint32_t i = 0; i < p->n_work; i++) t.numbers = encode_work(&p->work[i], t.numbers, t.work_list[i] = &t.work[i]);
+    for (uint32_t i = 0; i < p->n_draft; i++) encode_draft(&p->draft[i], t.draft_list[i] = &t.draft[i]);
     m.id = p->id;
     m.kind = (uint32_t)p->kind;
     m.n_close = p->n_close;
@@ -108,6 +137,8 @@ st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
     m.open = t.open_list;
     m.n_work = p->n_work;
     m.work = t.work_list;
+    m.n_draft = p->n_draft;
+    m.draft = t.draft_list;
     st_code code = proto_wire_pack(&m.base, out);
     mem_free(memory);
     return code;
@@ -142,21 +173,20 @@ static st_code decode_open(const wire_open *m, proto_open *o, st_error *e) {
     return ST_OK;
 }
 
-static st_code decode_tree(wire_work *m, token_tree *t, st_error *e) {
-    size_t n = m->n_tree_token;
+/* Rewrites the parents in place. */
+static st_code decode_tree(wire_tree m, token_tree *t, st_error *e) {
+    size_t n = m.n_token;
     if (n > NOUNS_MAX_TREE) return st_fail(e, BAD, "tree_token: %zu nodes are over %d", n, NOUNS_MAX_TREE);
-    if (m->n_tree_parent != n) return st_fail(e, BAD, "tree_parent: %zu for %zu nodes", m->n_tree_parent, n);
-    if (m->n_tree_probability && m->n_tree_probability != n)
-        return st_fail(e, BAD, "tree_probability: %zu for %zu nodes", m->n_tree_probability, n);
+    if (m.n_parent != n) return st_fail(e, BAD, "tree_parent: %zu for %zu nodes", m.n_parent, n);
+    if (m.n_probability && m.n_probability != n)
+        return st_fail(e, BAD, "tree_probability: %zu for %zu nodes", m.n_probability, n);
     for (size_t i = 0; i < n; i++) {
-        if (m->tree_parent[i] > i)
-            return st_fail(e, BAD, "tree_parent[%zu]: node %u does not come before it", i, m->tree_parent[i] - 1);
-        m->tree_parent[i]--; /* 0 becomes NOUNS_TREE_ROOT */
-        if (m->n_tree_probability && !(m->tree_probability[i] >= 0 && m->tree_probability[i] <= 1))
-            return st_fail(e, BAD, "tree_probability[%zu]: %g is outside 0 .. 1", i, (double)m->tree_probability[i]);
+        if (m.parent[i] > i) return st_fail(e, BAD, "tree_parent[%zu]: node %u does not come before it", i, m.parent[i] - 1);
+        m.parent[i]--; /* 0 becomes NOUNS_TREE_ROOT */
+        if (m.n_probability && !(m.probability[i] >= 0 && m.probability[i] <= 1))
+            return st_fail(e, BAD, "tree_probability[%zu]: %g is outside 0 .. 1", i, (double)m.probability[i]);
     }
-    *t = (token_tree){
-        .n_nodes = (uint32_t)n, .token = m->tree_token, .parent = m->tree_parent, .probability = m->tree_probability};
+    *t = (token_tree){.n_nodes = (uint32_t)n, .token = m.token, .parent = m.parent, .probability = m.probability};
     return ST_OK;
 }
 
@@ -178,16 +208,29 @@ static st_code decode_work(wire_work *m, arena *a, proto_work *w, st_error *e) {
     w->n_prefix = m->n_prefix;
     w->n_blocks = (uint32_t)m->n_block_index;
     w->blocks = blocks;
-    return decode_tree(m, &w->tree, e);
+    return decode_tree(TREE_OF(m), &w->tree, e);
+}
+
+static st_code decode_draft(const wire_draft *m, proto_draft *d, st_error *e) {
+    if (!m->seq) return st_fail(e, BAD, "seq: 0 is none");
+    if (m->n_tokens > PROTO_MAX_PROMPT_TOKENS)
+        return st_fail(e, BAD, "tokens: %zu are over %d", m->n_tokens, PROTO_MAX_PROMPT_TOKENS);
+    if (m->budget > NOUNS_MAX_TREE) return st_fail(e, BAD, "budget: %u nodes are over %d", m->budget, NOUNS_MAX_TREE);
+    *d = (proto_draft){.seq = {m->seq}, .n_tokens = (uint32_t)m->n_tokens, .tokens = m->tokens, .budget = m->budget};
+    return ST_OK;
 }
 
 static st_code check_plan(const wire_plan *m, st_error *e) {
     if (!m->id) return st_fail(e, BAD, "id: 0; plans count from 1");
-    if (m->kind != PROTO_PLAN_STEP) return st_fail(e, BAD, "kind: %u is unknown", m->kind);
+    if (m->kind != PROTO_PLAN_STEP && m->kind != PROTO_PLAN_DRAFT) return st_fail(e, BAD, "kind: %u is unknown", m->kind);
     if (m->n_close > PROTO_MAX_RUNNING) return st_fail(e, BAD, "close: %zu are over %d", m->n_close, PROTO_MAX_RUNNING);
     if (m->n_open > PROTO_MAX_RUNNING) return st_fail(e, BAD, "open: %zu are over %d", m->n_open, PROTO_MAX_RUNNING);
     if (m->n_work > PROTO_MAX_PLAN_SEQUENCES)
         return st_fail(e, BAD, "work: %zu are over %d", m->n_work, PROTO_MAX_PLAN_SEQUENCES);
+    if (m->n_draft > PROTO_MAX_PLAN_SEQUENCES)
+        return st_fail(e, BAD, "draft: %zu are over %d", m->n_draft, PROTO_MAX_PLAN_SEQUENCES);
+    if (m->kind == PROTO_PLAN_STEP && m->n_draft) return st_fail(e, BAD, "draft: %zu in a plan for a verifier", m->n_draft);
+    if (m->kind == PROTO_PLAN_DRAFT && m->n_work) return st_fail(e, BAD, "work: %zu in a plan for a drafter", m->n_work);
     for (size_t i = 0; i < m->n_close; i++)
         if (!m->close[i]) return st_fail(e, BAD, "close[%zu]: 0 is none", i);
     return ST_OK;
@@ -196,19 +239,26 @@ static st_code check_plan(const wire_plan *m, st_error *e) {
 static st_code decode_lists(const wire_plan *m, arena *a, proto_plan *p, st_error *e) {
     proto_open *open = arena_alloc(a, m->n_open, sizeof *open);
     proto_work *work = arena_alloc(a, m->n_work, sizeof *work);
-    if (!open || !work) return st_fail(e, ST_FATAL_MEMORY, "no memory left for %zu opens and %zu works", m->n_open, m->n_work);
+    proto_draft *draft = arena_alloc(a, m->n_draft, sizeof *draft);
+    if (!open || !work || !draft)
+        return st_fail(e, ST_FATAL_MEMORY, "no memory left for %zu opens, %zu works and %zu drafts", m->n_open, m->n_work,
+                       m->n_draft);
     for (size_t i = 0; i < m->n_open; i++)
         if (decode_open(m->open[i], &open[i], e)) return st_prefix(e, "open[%zu]", i);
     for (size_t i = 0; i < m->n_work; i++)
         if (decode_work(m->work[i], a, &work[i], e)) return st_prefix(e, "work[%zu]", i);
+    for (size_t i = 0; i < m->n_draft; i++)
+        if (decode_draft(m->draft[i], &draft[i], e)) return st_prefix(e, "draft[%zu]", i);
     *p = (proto_plan){.id = m->id,
-                      .kind = PROTO_PLAN_STEP,
+                      .kind = (proto_plan_kind)m->kind,
                       .n_close = (uint32_t)m->n_close,
                       .n_open = (uint32_t)m->n_open,
                       .n_work = (uint32_t)m->n_work,
+                      .n_draft = (uint32_t)m->n_draft,
                       .close = (const seq_id *)m->close, /* seq_id is one uint64_t */
                       .open = open,
-                      .work = work};
+                      .work = work,
+                      .draft = draft};
     return ST_OK;
 }
 
@@ -229,9 +279,13 @@ st_code proto_plan_decode(const uint8_t *bytes, size_t n, arena *a, proto_plan *
 /* ---- result ---- */
 st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
     wire_result m = CONSORT__CONTROL__V1__RESULT__INIT;
-    wire_item *items = mem_alloc(r->n_items, sizeof *items), **list = mem_alloc(r->n_items, sizeof *list);
-    st_code code = items && list ? ST_OK : ST_FATAL_MEMORY;
-    for (uint32_t i = 0; !code && i < r->n_items; i++) {
+    size_t n_nodes = 0;
+    for (uint32_t i = 0; i < r->n_items; i++) n_nodes += r->items[i].tree.n_nodes;
+    void *memory = mem_alloc(r->n_items * (sizeof(wire_item) + sizeof(wire_item *)) + n_nodes * sizeof(uint32_t), 1);
+    if (!memory) return ST_FATAL_MEMORY;
+    wire_item *items = memory, **list = (wire_item **)(items + r->n_items);
+    uint32_t *parents = (uint32_t *)(list + r->n_items);
+    for (uint32_t i = 0; i < r->n_items; i++) {
         const proto_item *from = &r->items[i];
         wire_item *to = list[i] = &items[i];
         consort__control__v1__item__init(to);
@@ -240,25 +294,33 @@ st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
         to->layer = from->layer;
         to->n_tokens = from->n_tokens;
         to->tokens = packed(from->tokens);
+        to->n_scored = from->n_scored;
+        to->n_hits = from->n_hits;
+        parents = ENCODE_TREE(&from->tree, parents, to);
     }
     m.plan_id = r->plan_id;
     m.step_ns = r->step_ns;
     m.n_rows = r->n_rows;
     m.n_items = r->n_items;
     m.items = list;
-    if (!code) code = proto_wire_pack(&m.base, out);
-    mem_free(items);
-    mem_free(list);
+    st_code code = proto_wire_pack(&m.base, out);
+    mem_free(memory);
     return code;
 }
 
-static st_code decode_item(const wire_item *m, proto_item *i, st_error *e) {
+static st_code decode_item(wire_item *m, proto_item *i, st_error *e) {
     if (!m->seq) return st_fail(e, BAD, "seq: 0 is none");
     if (m->code >= ST_N_CODES) return st_fail(e, BAD, "code: %u is outside 0 .. %d", m->code, ST_N_CODES - 1);
     if (m->n_tokens > NOUNS_MAX_TREE + 1) return st_fail(e, BAD, "tokens: %zu are over %d", m->n_tokens, NOUNS_MAX_TREE + 1);
-    *i = (proto_item){
-        .seq = {m->seq}, .code = (st_code)m->code, .layer = m->layer, .n_tokens = (uint32_t)m->n_tokens, .tokens = m->tokens};
-    return ST_OK;
+    if (m->n_hits > m->n_scored) return st_fail(e, BAD, "n_hits: %u are over n_scored %u", m->n_hits, m->n_scored);
+    *i = (proto_item){.seq = {m->seq},
+                      .code = (st_code)m->code,
+                      .layer = m->layer,
+                      .n_tokens = (uint32_t)m->n_tokens,
+                      .tokens = m->tokens,
+                      .n_scored = m->n_scored,
+                      .n_hits = m->n_hits};
+    return decode_tree(TREE_OF(m), &i->tree, e);
 }
 
 static st_code decode_items(const wire_result *m, arena *a, proto_result *r, st_error *e) {

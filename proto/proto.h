@@ -54,6 +54,9 @@ typedef struct {
     const char *finish_reason; /* NULL: goes on; "stop", "length" */
     uint32_t prompt_tokens, completion_tokens;
     uint64_t queue_ns, first_token_ns, total_ns; /* since arrival, measured in the coordinator */
+    uint64_t steps, drafted, accepted;           /* verification steps, draft nodes in them, nodes accepted */
+    uint32_t n_by_drafter;                       /* <= PROTO_MAX_DRAFTERS */
+    const proto_drafter_figures *by_drafter;
 } proto_reply;
 ST_CHECKED st_code proto_reply_encode(const proto_reply *r, proto_bytes *out);
 /* Errors of this and proto_status_decode: ST_ERR_FORMAT. */
@@ -73,9 +76,12 @@ typedef struct {
     uint64_t uptime_ns, requests_running, requests_waiting, requests_done, requests_failed, tokens_generated, tokens_prompt,
         steps, largest_batch;
     uint64_t kv_blocks_total, kv_blocks_used;
+    uint64_t drafted, accepted, late_drafts; /* draft nodes verified, accepted; drafts that came too late for their step */
     uint32_t cluster_epoch;
     uint32_t n_workers;
     const proto_worker_status *workers;
+    uint32_t n_by_drafter; /* <= PROTO_MAX_DRAFTERS */
+    const proto_drafter_figures *by_drafter;
 } proto_status;
 ST_CHECKED st_code proto_status_encode(const proto_status *s, proto_bytes *out);
 ST_CHECKED st_code proto_status_decode(const uint8_t *bytes, size_t n, arena *a, proto_status *out, st_error *e);

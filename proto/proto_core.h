@@ -21,6 +21,8 @@ enum {
     PROTO_MAX_STOP_TOKENS = 64,
     PROTO_MAX_RUNNING = 4096, /* sequences that a group holds at once: the most that one plan opens or closes */
     PROTO_REQUEST_ID_BYTES = 64,
+    PROTO_SPECULATION_BYTES = 40, /* "fixed:" and the name of a drafter */
+    PROTO_MAX_DRAFTERS = 32,      /* of a cluster, lookup included */
 };
 
 typedef enum { PROTO_PROMPT_TEXT, PROTO_PROMPT_CHAT, PROTO_PROMPT_TOKENS } proto_prompt_kind;
@@ -42,6 +44,7 @@ typedef struct {
     bool has_seed;
     bool ignore_end; /* do not stop at the model's end-of-answer tokens */
     sampling sampling;
+    char speculation[PROTO_SPECULATION_BYTES + 1]; /* policy of speculative/routes.def; empty: the topology's */
     uint32_t n_stops;
     const char *stops[PROTO_MAX_STOPS]; /* stop strings, not part of the answer */
     uint32_t n_stop_tokens;
@@ -49,14 +52,17 @@ typedef struct {
 } proto_request;
 
 /* plan */
-typedef enum { PROTO_PLAN_STEP = 1 } proto_plan_kind; /* draft and draft_token join with the drafters */
+typedef enum {
+    PROTO_PLAN_STEP = 1, /* to a verifier group: work */
+    PROTO_PLAN_DRAFT     /* to a drafter: draft */
+} proto_plan_kind;
 
 typedef struct {
     seq_id seq;
     uint32_t seq_epoch;
     sampling sampling;
     uint32_t n_tokens;
-    const uint32_t *tokens; /* [n_tokens] the prompt (after a move: and all committed tokens) */
+    const uint32_t *tokens; /* [n_tokens] the prompt (to a drafter, and after a move: all committed tokens) */
 } proto_open;
 
 /* Work on one sequence: compute `n_prefix` tokens that the ranks know and that are not yet in the KV cache, then the draft tree
@@ -72,13 +78,23 @@ typedef struct {
     token_tree tree;
 } proto_work;
 
+/* Work of a drafter on one sequence: take in the committed tokens that it has not seen, then propose what follows. In the plan
+ * that opens the sequence there are none, since the open carries them. */
+typedef struct {
+    seq_id seq;
+    uint32_t n_tokens;
+    const uint32_t *tokens; /* [n_tokens] */
+    uint32_t budget;        /* most nodes of the tree, <= NOUNS_MAX_TREE */
+} proto_draft;
+
 typedef struct {
     uint64_t id; /* 1, 2, ... in a group epoch */
     proto_plan_kind kind;
-    uint32_t n_close, n_open, n_work; /* carried out in this order */
-    const seq_id *close;              /* [n_close] */
-    const proto_open *open;           /* [n_open] */
-    const proto_work *work;           /* [n_work] <= PROTO_MAX_PLAN_SEQUENCES */
+    uint32_t n_close, n_open, n_work, n_draft; /* carried out in this order */
+    const seq_id *close;                       /* [n_close] */
+    const proto_open *open;                    /* [n_open] */
+    const proto_work *work;                    /* [n_work] <= PROTO_MAX_PLAN_SEQUENCES; STEP only */
+    const proto_draft *draft;                  /* [n_draft] <= PROTO_MAX_PLAN_SEQUENCES; DRAFT only */
 } proto_plan;
 
 /* result */
@@ -88,20 +104,34 @@ typedef struct {
     uint32_t layer;         /* where it stopped being finite, for the message */
     uint32_t n_tokens;      /* accepted drafts, then the bonus token; 0 after a prompt chunk that does not end the prompt */
     const uint32_t *tokens; /* [n_tokens] */
+    /* of a draft; `tokens` is empty then */
+    token_tree tree;
+    uint32_t n_scored,
+        n_hits; /* of the new tokens, how many the drafter had a choice of its own for, and how often that was it */
 } proto_item;
 
 typedef struct {
     uint64_t plan_id;
     uint64_t step_ns;
     uint32_t n_rows;  /* tokens computed */
-    uint32_t n_items; /* one for each proto_work, in its order */
+    uint32_t n_items; /* one for each proto_work or proto_draft, in its order */
     const proto_item *items;
 } proto_result;
+
+/* What became of the drafts of a drafter: nodes that were verified, and of these accepted. A node that several proposed counts
+ * for each of them. */
+typedef struct {
+    const char *name;
+    uint64_t drafted, accepted;
+} proto_drafter_figures;
 
 /* What a rank says of itself when it joins. */
 typedef struct {
     uint32_t rank, group, group_rank, group_size;
     char role[16]; /* "verifier", "drafter" */
+    char kind[16]; /* of a drafter: a row of speculative/drafters.def */
+    char name[32]; /* of its group */
+    bool wants_hidden;
     char hostname[64];
     char isa[16];
     char kv_type[8];

@@ -10,11 +10,53 @@
 
 #define BAD ST_ERR_FORMAT
 
+/* ---- what drafts did: in the last reply, and in the status ---- */
+/* Scratch of one encoding. */
+typedef struct {
+    Consort__V1__DrafterFigures figures[PROTO_MAX_DRAFTERS], *list[PROTO_MAX_DRAFTERS];
+} figures_parts;
+
+static Consort__V1__DrafterFigures **encode_figures(const proto_drafter_figures *from, uint32_t n, figures_parts *parts) {
+    INVARIANT(n <= PROTO_MAX_DRAFTERS);
+    for (uint32_t i = 0; i < n; i++) {
+        Consort__V1__DrafterFigures *m = parts->list[i] = &parts->figures[i];
+        consort__v1__drafter_figures__init(m);
+        m->has_name = m->has_drafted = m->has_accepted = 1;
+        m->name = proto_wire_text(from[i].name);
+        m->drafted = from[i].drafted;
+        m->accepted = from[i].accepted;
+    }
+    return parts->list;
+}
+
+static st_code take_word(const char *field, bool has, ProtobufCBinaryData d, size_t n_max, const char **out, st_error *e) {
+    *out = has ? (d.len ? (const char *)d.data : "") : NULL;
+    return has ? proto_wire_check_word(field, (const char *)d.data, d.len, n_max, BAD, e) : ST_OK;
+}
+
+static st_code decode_figures(Consort__V1__DrafterFigures *const *m, size_t n, arena *a, const proto_drafter_figures **out,
+                              uint32_t *n_out, st_error *e) {
+    if (n > PROTO_MAX_DRAFTERS) return st_fail(e, BAD, "by_drafter: %zu are over %d", n, PROTO_MAX_DRAFTERS);
+    proto_drafter_figures *to = arena_alloc(a, n, sizeof *to);
+    if (!to) return st_fail(e, BAD, "by_drafter: no memory left for %zu", n);
+    for (size_t i = 0; i < n; i++) {
+        st_code code = take_word("by_drafter.name", true, m[i]->name, sizeof((proto_register *)0)->name - 1, &to[i].name, e);
+        if (code) return code;
+        to[i].drafted = m[i]->drafted;
+        to[i].accepted = m[i]->accepted;
+    }
+    *out = to;
+    *n_out = (uint32_t)n;
+    return ST_OK;
+}
+
 /* ---- GenerateReply ---- */
 st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
     Consort__V1__GenerateReply m = CONSORT__V1__GENERATE_REPLY__INIT;
     Consort__V1__Usage usage = CONSORT__V1__USAGE__INIT;
     Consort__V1__Timing timing = CONSORT__V1__TIMING__INIT;
+    Consort__V1__Speculation speculation = CONSORT__V1__SPECULATION__INIT;
+    figures_parts parts;
     m.has_request_id = r->request_id != NULL;
     m.request_id = proto_wire_text(r->request_id);
     m.has_seed = r->has_seed;
@@ -35,13 +77,15 @@ st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
         timing.queue_ns = r->queue_ns;
         timing.first_token_ns = r->first_token_ns;
         timing.total_ns = r->total_ns;
+        m.speculation = &speculation;
+        speculation.has_steps = speculation.has_drafted = speculation.has_accepted = 1;
+        speculation.steps = r->steps;
+        speculation.drafted = r->drafted;
+        speculation.accepted = r->accepted;
+        speculation.n_by_drafter = r->n_by_drafter;
+        speculation.by_drafter = encode_figures(r->by_drafter, r->n_by_drafter, &parts);
     }
     return proto_wire_pack(&m.base, out);
-}
-
-static st_code take_word(const char *field, bool has, ProtobufCBinaryData d, size_t n_max, const char **out, st_error *e) {
-    *out = has ? (d.len ? (const char *)d.data : "") : NULL;
-    return has ? proto_wire_check_word(field, (const char *)d.data, d.len, n_max, BAD, e) : ST_OK;
 }
 
 st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply *out, st_error *e) {
@@ -53,6 +97,8 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
     code = take_word("request_id", m->has_request_id, m->request_id, PROTO_REQUEST_ID_BYTES, &r.request_id, e);
     if (!code) code = take_word("finish_reason", m->has_finish_reason, m->finish_reason, 64, &r.finish_reason, e);
     if (!code) code = proto_wire_check_text("text", (const char *)m->text.data, m->text.len, 0, PROTO_MAX_BYTES, BAD, e);
+    if (!code && m->speculation)
+        code = decode_figures(m->speculation->by_drafter, m->speculation->n_by_drafter, a, &r.by_drafter, &r.n_by_drafter, e);
     if (code) {
         arena_reset(a, mark);
         return code;
@@ -71,6 +117,11 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
         r.queue_ns = m->timing->queue_ns;
         r.first_token_ns = m->timing->first_token_ns;
         r.total_ns = m->timing->total_ns;
+    }
+    if (m->speculation) {
+        r.steps = m->speculation->steps;
+        r.drafted = m->speculation->drafted;
+        r.accepted = m->speculation->accepted;
     }
     *out = r;
     return ST_OK;
@@ -92,6 +143,9 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
     N(largest_batch)                                                                                                             \
     N(kv_blocks_total)                                                                                                           \
     N(kv_blocks_used)                                                                                                            \
+    N(drafted)                                                                                                                   \
+    N(accepted)                                                                                                                  \
+    N(late_drafts)                                                                                                               \
     N(cluster_epoch)
 
 static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w) {
@@ -121,6 +175,9 @@ st_code proto_status_encode(const proto_status *s, proto_bytes *out) {
     m.version = proto_wire_text(s->version);
     m.model = proto_wire_text(s->model);
     m.reason = proto_wire_text(s->reason);
+    figures_parts parts;
+    m.n_by_drafter = s->n_by_drafter;
+    m.by_drafter = encode_figures(s->by_drafter, s->n_by_drafter, &parts);
     m.n_workers = s->n_workers;
     m.workers = list;
     if (!code) code = proto_wire_pack(&m.base, out);
@@ -178,6 +235,7 @@ st_code proto_status_decode(const uint8_t *bytes, size_t n, arena *a, proto_stat
     code = proto_wire_copy_word("version", m->version, s.version, sizeof s.version, BAD, e);
     if (!code) code = copy_text("model", m->model, s.model, sizeof s.model, e);
     if (!code) code = copy_text("reason", m->reason, s.reason, sizeof s.reason, e);
+    if (!code) code = decode_figures(m->by_drafter, m->n_by_drafter, a, &s.by_drafter, &s.n_by_drafter, e);
     if (!code) code = decode_workers(m, a, &s, e);
     if (code)
         arena_reset(a, mark);

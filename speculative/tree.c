@@ -35,13 +35,15 @@ token_tree spec_tree_view(const spec_tree *t) {
     return (token_tree){.n_nodes = t->n, .token = t->token, .parent = t->parent, .probability = t->probability};
 }
 
+#define ANY_TOKEN UINT32_MAX /* as n_vocab: tokens are not looked at */
+
 /* The first breach of the rules, as words with its node, or NULL. */
 static const char *breach(const token_tree *t, uint32_t budget, uint32_t n_vocab, uint32_t *node) {
     *node = t->n_nodes;
     if (t->n_nodes > budget || t->n_nodes > NOUNS_MAX_TREE) return "more nodes than asked for";
     for (uint32_t i = 0; i < t->n_nodes; i++) {
         *node = i;
-        if (t->token[i] >= n_vocab) return "token outside the vocabulary";
+        if (n_vocab != ANY_TOKEN && t->token[i] >= n_vocab) return "token outside the vocabulary";
         if (t->parent[i] >= i && t->parent[i] != NOUNS_TREE_ROOT) return "parent behind its child";
         if (t->probability && !(t->probability[i] >= 0 && t->probability[i] <= 1)) return "probability outside [0, 1]";
         if (spec_tree_child(t, t->parent[i], t->token[i]) != i) return "the same token twice under one parent";
@@ -52,7 +54,7 @@ static const char *breach(const token_tree *t, uint32_t budget, uint32_t n_vocab
 bool spec_tree_check(const spec_tree *t, uint32_t budget) {
     token_tree view = spec_tree_view(t);
     uint32_t node;
-    return !breach(&view, budget, UINT32_MAX, &node);
+    return !breach(&view, budget, ANY_TOKEN, &node);
 }
 
 st_code spec_tree_take(spec_tree *out, const token_tree *from, uint32_t budget, uint32_t n_vocab, st_error *e) {

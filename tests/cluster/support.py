@@ -5,6 +5,7 @@ import fcntl
 import glob
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -87,6 +88,26 @@ def leftovers(but_launch_directories=False):
     return files(but_launch_directories) | processes(f"CONSORT_TEST_RUN={os.environ['CONSORT_TEST_RUN']}")
 
 
+# ---- builds with sanitizers (CONSORT_BUILD=build/asan-ubsan) ----
+
+def sanitizer_environment(directory):
+    """Each process writes its reports to a file of its own. A leak does not change the exit status: Open MPI leaks at every end."""
+    options = f"log_path={directory}/sanitizer:exitcode=0"
+    return {"ASAN_OPTIONS": options, "UBSAN_OPTIONS": options, "LSAN_OPTIONS": "exitcode=0"}
+
+
+def sanitizer_reports(directory):
+    """All but the leaks of Open MPI: those have no frame of ours, or come from below a call of ours into it."""
+    reports = []
+    for path in glob.glob(f"{directory}/sanitizer.*"):
+        with open(path, encoding="utf-8", errors="replace") as f:
+            parts = re.split(r"\n\s*\n", f.read())
+        leaks = [part for part in parts if re.search(r"^(Direct|Indirect) leak of", part, re.MULTILINE)]
+        reports += [part for part in leaks if f"{ROOT}/" in part.replace(f"{BUILD}/", "") and not re.search(r"parallel/\w+_mpi\.c", part)]
+        reports += [part for part in parts if re.search(r"ERROR: (?!LeakSanitizer)|runtime error:|WARNING: ThreadSanitizer", part)]
+    return reports
+
+
 # ---- a cluster ----
 
 def consort(*arguments, text=None, check=True):
@@ -136,7 +157,8 @@ class Cluster:
         name, _, value = self.mark.partition("=")
         command = [f"{ROOT}/scripts/launch", "--config", self.config, "--run-file", self.run_file, "--log", self.log, "--build", BUILD]
         with open(f"{self.log}.launch", "wb") as err:
-            self.launcher = subprocess.Popen(command, env={**os.environ, name: value}, stderr=err)
+            environment = {**os.environ, **sanitizer_environment(self.directory.name), name: value}
+            self.launcher = subprocess.Popen(command, env=environment, stderr=err)
 
     def came_up(self):
         assert self.launcher.poll() is None, self.output()
@@ -166,7 +188,9 @@ class Cluster:
                     os.kill(pid, signal.SIGKILL)
                 raise
         self.last_output = self.output()
+        reports = sanitizer_reports(self.directory.name)
         self.directory.cleanup()
+        assert not reports, "\n\n".join(reports)
 
     def ends(self, status=0, within_seconds=PATIENCE_SECONDS):
         assert self.launcher.wait(within_seconds) == status, self.output()

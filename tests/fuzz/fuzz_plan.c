@@ -5,13 +5,22 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check_plan(const proto_plan *p) {
-    INVARIANT(p->id && p->n_work <= PROTO_MAX_PLAN_SEQUENCES);
-    for (uint32_t i = 0; i < p->n_work; i++) {
-        const token_tree *t = &p->work[i].tree;
-        INVARIANT(p->work[i].n_prefix && t->n_nodes <= NOUNS_MAX_TREE);
-        for (uint32_t k = 0; k < t->n_nodes; k++) INVARIANT(t->parent[k] == NOUNS_TREE_ROOT || t->parent[k] < k);
+static void check_tree(const token_tree *t) {
+    INVARIANT(t->n_nodes <= NOUNS_MAX_TREE);
+    for (uint32_t k = 0; k < t->n_nodes; k++) {
+        INVARIANT(t->parent[k] == NOUNS_TREE_ROOT || t->parent[k] < k);
+        if (t->probability) INVARIANT(t->probability[k] >= 0 && t->probability[k] <= 1);
     }
+}
+
+static void check_plan(const proto_plan *p) {
+    INVARIANT(p->id && p->n_work <= PROTO_MAX_PLAN_SEQUENCES && p->n_draft <= PROTO_MAX_PLAN_SEQUENCES);
+    INVARIANT(p->kind == PROTO_PLAN_STEP ? !p->n_draft : !p->n_work);
+    for (uint32_t i = 0; i < p->n_work; i++) {
+        INVARIANT(p->work[i].n_prefix);
+        check_tree(&p->work[i].tree);
+    }
+    for (uint32_t i = 0; i < p->n_draft; i++) INVARIANT(p->draft[i].seq.value && p->draft[i].budget <= NOUNS_MAX_TREE);
 }
 
 /* What is accepted encodes again, decodes again, and encodes to the same bytes. */
@@ -41,6 +50,7 @@ static void result(const uint8_t *data, size_t size, bool first) {
     proto_bytes b;
     if (arena_init(&a, proto_arena_bytes(size))) return;
     if (!proto_result_decode(data, size, &a, &r, &e)) {
+        for (uint32_t i = 0; i < r.n_items; i++) check_tree(&r.items[i].tree);
         INVARIANT(!proto_result_encode(&r, &b));
         if (first)
             result(b.bytes, b.n, false);

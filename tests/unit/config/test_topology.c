@@ -56,6 +56,12 @@ static void a_short_file_gets_the_defaults(void **state) {
     assert_string_equal(t->groups[0].kv_type, "f16");
     assert_int_equal(t->groups[0].kv_tokens, 65536);
     assert_string_equal(t->groups[0].isa, "auto");
+    assert_string_equal(t->groups[0].kind, "model");
+    assert_string_equal(t->groups[0].model, "m.gguf");
+    assert_string_equal(t->groups[0].table, "");
+    assert_string_equal(t->speculation, "all");
+    assert_int_equal(t->draft_budget, 4);
+    assert_int_equal(t->draft_wait_ms, 200);
     config_destroy(t);
 }
 
@@ -86,7 +92,7 @@ static void every_number_takes_its_range_and_nothing_else(void **state) {
             assert_non_null(strstr(e.message, k.range));
         }
     }
-    assert_int_equal(n, 14);
+    assert_int_equal(n, 16);
 }
 
 static void values_are_taken_as_written(void **state) {
@@ -103,6 +109,25 @@ static void values_are_taken_as_written(void **state) {
     assert_int_equal(t->groups[0].threads, 8);
     assert_string_equal(t->groups[0].kv_type, "f32");
     assert_string_equal(t->groups[0].isa, "scalar");
+    config_destroy(t);
+}
+
+static void a_drafter_has_a_model_or_a_table(void **state) {
+    (void)state;
+    config_topology *t = load_good("model: m\nspeculation: fixed:b\ndraft_budget: 63\ndraft_wait_ms: 0\ngroups:\n- {name: a}\n"
+                                   "- {name: b, role: drafter, model: small.gguf}\n- {name: c, role: drafter}\n"
+                                   "- {name: d, role: drafter, kind: ngram, table: d.ngram}\n");
+    assert_string_equal(t->speculation, "fixed:b");
+    assert_int_equal(t->draft_budget, 63);
+    assert_int_equal(t->draft_wait_ms, 0);
+    assert_int_equal(t->groups[0].role, CONFIG_VERIFIER);
+    assert_int_equal(t->groups[1].role, CONFIG_DRAFTER);
+    assert_string_equal(t->groups[1].model, "small.gguf");
+    assert_string_equal(t->groups[2].model, "m");
+    assert_string_equal(t->groups[3].kind, "ngram");
+    assert_string_equal(t->groups[3].table, "d.ngram");
+    assert_string_equal(t->groups[3].model, "");
+    assert_int_equal(config_n_ranks(t), 5);
     config_destroy(t);
 }
 
@@ -135,7 +160,12 @@ static void what_does_not_fit_together_is_refused(void **state) {
     assert_refused("", "x.yaml: model: is missing (GGUF file of the model, relative to the working directory of every rank)");
     assert_refused("model: m\n", "x.yaml: groups: no group with role verifier; expected at least one");
     assert_refused("model: ''\ngroups: [{name: a}]\n", "x.yaml: model: is empty; expected the path of a GGUF file");
-    char text[2048] = "model: m\ngroups:\n";
+    assert_refused("model: m\ngroups: [{name: a}]\nmax_rows: 63\nmax_batch: 1\nprefill_chunk: 1\ndraft_budget: 63\n",
+                   "x.yaml: draft_budget: 63 and the token before it are over max_rows 63");
+    char text[2048] = "model: m\ngroups:\n- {name: v}\n";
+    for (int i = 0; i < 32; i++) snprintf(text + strlen(text), 64, "- {name: g%d, role: drafter}\n", i);
+    assert_refused(text, "x.yaml: groups: 32 drafters are over 31");
+    snprintf(text, sizeof text, "model: m\ngroups:\n");
     for (int i = 0; i < 16; i++) snprintf(text + strlen(text), 64, "- {name: g%d, tensor_parallel: 64}\n", i);
     assert_refused(text, "x.yaml: groups: 1025 ranks with the coordinator are over 1024");
 }
@@ -181,7 +211,7 @@ static void an_address_is_host_and_port(void **state) {
 
 static void each_failing_allocation_is_said(void **state) {
     (void)state;
-    static const char text[] = "model: m\nlisten: a:1\ngroups: [{name: a, kv_type: f32}, {name: b}]\n";
+    static const char text[] = "model: m\nlisten: a:1\ngroups: [{name: a, kv_type: f32}, {name: b}, {name: c, role: drafter}]\n";
     st_code code = ST_FATAL_MEMORY;
     uint64_t n = 0;
     while (code) {
@@ -249,15 +279,11 @@ static void every_committed_topology_is_good(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_short_file_gets_the_defaults),
-        cmocka_unit_test(every_number_takes_its_range_and_nothing_else),
-        cmocka_unit_test(values_are_taken_as_written),
-        cmocka_unit_test(ranks_follow_the_groups),
-        cmocka_unit_test(what_does_not_fit_together_is_refused),
-        cmocka_unit_test(a_file_that_is_no_file_is_refused),
-        cmocka_unit_test(an_address_is_host_and_port),
-        cmocka_unit_test(each_failing_allocation_is_said),
-        cmocka_unit_test(a_bad_file_gives_the_message_beside_it),
+        cmocka_unit_test(a_short_file_gets_the_defaults),    cmocka_unit_test(every_number_takes_its_range_and_nothing_else),
+        cmocka_unit_test(values_are_taken_as_written),       cmocka_unit_test(a_drafter_has_a_model_or_a_table),
+        cmocka_unit_test(ranks_follow_the_groups),           cmocka_unit_test(what_does_not_fit_together_is_refused),
+        cmocka_unit_test(a_file_that_is_no_file_is_refused), cmocka_unit_test(an_address_is_host_and_port),
+        cmocka_unit_test(each_failing_allocation_is_said),   cmocka_unit_test(a_bad_file_gives_the_message_beside_it),
         cmocka_unit_test(every_committed_topology_is_good),
     };
     return cmocka_run_group_tests_name("config_topology", tests, NULL, NULL);

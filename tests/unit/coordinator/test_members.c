@@ -255,6 +255,7 @@ static void *start(uint32_t dead_after_ms, uint32_t drain_timeout_ms) {
     h->group = (config_group){.name = (char[]){"g"}, .tensor_parallel = 1, .kv_tokens = KV_TOKENS};
     static char address[] = "127.0.0.1:0";
     h->topology = (config_topology){.listen = address,
+                                    .speculation = "none",
                                     .control_listen = address,
                                     .model = h->model,
                                     .max_running = 4,

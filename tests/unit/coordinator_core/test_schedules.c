@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "coordinator/coordinator_core.h"
 #include "kv/kv_core.h"
+#include "speculative/speculative.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,7 +21,7 @@
 #define N_SEEDS 6000
 #endif
 
-enum { CLIENTS = 48, CONTEXT = 160, VOCABULARY = 60, BLOCKS = 64, GUARD_BYTES = 64 };
+enum { CLIENTS = 48, CONTEXT = 160, VOCABULARY = 60, BLOCKS = 64, GUARD_BYTES = 64, ITEM_TOKENS = NOUNS_MAX_TREE + 2 };
 
 typedef struct {
     uint32_t prompt[CONTEXT + 8], n_prompt, max_tokens;
@@ -28,6 +29,7 @@ typedef struct {
     uint32_t alone[CONTEXT], n_alone; /* what it must get */
     sched_finish alone_finish;
     uint64_t deadline_ns;
+    bool lookup;                        /* drafts from its own text */
     bool sent, over, cancelled, broken; /* broken: the verifier reported an error or nonsense for it */
     uint32_t got[CONTEXT], n_got;
 } client;
@@ -55,7 +57,7 @@ typedef struct {
     uint32_t generation[BLOCKS]; /* the last one seen of each block */
     proto_result result;         /* of the plan in flight; plan_id 0: none */
     proto_item items[PROTO_MAX_PLAN_SEQUENCES];
-    uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES];
+    uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS];
 } world;
 
 #define CHECK(w, cond)                                                                                                           \
@@ -70,9 +72,12 @@ static uint32_t draw(world *w, uint32_t n) { /* xorshift64*: 0 .. n - 1 */
     return (uint32_t)((w->random * UINT64_C(0x2545F4914F6CDD1D)) >> 33) % n;
 }
 
-static uint32_t next_token(const uint32_t *tokens, uint32_t n) { /* FNV-1a over the tokens */
+/* FNV-1a over the tokens; where the first is even over the last one alone, so that the text comes to repeat itself and lookup
+ * finds it.
+ */
+static uint32_t next_token(const uint32_t *tokens, uint32_t n) {
     uint64_t h = UINT64_C(14695981039346656037);
-    for (uint32_t i = 0; i < n; i++) h = (h ^ tokens[i]) * UINT64_C(1099511628211);
+    for (uint32_t i = tokens[0] % 2 == 0 ? n - 1 : 0; i < n; i++) h = (h ^ tokens[i]) * UINT64_C(1099511628211);
     return (uint32_t)(h >> 20) % VOCABULARY;
 }
 
@@ -100,6 +105,7 @@ static void invent(world *w, client *c) {
     c->max_tokens = draw(w, 8) == 0 ? 0 : 1 + draw(w, 50);
     c->n_ends = draw(w, 4);
     for (uint32_t i = 0; i < c->n_ends; i++) c->ends[i] = draw(w, VOCABULARY);
+    c->lookup = draw(w, 2);
     if (draw(w, 5) == 0) c->deadline_ns = w->now_ns + draw(w, 3000);
     answer_alone(c);
 }
@@ -147,7 +153,18 @@ static void take_blocks(world *w, rank_sequence *r, const proto_work *work) {
         w->generation[id.index] = id.generation;
         r->blocks[r->n_blocks++] = id;
     }
-    CHECK(w, r->n_blocks == kv_blocks_for((uint64_t)r->n_cached + work->n_prefix + work->tree.n_nodes));
+    /* enough, and no more than a larger tree before may have asked for */
+    uint64_t n = (uint64_t)r->n_cached + work->n_prefix + work->tree.n_nodes;
+    CHECK(w, r->n_blocks >= kv_blocks_for(n) && r->n_blocks <= kv_blocks_for(n + w->limits.max_tree));
+}
+
+static void check_tree(world *w, const rank_sequence *r, const proto_work *work) {
+    const token_tree *t = &work->tree;
+    CHECK(w, t->n_nodes <= w->limits.max_tree && (t->n_nodes == 0 || w->clients[work->seq.value - 1].lookup));
+    CHECK(w, t->n_nodes == 0 || work->start + work->n_prefix == r->n_known);
+    for (uint32_t i = 0; i < t->n_nodes; i++) CHECK(w, t->parent[i] == NOUNS_TREE_ROOT || t->parent[i] < i);
+    CHECK(w, (uint64_t)r->n_known + t->n_nodes <
+                 CONTEXT + (t->n_nodes == 0)); /* all of it could be accepted, and the choice after it */
 }
 
 static void compute(world *w, const proto_work *work, uint32_t i) {
@@ -157,7 +174,8 @@ static void compute(world *w, const proto_work *work, uint32_t i) {
     r->last_step = w->steps;
     take_blocks(w, r, work);
     r->n_cached += work->n_prefix;
-    w->items[i] = (proto_item){.seq = work->seq, .tokens = &w->tokens[i]};
+    w->items[i] = (proto_item){.seq = work->seq, .tokens = w->tokens[i]};
+    check_tree(w, r, work);
     if (draw(w, 3000) == 0) {
         w->items[i].code = ST_ERR_NUMERIC;
         w->items[i].layer = draw(w, 30);
@@ -165,9 +183,13 @@ static void compute(world *w, const proto_work *work, uint32_t i) {
         return;
     }
     if (r->n_cached < r->n_known) return;
-    w->items[i].n_tokens = 1;
-    w->tokens[i] = r->tokens[r->n_known] = next_token(r->tokens, r->n_known);
-    r->n_known++;
+    for (uint32_t node = NOUNS_TREE_ROOT;;) { /* the choice, and on along the drafts that equal it */
+        uint32_t t = w->tokens[i][w->items[i].n_tokens++] = r->tokens[r->n_known] = next_token(r->tokens, r->n_known);
+        r->n_known++;
+        node = spec_tree_child(&work->tree, node, t);
+        if (node == NOUNS_TREE_ROOT) return;
+        r->n_cached++;
+    }
 }
 
 /* One that decodes has its turn again before all others could have had theirs twice. */
@@ -196,7 +218,7 @@ static void carry_out(world *w, const proto_plan *p) {
     uint32_t rows = 0, n_open = 0;
     for (uint32_t i = 0; i < p->n_work; i++) {
         compute(w, &p->work[i], i);
-        rows += p->work[i].n_prefix;
+        rows += p->work[i].n_prefix + p->work[i].tree.n_nodes;
     }
     for (uint32_t i = 0; i < CLIENTS; i++) n_open += w->ranks[i].open;
     CHECK(w, rows <= w->limits.max_rows && n_open <= w->limits.max_running);
@@ -249,6 +271,7 @@ static void send_request(world *w) {
                            .tokens = c->prompt,
                            .n_tokens = c->n_prompt,
                            .max_tokens = c->max_tokens,
+                           .speculation = c->lookup ? "lookup" : "",
                            .end_tokens = c->ends,
                            .n_end_tokens = c->n_ends,
                            .deadline_ns = c->deadline_ns});
@@ -269,7 +292,7 @@ static void garble(world *w, proto_result *result, proto_item *items) {
     for (uint32_t k = i; k < result->n_items; k++) w->clients[items[k].seq.value - 1].broken = true;
     switch (draw(w, 3)) {
     case 0: items[i].seq.value += 1 + draw(w, 3); break;
-    case 1: items[i].n_tokens = items[i].n_tokens == 0 ? 1 : draw(w, 2) * 2; break;
+    case 1: items[i].n_tokens = items[i].n_tokens == 0 ? 1 : draw(w, 2) * ITEM_TOKENS; break;
     default: result->n_items = i;
     }
 }
@@ -278,10 +301,10 @@ static void deliver(world *w) {
     if (w->result.plan_id == 0) return;
     proto_result result = w->result;
     proto_item items[PROTO_MAX_PLAN_SEQUENCES];
-    uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES + 1]; /* one more: garble */
+    uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS];
     memcpy(items, w->items, sizeof items);
     memcpy(tokens, w->tokens, sizeof w->tokens);
-    for (uint32_t i = 0; i < result.n_items; i++) items[i].tokens = &tokens[i];
+    for (uint32_t i = 0; i < result.n_items; i++) items[i].tokens = tokens[i];
     result.items = items;
     if (result.n_items > 0 && draw(w, 500) == 0) garble(w, &result, items);
     w->result.plan_id = 0;
@@ -350,7 +373,7 @@ static void begin(world *w, uint64_t seed) {
 static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void **state) {
     (void)state;
     world *w = mem_alloc(1, sizeof *w);
-    uint64_t n_whole = 0, largest = 0;
+    uint64_t n_whole = 0, largest = 0, drafted = 0, accepted = 0;
     for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
         begin(w, seed);
         while (w->n_sent < CLIENTS) one_event(w);
@@ -365,11 +388,16 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
             CHECK(w, !w->ranks[i].open);
             n_whole += w->clients[i].n_got > 0 && w->clients[i].n_got == w->clients[i].n_alone;
         }
+        drafted += st.drafts.drafted;
+        accepted += st.drafts.accepted;
         if (st.largest_batch > largest) largest = st.largest_batch;
         mem_free(w->memory);
     }
     assert_true(n_whole > N_SEEDS * CLIENTS / 4); /* the test does test something */
     assert_true(largest >= 16);
+    if (accepted < drafted / 10 || accepted >= drafted)
+        fail_msg("%llu of %llu drafts accepted", (unsigned long long)accepted,
+                 (unsigned long long)drafted); /* right drafts and wrong ones */
     mem_free(w);
 }
 

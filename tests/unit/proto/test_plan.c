@@ -41,20 +41,46 @@ static proto_plan random_plan(source *s, arena *a) {
         for (uint32_t k = 0; k < n; k++) blocks[k] = (block_id){any32(s), any32(s)};
         work[i] = (proto_work){{1 + any64(s) / 2}, below(s, 4096), 1 + below(s, 512), n, blocks, random_tree(s, a)};
     }
-    return (proto_plan){1 + any64(s) / 2, PROTO_PLAN_STEP, n_close, n_open, n_work, close, open, work};
+    return (proto_plan){.id = 1 + any64(s) / 2,
+                        .kind = PROTO_PLAN_STEP,
+                        .n_close = n_close,
+                        .n_open = n_open,
+                        .n_work = n_work,
+                        .close = close,
+                        .open = open,
+                        .work = work};
+}
+
+static proto_plan random_draft_plan(source *s, arena *a) {
+    proto_plan p = random_plan(s, a);
+    proto_draft *draft = arena_alloc(a, p.n_draft = below(s, below(s, 8) ? 16 : PROTO_MAX_PLAN_SEQUENCES + 1), sizeof *draft);
+    assert_non_null(draft);
+    p.kind = PROTO_PLAN_DRAFT;
+    p.n_work = 0;
+    for (uint32_t i = 0; i < p.n_draft; i++) {
+        uint32_t n = below(s, 70);
+        draft[i] = (proto_draft){{1 + any64(s) / 2}, n, some32(s, a, n), below(s, NOUNS_MAX_TREE + 1)};
+    }
+    p.draft = draft;
+    return p;
 }
 
 /* ---- equality ---- */
+static void assert_same_tree(const token_tree *a, const token_tree *b) {
+    assert_same_numbers(a->token, a->n_nodes, b->token, b->n_nodes);
+    assert_same_numbers(a->parent, a->n_nodes, b->parent, b->n_nodes);
+    if (!a->n_nodes) return; /* no nodes have no probabilities */
+    assert_int_equal(a->probability != NULL, b->probability != NULL);
+    if (a->probability) assert_memory_equal(a->probability, b->probability, a->n_nodes * sizeof(float));
+}
+
 static void assert_same_work(const proto_work *a, const proto_work *b) {
     assert_int_equal(a->seq.value, b->seq.value);
     assert_int_equal(a->start, b->start);
     assert_int_equal(a->n_prefix, b->n_prefix);
     assert_int_equal(a->n_blocks, b->n_blocks);
     if (a->n_blocks) assert_memory_equal(a->blocks, b->blocks, a->n_blocks * sizeof *a->blocks);
-    assert_same_numbers(a->tree.token, a->tree.n_nodes, b->tree.token, b->tree.n_nodes);
-    assert_same_numbers(a->tree.parent, a->tree.n_nodes, b->tree.parent, b->tree.n_nodes);
-    assert_int_equal(a->tree.probability != NULL, b->tree.probability != NULL);
-    if (a->tree.probability) assert_memory_equal(a->tree.probability, b->tree.probability, a->tree.n_nodes * sizeof(float));
+    assert_same_tree(&a->tree, &b->tree);
 }
 
 static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
@@ -71,6 +97,12 @@ static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
     }
     assert_int_equal(a->n_work, b->n_work);
     for (uint32_t i = 0; i < a->n_work; i++) assert_same_work(&a->work[i], &b->work[i]);
+    assert_int_equal(a->n_draft, b->n_draft);
+    for (uint32_t i = 0; i < a->n_draft; i++) {
+        assert_int_equal(a->draft[i].seq.value, b->draft[i].seq.value);
+        assert_int_equal(a->draft[i].budget, b->draft[i].budget);
+        assert_same_numbers(a->draft[i].tokens, a->draft[i].n_tokens, b->draft[i].tokens, b->draft[i].n_tokens);
+    }
 }
 
 static void a_plan_comes_back_as_it_went_with_the_same_bytes(void **state) {
@@ -78,7 +110,7 @@ static void a_plan_comes_back_as_it_went_with_the_same_bytes(void **state) {
     source s = {1};
     for (int i = 0; i < 100; i++) {
         arena made = arena_for(1 << 18);
-        proto_plan p = random_plan(&s, &made), back;
+        proto_plan p = i % 2 ? random_draft_plan(&s, &made) : random_plan(&s, &made), back;
         proto_bytes b, again;
         st_error e = {0};
         assert_int_equal(proto_plan_encode(&p, &b), ST_OK);
@@ -104,14 +136,34 @@ static const seq_id closed[] = {{3}, {4}};
 typedef struct {
     proto_open open;
     proto_work work;
-    proto_plan plan;
+    proto_draft draft;
+    proto_plan plan, draft_plan;
 } sample;
 
 static void make_sample(sample *x) {
     x->open =
         (proto_open){{9}, 2, {.temperature = 1, .top_p = 0.5f, .min_p = 0.25f, .top_k = 40, .seed = 77, .sample = 0}, 3, prompt};
     x->work = (proto_work){{9}, 0, 3, 2, blocks, {3, tree_token, tree_parent, tree_probability}};
-    x->plan = (proto_plan){12, PROTO_PLAN_STEP, 2, 1, 1, closed, &x->open, &x->work};
+    x->draft = (proto_draft){{9}, 3, prompt, 4};
+    x->plan = (proto_plan){.id = 12,
+                           .kind = PROTO_PLAN_STEP,
+                           .n_close = 2,
+                           .n_open = 1,
+                           .n_work = 1,
+                           .close = closed,
+                           .open = &x->open,
+                           .work = &x->work};
+    x->draft_plan =
+        (proto_plan){.id = 12, .kind = PROTO_PLAN_DRAFT, .n_close = 2, .n_draft = 1, .close = closed, .draft = &x->draft};
+}
+
+static void assert_bytes(const proto_plan *p, const char *expected) {
+    proto_bytes b;
+    assert_int_equal(proto_plan_encode(p, &b), ST_OK);
+    char hex[512] = "";
+    for (size_t i = 0; i < b.n; i++) snprintf(hex + 2 * i, 3, "%02x", b.bytes[i]);
+    assert_string_equal(hex, expected);
+    proto_bytes_free(&b);
 }
 
 /* These bytes are the wire: if this test fails, old and new ranks no longer understand each other, and the frame's version must
@@ -121,14 +173,12 @@ static void the_bytes_of_a_plan_are_frozen(void **state) {
     static const char expected[] =
         "080c10011a0203042226080910021a1a0d0000803f150000003f1d0000803e2028294d0000000000000022040102ac02"
         "2a2508091803220305d8042a02010232030708093a03000100420c0000003f0000803e0000003e";
+    static const char expected_draft[] = "080c10021a020304320a0809120401"
+                                         "02ac021804";
     sample x;
-    proto_bytes b;
     make_sample(&x);
-    assert_int_equal(proto_plan_encode(&x.plan, &b), ST_OK);
-    char hex[512] = "";
-    for (size_t i = 0; i < b.n; i++) snprintf(hex + 2 * i, 3, "%02x", b.bytes[i]);
-    assert_string_equal(hex, expected);
-    proto_bytes_free(&b);
+    assert_bytes(&x.plan, expected);
+    assert_bytes(&x.draft_plan, expected_draft);
 }
 
 static void assert_refused(const proto_plan *p, const char *expected) {
@@ -176,6 +226,10 @@ static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
     REFUSED(x.work.tree.parent = self, "Plan: work[0]: tree_parent[0]: node 0 does not come before it");
     REFUSED(x.work.tree.probability = odd, "Plan: work[0]: tree_probability[1]: nan is outside 0 .. 1");
     REFUSED(x.work.tree.probability = big, "Plan: work[0]: tree_probability[2]: 1.5 is outside 0 .. 1");
+    REFUSED((x.plan = x.draft_plan, x.draft.seq.value = 0), "Plan: draft[0]: seq: 0 is none");
+    REFUSED((x.plan = x.draft_plan, x.draft.budget = 65), "Plan: draft[0]: budget: 65 nodes are over 64");
+    REFUSED((x.plan.n_draft = 1, x.plan.draft = &x.draft), "Plan: draft: 1 in a plan for a verifier");
+    REFUSED(x.plan.kind = PROTO_PLAN_DRAFT, "Plan: work: 1 in a plan for a drafter");
 }
 
 static void a_plan_with_too_many_parts_is_refused(void **state) {
@@ -184,25 +238,33 @@ static void a_plan_with_too_many_parts_is_refused(void **state) {
     seq_id *close = calloc(N, sizeof *close);
     proto_open *open = calloc(N, sizeof *open);
     proto_work *work = calloc(N, sizeof *work);
+    proto_draft *draft = calloc(N, sizeof *draft);
     uint32_t *numbers = calloc(NOUNS_MAX_TREE + 1, sizeof *numbers);
     sample one;
     make_sample(&one);
-    for (int i = 0; i < N; i++) close[i].value = 1, open[i] = one.open, work[i] = one.work;
+    for (int i = 0; i < N; i++) close[i].value = 1, open[i] = one.open, work[i] = one.work, draft[i] = one.draft;
     for (int i = 0; i <= NOUNS_MAX_TREE; i++) numbers[i] = NOUNS_TREE_ROOT;
     REFUSED((x.plan.close = close, x.plan.n_close = N), "Plan: close: 4097 are over 4096");
     REFUSED((x.plan.open = open, x.plan.n_open = N), "Plan: open: 4097 are over 4096");
     REFUSED((x.plan.work = work, x.plan.n_work = 257), "Plan: work: 257 are over 256");
     REFUSED((x.work.tree = (token_tree){NOUNS_MAX_TREE + 1, numbers, numbers, NULL}),
             "Plan: work[0]: tree_token: 65 nodes are over 64");
-    proto_plan most = {1, PROTO_PLAN_STEP, N - 1, N - 1, 256, close, open, work}, back;
-    proto_bytes b;
-    st_error e;
-    assert_int_equal(proto_plan_encode(&most, &b), ST_OK);
-    arena a = arena_for(b.n);
-    if (proto_plan_decode(b.bytes, b.n, &a, &back, &e)) fail_msg("%s", e.message);
-    proto_bytes_free(&b);
-    arena_deinit(&a);
-    free(close), free(open), free(work), free(numbers);
+    REFUSED((x.plan = x.draft_plan, x.plan.draft = draft, x.plan.n_draft = 257), "Plan: draft: 257 are over 256");
+    proto_plan most = {.id = 1, .n_close = N - 1, .n_open = N - 1, .close = close, .open = open, .work = work, .draft = draft};
+    for (most.kind = PROTO_PLAN_STEP; most.kind <= PROTO_PLAN_DRAFT; most.kind++) {
+        *(most.kind == PROTO_PLAN_STEP ? &most.n_work : &most.n_draft) = 256;
+        proto_plan back;
+        proto_bytes b;
+        st_error e;
+        assert_int_equal(proto_plan_encode(&most, &b), ST_OK);
+        arena a = arena_for(b.n);
+        if (proto_plan_decode(b.bytes, b.n, &a, &back, &e)) fail_msg("%s", e.message);
+        assert_same_plan(&most, &back);
+        most.n_work = 0;
+        proto_bytes_free(&b);
+        arena_deinit(&a);
+    }
+    free(close), free(open), free(work), free(draft), free(numbers);
 }
 
 /* Field numbers of control.proto. */
@@ -291,7 +353,7 @@ static void encoding_survives_each_failing_allocation(void **state) {
     }
     proto_item item = {.seq = {1}, .n_tokens = 3, .tokens = prompt};
     proto_result r = {1, 2, 3, 1, &item};
-    for (uint64_t n = 1; n <= 3; n++) {
+    for (uint64_t n = 1; n <= 2; n++) {
         mem_fail_at(n);
         assert_int_equal(proto_result_encode(&r, &b), ST_FATAL_MEMORY);
         assert_null(b.bytes);
@@ -308,9 +370,15 @@ static void a_result_comes_back_as_it_went(void **state) {
         uint32_t n = below(&s, PROTO_MAX_PLAN_SEQUENCES + 1);
         proto_item *items = arena_alloc(&made, n, sizeof *items);
         for (uint32_t k = 0; k < n; k++) {
-            uint32_t m = below(&s, NOUNS_MAX_TREE + 2);
-            items[k] =
-                (proto_item){{1 + any64(&s) / 2}, below(&s, 2) ? ST_OK : ST_ERR_NUMERIC, below(&s, 40), m, some32(&s, &made, m)};
+            uint32_t m = below(&s, NOUNS_MAX_TREE + 2), scored = any32(&s);
+            items[k] = (proto_item){.seq = {1 + any64(&s) / 2},
+                                    .code = below(&s, 2) ? ST_OK : ST_ERR_NUMERIC,
+                                    .layer = below(&s, 40),
+                                    .n_tokens = m,
+                                    .tokens = some32(&s, &made, m),
+                                    .n_scored = scored,
+                                    .n_hits = scored / 2};
+            if (below(&s, 2)) items[k].tree = random_tree(&s, &made);
         }
         proto_result r = {1 + any64(&s) / 2, any64(&s), any32(&s), n, items}, back;
         proto_bytes b;
@@ -327,6 +395,9 @@ static void a_result_comes_back_as_it_went(void **state) {
             assert_int_equal(items[k].code, back.items[k].code);
             assert_int_equal(items[k].layer, back.items[k].layer);
             assert_same_numbers(items[k].tokens, items[k].n_tokens, back.items[k].tokens, back.items[k].n_tokens);
+            assert_same_tree(&items[k].tree, &back.items[k].tree);
+            assert_int_equal(items[k].n_scored, back.items[k].n_scored);
+            assert_int_equal(items[k].n_hits, back.items[k].n_hits);
         }
         proto_bytes_free(&b);
         arena_deinit(&a);
@@ -361,6 +432,10 @@ static void a_result_with_a_bad_field_is_refused_by_its_name(void **state) {
     assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: code: 99 is outside 0 .. 15");
     items[1] = (proto_item){.seq = {1}, .n_tokens = NOUNS_MAX_TREE + 2, .tokens = many};
     assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: tokens: 66 are over 65");
+    items[1] = (proto_item){.seq = {1}, .n_scored = 1, .n_hits = 2};
+    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: n_hits: 2 are over n_scored 1");
+    items[1] = (proto_item){.seq = {1}, .tree = {2, prompt, prompt, NULL}};
+    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: tree_parent[0]: node 1 does not come before it");
 }
 
 int main(void) {

@@ -3,6 +3,23 @@
 
 #include <math.h>
 
+static void assert_same_figures(const proto_drafter_figures *a, uint32_t n_a, const proto_drafter_figures *b, uint32_t n_b) {
+    assert_int_equal(n_a, n_b);
+    for (uint32_t i = 0; i < n_a; i++) {
+        assert_string_equal(a[i].name, b[i].name);
+        assert_int_equal(a[i].drafted, b[i].drafted);
+        assert_int_equal(a[i].accepted, b[i].accepted);
+    }
+}
+
+static const proto_drafter_figures *some_figures(source *s, arena *a, uint32_t *n) {
+    static const char *const names[] = {"lookup", "code", "a-name-of-31-bytes-is-longest--"};
+    proto_drafter_figures *f = arena_alloc(a, *n = below(s, PROTO_MAX_DRAFTERS + 1), sizeof *f);
+    assert_non_null(f);
+    for (uint32_t i = 0; i < *n; i++) f[i] = (proto_drafter_figures){names[below(s, 3)], any64(s), any64(s)};
+    return f;
+}
+
 static void assert_same_reply(const proto_reply *a, const proto_reply *b) {
     assert_int_equal(a->request_id != NULL, b->request_id != NULL);
     if (a->request_id) assert_string_equal(a->request_id, b->request_id);
@@ -19,6 +36,10 @@ static void assert_same_reply(const proto_reply *a, const proto_reply *b) {
     assert_int_equal(a->queue_ns, b->queue_ns);
     assert_int_equal(a->first_token_ns, b->first_token_ns);
     assert_int_equal(a->total_ns, b->total_ns);
+    assert_int_equal(a->steps, b->steps);
+    assert_int_equal(a->drafted, b->drafted);
+    assert_int_equal(a->accepted, b->accepted);
+    assert_same_figures(a->by_drafter, a->n_by_drafter, b->by_drafter, b->n_by_drafter);
 }
 
 static void a_reply_comes_back_as_it_went(void **state) {
@@ -37,6 +58,8 @@ static void a_reply_comes_back_as_it_went(void **state) {
             r.finish_reason = below(&s, 2) ? "stop" : "length";
             r.prompt_tokens = any32(&s), r.completion_tokens = any32(&s);
             r.queue_ns = any64(&s), r.first_token_ns = any64(&s), r.total_ns = any64(&s);
+            r.steps = any64(&s), r.drafted = any64(&s), r.accepted = any64(&s);
+            r.by_drafter = some_figures(&s, &made, &r.n_by_drafter);
         }
         assert_int_equal(proto_reply_encode(&r, &b), ST_OK);
         arena a = arena_for(b.n);
@@ -68,7 +91,30 @@ static void a_reply_with_bad_text_is_refused(void **state) {
     arena_deinit(&a);
 }
 
+static void a_reply_with_bad_figures_is_refused(void **state) {
+    (void)state;
+    raw_message m = {.n = 0}, figures = {.n = 0};
+    proto_reply back;
+    st_error e;
+    arena a = arena_for(1 << 12);
+    for (uint32_t i = 0; i <= PROTO_MAX_DRAFTERS; i++) put_bytes(&figures, 4, "", 0);
+    put_bytes(&m, 8, figures.bytes, figures.n);
+    assert_int_equal(proto_reply_decode(m.bytes, m.n, &a, &back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "by_drafter: 33 are over 32");
+    m.n = figures.n = 0;
+    put_bytes(&figures, 4,
+              "\x0A\x03"
+              "a b",
+              5);
+    put_bytes(&m, 8, figures.bytes, figures.n);
+    assert_int_equal(proto_reply_decode(m.bytes, m.n, &a, &back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "by_drafter.name: byte 0x20 at 1: expected printable ASCII without spaces");
+    assert_int_equal(a.used_bytes, 0);
+    arena_deinit(&a);
+}
+
 static proto_status sample_status(proto_worker_status *workers, uint32_t n) {
+    static const proto_drafter_figures figures[] = {{"lookup", 5, 4}, {"code", 9, 8}};
     source s = {7};
     proto_status x = {.version = "0.1.0",
                       .model = "SmolLM2 135M",
@@ -86,8 +132,13 @@ static proto_status sample_status(proto_worker_status *workers, uint32_t n) {
                       .kv_blocks_total = 9,
                       .kv_blocks_used = 10,
                       .cluster_epoch = 11,
+                      .drafted = 12,
+                      .accepted = 13,
+                      .late_drafts = 14,
                       .n_workers = n,
-                      .workers = workers};
+                      .workers = workers,
+                      .n_by_drafter = 2,
+                      .by_drafter = figures};
     for (uint32_t i = 0; i < n; i++) {
         workers[i] = (proto_worker_status){.up = i % 2, .step_ms = unit(&s), .steps = any64(&s)};
         proto_register *r = &workers[i].info;
@@ -114,6 +165,10 @@ static void assert_same_status(const proto_status *a, const proto_status *b) {
     assert_int_equal(a->kv_blocks_total, b->kv_blocks_total);
     assert_int_equal(a->kv_blocks_used, b->kv_blocks_used);
     assert_int_equal(a->cluster_epoch, b->cluster_epoch);
+    assert_int_equal(a->drafted, b->drafted);
+    assert_int_equal(a->accepted, b->accepted);
+    assert_int_equal(a->late_drafts, b->late_drafts);
+    assert_same_figures(a->by_drafter, a->n_by_drafter, b->by_drafter, b->n_by_drafter);
     assert_int_equal(a->n_workers, b->n_workers);
     for (uint32_t i = 0; i < a->n_workers; i++) {
         const proto_worker_status *x = &a->workers[i], *y = &b->workers[i];
@@ -177,6 +232,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reply_comes_back_as_it_went),
         cmocka_unit_test(a_reply_with_bad_text_is_refused),
+        cmocka_unit_test(a_reply_with_bad_figures_is_refused),
         cmocka_unit_test(a_status_comes_back_as_it_went),
         cmocka_unit_test(a_status_with_a_bad_worker_is_refused_by_its_index),
     };
