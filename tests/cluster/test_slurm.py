@@ -12,6 +12,7 @@ import hosts as fake
 from support import BUILD, LONG, PATIENCE_SECONDS, ROOT, files, until
 
 PROMPT = "The capital of France is"
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}  # squeue has more states on the way
 SLURM_CONF = """
 ClusterName=test
 SlurmctldHost=c0
@@ -117,7 +118,7 @@ def checkout(tmp_path):
 def submit(slurm, checkout, *options):
     job = slurm.run("sbatch", "--parsable", f"--chdir={checkout}", *options, f"{checkout}/cluster-configs/slurm/consort.sbatch").stdout.strip()
     run_file = checkout / f"run/slurm-{job}.json"
-    until(lambda: run_file.exists() or slurm.state(job) not in ("PENDING", "CONFIGURING", "RUNNING"), "the coordinator to listen")
+    until(lambda: run_file.exists() or slurm.state(job) in ENDED, "the coordinator to listen")
     assert run_file.exists(), output(checkout, job) + slurm.logs()
     server = json.loads(run_file.read_text())["grpc"]
     slurm.run(f"{BUILD}/consort", "status", "--server", server, "--wait-ready", int(PATIENCE_SECONDS))
@@ -137,7 +138,7 @@ def ranks(slurm):
 
 
 def drained(slurm, checkout, job, within_seconds=PATIENCE_SECONDS):
-    until(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"), "the job to end", within_seconds)
+    until(lambda: slurm.state(job) in ENDED, "the job to end", within_seconds)
     said = output(checkout, job)
     assert slurm.state(job) == "COMPLETED" and "draining" in said and "stopped" in said, said + slurm.logs()
     assert not (checkout / f"run/slurm-{job}.json").exists() and ranks(slurm) == [0, 0]
