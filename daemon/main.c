@@ -77,13 +77,19 @@ static int parse(int argc, char **argv, options *o) {
     return 3;
 }
 
-/* Where workers reach the control link: what the topology advertises, or the host it listens on. */
+/* Where workers reach the control link: what the topology advertises, or the host it listens on. Where that is every interface,
+ * it is this machine's name: "0.0.0.0" would lead a worker on another host to itself. */
 static st_code advertised(const config_topology *t, char host[HOST_BYTES], st_error *e) {
     uint16_t port;
-    if (!t->control_advertise || !t->control_advertise[0])
-        return config_split_address(t->control_listen, host, HOST_BYTES, &port, e);
-    snprintf(host, HOST_BYTES, "%s", t->control_advertise);
-    return ST_OK;
+    if (t->control_advertise && t->control_advertise[0]) {
+        snprintf(host, HOST_BYTES, "%s", t->control_advertise);
+        return ST_OK;
+    }
+    st_code code = config_split_address(t->control_listen, host, HOST_BYTES, &port, e);
+    if (!code && (!strcmp(host, "0.0.0.0") || !strcmp(host, "::")) && gethostname(host, HOST_BYTES))
+        code =
+            st_fail(e, ST_ERR_IO, "this machine's name: %m; set control_advertise to a name or address that the workers reach");
+    return code;
 }
 
 static st_code run_coordinator(const options *o, const config_topology *t, start *s, bool *lost, st_error *e) {

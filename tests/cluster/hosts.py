@@ -1,0 +1,131 @@
+"""Several hosts on one machine, for tests: namespaces joined by a bridge.
+
+A host has its own network, name, /etc/hosts, /dev/shm and directory for temporary files; it shares all other files, and process ids,
+with the machine. Its namespaces live as long as the processes in them, and one process that reads from a pipe of ours keeps them
+up: nothing has a name outside, so that no namespace is left behind even if the tests are killed.
+"""
+import contextlib
+import glob
+import os
+import signal
+import subprocess
+import tempfile
+
+import pytest
+
+from support import command_line
+
+KEEPER = """
+hostname "$1" && mount --bind "$2" /etc/hosts && mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && exec cat >/dev/null
+"""
+REMOTE_SHELL = """#!/bin/bash
+# What `ssh HOST COMMAND` does: another host, a clean environment.
+host=$1
+shift
+case $host in
+{cases}
+*) echo "remote-shell: no host '$host'" >&2; exit 255 ;;
+esac
+cd / && exec nsenter "${{namespaces[@]}}" env -i "PATH=$PATH" "HOME=$HOME" "TMPDIR=$temporary" /bin/sh -c "$*"
+"""
+
+
+def skip_unless_possible():
+    if os.geteuid() != 0:
+        pytest.skip("hosts in namespaces need root")
+    done = subprocess.run(["unshare", "--net", "--uts", "--mount", "ip", "link", "add", "br0", "type", "bridge"], capture_output=True,
+                          text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"hosts in namespaces are not possible here: {done.stderr.strip()}")
+
+
+class Host:
+    def __init__(self, directory, name, address):
+        self.name, self.address = name, address
+        self.temporary = os.path.join(directory, name)
+        os.mkdir(self.temporary)
+        self.keeper = subprocess.Popen(["unshare", "--net", "--uts", "--mount", "sh", "-c", KEEPER, "sh", name, f"{directory}/hosts"],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.keeper.stdout.readline() != "up\n":
+            self.power_off()
+            raise OSError(f"host {name} does not come up")
+        self.namespaces = ["--target", str(self.keeper.pid), "--net", "--uts", "--mount"]
+        self.network = os.readlink(f"/proc/{self.keeper.pid}/ns/net")
+
+    def start(self, *command, **options):
+        return subprocess.Popen(["nsenter", *self.namespaces, "--wd=.", *map(str, command)], env={**os.environ, "TMPDIR": self.temporary},
+                                **options)
+
+    def run(self, *command, check=True):
+        with self.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            out, err = process.communicate(timeout=120)
+        assert not check or process.returncode == 0, (command, out, err)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def processes(self):
+        """(pid, command line) of all that runs here."""
+        found = set()
+        for path in glob.glob("/proc/[0-9]*"):
+            pid = int(path.split("/")[2])
+            with contextlib.suppress(OSError):
+                if pid != self.keeper.pid and os.readlink(f"{path}/ns/net") == self.network and (line := command_line(pid)):
+                    found.add((pid, line))
+        return found
+
+    def shared_memory(self):
+        return set(os.listdir(f"/proc/{self.keeper.pid}/root/dev/shm"))
+
+    def kill_all(self):
+        while left := self.processes():
+            for pid, _ in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def power_off(self):
+        if self.keeper.poll() is None:
+            self.kill_all()
+        self.keeper.stdin.close()
+        self.keeper.stdout.close()
+        self.keeper.wait()
+
+
+def connect(switch, host):
+    host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", host.name, "netns", switch.keeper.pid)
+    host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+    host.run("ip", "link", "set", "eth0", "up")
+    switch.run("ip", "link", "set", host.name, "master", "br0", "up")
+
+
+def make_remote_shell(directory, hosts):
+    cases = [f"{name}) temporary={h.temporary} namespaces=({' '.join(h.namespaces)}) ;;" for h in hosts for name in (h.name, h.address)]
+    path = os.path.join(directory, "remote-shell")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(REMOTE_SHELL.format(cases="\n".join(cases)))
+    os.chmod(path, 0o755)
+    return path
+
+
+@contextlib.contextmanager
+def network(*names):
+    """The hosts, up and connected: 10.77.0.10 and so on. They are off at the end, whatever happens. Each knows all by name, and
+    `remote_shell` of each is a program that takes the place of ssh."""
+    addresses = {name: f"10.77.0.{10 + i}" for i, name in enumerate(names)}
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="hosts-"))
+        with open(f"{directory}/hosts", "w", encoding="utf-8") as f:
+            f.writelines(f"{address} {name}\n" for name, address in [("localhost", "127.0.0.1"), *addresses.items()])
+
+        def up(name, address=None):
+            host = Host(directory, name, address)
+            stack.callback(host.power_off)
+            return host
+
+        switch = up("switch")
+        switch.run("ip", "link", "add", "br0", "type", "bridge")
+        switch.run("ip", "link", "set", "br0", "up")
+        hosts = [up(name, address) for name, address in addresses.items()]
+        remote_shell = make_remote_shell(directory, hosts)
+        for host in hosts:
+            connect(switch, host)
+            host.remote_shell = remote_shell
+        yield hosts
