@@ -4,15 +4,11 @@
  * have saved can be counted from the answer alone. Greedy answers only (the table's own choice at T > 0 needs the seed). */
 #include "client/client_int.h"
 
+#include "base/filemap.h"
 #include "base/mem.h"
 #include "model/text.h"
 #include "speculative/speculative.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { LOOKUP, NGRAM, N_DRAFTERS };
 
@@ -22,8 +18,7 @@ typedef struct {
     uint32_t budget, width, min_match;
     spec_lookup_drafter lookup;
     spec_ngram ngram;
-    void *table; /* mapped */
-    size_t table_bytes;
+    filemap table;
     spec_drafter *drafters[N_DRAFTERS];
 } bench;
 
@@ -64,7 +59,7 @@ static json_t *report(const bench *b, const json_t *line, const uint32_t *tokens
         json_pack("{s:O?, s:O?, s:I, s:I}", "id", json_object_get(line, "id"), "domain", json_object_get(line, "domain"),
                   "prompt_tokens", (json_int_t)n_prompt, "tokens", (json_int_t)(n - n_prompt));
     json_t *steps = json_pack("{s:I}", "lookup", count_steps(b, 1 << LOOKUP, tokens, n_prompt, n));
-    if (b->table) {
+    if (b->table.bytes) {
         json_object_set_new(steps, "ngram", json_integer(count_steps(b, 1 << NGRAM, tokens, n_prompt, n)));
         json_object_set_new(steps, "both", json_integer(count_steps(b, 1 << LOOKUP | 1 << NGRAM, tokens, n_prompt, n)));
     }
@@ -102,18 +97,9 @@ static json_t *replay(void *context, const json_t *line, st_error *e) {
 }
 
 static st_code map_table(bench *b, const char *path, const uint8_t *vocabulary_hash, st_error *e) {
-    struct stat about;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    void *bytes = fd >= 0 && !fstat(fd, &about) && about.st_size > 0
-                      ? mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_PRIVATE, fd, 0)
-                      : MAP_FAILED;
-    st_code code =
-        bytes != MAP_FAILED ? ST_OK : st_fail(e, ST_ERR_IO, "%s: %s", path, fd < 0 || errno ? strerror(errno) : "empty");
-    if (fd >= 0) (void)close(fd);
+    st_code code = filemap_open(path, &b->table, e);
     if (code) return code;
-    b->table = bytes;
-    b->table_bytes = (size_t)about.st_size;
-    code = spec_ngram_init(&b->ngram, b->table, b->table_bytes, vocabulary_hash, e);
+    code = spec_ngram_init(&b->ngram, b->table.bytes, b->table.size_bytes, vocabulary_hash, e);
     if (code) return st_prefix(e, "%s", path);
     b->ngram.width = b->width;
     b->drafters[NGRAM] = &b->ngram.drafter;
@@ -161,6 +147,6 @@ int client_bench_drafters(int argc, char **argv) {
     st_error e = {0};
     rc = start(&b, model, table, &e) ? client_fail(argv[0], &e) : client_json_lines(argv[0], stdin, replay, &b);
     model_tokenizer_destroy(b.tokenizer);
-    if (b.table) (void)munmap(b.table, b.table_bytes);
+    filemap_close(&b.table);
     return rc;
 }

@@ -27,10 +27,11 @@ bool answer_push(answer *a, const char *text, size_t n, char *out, size_t *n_out
 void answer_end(answer *a, char *out, size_t *n_out); /* gives what is held: no stop string came */
 size_t answer_capacity(const answer *a);
 
-/* ---- members.c: the ranks and their links ---- */
+/* ---- members.c: the ranks, their groups and their links ---- */
 typedef enum { MEMBER_ABSENT, MEMBER_LOADING, MEMBER_READY, MEMBER_LOST, MEMBER_LEFT } member_state;
 typedef struct {
     member_state state;
+    uint32_t group;
     net_link *link; /* NULL: none */
     proto_register info;
     uint64_t heard_ns, steps;
@@ -38,27 +39,42 @@ typedef struct {
     char reason[256]; /* LOST: why */
 } member;
 
+/* A group of the topology lives as long as all of its ranks do. */
+typedef struct {
+    uint32_t leader, n_ranks; /* ranks leader .. leader + n_ranks - 1 */
+    uint32_t drafter;         /* its number among the drafters; not for the verifier */
+    uint32_t epoch;           /* higher with each life */
+    bool drafts, up;
+    bool settled; /* it has been up, or lost: nobody waits for its start any more */
+} member_group;
+
 typedef struct {
     uint32_t n; /* ranks, the coordinator's included (its entry is unused) */
     member *items;
+    uint32_t n_groups, n_drafters;
+    member_group *groups;       /* [n_groups] as in the topology */
+    const char **drafter_names; /* [n_drafters] the topology's */
     struct {
         net_link *link; /* NULL: unused */
         uint64_t since_ns;
     } * strangers; /* [n] links that have not said REGISTER yet */
     net_link_server *server;
     net_timer *beat;
-    bool group_up, lost, stopping;
-    uint32_t group_epoch;
+    bool stopping;
     uint64_t started_ns, stop_by_ns;
     uint16_t port;
 } members;
 
+/* Reads the groups of the topology; links come with members_listen. Errors: ST_ERR_UNSUPPORTED (not one verifier group). */
 ST_CHECKED st_code members_init(coordinator *c, st_error *e);
+ST_CHECKED st_code members_listen(coordinator *c, st_error *e);
 void members_deinit(members *m);
-void members_send_plan(coordinator *c, const proto_plan *p);      /* if it cannot be sent, GROUP_DOWN follows */
-void members_give_up(coordinator *c, const char *why);            /* the group does not answer: its leader counts as lost */
-void members_stop(coordinator *c);                                /* STOP to all; coordinator_all_left follows */
-void members_explain(coordinator *c, char *text, size_t n_bytes); /* why the cluster is not ready; "" if it is */
+void members_send_plan(coordinator *c, const proto_plan *p);                    /* if it cannot be sent, GROUP_DOWN follows */
+void members_send_draft(coordinator *c, uint32_t drafter, const proto_plan *p); /* DRAFTER_DOWN, likewise */
+void members_give_up(coordinator *c, const char *why); /* the verifier group does not answer: its leader counts as lost */
+void members_stop(coordinator *c);                     /* STOP to all; coordinator_all_left follows */
+/* Why the cluster is not ready; "" if it is: the verifier group is up, and each drafter was, or is lost. */
+void members_explain(const coordinator *c, char *text, size_t n_bytes);
 
 /* ---- front_grpc.c: clients ---- */
 typedef struct stream stream;

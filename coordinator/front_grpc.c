@@ -290,7 +290,7 @@ static void fill_status(coordinator *c, proto_status *st, proto_worker_status *w
     snprintf(st->version, sizeof st->version, "%s", CONSORT_VERSION);
     snprintf(st->model, sizeof st->model, "%s", c->t->model);
     members_explain(c, st->reason, sizeof st->reason);
-    st->ready = q.group_up && !c->draining;
+    st->ready = coordinator_is_ready(c);
     st->draining = c->draining;
     st->uptime_ns = net_now_ns() - c->started_ns;
     st->requests_running = q.running;

@@ -22,9 +22,10 @@ static void quote(const char *in, char *out, size_t n_out) {
     out[n] = 0;
 }
 
-static bool is_lost(const coordinator *c) {
-    for (uint32_t i = 1; i < c->members.n; i++)
-        if (c->members.items[i].state == MEMBER_LOST) return true;
+static bool verifier_is_lost(const coordinator *c) {
+    const members *m = &c->members;
+    for (uint32_t i = 1; i < m->n; i++)
+        if (m->items[i].state == MEMBER_LOST && !m->groups[m->items[i].group].drafts) return true;
     return false;
 }
 
@@ -39,9 +40,9 @@ static void on_health(coordinator *c, net_http_call *call) {
     if (c->draining) snprintf(why, sizeof why, "the cluster is shutting down");
     quote(why, quoted, sizeof quoted);
     snprintf(body, sizeof body, "{\"status\":\"%s\",\"reason\":\"%s\"}\n",
-             c->draining  ? "draining"
-             : is_lost(c) ? "lost"
-                          : "loading",
+             c->draining           ? "draining"
+             : verifier_is_lost(c) ? "lost"
+                                   : "loading",
              quoted);
     answer_text(call, 503, "application/json", body);
 }

@@ -28,7 +28,7 @@ static void act(coordinator *c, sched_actions actions) {
         const sched_action *a = &actions.items[i];
         switch (a->kind) {
         case SCHED_ACT_PLAN: send_plan(c, a->plan); break;
-        case SCHED_ACT_DRAFT: break; /* no drafter joins yet */
+        case SCHED_ACT_DRAFT: members_send_draft(c, a->drafter, a->plan); break;
         case SCHED_ACT_TOKENS: front_tokens(c, a); break;
         case SCHED_ACT_FINISHED: front_finished(c, a); break;
         case SCHED_ACT_TIMER: net_timer_at(c->sched_timer, a->at_ns); break;
@@ -39,7 +39,8 @@ static void act(coordinator *c, sched_actions actions) {
 
 void coordinator_event(coordinator *c, const sched_event *event) {
     if (c->stepping) {
-        INVARIANT(event->kind != SCHED_REQUEST && event->kind != SCHED_RESULT && c->n_pending < c->max_pending);
+        bool views = event->kind == SCHED_REQUEST || event->kind == SCHED_RESULT || event->kind == SCHED_DRAFTS;
+        INVARIANT(!views && c->n_pending < c->max_pending);
         c->pending[c->n_pending++] = *event;
         return;
     }
@@ -90,7 +91,11 @@ static void on_drain_timer(void *context) {
     }
 }
 
-bool coordinator_is_ready(const coordinator *c) { return sched_get_stats(c->sched).group_up && !c->draining; }
+bool coordinator_is_ready(const coordinator *c) {
+    char why[256];
+    members_explain(c, why, sizeof why);
+    return !why[0] && !c->draining;
+}
 
 void coordinator_drain(coordinator *c, const char *why) {
     if (c->draining) return;
@@ -149,10 +154,15 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->prefill_chunk = t->prefill_chunk;
     l->max_tree = t->draft_budget;
     l->speculation = t->speculation;
-    l->n_blocks = t->groups[0].kv_tokens / NOUNS_BLOCK_TOKENS;
+    l->n_drafters = c->members.n_drafters;
+    l->drafter_names = c->members.drafter_names;
+    l->n_vocab = model_vocabulary_size(c->tokenizer);
+    l->draft_wait_ns = t->draft_wait_ms * MS;
+    for (uint32_t i = 0; i < t->n_groups; i++)
+        if (t->groups[i].role == CONFIG_VERIFIER) l->n_blocks = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
     size_t bytes = sched_bytes(l);
     c->sched_memory = mem_alloc_aligned(bytes, 1, 64);
-    c->max_pending = 2 * l->max_requests + 8;
+    c->max_pending = 2 * (l->max_requests + c->members.n_groups) + 8;
     c->pending = mem_alloc(c->max_pending, sizeof *c->pending);
     if (!c->sched_memory || !c->pending)
         return st_fail(e, ST_FATAL_MEMORY, "no memory for a scheduler of %u requests", l->max_requests);
@@ -195,18 +205,14 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     c->o = o;
     c->t = o->topology;
     c->started_ns = net_now_ns();
-    st_code code = ST_OK;
-    if (c->t->n_groups != 1 || c->t->groups[0].role != CONFIG_VERIFIER)
-        code = st_fail(e, ST_ERR_UNSUPPORTED,
-                       "groups: this version runs one verifier group and no drafter groups; the topology has %u groups",
-                       c->t->n_groups);
+    st_code code = members_init(c, e);
     if (!code) code = net_loop_create(&c->loop, e);
     if (!code) code = read_model(c, e);
     if (!code) code = make_sched(c, e);
     if (!code) code = net_timer_create(c->loop, on_sched_timer, c, &c->sched_timer);
     if (!code) code = net_timer_create(c->loop, on_drain_timer, c, &c->drain_timer);
     if (!code) code = net_loop_on_signal(c->loop, on_signal, c, e);
-    if (!code) code = members_init(c, e);
+    if (!code) code = members_listen(c, e);
     if (!code) code = front_init(c, e);
     if (!code) code = front_http_init(c, e);
     if (!code) code = write_run_file(c, e);

@@ -3,10 +3,10 @@
  *     absent ──REGISTER──> loading ──READY, all hashes agree──> ready ──GOODBYE──> left
  *        ^                    └───────── link closed, silence, ABORT, mismatch ─────────> lost ──REGISTER──> loading
  *
- * When the last rank of the group is ready the scheduler hears GROUP_UP; when one is lost, GROUP_DOWN. MPI says nothing about a
- * dead rank, so the link and the heartbeats are the only detectors. Each new life of the group has a higher group epoch; frames
- * of an older one are dropped. A link is a stranger's until REGISTER; it has dead_after_ms for that. A GOODBYE that nobody asked
- * for is a loss like any other. */
+ * A group is up when its last rank is ready, and down as soon as one is lost; the scheduler hears of both. Without a verifier
+ * there is no cluster; without a drafter it is slower. MPI says nothing about a dead rank, so the link and the heartbeats are the
+ * only detectors. Each new life of a group has a higher group epoch; frames of an older one are dropped. A link is a stranger's
+ * until REGISTER; it has dead_after_ms for that. A GOODBYE that nobody asked for is a loss like any other. */
 #include "coordinator/coordinator_int.h"
 
 #include "base/log.h"
@@ -17,10 +17,11 @@
 enum { STOP_TIMEOUT_MS = 3000 };
 static const uint64_t MS = 1000000;
 
-static void send_frame(coordinator *c, net_link *k, uint16_t type, proto_bytes *b, st_code encoded) {
+/* m: whose link it is; NULL: a stranger's. */
+static void send_frame(coordinator *c, net_link *k, const member *m, uint16_t type, proto_bytes *b, st_code encoded) {
     net_frame f = {.type = type,
                    .cluster_epoch = c->o->cluster_epoch,
-                   .group_epoch = c->members.group_epoch,
+                   .group_epoch = m ? c->members.groups[m->group].epoch : 0,
                    .payload = b->bytes,
                    .n = (uint32_t)b->n};
     st_code code = encoded ? encoded : net_link_send(k, &f);
@@ -29,46 +30,53 @@ static void send_frame(coordinator *c, net_link *k, uint16_t type, proto_bytes *
 }
 
 static uint32_t rank_of(const coordinator *c, const member *m) { return (uint32_t)(m - c->members.items); }
+static member_group *group_of(coordinator *c, const member *m) { return &c->members.groups[m->group]; }
 
-static uint32_t count(const members *m, member_state state) {
-    uint32_t n = 0;
-    for (uint32_t i = 1; i < m->n; i++) n += m->items[i].state == state;
-    return n;
+static member_group *verifier(coordinator *c) {
+    member_group *g = c->members.groups;
+    while (g->drafts) g++;
+    return g;
 }
 
-static void abort_link(coordinator *c, net_link *k, st_code code, const char *text) {
+static void abort_link(coordinator *c, net_link *k, const member *m, st_code code, const char *text) {
     proto_abort a = {.code = code};
     proto_bytes b = {0};
     snprintf(a.message, sizeof a.message, "%s", text);
     code = proto_abort_encode(&a, &b);
-    send_frame(c, k, PROTO_MSG_ABORT, &b, code);
+    send_frame(c, k, m, PROTO_MSG_ABORT, &b, code);
     net_link_close(k, text);
 }
 
-/* The group is of no use without one of its ranks: the others are sent away, which gets them out of a collective with the dead
- * one too. */
+static void tell_scheduler(coordinator *c, const member_group *g) {
+    sched_event ev = {.kind = g->up ? SCHED_GROUP_UP : SCHED_GROUP_DOWN};
+    if (g->drafts) ev = (sched_event){.kind = g->up ? SCHED_DRAFTER_UP : SCHED_DRAFTER_DOWN, .drafter = g->drafter};
+    coordinator_event(c, &ev);
+}
+
+/* A group is of no use without one of its ranks: the others are sent away, which gets them out of a collective with the dead one
+ * too. */
 static void group_down(coordinator *c, const member *lost) {
-    for (uint32_t i = 1; i < c->members.n; i++) {
+    member_group *g = group_of(c, lost);
+    bool was_up = g->up;
+    g->up = false;
+    g->settled = true;
+    for (uint32_t i = g->leader; i < g->leader + g->n_ranks; i++) {
         member *m = &c->members.items[i];
         if (m->link && m->state != MEMBER_LOST && m->state != MEMBER_LEFT) {
             m->state = MEMBER_LOST;
             snprintf(m->reason, sizeof m->reason, "sent away, since rank %u is lost: %s", rank_of(c, lost), lost->reason);
-            abort_link(c, m->link, ST_ERR_UNAVAILABLE, m->reason);
+            abort_link(c, m->link, m, ST_ERR_UNAVAILABLE, m->reason);
         }
     }
-    if (!c->members.group_up) return;
-    c->members.group_up = false;
-    sched_event ev = {.kind = SCHED_GROUP_DOWN};
-    coordinator_event(c, &ev);
+    if (was_up) tell_scheduler(c, g);
 }
 
 static void lose(coordinator *c, member *m, const char *reason) {
     if (m->state == MEMBER_LOST || m->state == MEMBER_LEFT) return;
     snprintf(m->reason, sizeof m->reason, "%s", reason);
     m->state = MEMBER_LOST;
-    c->members.lost = true;
-    c->members.group_epoch++; /* what the old life of the group still sends is dropped */
-    log_line(LOG_ERROR, "coordinator", "rank %u is lost: %s", rank_of(c, m), m->reason);
+    group_of(c, m)->epoch++; /* what the old life of the group still sends is dropped */
+    log_line(LOG_ERROR, "coordinator", "rank %u (%s) is lost: %s", rank_of(c, m), c->t->groups[m->group].name, m->reason);
     group_down(c, m);
 }
 
@@ -78,7 +86,7 @@ static void refuse(coordinator *c, net_link *k, member *m, st_code code, const c
         lose(c, m, text);
     else
         log_line(LOG_ERROR, "coordinator", "refused a rank: %s", text);
-    abort_link(c, k, code, text);
+    abort_link(c, k, m, code, text);
 }
 
 static void forget_stranger(members *m, const net_link *k) {
@@ -114,23 +122,27 @@ static void on_register(coordinator *c, net_link *k, const net_frame *f) {
     }
     forget_stranger(&c->members, k);
     member *m = &c->members.items[info.rank];
-    *m = (member){.state = MEMBER_LOADING, .link = k, .info = info, .heard_ns = net_now_ns()};
+    *m = (member){.state = MEMBER_LOADING, .group = group, .link = k, .info = info, .heard_ns = net_now_ns()};
     net_link_set_user(k, m);
     proto_bytes b = {0};
-    proto_welcome w = {c->o->cluster_epoch, c->members.group_epoch, c->t->heartbeat_ms, c->t->dead_after_ms};
+    proto_welcome w = {c->o->cluster_epoch, c->members.groups[group].epoch, c->t->heartbeat_ms, c->t->dead_after_ms};
     st_code code = proto_welcome_encode(&w, &b);
-    send_frame(c, k, PROTO_MSG_WELCOME, &b, code);
+    send_frame(c, k, m, PROTO_MSG_WELCOME, &b, code);
 }
 
-/* What a rank loaded must be what the coordinator's own file says. */
+/* What a rank loaded must be what the coordinator's own file says. Of a drafter only the vocabulary must: what it holds is its
+ * own affair. */
 static bool agrees(const coordinator *c, const proto_register *r, char *text, size_t n) {
-    if (memcmp(r->model_hash, c->model_hash, sizeof c->model_hash))
+    bool drafts = c->members.groups[r->group].drafts;
+    if (!drafts && memcmp(r->model_hash, c->model_hash, sizeof c->model_hash))
         snprintf(text, n,
                  "rank %u (%s) holds another model file than the coordinator (SHA-256 differs): copy %s to that host again",
                  r->rank, r->hostname, c->t->model);
     else if (memcmp(r->vocabulary_hash, c->vocabulary_hash, sizeof c->vocabulary_hash))
-        snprintf(text, n, "rank %u (%s) has another vocabulary than the coordinator", r->rank, r->hostname);
-    else if (r->kv_blocks != c->limits.n_blocks || r->max_context != c->limits.max_context || r->max_rows != c->limits.max_rows)
+        snprintf(text, n, "rank %u (%s, %s) has another vocabulary than %s", r->rank, c->t->groups[r->group].name, r->hostname,
+                 c->t->model);
+    else if (!drafts &&
+             (r->kv_blocks != c->limits.n_blocks || r->max_context != c->limits.max_context || r->max_rows != c->limits.max_rows))
         snprintf(text, n,
                  "rank %u (%s) holds %llu KV blocks, context %u, %u rows a step; expected %u, %u, %u: do all hosts read the same "
                  "topology?",
@@ -139,6 +151,13 @@ static bool agrees(const coordinator *c, const proto_register *r, char *text, si
     else
         return true;
     return false;
+}
+
+static void group_may_be_up(coordinator *c, member_group *g) {
+    for (uint32_t i = g->leader; i < g->leader + g->n_ranks; i++)
+        if (c->members.items[i].state != MEMBER_READY) return;
+    g->up = g->settled = true;
+    tell_scheduler(c, g);
 }
 
 static void on_ready(coordinator *c, net_link *k, member *m, const net_frame *f) {
@@ -156,12 +175,10 @@ static void on_ready(coordinator *c, net_link *k, member *m, const net_frame *f)
     m->info = info;
     m->state = MEMBER_READY;
     m->load_share = 1;
-    log_line(LOG_INFO, "coordinator", "rank %u is ready: %s on %s, %u threads (%s), %.1f MB weights, %.1f MB KV", info.rank,
-             info.role, info.hostname, info.n_threads, info.isa, (double)info.weight_bytes / 1e6, (double)info.kv_bytes / 1e6);
-    if (count(&c->members, MEMBER_READY) < c->members.n - 1) return;
-    c->members.group_up = true;
-    sched_event ev = {.kind = SCHED_GROUP_UP};
-    coordinator_event(c, &ev);
+    log_line(LOG_INFO, "coordinator", "rank %u is ready: %s%s%s %s on %s, %u threads%s%s, %.1f MB weights, %.1f MB KV", info.rank,
+             info.role, info.kind[0] ? " " : "", info.kind, c->t->groups[m->group].name, info.hostname, info.n_threads,
+             info.isa[0] ? " of " : "", info.isa, (double)info.weight_bytes / 1e6, (double)info.kv_bytes / 1e6);
+    group_may_be_up(c, group_of(c, m));
 }
 
 static void on_heartbeat(coordinator *c, net_link *k, member *m, const net_frame *f) {
@@ -173,27 +190,36 @@ static void on_heartbeat(coordinator *c, net_link *k, member *m, const net_frame
         m->load_share = h.load_share;
 }
 
+static void take_result(coordinator *c, member *m, const proto_result *r) {
+    const member_group *g = group_of(c, m);
+    double ms = (double)r->step_ns / 1e6;
+    sched_event ev = {.kind = SCHED_RESULT, .result = r};
+    if (g->drafts)
+        ev = (sched_event){.kind = SCHED_DRAFTS, .result = r, .drafter = g->drafter};
+    else
+        metrics_add(&c->metrics.step, r->step_ns, 1);
+    m->step_ms = m->steps++ ? m->step_ms * 0.9 + ms * 0.1 : ms;
+    coordinator_event(c, &ev);
+}
+
 static void on_result(coordinator *c, net_link *k, member *m, const net_frame *f) {
+    uint32_t epoch = group_of(c, m)->epoch;
     proto_result r;
     st_error e = {0};
     arena a;
-    if (f->group_epoch < c->members.group_epoch) {
-        log_line(LOG_WARN, "coordinator", "dropped a result of epoch %u, now %u", f->group_epoch, c->members.group_epoch);
+    if (f->group_epoch < epoch) {
+        log_line(LOG_WARN, "coordinator", "dropped a result of rank %u of epoch %u, now %u", rank_of(c, m), f->group_epoch,
+                 epoch);
         return;
     }
-    if (f->group_epoch > c->members.group_epoch || m->state != MEMBER_READY || m->info.group_rank) {
+    if (f->group_epoch > epoch || m->state != MEMBER_READY || m->info.group_rank) {
         refuse(c, k, m, ST_FATAL_PROTOCOL, "a RESULT of a later epoch, before READY, or not from the leader");
         return;
     }
-    if (arena_init(&a, proto_arena_bytes(f->n)) || proto_result_decode(f->payload, f->n, &a, &r, &e)) {
+    if (arena_init(&a, proto_arena_bytes(f->n)) || proto_result_decode(f->payload, f->n, &a, &r, &e))
         refuse(c, k, m, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "no memory for a result");
-    } else {
-        double ms = (double)r.step_ns / 1e6;
-        metrics_add(&c->metrics.step, r.step_ns, 1);
-        m->step_ms = m->steps++ ? m->step_ms * 0.9 + ms * 0.1 : ms;
-        sched_event ev = {.kind = SCHED_RESULT, .result = &r};
-        coordinator_event(c, &ev);
-    }
+    else
+        take_result(c, m, &r);
     arena_deinit(&a);
 }
 
@@ -283,23 +309,43 @@ static void on_beat(void *context) {
         proto_bytes b = {0};
         proto_heartbeat h = {.sent_ns = now};
         st_code code = proto_heartbeat_encode(&h, &b);
-        send_frame(c, r->link, PROTO_MSG_HEARTBEAT, &b, code);
+        send_frame(c, r->link, r, PROTO_MSG_HEARTBEAT, &b, code);
     }
     check_all_left(c);
     net_timer_at(m->beat, now + c->t->heartbeat_ms * MS);
 }
 
 st_code members_init(coordinator *c, st_error *e) {
+    members *m = &c->members;
+    const config_topology *t = c->t;
+    uint32_t n_verifiers = 0, rank = 1;
+    m->n = config_n_ranks(t);
+    m->n_groups = t->n_groups;
+    m->items = mem_alloc(m->n, sizeof *m->items);
+    m->strangers = mem_alloc(m->n, sizeof *m->strangers);
+    m->groups = mem_alloc(m->n_groups, sizeof *m->groups);
+    m->drafter_names = mem_alloc(m->n_groups, sizeof *m->drafter_names);
+    if (!m->items || !m->strangers || !m->groups || !m->drafter_names)
+        return st_fail(e, ST_FATAL_MEMORY, "no memory for %u ranks", m->n);
+    for (uint32_t g = 0; g < m->n_groups; g++) {
+        const config_group *of = &t->groups[g];
+        bool drafts = of->role == CONFIG_DRAFTER;
+        m->groups[g] = (member_group){
+            .leader = rank, .n_ranks = of->tensor_parallel, .drafter = m->n_drafters, .epoch = 1, .drafts = drafts};
+        for (uint32_t i = 0; i < of->tensor_parallel; i++) m->items[rank++].group = g;
+        if (drafts) m->drafter_names[m->n_drafters++] = of->name;
+        n_verifiers += !drafts;
+    }
+    if (n_verifiers == 1) return ST_OK;
+    return st_fail(e, ST_ERR_UNSUPPORTED, "groups: %u groups of role verifier; this version runs exactly one", n_verifiers);
+}
+
+st_code members_listen(coordinator *c, st_error *e) {
     static const net_link_callbacks callbacks = {on_open, on_frame, on_close};
     members *m = &c->members;
     char host[256];
     uint16_t port;
-    m->n = config_n_ranks(c->t);
-    m->items = mem_alloc(m->n, sizeof *m->items);
-    m->strangers = mem_alloc(m->n, sizeof *m->strangers);
     m->started_ns = net_now_ns();
-    m->group_epoch = 1;
-    if (!m->items || !m->strangers) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u ranks", m->n);
     st_code code = config_split_address(c->t->control_listen, host, sizeof host, &port, e);
     if (!code) code = net_link_listen(c->loop, host, port, c->o->secret, &callbacks, c, &m->server, &m->port, e);
     if (!code) code = net_timer_create(c->loop, on_beat, c, &m->beat);
@@ -311,48 +357,61 @@ void members_deinit(members *m) {
     net_timer_destroy(m->beat);
     mem_free(m->items);
     mem_free(m->strangers);
+    mem_free(m->groups);
+    mem_free(m->drafter_names);
     *m = (members){0};
 }
 
-void members_send_plan(coordinator *c, const proto_plan *p) {
+static void send_plan(coordinator *c, const member_group *g, const proto_plan *p) {
     proto_bytes b = {0};
-    if (!c->members.group_up) return; /* GROUP_DOWN is on its way to the scheduler */
+    if (!g->up) return; /* its DOWN is on its way to the scheduler */
     st_code code = proto_plan_encode(p, &b);
-    send_frame(c, c->members.items[1].link, PROTO_MSG_PLAN, &b, code);
-    for (uint32_t i = 2; i < c->members.n; i++) { /* they may have gone to sleep since the last step */
+    member *m = &c->members.items[g->leader];
+    send_frame(c, m->link, m, PROTO_MSG_PLAN, &b, code);
+    for (uint32_t i = 1; i < g->n_ranks; i++) { /* they may have gone to sleep since the last step */
         proto_bytes wake = {0};
         code = proto_wake_encode(p->id, &wake);
-        send_frame(c, c->members.items[i].link, PROTO_MSG_WAKE, &wake, code);
+        send_frame(c, m[i].link, m, PROTO_MSG_WAKE, &wake, code);
     }
 }
 
+void members_send_plan(coordinator *c, const proto_plan *p) { send_plan(c, verifier(c), p); }
+
+void members_send_draft(coordinator *c, uint32_t drafter, const proto_plan *p) {
+    const member_group *g = c->members.groups;
+    while (!g->drafts || g->drafter != drafter) g++;
+    send_plan(c, g, p);
+}
+
 void members_give_up(coordinator *c, const char *why) {
-    member *leader = &c->members.items[1];
+    member *leader = &c->members.items[verifier(c)->leader];
     if (leader->link) refuse(c, leader->link, leader, ST_ERR_DEADLINE, why);
 }
 
 void members_stop(coordinator *c) {
     members *m = &c->members;
     m->stopping = true;
-    m->group_up = false; /* it has nothing to do any more */
+    for (uint32_t i = 0; i < m->n_groups; i++) m->groups[i].up = false; /* they have nothing to do any more */
     m->stop_by_ns = net_now_ns() + STOP_TIMEOUT_MS * MS;
     for (uint32_t i = 1; i < m->n; i++) {
         proto_bytes none = {0};
-        if (m->items[i].link) send_frame(c, m->items[i].link, PROTO_MSG_STOP, &none, ST_OK);
+        if (m->items[i].link) send_frame(c, m->items[i].link, &m->items[i], PROTO_MSG_STOP, &none, ST_OK);
     }
     check_all_left(c);
 }
 
-void members_explain(coordinator *c, char *text, size_t n) {
-    static const char *const words[] = {"has not joined yet", "is loading the model", "is ready", "is lost", "has left"};
-    members *m = &c->members;
+void members_explain(const coordinator *c, char *text, size_t n) {
+    static const char *const words[] = {"has not joined yet", "is loading", "is ready", "is lost", "has left"};
+    const members *m = &c->members;
     text[0] = 0;
     for (uint32_t i = 1; i < m->n && !text[0]; i++) {
         const member *r = &m->items[i];
-        if (r->state == MEMBER_READY) continue;
+        const member_group *g = &m->groups[r->group];
+        bool late = r->state == MEMBER_ABSENT && net_now_ns() - m->started_ns > c->t->join_timeout_ms * MS;
+        if (r->state == MEMBER_READY || (g->drafts && (g->settled || late))) continue;
         if (r->state == MEMBER_LOADING)
             snprintf(text, n, "rank %u %s (%.0f %%)", i, words[r->state], r->load_share * 100);
-        else if (r->state == MEMBER_ABSENT && net_now_ns() - m->started_ns > c->t->join_timeout_ms * MS)
+        else if (late)
             snprintf(text, n, "rank %u has not joined within %u ms: did it start, and can it reach the control address?", i,
                      c->t->join_timeout_ms);
         else

@@ -2,6 +2,7 @@
 #ifndef CONSORT_MODEL_FILE_INT_H
 #define CONSORT_MODEL_FILE_INT_H
 
+#include "base/filemap.h"
 #include "model/names_int.h"
 
 /* Limits, each against a crafted file. Counts are also held against the bytes that are left, before anything is allocated, so
@@ -21,7 +22,7 @@ struct model_file {
     char *path;
     const uint8_t *bytes; /* [size], mapped or borrowed */
     uint64_t size;
-    bool mapped;
+    filemap mapped; /* empty: borrowed */
     uint32_t version;
     uint64_t alignment;
     uint64_t n_keys, n_tensors;

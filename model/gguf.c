@@ -11,16 +11,11 @@
 #include "base/cursor.h"
 #include "base/mem.h"
 #include "model/file_int.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 _Static_assert(sizeof(size_t) == 8, "offsets of 64 bits index memory");
 
@@ -344,14 +339,15 @@ static st_code read_all(reader *r) {
     return place_tensors(r);
 }
 
-/* Takes the mapping if `mapped`, also when it fails. */
-static st_code create(const char *path, const void *bytes, size_t size, bool mapped, model_file **out, st_error *e) {
+/* Takes the mapping (NULL: the bytes are the caller's), also when it fails. */
+static st_code create(const char *path, const void *bytes, size_t size, filemap *mapped, model_file **out, st_error *e) {
     model_file *f = mem_alloc(1, sizeof *f);
     if (!f) {
-        if (mapped) munmap((void *)(uintptr_t)bytes, size);
+        if (mapped) filemap_close(mapped);
         return st_fail(e, ST_FATAL_MEMORY, "%s: out of memory", path);
     }
-    *f = (model_file){.path = mem_text(path, strlen(path)), .bytes = bytes, .size = size, .mapped = mapped};
+    *f = (model_file){.path = mem_text(path, strlen(path)), .bytes = bytes, .size = size};
+    if (mapped) f->mapped = *mapped;
     reader r = {.c = cursor_of(bytes, size), .f = f, .e = e};
     st_code code = f->path ? read_all(&r) : st_fail(e, ST_FATAL_MEMORY, "%s: out of memory", path);
     mem_free(r.offsets);
@@ -363,23 +359,13 @@ static st_code create(const char *path, const void *bytes, size_t size, bool map
 }
 
 st_code model_file_over(const char *path, const void *bytes, size_t size, model_file **out, st_error *e) {
-    return create(path, bytes, size, false, out, e);
+    return create(path, bytes, size, NULL, out, e);
 }
 
 st_code model_file_open(const char *path, model_file **out, st_error *e) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* O_NONBLOCK: a FIFO does not hang us */
-    if (fd < 0) return st_fail(e, ST_ERR_IO, "%s: %s", path, strerror(errno));
-    struct stat st;
-    void *bytes = NULL;
-    st_code code = ST_OK;
-    if (fstat(fd, &st))
-        code = st_fail(e, ST_ERR_IO, "%s: %s", path, strerror(errno));
-    else if (!S_ISREG(st.st_mode))
-        code = st_fail(e, ST_ERR_IO, "%s: expected a regular file", path);
-    else if (st.st_size && (bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
-        code = st_fail(e, ST_ERR_IO, "%s: mmap: %s", path, strerror(errno));
-    close(fd);
-    return code ? code : create(path, bytes, (size_t)st.st_size, bytes != NULL, out, e);
+    filemap m = {0};
+    st_code code = filemap_open(path, &m, e);
+    return code ? code : create(path, m.bytes, m.size_bytes, &m, out, e);
 }
 
 void model_file_close(model_file *f) {
@@ -390,7 +376,7 @@ void model_file_close(model_file *f) {
     mem_free(f->tensors);
     model_names_deinit(&f->key_names);
     model_names_deinit(&f->tensor_names);
-    if (f->mapped) munmap((void *)(uintptr_t)f->bytes, f->size);
+    filemap_close(&f->mapped);
     mem_free(f->path);
     mem_free(f);
 }

@@ -6,8 +6,11 @@
 
 #include "base/arena.h"
 #include "base/cursor.h"
+#include "base/filemap.h"
 #include "base/mem.h"
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void a_cursor_reads_little_endian_and_stops_for_good_at_the_end(void **state) {
     (void)state;
@@ -137,6 +140,29 @@ static void every_code_has_a_name_and_fatal_ones_stand_last(void **state) {
     assert_string_equal(st_name((st_code)9999), "ERR_UNKNOWN");
 }
 
+static void a_file_is_mapped_whole_and_what_is_none_is_refused(void **state) {
+    (void)state;
+    char path[] = "/tmp/consort-filemap-XXXXXX";
+    int fd = mkstemp(path);
+    filemap m = {0};
+    st_error e = {0};
+    assert_true(fd >= 0);
+    assert_int_equal(filemap_open(path, &m, &e), ST_OK);
+    assert_true(!m.bytes && !m.size_bytes);
+    assert_int_equal(write(fd, "abc", 3), 3);
+    assert_int_equal(filemap_open(path, &m, &e), ST_OK);
+    assert_int_equal(m.size_bytes, 3);
+    assert_memory_equal(m.bytes, "abc", 3);
+    filemap_close(&m);
+    filemap_close(&m);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(filemap_open(path, &m, &e), ST_ERR_IO);
+    assert_non_null(strstr(e.message, path));
+    assert_int_equal(filemap_open("/dev/null", &m, &e), ST_ERR_IO);
+    assert_non_null(strstr(e.message, "regular file"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cursor_reads_little_endian_and_stops_for_good_at_the_end),
@@ -147,6 +173,7 @@ int main(void) {
         cmocka_unit_test(the_chosen_allocation_fails_and_only_that_one),
         cmocka_unit_test(resize_keeps_the_old_elements_and_zeroes_the_new),
         cmocka_unit_test(an_error_message_keeps_its_code_takes_a_prefix_and_is_cut_not_overrun),
+        cmocka_unit_test(a_file_is_mapped_whole_and_what_is_none_is_refused),
         cmocka_unit_test(every_code_has_a_name_and_fatal_ones_stand_last),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

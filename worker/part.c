@@ -1,0 +1,77 @@
+#include "worker/part_int.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+st_code part_decode(part *p, const uint8_t *bytes, size_t n, proto_plan *plan, st_error *e) {
+    arena_reset(&p->arena, 0);
+    return proto_plan_decode(bytes, n, &p->arena, plan, e);
+}
+
+/* ---- engine ---- */
+
+static void show_progress(void *context, double share) {
+    part *p = context;
+    atomic_store(&p->load_permille, (uint32_t)(share * 1000));
+}
+
+static uint32_t compute_threads(const config_group *g) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (g->threads) return g->threads;
+    uint32_t ranks = g->tensor_parallel; /* of this group; other hosts' ranks are not known here */
+    return cores > (long)ranks ? (uint32_t)cores / ranks : 1;
+}
+
+static st_code load_model(part *p, const char *path, parallel_group *group, part_engine *n, st_error *e) {
+    const config_topology *t = p->o->topology;
+    model_options o = {.ops = n->ops,
+                       .device = n->device,
+                       .group = group,
+                       .max_rows = t->max_rows,
+                       .max_choose = t->max_rows,
+                       .progress = show_progress,
+                       .context = p};
+    model_file *f = NULL;
+    st_code code = model_file_open(path, &f, e);
+    if (!code) code = model_file_hash(f, p->info.model_hash);
+    if (!code) code = model_file_vocabulary_hash(f, p->info.vocabulary_hash);
+    if (!code) code = model_load(f, &o, &n->model, e);
+    model_file_close(f);
+    return code;
+}
+
+static void describe(part *p, const part_engine *n) {
+    proto_register *i = &p->info;
+    snprintf(i->isa, sizeof i->isa, "%s", n->ops->isa);
+    i->kv_blocks = n->n_blocks;
+    i->kv_bytes = kv_store_bytes(n->kv);
+    i->weight_bytes = model_weight_bytes(n->model);
+    i->max_context = n->max_context;
+    i->n_vocab = model_get_info(n->model)->n_vocab;
+}
+
+st_code part_engine_init(part *p, const char *path, parallel_group *group, part_engine *n, st_error *e) {
+    const config_topology *t = p->o->topology;
+    p->info.n_threads = compute_threads(p->config);
+    st_code code = kernels_pick(p->o->isa ? p->o->isa : p->config->isa, &n->ops, e);
+    if (!code) code = n->ops->create(p->info.n_threads, &n->device, e);
+    if (!code) code = load_model(p, path, group, n, e);
+    if (code) return code;
+    kv_shape shape = model_kv_shape(n->model);
+    shape.type = kv_type_find(p->config->kv_type);
+    shape.n_blocks = n->n_blocks = p->config->kv_tokens / NOUNS_BLOCK_TOKENS;
+    if (!shape.type) return st_fail(e, ST_ERR_UNSUPPORTED, "kv_type: there is no type %s", p->config->kv_type);
+    code = kv_store_create(n->ops, n->device, &shape, &n->kv, e);
+    if (code) return code;
+    uint32_t trained = model_get_info(n->model)->max_context;
+    n->max_context = t->max_context && t->max_context < trained ? t->max_context : trained;
+    describe(p, n);
+    return ST_OK;
+}
+
+void part_engine_deinit(part_engine *n) {
+    kv_store_destroy(n->kv);
+    model_destroy(n->model);
+    if (n->ops) n->ops->destroy(n->device);
+    *n = (part_engine){0};
+}
