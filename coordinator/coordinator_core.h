@@ -123,7 +123,9 @@ typedef struct {
     sched_drafts drafts;
     uint32_t n_by_drafter; /* as in sched_action; the view lives as long as the scheduler */
     const proto_drafter_figures *by_drafter;
-    uint64_t late_drafts;                                            /* of all drafters */
+    uint64_t late_drafts;    /* of all drafters */
+    uint64_t branched_trees; /* verified trees that were no chain */
+    uint64_t moved_kv;       /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t stale_results;                                          /* dropped: not of the plan in flight */
     bool group_up, draining;

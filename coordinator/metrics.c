@@ -78,9 +78,32 @@ static void write_request_failure_total(text *t, const metrics *m, const metrics
         put(t, PREFIX "request_failure_total{code=\"%s\"} %llu\n", names[i], (unsigned long long)m->failed[i]);
 }
 
+/* The inside of a label. */
+static void put_label(text *t, const char *value) {
+    for (const char *p = value; *p; p++) put(t, *p == '"' || *p == '\\' ? "\\%c" : "%c", *p);
+}
+
+static void put_drafter(text *t, const char *name, const proto_drafter_figures *d, uint64_t value) {
+    put(t, PREFIX "%s{drafter=\"", name);
+    put_label(t, d->name);
+    put(t, "\"} %llu\n", (unsigned long long)value);
+}
+
+static void write_drafter_draft_tokens_total(text *t, const metrics *m, const metrics_view *v) {
+    const proto_drafter_figures *d = v->sched.by_drafter;
+    (void)m;
+    for (uint32_t i = 0; i < v->sched.n_by_drafter; i++) put_drafter(t, "drafter_draft_tokens_total", &d[i], d[i].drafted);
+}
+
+static void write_drafter_accepted_tokens_total(text *t, const metrics *m, const metrics_view *v) {
+    const proto_drafter_figures *d = v->sched.by_drafter;
+    (void)m;
+    for (uint32_t i = 0; i < v->sched.n_by_drafter; i++) put_drafter(t, "drafter_accepted_tokens_total", &d[i], d[i].accepted);
+}
+
 static void put_worker(text *t, const char *name, const metrics_worker *w, uint64_t value) {
     put(t, PREFIX "%s{rank=\"%u\",group=\"", name, w->rank);
-    for (const char *p = w->group; *p; p++) put(t, *p == '"' || *p == '\\' ? "\\%c" : "%c", *p);
+    put_label(t, w->group);
     put(t, "\",role=\"%s\"} %llu\n", w->role, (unsigned long long)value);
 }
 

@@ -213,6 +213,7 @@ static void on_result(sched *s, const proto_result *result) {
     s->reported = f.id;
     s->stats.steps++;
     s->stats.rows += f.n_rows;
+    s->stats.moved_kv += result->n_moved;
     for (uint32_t i = 0; i < f.n_items; i++) {
         sched_request *r = &s->requests[f.items[i].slot];
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */

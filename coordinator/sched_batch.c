@@ -115,6 +115,12 @@ static void credit(proto_drafter_figures *figures, uint32_t n, const sched_tree 
     }
 }
 
+static bool branches(const spec_tree *t) {
+    for (uint32_t i = 1; i < t->n; i++)
+        if (t->parent[i] != i - 1) return true;
+    return false;
+}
+
 void sched_count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
     uint32_t n_drafted = asked->drafts ? asked->drafts->tree.n : 0, n_accepted = item->n_tokens - 1, path[NOUNS_MAX_TREE];
     sched_drafts *counts[] = {&r->drafts, &s->stats.drafts};
@@ -124,6 +130,7 @@ void sched_count_drafts(sched *s, sched_request *r, const sched_asked *asked, co
         counts[i]->accepted += n_accepted;
     }
     if (n_drafted == 0) return;
+    s->stats.branched_trees += branches(&asked->drafts->tree);
     token_tree tree = spec_tree_view(&asked->drafts->tree);
     spec_tree_walk(&tree, item->tokens, n_accepted, path);
     credit(r->by_drafter, s->roster.n, asked->drafts, path, n_accepted);

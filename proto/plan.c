@@ -301,6 +301,7 @@ st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
     m.plan_id = r->plan_id;
     m.step_ns = r->step_ns;
     m.n_rows = r->n_rows;
+    m.n_moved = r->n_moved;
     m.n_items = r->n_items;
     m.items = list;
     st_code code = proto_wire_pack(&m.base, out);
@@ -331,8 +332,12 @@ static st_code decode_items(const wire_result *m, arena *a, proto_result *r, st_
     if (!items) return st_fail(e, ST_FATAL_MEMORY, "items: no memory left for %zu", m->n_items);
     for (size_t i = 0; i < m->n_items; i++)
         if (decode_item(m->items[i], &items[i], e)) return st_prefix(e, "items[%zu]", i);
-    *r = (proto_result){
-        .plan_id = m->plan_id, .step_ns = m->step_ns, .n_rows = m->n_rows, .n_items = (uint32_t)m->n_items, .items = items};
+    *r = (proto_result){.plan_id = m->plan_id,
+                        .step_ns = m->step_ns,
+                        .n_rows = m->n_rows,
+                        .n_moved = m->n_moved,
+                        .n_items = (uint32_t)m->n_items,
+                        .items = items};
     return ST_OK;
 }
 

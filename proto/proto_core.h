@@ -114,6 +114,7 @@ typedef struct {
     uint64_t plan_id;
     uint64_t step_ns;
     uint32_t n_rows;  /* tokens computed */
+    uint32_t n_moved; /* tokens whose KV was moved, since the accepted path was not the first of its tree */
     uint32_t n_items; /* one for each proto_work or proto_draft, in its order */
     const proto_item *items;
 } proto_result;

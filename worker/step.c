@@ -41,7 +41,7 @@ struct step {
     step_options o;
     arena memory;
     uint32_t max_blocks, n_open;
-    uint64_t n_compactions;
+    uint32_t n_moved;         /* in this step_apply */
     sequence *sequences;      /* [max_sequences] */
     span *spans;              /* [PROTO_MAX_PLAN_SEQUENCES] of the last plan */
     uint32_t n_spans, n_rows; /* work items of the last plan whose decisions are not applied; its rows */
@@ -101,7 +101,6 @@ void step_destroy(step *s) {
 }
 
 uint32_t step_open_sequences(const step *s) { return s->n_open; }
-uint64_t step_compactions(const step *s) { return s->n_compactions; }
 
 static sequence *find(step *s, uint64_t id) {
     for (uint32_t i = 0; i < s->o.max_sequences; i++)
@@ -307,7 +306,7 @@ static void apply_item(step *s, const span *sp, const uint32_t *words, proto_ite
     for (uint32_t k = 0; k < n_path; k++) {
         if (path[k] == k) continue; /* it stands there already */
         s->o.ops->kv_move(s->o.device, kv_store_view(s->o.kv), q->blocks, sp->base + 1 + k, sp->base + 1 + path[k]);
-        s->n_compactions++;
+        s->n_moved++;
     }
     memcpy(q->tokens + q->n_tokens, tokens, n * sizeof *tokens);
     q->n_tokens += n;
@@ -315,6 +314,7 @@ static void apply_item(step *s, const span *sp, const uint32_t *words, proto_ite
 }
 
 st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_result *out, st_error *e) {
+    s->n_moved = 0;
     for (uint32_t i = 0; i < s->n_spans; i++) {
         const span *sp = &s->spans[i];
         if (!may_apply(s, sp, words, n_words))
@@ -330,7 +330,8 @@ st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_resul
                        (unsigned long long)s->plan_id);
     st_code code = s->o.ops->wait(s->o.device);
     if (code) return st_fail(e, code, "the device failed in plan %llu", (unsigned long long)s->plan_id);
-    *out = (proto_result){.plan_id = s->plan_id, .n_rows = s->n_rows, .n_items = s->n_spans, .items = s->items};
+    *out = (proto_result){
+        .plan_id = s->plan_id, .n_rows = s->n_rows, .n_moved = s->n_moved, .n_items = s->n_spans, .items = s->items};
     s->n_spans = 0;
     return ST_OK;
 }

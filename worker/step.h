@@ -35,7 +35,5 @@ uint32_t step_max_words(const step_options *o);
  * being finite is one bad item of it. Errors: ST_FATAL_PROTOCOL (words that do not fit the plan), ST_FATAL_* from the device. */
 ST_CHECKED st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_result *out, st_error *e);
 uint32_t step_open_sequences(const step *s);
-/* Total of tokens moved by compactions since create. */
-uint64_t step_compactions(const step *s);
 
 #endif

@@ -117,14 +117,15 @@ def consort(*arguments, text=None, check=True):
     return done
 
 
-def topology_text(directory, **changes):
-    """YAML. Keys of a group go to the one verifier, the others to the top level."""
+def topology_text(directory, drafters=(), **changes):
+    """YAML. Keys of a group go to the one verifier, the others to the top level; drafters: groups, as dicts."""
     group = {"name": "target", "role": "verifier", "tensor_parallel": 1, "threads": 0, "kv_type": "f16", "kv_tokens": 4096, "isa": "auto"}
     top = {"model": MODEL, "listen": "127.0.0.1:0", "control_listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
     for key, value in changes.items():
         (group if key in group else top)[key] = value
     lines = [f"{key}: {value}" for key, value in top.items()] + ["groups:"]
-    lines += [f"  {'-' if i == 0 else ' '} {key}: {value}" for i, (key, value) in enumerate(group.items())]
+    for g in (group, *({"role": "drafter", **d} for d in drafters)):
+        lines += [f"  {'-' if i == 0 else ' '} {key}: {value}" for i, (key, value) in enumerate(g.items())]
     return "\n".join(lines) + "\n"
 
 

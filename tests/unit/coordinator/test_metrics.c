@@ -13,7 +13,17 @@
 static const uint64_t MS = 1000000;
 static const metrics_worker two_workers[] = {{1, "a \"b\"", "verifier", true, true, 7},
                                              {2, "a \"b\"", "verifier", false, false, 0}};
-static const metrics_view view = {.sched = {.running = 3, .waiting = 4, .blocks_total = 8, .blocks_used = 2, .steps = 7},
+static const proto_drafter_figures two_drafters[] = {{"a\\b", 9, 5}, {"lookup", 0, 0}};
+static const metrics_view view = {.sched = {.running = 3,
+                                            .waiting = 4,
+                                            .blocks_total = 8,
+                                            .blocks_used = 2,
+                                            .steps = 7,
+                                            .late_drafts = 11,
+                                            .branched_trees = 12,
+                                            .moved_kv = 13,
+                                            .n_by_drafter = 2,
+                                            .by_drafter = two_drafters},
                                   .ready = true,
                                   .uptime_seconds = 1.5,
                                   .workers = two_workers,
@@ -49,6 +59,12 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_worker_up{rank=\"1\",group=\"a \\\"b\\\"\",role=\"verifier\"} 1"));
     assert_true(has_line(&t, "consort_worker_up{rank=\"2\",group=\"a \\\"b\\\"\",role=\"verifier\"} 0"));
     assert_true(has_line(&t, "consort_worker_steps_total{rank=\"1\",group=\"a \\\"b\\\"\",role=\"verifier\"} 7"));
+    assert_true(has_line(&t, "consort_drafter_draft_tokens_total{drafter=\"a\\\\b\"} 9"));
+    assert_true(has_line(&t, "consort_drafter_accepted_tokens_total{drafter=\"a\\\\b\"} 5"));
+    assert_true(has_line(&t, "consort_drafter_draft_tokens_total{drafter=\"lookup\"} 0"));
+    assert_true(has_line(&t, "consort_late_drafts_total 11"));
+    assert_true(has_line(&t, "consort_branched_draft_trees_total 12"));
+    assert_true(has_line(&t, "consort_kv_compacted_tokens_total 13"));
     assert_null(strstr(t.bytes, "consort_worker_steps_total{rank=\"2\"")); /* only leaders report steps */
     mem_free(t.bytes);
 }

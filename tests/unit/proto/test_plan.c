@@ -352,7 +352,7 @@ static void encoding_survives_each_failing_allocation(void **state) {
         assert_null(b.bytes);
     }
     proto_item item = {.seq = {1}, .n_tokens = 3, .tokens = prompt};
-    proto_result r = {1, 2, 3, 1, &item};
+    proto_result r = {1, 2, 3, 0, 1, &item};
     for (uint64_t n = 1; n <= 2; n++) {
         mem_fail_at(n);
         assert_int_equal(proto_result_encode(&r, &b), ST_FATAL_MEMORY);
@@ -380,7 +380,7 @@ static void a_result_comes_back_as_it_went(void **state) {
                                     .n_hits = scored / 2};
             if (below(&s, 2)) items[k].tree = random_tree(&s, &made);
         }
-        proto_result r = {1 + any64(&s) / 2, any64(&s), any32(&s), n, items}, back;
+        proto_result r = {1 + any64(&s) / 2, any64(&s), any32(&s), any32(&s), n, items}, back;
         proto_bytes b;
         st_error e = {0};
         assert_int_equal(proto_result_encode(&r, &b), ST_OK);
@@ -389,6 +389,7 @@ static void a_result_comes_back_as_it_went(void **state) {
         assert_int_equal(r.plan_id, back.plan_id);
         assert_int_equal(r.step_ns, back.step_ns);
         assert_int_equal(r.n_rows, back.n_rows);
+        assert_int_equal(r.n_moved, back.n_moved);
         assert_int_equal(r.n_items, back.n_items);
         for (uint32_t k = 0; k < n; k++) {
             assert_int_equal(items[k].seq.value, back.items[k].seq.value);
@@ -424,18 +425,19 @@ static void a_result_with_a_bad_field_is_refused_by_its_name(void **state) {
     proto_item items[PROTO_MAX_PLAN_SEQUENCES + 1];
     for (size_t i = 0; i < sizeof items / sizeof items[0]; i++)
         items[i] = (proto_item){.seq = {1}, .n_tokens = 3, .tokens = prompt};
-    assert_result_refused(&(proto_result){0, 1, 1, 1, items}, "Result: plan_id: 0; plans count from 1");
-    assert_result_refused(&(proto_result){1, 1, 1, 257, items}, "Result: items: 257 are over 256");
+    assert_result_refused(&(proto_result){0, 1, 1, 0, 1, items}, "Result: plan_id: 0; plans count from 1");
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 257, items}, "Result: items: 257 are over 256");
     items[1].seq.value = 0;
-    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: seq: 0 is none");
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: seq: 0 is none");
     items[1] = (proto_item){.seq = {1}, .code = (st_code)99};
-    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: code: 99 is outside 0 .. 15");
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: code: 99 is outside 0 .. 15");
     items[1] = (proto_item){.seq = {1}, .n_tokens = NOUNS_MAX_TREE + 2, .tokens = many};
-    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: tokens: 66 are over 65");
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: tokens: 66 are over 65");
     items[1] = (proto_item){.seq = {1}, .n_scored = 1, .n_hits = 2};
-    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: n_hits: 2 are over n_scored 1");
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: n_hits: 2 are over n_scored 1");
     items[1] = (proto_item){.seq = {1}, .tree = {2, prompt, prompt, NULL}};
-    assert_result_refused(&(proto_result){1, 1, 1, 2, items}, "Result: items[1]: tree_parent[0]: node 1 does not come before it");
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items},
+                          "Result: items[1]: tree_parent[0]: node 1 does not come before it");
 }
 
 int main(void) {

@@ -26,7 +26,7 @@ typedef struct rig {
     kv_store kv;
     kernels_device device;
     step *step;
-    uint64_t next_plan;
+    uint64_t next_plan, n_moved;
     struct rig *follower; /* another rank of the group; NULL: none */
 } rig;
 
@@ -59,8 +59,11 @@ static st_code step_all(rig *r, const proto_plan *p, proto_result *out, st_error
         assert_int_equal(step_run(r->follower->step, p, e), ST_OK);
         memset(r->follower->model.logits, 0, sizeof r->follower->model.logits); /* it has none */
         assert_int_equal(step_apply(r->follower->step, words, n_words, &same, e), ST_OK);
+        r->follower->n_moved += same.n_moved;
     }
-    return step_apply(r->step, words, n_words, out, e);
+    code = step_apply(r->step, words, n_words, out, e);
+    if (!code) r->n_moved += out->n_moved;
+    return code;
 }
 
 static st_code run(rig *r, const proto_open *open, const proto_work *work, uint32_t n_work, proto_result *out, st_error *e) {
@@ -153,7 +156,7 @@ static void trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_
         assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
     }
     assert_int_equal(step_open_sequences(r->step), 0);
-    assert_true(step_compactions(r->step) > 20);
+    assert_true(r->n_moved > 20);
 }
 
 static void a_rank_without_logits_follows_the_leader_slot_by_slot(void **state) {
@@ -169,8 +172,8 @@ static void a_rank_without_logits_follows_the_leader_slot_by_slot(void **state) 
         st_error e = {0};
         assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
     }
-    assert_int_equal(step_compactions(r->step), step_compactions(r->follower->step));
-    assert_true(step_compactions(r->step) > 10);
+    assert_int_equal(r->n_moved, r->follower->n_moved);
+    assert_true(r->n_moved > 10);
     free_rig((void **)&r->follower);
 }
 
