@@ -3,6 +3,7 @@ import collections
 import concurrent.futures
 import fcntl
 import glob
+import http.client
 import json
 import os
 import re
@@ -106,6 +107,45 @@ def sanitizer_reports(directory):
         reports += [part for part in leaks if f"{ROOT}/" in part.replace(f"{BUILD}/", "") and not re.search(r"parallel/\w+_mpi\.c", part)]
         reports += [part for part in parts if re.search(r"ERROR: (?!LeakSanitizer)|runtime error:|WARNING: ThreadSanitizer", part)]
     return reports
+
+
+# ---- what /metrics says ----
+
+NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
+LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
+SAMPLE = re.compile(rf"({NAME})(?:\{{({LABEL}(?:,{LABEL})*)\}})? (\S+)")
+
+
+def parse_metrics(text):
+    """{(name, labels): value}. Checks what `promtool check metrics` does: each family once, HELP and TYPE before its samples,
+    counters named _total, histograms whole and cumulative."""
+    assert text.endswith("\n")
+    types, samples, family = {}, {}, None
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            family = line.split()[2]
+            assert re.fullmatch(NAME, family) and family not in types and len(line.split()) > 3, line
+            types[family] = None
+        elif line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            assert name == family and types[name] is None and kind in ("counter", "gauge", "histogram"), line
+            assert name.endswith("_total") == (kind == "counter"), line
+            types[name] = kind
+        else:
+            match = SAMPLE.fullmatch(line)
+            assert match and types[family], line
+            name, labels, value = match.group(1), match.group(2) or "", float(match.group(3))
+            suffix = name.removeprefix(family)
+            assert name.startswith(family) and suffix in (("_bucket", "_sum", "_count") if types[family] == "histogram" else ("",)), line
+            assert (name, labels) not in samples, line
+            samples[name, labels] = value
+    for name in [name for name, kind in types.items() if kind == "histogram"]:
+        buckets = [(key[1], value) for key, value in samples.items() if key[0] == f"{name}_bucket"]
+        assert buckets[-1] == ('le="+Inf"', samples[f"{name}_count", ""]) and f"{name}_sum" in {key[0] for key in samples}
+        assert [v for _, v in buckets] == sorted(v for _, v in buckets)
+        bounds = [float(label[4:-1]) for label, _ in buckets]
+        assert bounds == sorted(set(bounds))
+    return samples
 
 
 # ---- a cluster ----
@@ -229,6 +269,23 @@ class Cluster:
 
     def status(self):
         return self.inference.Status(self.api.messages.StatusRequest(), timeout=PATIENCE_SECONDS)
+
+    def http(self, path, method="GET"):
+        """(reply, body)"""
+        host, _, port = self.read_run_file()["http"].rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        try:
+            connection.request(method, path)
+            reply = connection.getresponse()
+            return reply, reply.read().decode()
+        finally:
+            connection.close()
+
+    def metrics(self):
+        """{(name, labels): value}"""
+        reply, body = self.http("/metrics")
+        assert reply.status == 200 and reply.getheader("Content-Type") == "text/plain; version=0.0.4; charset=utf-8"
+        return parse_metrics(body)
 
     def is_idle(self):
         s = self.status()

@@ -1,5 +1,4 @@
 """/health and /metrics: what a load balancer and Prometheus see."""
-import http.client
 import json
 import os
 import re
@@ -12,64 +11,10 @@ import pytest
 from support import Cluster, consort, until
 
 
-def get(cluster, path, method="GET"):
-    host, _, port = cluster.read_run_file()["http"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
-    try:
-        connection.request(method, path)
-        reply = connection.getresponse()
-        return reply, reply.read().decode()
-    finally:
-        connection.close()
-
-
 def health(cluster):
-    reply, body = get(cluster, "/health")
+    reply, body = cluster.http("/health")
     assert reply.getheader("Content-Type") == "application/json"
     return reply.status, json.loads(body)
-
-
-NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
-LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
-SAMPLE = re.compile(rf"({NAME})(?:\{{({LABEL}(?:,{LABEL})*)\}})? (\S+)")
-
-
-def parse(text):
-    """{(name, labels): value}. Checks what `promtool check metrics` does: each family once, HELP and TYPE before its samples,
-    counters named _total, histograms whole and cumulative."""
-    assert text.endswith("\n")
-    types, samples, family = {}, {}, None
-    for line in text.splitlines():
-        if line.startswith("# HELP "):
-            family = line.split()[2]
-            assert re.fullmatch(NAME, family) and family not in types and len(line.split()) > 3, line
-            types[family] = None
-        elif line.startswith("# TYPE "):
-            _, _, name, kind = line.split()
-            assert name == family and types[name] is None and kind in ("counter", "gauge", "histogram"), line
-            assert name.endswith("_total") == (kind == "counter"), line
-            types[name] = kind
-        else:
-            match = SAMPLE.fullmatch(line)
-            assert match and types[family], line
-            name, labels, value = match.group(1), match.group(2) or "", float(match.group(3))
-            suffix = name.removeprefix(family)
-            assert name.startswith(family) and suffix in (("_bucket", "_sum", "_count") if types[family] == "histogram" else ("",)), line
-            assert (name, labels) not in samples, line
-            samples[name, labels] = value
-    for name in [name for name, kind in types.items() if kind == "histogram"]:
-        buckets = [(key[1], value) for key, value in samples.items() if key[0] == f"{name}_bucket"]
-        assert buckets[-1] == ('le="+Inf"', samples[f"{name}_count", ""]) and f"{name}_sum" in {key[0] for key in samples}
-        assert [v for _, v in buckets] == sorted(v for _, v in buckets)
-        bounds = [float(label[4:-1]) for label, _ in buckets]
-        assert bounds == sorted(set(bounds))
-    return samples
-
-
-def metrics(cluster):
-    reply, body = get(cluster, "/metrics")
-    assert reply.status == 200 and reply.getheader("Content-Type") == "text/plain; version=0.0.4; charset=utf-8"
-    return parse(body)
 
 
 def change(before, after, name, labels=""):
@@ -79,7 +24,7 @@ def change(before, after, name, labels=""):
 
 def test_metrics_count_what_was_run(new_cluster):
     cluster = new_cluster()
-    before = metrics(cluster)
+    before = cluster.metrics()
     answers = [cluster.generate(max_tokens=n, ignore_end=True) for n in (1, 5, 9)]
     assert [a.finish_reason for a in answers] == ["length"] * 3
     stopped = cluster.generate(max_tokens=50, stop_tokens=[answers[2].ids[3]])
@@ -88,7 +33,7 @@ def test_metrics_count_what_was_run(new_cluster):
     with pytest.raises(grpc.RpcError):
         cluster.generate(max_tokens=5, temperature=-1)
     until(cluster.is_idle, "the cluster to be idle")
-    earlier, after, status = cluster.status(), metrics(cluster), cluster.status()
+    earlier, after, status = cluster.status(), cluster.metrics(), cluster.status()
 
     n_tokens = sum(len(a.ids) for a in answers)
     assert change(before, after, "request_success_total", 'finished_reason="length"') == 3
@@ -115,13 +60,13 @@ def test_metrics_show_a_request_while_it_runs(new_cluster):
     calls = [cluster.stream(max_tokens=2000, ignore_end=True)]
     next(calls[0])
     calls.append(cluster.stream(max_tokens=1))
-    now = until(lambda: (m := metrics(cluster))["consort_num_requests_waiting", ""] == 1 and m, "the second request to wait")
+    now = until(lambda: (m := cluster.metrics())["consort_num_requests_waiting", ""] == 1 and m, "the second request to wait")
     assert now["consort_num_requests_running", ""] == 1
     assert 0 < now["consort_kv_cache_usage_perc", ""] <= 1 and now["consort_generation_tokens_total", ""] > 0
     for call in calls:
         call.cancel()
     until(cluster.is_idle, "the cluster to be idle")
-    assert metrics(cluster)["consort_request_failure_total", 'code="CANCELLED"'] == 2
+    assert cluster.metrics()["consort_request_failure_total", 'code="CANCELLED"'] == 2
 
 
 def test_health_follows_the_cluster_from_start_to_loss(api):
@@ -139,7 +84,7 @@ def test_health_follows_the_cluster_from_start_to_loss(api):
         os.kill(worker, signal.SIGKILL)
         code, body = until(lambda: (h := health(cluster))[0] == 503 and h, "the loss to be told")
         assert code == 503 and body["status"] == "lost" and "rank 1" in body["reason"]
-        lost = metrics(cluster)
+        lost = cluster.metrics()
         assert lost["consort_ready", ""] == 0 and lost["consort_worker_up", 'rank="1",group="target",role="verifier"'] == 0
     finally:
         cluster.__exit__(None, None, None)
@@ -158,12 +103,12 @@ def test_health_says_when_the_cluster_drains(new_cluster):
 
 
 def test_other_paths_and_methods_are_refused(cluster):
-    assert get(cluster, "/")[0].status == 404
-    assert get(cluster, "/metrics/")[0].status == 404
-    assert get(cluster, "/health?verbose=1")[0].status == 200
-    reply, _ = get(cluster, "/metrics", "POST")
+    assert cluster.http("/")[0].status == 404
+    assert cluster.http("/metrics/")[0].status == 404
+    assert cluster.http("/health?verbose=1")[0].status == 200
+    reply, _ = cluster.http("/metrics", "POST")
     assert reply.status == 405 and reply.getheader("Allow") == "GET, HEAD"
-    reply, body = get(cluster, "/metrics", "HEAD")
+    reply, body = cluster.http("/metrics", "HEAD")
     assert reply.status == 200 and body == "" and int(reply.getheader("Content-Length")) > 1000
 
 

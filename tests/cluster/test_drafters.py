@@ -1,0 +1,138 @@
+"""Drafters on ranks of their own: the bytes of the answer are those of the target alone, whoever drafts, whatever becomes of them;
+and what they draft is of use."""
+import hashlib
+import json
+import os
+import signal
+
+import pytest
+
+from support import MODEL, ROOT, consort, until
+
+CODE = {"name": "code", "kind": "ngram", "table": f"{ROOT}/drafters/code.ngram"}
+MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
+TWIN = {"name": "twin", "kind": "model", "threads": 1, "kv_tokens": 8192}  # the target's own file
+PATIENT = {"draft_wait_ms": 60000}  # a busy machine may be slow: no draft is to come late
+POLICIES = ["lookup", "fixed:code", "fixed:twin", "all"]
+SAMPLED = [{}, {"temperature": 1.0, "seed": 7}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 8}]
+STORY = [("user", "Tell me a long story about a ship.")]
+OWN_PROMPTS = ["Write a Python function that reverses a string.", "Repeat this sentence five times: the quick brown fox jumps.",
+               "Anna has 12 apples, gives away 5 and buys 9. How many does she have?", "What is a fever, and when is it dangerous?"]
+
+
+def prompts():
+    """Two of each kind of ../shared/workloads where that is, else our own."""
+    folder = os.path.join(os.path.dirname(ROOT), "shared/workloads/eval")
+    if not os.path.isdir(folder):
+        return OWN_PROMPTS
+    found = []
+    for name in ("code", "general", "math", "medicine"):
+        with open(f"{folder}/{name}.jsonl", encoding="utf-8") as f:
+            found += [json.loads(next(f))["prompt"] for _ in range(2)]
+    return found
+
+
+REQUESTS = [([("user", prompt)], {"max_tokens": 32, **SAMPLED[i % 3]}) for i, prompt in enumerate(prompts())]
+
+
+@pytest.fixture(scope="module")
+def alone(cluster):
+    """What the target answers by itself."""
+    return [cluster.generate(prompt, speculation="none", **fields) for prompt, fields in REQUESTS]
+
+
+def accepted(metrics, name):
+    return metrics["consort_drafter_accepted_tokens_total", f'drafter="{name}"']
+
+
+def drafted(metrics, name):
+    return metrics["consort_drafter_draft_tokens_total", f'drafter="{name}"']
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_cluster, alone, ranks):
+    # Few at once: the more sequences share a step, the smaller their trees.
+    cluster = new_cluster(drafters=[CODE, MATH, TWIN], tensor_parallel=ranks, threads=1, draft_budget=8, **PATIENT)
+    for policy in POLICIES:
+        for i in range(0, len(REQUESTS), 2):
+            answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS[i:i + 2]])
+            for answer, expected in zip(answers, alone[i:i + 2]):
+                assert (answer.ids, answer.text, answer.finish_reason) == (expected.ids, expected.text, expected.finish_reason), policy
+    figures = cluster.metrics()
+    assert all(accepted(figures, name) > 0 for name in ("code", "math", "twin", "lookup")), figures
+    assert figures["consort_branched_draft_trees_total", ""] > 0 and figures["consort_kv_compacted_tokens_total", ""] > 0
+    assert figures["consort_late_drafts_total", ""] == 0 and cluster.is_idle()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_target_as_its_own_drafter_is_always_right(new_cluster, temperature):
+    cluster = new_cluster(drafters=[TWIN], threads=1, draft_budget=4, **PATIENT)
+    asked = {"max_tokens": 61, "ignore_end": True, "temperature": temperature, "seed": 3}
+    plain = cluster.generate(STORY, speculation="none", **asked)
+    replies = list(cluster.stream(STORY, speculation="fixed:twin", **asked))
+    assert [i for r in replies for i in r.tokens] == plain.ids
+    figures = replies[-1].speculation
+    assert figures.drafted >= 3 * figures.steps and figures.accepted == figures.drafted, figures
+    assert {d.name: d.accepted for d in figures.by_drafter} == {"twin": figures.accepted, "lookup": 0}
+
+
+def rank_pid(cluster, rank):
+    return sorted(cluster.worker_pids())[rank - 1]  # mpirun starts ranks in order
+
+
+def test_a_killed_drafter_costs_nothing_but_speed(new_cluster, cluster):
+    asked = {"max_tokens": 400, "ignore_end": True}
+    expected = cluster.generate(STORY, speculation="none", **asked).ids
+    mine = new_cluster(drafters=[CODE, TWIN], threads=1, draft_budget=4)
+    call = mine.stream(STORY, speculation="all", **asked)
+    ids = list(next(call).tokens)
+    begun = accepted(mine.metrics(), "twin")
+    until(lambda: accepted(mine.metrics(), "twin") > begun, "the drafter to be of use")
+    os.kill(rank_pid(mine, 3), signal.SIGKILL)
+    until(lambda: [w.up for w in mine.status().workers] == [True, True, False], "the loss to be noticed")
+    after = mine.metrics()
+    assert after["consort_num_requests_running", ""] == 1, "the request was over before the drafter was killed"
+    ids += [token for reply in call for token in reply.tokens]
+    assert ids == expected
+    again = mine.generate(STORY, speculation="fixed:twin", **asked)
+    assert again.ids == expected and mine.status().ready
+    end = mine.metrics()
+    assert drafted(end, "twin") - drafted(after, "twin") <= 4, "what was on its way, and no more"
+    assert accepted(end, "code") + accepted(end, "lookup") > accepted(after, "code") + accepted(after, "lookup")
+    mine.launcher.send_signal(signal.SIGTERM)
+    mine.ends(0)
+    assert not mine.left_behind()
+
+
+def test_a_drafter_that_hangs_is_not_waited_for_twice(new_cluster, cluster):
+    asked = {"max_tokens": 120, "ignore_end": True}
+    expected = cluster.generate(STORY, speculation="none", **asked).ids
+    mine = new_cluster(drafters=[CODE], threads=1, draft_wait_ms=100, dead_after_ms=600000)
+    victim = rank_pid(mine, 2)
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        assert mine.generate(STORY, speculation="fixed:code", **asked).ids == expected
+        assert drafted(mine.metrics(), "code") == 0
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    until(lambda: mine.status().workers[1].steps > 0, "its late answer")
+    assert mine.generate(STORY, speculation="fixed:code", **asked).ids == expected
+    assert drafted(mine.metrics(), "code") > 0
+
+
+def test_a_drafter_of_another_vocabulary_is_sent_away_and_the_rest_serves(new_cluster, cluster, tmp_path):
+    stranger = tmp_path / "other.ngram"
+    with open(CODE["table"], "rb") as f:
+        body = f.read()[:-32]  # its SHA-256 stands behind it
+    vocabulary = bytes.fromhex(json.loads(consort("inspect", "--json", MODEL).stdout)["vocabulary_sha256"])
+    assert vocabulary in body
+    body = body.replace(vocabulary, vocabulary[::-1])
+    stranger.write_bytes(body + hashlib.sha256(body).digest())
+    mine = new_cluster(drafters=[{**CODE, "table": stranger}])
+    assert [w.up for w in mine.status().workers] == [True, False] and "another vocabulary" in mine.output()
+    assert mine.generate(max_tokens=12).ids == cluster.generate(max_tokens=12).ids
+
+
+def test_a_missing_table_is_told_and_the_rest_serves(new_cluster):
+    mine = new_cluster(drafters=[{**CODE, "table": "/nonexistent.ngram"}])
+    assert "/nonexistent.ngram" in mine.output() and mine.generate(max_tokens=3).ids
