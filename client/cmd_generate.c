@@ -91,14 +91,25 @@ static int print_json(const client_result *r, double wall_s) {
     return ok ? CLIENT_OK : CLIENT_FAILED;
 }
 
+static void print_speculation(const client_result *r) {
+    const char *between = " (";
+    fprintf(stderr, "; %.2f tokens a step, %.0f %% of drafts accepted", (double)(r->steps + r->accepted) / (double)r->steps,
+            100.0 * (double)r->accepted / (double)r->drafted);
+    for (uint32_t i = 0; i < r->n_by_drafter; i++) {
+        const proto_drafter_figures *d = &r->by_drafter[i];
+        if (!d->drafted) continue;
+        fprintf(stderr, "%s%s %.0f %%", between, d->name, 100.0 * (double)d->accepted / (double)d->drafted);
+        between = ", ";
+    }
+    if (*between == ',') fputc(')', stderr);
+}
+
 static void print_summary(const client_result *r) {
     double first_s = (double)r->first_token_ns / 1e9, rest_s = (double)(r->total_ns - r->first_token_ns) / 1e9;
     fprintf(stderr, "%u prompt tokens, %u tokens (%s); first token after %.0f ms", r->prompt_tokens, r->completion_tokens,
             r->finish_reason, first_s * 1e3);
     if (r->completion_tokens > 1 && rest_s > 0) fprintf(stderr, ", then %.1f tokens/s", (r->completion_tokens - 1) / rest_s);
-    if (r->drafted)
-        fprintf(stderr, "; %.2f tokens a step, %.0f %% of drafts accepted", (double)(r->steps + r->accepted) / (double)r->steps,
-                100.0 * (double)r->accepted / (double)r->drafted);
+    if (r->drafted) print_speculation(r);
     fprintf(stderr, "; seed %llu, request %s\n", (unsigned long long)r->seed, r->request_id);
 }
 

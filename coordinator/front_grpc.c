@@ -285,6 +285,16 @@ static void on_generate(coordinator *c, net_call *call, const uint8_t *message, 
 
 /* ---- Status and Stop ---- */
 
+/* What the topology says of a rank, also of one that never came. */
+static void describe_rank(const coordinator *c, uint32_t rank, proto_register *r) {
+    const config_group *g = &c->t->groups[c->members.items[rank].group];
+    bool drafts = g->role == CONFIG_DRAFTER;
+    r->rank = rank;
+    snprintf(r->role, sizeof r->role, "%s", drafts ? "drafter" : "verifier");
+    snprintf(r->kind, sizeof r->kind, "%s", drafts ? g->kind : "");
+    snprintf(r->name, sizeof r->name, "%s", g->name);
+}
+
 static void fill_status(coordinator *c, proto_status *st, proto_worker_status *workers) {
     sched_stats q = sched_get_stats(c->sched);
     snprintf(st->version, sizeof st->version, "%s", CONSORT_VERSION);
@@ -315,7 +325,7 @@ static void fill_status(coordinator *c, proto_status *st, proto_worker_status *w
         const member *m = &c->members.items[i];
         workers[i - 1] =
             (proto_worker_status){.info = m->info, .up = m->state == MEMBER_READY, .step_ms = m->step_ms, .steps = m->steps};
-        workers[i - 1].info.rank = i;
+        describe_rank(c, i, &workers[i - 1].info);
     }
 }
 

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +10,8 @@ import subprocess
 import pytest
 
 from support import ROOT, consort, leftovers, until
+
+CODE = "Write a Python function that reverses a string."
 
 
 @pytest.fixture
@@ -34,10 +37,24 @@ def quickstart(tmp_path):
 
 
 def test_the_answer_alone_goes_to_standard_output(quickstart):
-    out, _ = quickstart("--prompt", "Hello!", "--max-tokens", "12").communicate(timeout=120)
+    out, _ = quickstart("--prompt", CODE, "--max-tokens", "40").communicate(timeout=120)
     err = quickstart.err.read_text()
-    assert out.strip() and len(out) < 200 and "quickstart:" not in out, err
-    assert "12 tokens" in err and "tokens/s" in err and "the cluster is stopped" in err
+    assert out.strip() and len(out) < 400 and "quickstart:" not in out, err
+    assert ", 40 tokens (length)" in err and "tokens/s" in err and "the cluster is stopped" in err
+    told = re.search(r"; (\d\.\d+) tokens a step, (\d+) % of drafts accepted \((.*)\)", err)
+    assert told and float(told[1]) > 1 and int(told[2]) > 0, err
+    assert re.search(r"\bcode \d+ %", told[3]) and re.search(r"\blookup \d+ %", told[3]), err
+
+
+@pytest.mark.parametrize("name, ranks", [("one-verifier", 2), ("verifier-tp2", 3), ("verifier-tp3", 4)])
+def test_any_topology_can_be_started(quickstart, tmp_path, name, ranks):
+    with open(f"{ROOT}/cluster-configs/{name}.yaml", encoding="utf-8") as f:
+        text = re.sub(r"(?m)^((?:http_)?listen):.*$", r"\1: 127.0.0.1:0", f.read())
+    config = tmp_path / f"{name}.yaml"
+    config.write_text(text, encoding="utf-8")
+    out, _ = quickstart("--config", str(config), "--prompt", "Hello!", "--max-tokens", "3").communicate(timeout=120)
+    err = quickstart.err.read_text()
+    assert out.strip() and f"starting {ranks} ranks" in err and "3 tokens" in err, err
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

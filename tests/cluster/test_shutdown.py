@@ -8,7 +8,7 @@ import time
 import grpc
 import pytest
 
-from support import BUILD, Cluster, consort, cpu_seconds, until
+from support import BUILD, ROOT, Cluster, consort, cpu_seconds, until
 
 LONG_ANSWER = {"max_tokens": 200, "ignore_end": True}
 
@@ -113,9 +113,11 @@ def test_a_missing_model_is_told(api):
     fails_to_start(Cluster(api, model="models/none.gguf"), "models/none.gguf")
 
 
-def test_an_idle_cluster_uses_under_2_percent_of_a_core(new_cluster):
-    cluster = new_cluster()
+def test_an_idle_cluster_of_6_ranks_uses_under_2_percent_of_a_core(new_cluster):
+    drafters = [{"name": name, "kind": "ngram", "table": f"{ROOT}/drafters/{name}.ngram"} for name in ("code", "general", "math")]
+    cluster = new_cluster(drafters=drafters, tensor_parallel=2, threads=1)
     cluster.generate(max_tokens=5, ignore_end=True)
+    assert len(cluster.worker_pids()) == 5 and all(w.up for w in cluster.status().workers)
     until(cluster.is_idle, "the cluster to be idle")
     pids = [pid for pid, _ in cluster.left_behind()]
     begin, before = time.monotonic(), cpu_seconds(pids)

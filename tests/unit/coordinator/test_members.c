@@ -252,12 +252,13 @@ static void *start(uint32_t dead_after_ms, uint32_t drain_timeout_ms) {
     st_error e;
     unsigned port = 0;
     write_model(h);
-    h->group = (config_group){.name = (char[]){"g"}, .tensor_parallel = 1, .kv_tokens = KV_TOKENS};
-    static char address[] = "127.0.0.1:0";
+    static char name[] = "g";
+    h->group = (config_group){.name = name, .tensor_parallel = 1, .kv_tokens = KV_TOKENS};
+    static char address[] = "127.0.0.1:0", nothing[] = "";
     h->topology = (config_topology){.listen = address,
                                     .speculation = "none",
                                     .control_listen = address,
-                                    .http_listen = (char[]){""},
+                                    .http_listen = nothing,
                                     .model = h->model,
                                     .max_running = 4,
                                     .max_queue = 4,
