@@ -16,6 +16,7 @@ typedef struct {
     model_tokenizer *tokenizer;
     bool beliefs;
     uint32_t budget, width, min_match;
+    double floor;
     spec_lookup_drafter lookup;
     spec_ngram ngram;
     filemap table;
@@ -29,18 +30,24 @@ static void draft_one(spec_drafter *d, const uint32_t *tokens, size_t n, uint32_
     if (d) INVARIANT(!d->ops->draft(d, &item, 1, &e));
 }
 
-/* Steps to answer from tokens[0, n_prompt] on (the first token of the answer is the prefill's) with the drafters of `mask`. */
-static json_int_t count_steps(const bench *b, uint32_t mask, const uint32_t *tokens, size_t n_prompt, size_t n) {
-    json_int_t steps = 0;
-    for (size_t at = n_prompt + 1; at < n; steps++) {
+typedef struct {
+    json_int_t steps, nodes;
+} counts;
+
+/* Steps to answer from tokens[0, n_prompt] on (the first token of the answer is the prefill's) with the drafters of `mask`, and
+ * the draft nodes that were verified in them. */
+static counts replay_with(const bench *b, uint32_t mask, const uint32_t *tokens, size_t n_prompt, size_t n) {
+    counts c = {0};
+    for (size_t at = n_prompt + 1; at < n; c.steps++) {
         spec_tree trees[N_DRAFTERS], joined;
         for (uint32_t i = 0; i < N_DRAFTERS; i++)
             draft_one(mask >> i & 1 ? b->drafters[i] : NULL, tokens, at, b->budget, &trees[i]);
         spec_fuse(trees, NULL, N_DRAFTERS, b->budget, &joined, NULL);
         token_tree view = spec_tree_view(&joined);
         at += spec_tree_walk(&view, tokens + at, (uint32_t)(n - at), NULL) + 1;
+        c.nodes += joined.n;
     }
-    return steps;
+    return c;
 }
 
 /* [[probability, accepted], ...]: what the drafter says of its first choice at each position, and whether it was right. */
@@ -58,12 +65,18 @@ static json_t *report(const bench *b, const json_t *line, const uint32_t *tokens
     json_t *out =
         json_pack("{s:O?, s:O?, s:I, s:I}", "id", json_object_get(line, "id"), "domain", json_object_get(line, "domain"),
                   "prompt_tokens", (json_int_t)n_prompt, "tokens", (json_int_t)(n - n_prompt));
-    json_t *steps = json_pack("{s:I}", "lookup", count_steps(b, 1 << LOOKUP, tokens, n_prompt, n));
-    if (b->table.bytes) {
-        json_object_set_new(steps, "ngram", json_integer(count_steps(b, 1 << NGRAM, tokens, n_prompt, n)));
-        json_object_set_new(steps, "both", json_integer(count_steps(b, 1 << LOOKUP | 1 << NGRAM, tokens, n_prompt, n)));
+    static const struct {
+        const char *name;
+        uint32_t mask;
+    } sets[] = {{"lookup", 1 << LOOKUP}, {"ngram", 1 << NGRAM}, {"both", 1 << LOOKUP | 1 << NGRAM}};
+    json_t *steps = json_object(), *nodes = json_object();
+    for (size_t i = 0; i < (b->table.bytes ? 3 : 1); i++) {
+        counts c = replay_with(b, sets[i].mask, tokens, n_prompt, n);
+        json_object_set_new(steps, sets[i].name, json_integer(c.steps));
+        json_object_set_new(nodes, sets[i].name, json_integer(c.nodes));
     }
     json_object_set_new(out, "steps", steps);
+    json_object_set_new(out, "nodes", nodes);
     if (b->beliefs)
         for (uint32_t i = 0; i < N_DRAFTERS; i++)
             if (b->drafters[i])
@@ -102,6 +115,7 @@ static st_code map_table(bench *b, const char *path, const uint8_t *vocabulary_h
     code = spec_ngram_init(&b->ngram, b->table.bytes, b->table.size_bytes, vocabulary_hash, e);
     if (code) return st_prefix(e, "%s", path);
     b->ngram.width = b->width;
+    b->ngram.floor = (float)b->floor;
     b->drafters[NGRAM] = &b->ngram.drafter;
     return ST_OK;
 }
@@ -117,6 +131,7 @@ static st_code start(bench *b, const char *model, const char *table, st_error *e
     if (b->width < 1 || b->width > SPEC_NGRAM_MAX_WIDTH)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "--width %u: expected 1 to %d", b->width, SPEC_NGRAM_MAX_WIDTH);
     o.min_match = b->min_match;
+    o.floor = (float)b->floor;
     b->drafters[LOOKUP] = spec_lookup_init(&b->lookup, &o);
     st_code code = model_file_open(model, &f, e);
     if (!code) code = model_tokenizer_create(f, &b->tokenizer, e);
@@ -135,13 +150,15 @@ int client_bench_drafters(int argc, char **argv) {
         {"--budget", CLIENT_U32, &b.budget, "N", "drafted tokens a step (4)", false},
         {"--width", CLIENT_U32, &b.width, "N", "most children of a node of the table's trees, 1 to 4 (2)", false},
         {"--min-match", CLIENT_U32, &b.min_match, "N", "tokens that a lookup must match (1)", false},
+        {"--floor", CLIENT_F64, &b.floor, "X", "least belief in a node and all before it, 0 to 1 (0)", false},
         {"--beliefs", CLIENT_FLAG, &b.beliefs, NULL, "also what each drafter believed at each position, and whether it was right",
          false},
     };
     int rc =
         client_options(argc, argv,
                        "Reads greedy answers as JSON lines {\"prompt\", \"output\"} from standard input; for each prints the\n"
-                       "verify steps that its tokens take with each drafter, the step of the prompt left out.",
+                       "verify steps that its tokens take with each drafter, the step of the prompt left out, and the\n"
+                       "draft nodes in them.",
                        options, sizeof options / sizeof *options);
     if (rc != CLIENT_GO_ON) return rc;
     st_error e = {0};

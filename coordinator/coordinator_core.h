@@ -34,6 +34,7 @@ typedef struct {
     uint32_t n_drafters;              /* < SPEC_MAX_DRAFTERS: 0 .. n_drafters - 1, and lookup after them, which needs no rank */
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     uint32_t n_vocab;                 /* where there are drafters: drafts of other ids are refused */
+    float draft_floor;                /* of lookup: least belief in a node and all before it */
     uint64_t draft_wait_ns;           /* that a request waits for its drafters; 0: they are not asked */
 } sched_limits;
 

@@ -109,6 +109,7 @@ struct sched {
     uint32_t n_ended;
     uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
 
+    spec_lookup_options lookup;
     spec_roster roster;                /* the drafters that have a rank, then lookup */
     spec_route route;                  /* of requests that do not say */
     sched_drafter *drafters;           /* [n_drafters] */

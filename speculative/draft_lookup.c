@@ -37,10 +37,13 @@ void spec_lookup(const spec_lookup_options *o, const uint32_t *tokens, uint32_t 
     if (!n_tokens || !budget) return;
     match m = find(o, tokens, n_tokens);
     if (!m.length) return;
+    float path = 1;
     for (uint32_t i = 0; i < budget && i < NOUNS_MAX_TREE; i++) {
         uint32_t at = m.next + i, length = m.length + i;
-        spec_tree_add(out, i ? i - 1 : NOUNS_TREE_ROOT, at < n_tokens ? tokens[at] : out->token[at - n_tokens],
-                      belief[length < N_BELIEFS ? length - 1 : N_BELIEFS - 1]);
+        float p = belief[length < N_BELIEFS ? length - 1 : N_BELIEFS - 1];
+        path *= p;
+        if (path < o->floor) return;
+        spec_tree_add(out, i ? i - 1 : NOUNS_TREE_ROOT, at < n_tokens ? tokens[at] : out->token[at - n_tokens], p);
     }
 }
 

@@ -118,7 +118,7 @@ static void propose_children(const spec_ngram *g, const spec_draft *item, uint32
     beliefs b;
     believe(g, context + MAX_CONTEXT - n, n, &b);
     arrange(&b, &item->sampling, item->n_tokens + depth);
-    for (uint32_t i = 0; i < b.n && i < g->width; i++)
+    for (uint32_t i = 0; i < b.n && i < g->width && path * b.at[i].p >= g->floor; i++)
         open->at[open->n++] = (proposal){.parent = node, .token = b.at[i].token, .p = b.at[i].p, .path = path * b.at[i].p};
 }
 

@@ -120,6 +120,7 @@ const spec_kind *spec_kind_find(const char *name); /* NULL if there is no such k
 
 typedef struct {
     uint32_t min_match, max_match; /* tokens of a suffix that must, and that can, count: 1 <= min <= max <= 16 */
+    float floor;                   /* see spec_ngram */
 } spec_lookup_options;
 #define SPEC_LOOKUP_OPTIONS ((spec_lookup_options){.min_match = 1, .max_match = 6})
 
@@ -149,6 +150,8 @@ typedef struct {
     spec_drafter drafter;
     spec_ngram_info info;
     uint32_t width; /* most children of a node of its trees: 1 (chains) to SPEC_NGRAM_MAX_WIDTH; 2 after init */
+    float floor;    /* a node that is believed, with all before it, to be right with less probability is not worth its row of the
+                       step, and not proposed; 0 after init */
     struct {
         const uint8_t *contexts, *entries;
     } level[SPEC_NGRAM_MAX_ORDER];

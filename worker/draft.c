@@ -36,6 +36,7 @@ static st_code load_table(drafting *d, st_error *e) {
     st_code code = filemap_open(p->config->table, &d->table, e);
     if (!code) code = spec_ngram_init(&d->ngram, d->table.bytes, d->table.size_bytes, NULL, e);
     if (code) return st_prefix(e, "groups: %s: table", p->config->name);
+    d->ngram.floor = (float)p->o->topology->draft_floor / 100;
     d->drafter = &d->ngram.drafter;
     memcpy(p->info.vocabulary_hash, d->ngram.info.vocabulary_hash, sizeof p->info.vocabulary_hash);
     p->info.n_vocab = d->ngram.info.n_vocab;

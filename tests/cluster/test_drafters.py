@@ -52,7 +52,7 @@ def drafted(metrics, name):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_cluster, alone, ranks):
     # Few at once: the more sequences share a step, the smaller their trees.
-    cluster = new_cluster(drafters=[CODE, MATH, TWIN], tensor_parallel=ranks, threads=1, draft_budget=8, **PATIENT)
+    cluster = new_cluster(drafters=[CODE, MATH, TWIN], tensor_parallel=ranks, threads=1, draft_budget=8, draft_floor=0, **PATIENT)
     for policy in POLICIES:
         for i in range(0, len(REQUESTS), 2):
             answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS[i:i + 2]])

@@ -152,6 +152,44 @@ static void a_batch_is_its_items_one_by_one(void **state) {
     }
 }
 
+static float path_of(const spec_tree *t, uint32_t node) {
+    float path = 1;
+    for (; node != NOUNS_TREE_ROOT; node = t->parent[node]) path *= t->probability[node];
+    return path;
+}
+
+/* Trees grow in order of belief, so the floor cuts off their end. */
+static void a_floor_leaves_out_what_is_believed_less(void **state) {
+    storage *st = *state;
+    spec_drafter *drafters[] = {&st->ngram.drafter, spec_lookup_init(&st->lookup, &SPEC_LOOKUP_OPTIONS)};
+    uint32_t tokens[LONGEST], n_cut = 0, n_kept = 0;
+    uint64_t seed = 51;
+    for (uint32_t round = 0; round < 400; round++) {
+        spec_tree all, left;
+        spec_draft item = {.seq = {1}, .tokens = tokens, .tree = &all};
+        random_case(&seed, tokens, &item);
+        float floor = 0.05f * (float)(1 + table_random(&seed) % 19);
+        for (uint32_t i = 0; i < 2; i++) {
+            item.tree = &all;
+            st->ngram.floor = st->lookup.options.floor = 0;
+            assert_int_equal(drafters[i]->ops->draft(drafters[i], &item, 1, NULL), ST_OK);
+            item.tree = &left;
+            st->ngram.floor = st->lookup.options.floor = floor;
+            assert_int_equal(drafters[i]->ops->draft(drafters[i], &item, 1, NULL), ST_OK);
+            assert_true(left.n <= all.n);
+            for (uint32_t k = 0; k < left.n; k++) {
+                assert_true(left.token[k] == all.token[k] && left.parent[k] == all.parent[k]);
+                assert_true(path_of(&left, k) >= floor * 0.999f); /* another order of products */
+            }
+            assert_true(left.n == all.n || path_of(&all, left.n) <= floor * 1.001f);
+            n_cut += left.n < all.n;
+            n_kept += left.n > 0;
+        }
+    }
+    assert_true(n_cut > 100 && n_kept > 100);
+    st->ngram.floor = 0;
+}
+
 static void lookup_takes_the_latest_of_the_longest_matches(void **state) {
     (void)state;
     spec_tree t;
@@ -159,9 +197,11 @@ static void lookup_takes_the_latest_of_the_longest_matches(void **state) {
     spec_lookup(&SPEC_LOOKUP_OPTIONS, text, sizeof text / sizeof *text, 3, &t);
     assert_true(t.n == 3 && t.token[0] == 41 && t.token[1] == 9 && t.token[2] == 7);
     assert_true(t.probability[0] < t.probability[1] && t.probability[1] < t.probability[2]);
-    spec_lookup(&(spec_lookup_options){1, 1}, text, sizeof text / sizeof *text, 3, &t); /* one token: the latest 3 */
+    spec_lookup(&(spec_lookup_options){.min_match = 1, .max_match = 1}, text, sizeof text / sizeof *text, 3,
+                &t); /* one token: the latest 3 */
     assert_true(t.n == 3 && t.token[0] == 42);
-    spec_lookup(&(spec_lookup_options){5, 6}, text, sizeof text / sizeof *text, 3, &t); /* 9 1 2 3 is four */
+    spec_lookup(&(spec_lookup_options){.min_match = 5, .max_match = 6}, text, sizeof text / sizeof *text, 3,
+                &t); /* 9 1 2 3 is four */
     assert_int_equal(t.n, 0);
     spec_lookup(&SPEC_LOOKUP_OPTIONS, (uint32_t[]){8, 3, 41, 5, 3, 42, 6, 3}, 8, 1, &t); /* equally long: the latest */
     assert_true(t.n == 1 && t.token[0] == 42);
@@ -234,6 +274,7 @@ int main(void) {
         cmocka_unit_test(every_draft_keeps_the_contract),
         cmocka_unit_test(hits_are_those_of_the_own_choice_at_every_position),
         cmocka_unit_test(a_batch_is_its_items_one_by_one),
+        cmocka_unit_test(a_floor_leaves_out_what_is_believed_less),
         cmocka_unit_test(lookup_takes_the_latest_of_the_longest_matches),
         cmocka_unit_test(lookup_goes_on_with_a_period_through_its_own_draft),
         cmocka_unit_test(the_tables_choice_is_the_targets_where_they_believe_the_same),
