@@ -7,6 +7,7 @@ up: nothing has a name outside, so that no namespace is left behind even if the 
 import contextlib
 import glob
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -74,6 +75,11 @@ class Host:
 
     def shared_memory(self):
         return set(os.listdir(f"/proc/{self.keeper.pid}/root/dev/shm"))
+
+    def remove_files_of_mpi(self):
+        """What MPI's daemon removes here, unless it is killed."""
+        for path in (*glob.glob(f"{self.temporary}/ompi.*"), *glob.glob(f"/proc/{self.keeper.pid}/root/dev/shm/vader_segment.*")):
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
     def kill_all(self):
         while left := self.processes():

@@ -108,7 +108,7 @@ def slurm(tmp_path_factory):
 @pytest.fixture
 def checkout(tmp_path):
     """What a user has: the root of a built checkout, on a file system that all hosts share."""
-    for name in ("scripts", "cluster-configs", "models"):
+    for name in ("scripts", "cluster-configs", "drafters", "models"):
         os.symlink(f"{ROOT}/{name}", tmp_path / name)
     os.mkdir(tmp_path / "build")
     os.symlink(BUILD, tmp_path / "build/release")
@@ -147,7 +147,7 @@ def drained(slurm, checkout, job, within_seconds=PATIENCE_SECONDS):
 def test_a_job_serves_and_drains_when_it_is_told_to(slurm, checkout, cluster):
     expected = cluster.generate(PROMPT, max_tokens=120, ignore_end=True)
     job, server = submit(slurm, checkout)
-    assert ranks(slurm) == [2, 1]
+    assert ranks(slurm) == [2, 2]
     assert f"{job}.0" in slurm.run("squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i").stdout.split()  # of the second host
     asked = slurm.run("srun", f"--jobid={job}", "--overlap", "-n1", "-N1", "-w", "c0", f"{BUILD}/consort", "generate", "--server", server,
                       "--raw", "--prompt", PROMPT, "--max-tokens", 120, "--ignore-end")
@@ -182,4 +182,5 @@ def test_a_job_outlives_a_host_and_a_plain_scancel_kills_it_all(slurm, checkout)
     slurm.run("scancel", job)
     until(lambda: slurm.state(job) == "CANCELLED", "the job to end")
     until(lambda: ranks(slurm) == [0, 0], "all ranks to end")
-    shutil.rmtree(f"{slurm.hosts[0].temporary}/ompi.c1.{os.getuid()}")  # of the killed daemon; the job's TMPDIR is that of its first host
+    for host in slurm.hosts:  # the job's TMPDIR is that of its first host
+        host.remove_files_of_mpi()
