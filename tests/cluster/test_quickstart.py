@@ -3,13 +3,15 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 
 import pytest
 
-from support import ROOT, consort, leftovers, until
+from support import MODEL, ROOT, consort, leftovers, until
 
 CODE = "Write a Python function that reverses a string."
 
@@ -93,3 +95,25 @@ def test_a_missing_topology_is_told(quickstart):
     process = quickstart("--config", "/nonexistent.yaml")
     process.communicate(timeout=60)
     assert process.returncode == 1 and "/nonexistent.yaml" in quickstart.err.read_text()
+
+
+@pytest.fixture
+def checkout_of_nobody():
+    """The sources and the model, in the hands of a user who may not install anything."""
+    directory = tempfile.mkdtemp(prefix="consort-nobody-", dir="/tmp")  # beside the tests' own, which is root's alone
+    checkout = f"{directory}/consort"
+    shutil.copytree(ROOT, checkout, symlinks=True, ignore=lambda at, names: {"build", "models", "run", ".git", ".venv"} & set(names) if at == ROOT else ())
+    os.mkdir(f"{checkout}/models")
+    shutil.copy(MODEL, f"{checkout}/models")
+    subprocess.run(["chown", "-R", "nobody:nogroup", directory], check=True)
+    yield checkout
+    shutil.rmtree(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_ordinary_user_needs_no_more_than_the_packages(checkout_of_nobody):
+    as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "-i", "HOME=/nonexistent", "PATH=/usr/bin:/bin",
+                 f"TMPDIR={os.path.dirname(checkout_of_nobody)}", f"CONSORT_TEST_RUN={os.environ['CONSORT_TEST_RUN']}"]
+    done = subprocess.run([*as_nobody, f"{checkout_of_nobody}/scripts/quickstart", "--prompt", "Hello!", "--max-tokens", "5"],
+                          capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and done.stdout.strip() and "5 tokens (length)" in done.stderr, done.stderr
