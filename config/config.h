@@ -26,7 +26,7 @@ typedef struct {
     char *model;              /* kind model: its GGUF file; where the file has none, the topology's */
     char *table;              /* kind ngram: its table; else empty */
     uint32_t tensor_parallel; /* ranks of the group, >= 1; a drafter has one */
-    uint32_t threads;         /* compute threads a rank; 0: cores of the host / ranks on it */
+    uint32_t threads;         /* compute threads a rank; 0: a share of the host's cores */
     char *kv_type;            /* "f16", "f32" */
     uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32 */
     char *isa;                /* "auto", "scalar", "avx2" */

@@ -4,6 +4,7 @@
  * the coordinator's control link is and the cluster's secret, new with each start; from then on the control link alone knows who
  * lives. */
 #include "base/log.h"
+#include "base/mem.h"
 #include "config/config.h"
 #include "coordinator/coordinator.h"
 #include "parallel/world.h"
@@ -111,8 +112,28 @@ static st_code run_coordinator(const options *o, const config_topology *t, start
     return code;
 }
 
-static st_code run_worker(const config_topology *t, uint32_t rank, start *s, st_error *e) {
-    worker_options wo = {.topology = t, .rank = rank, .isa = getenv("CONSORT_ISA")};
+static bool computes(const config_topology *t, uint32_t rank) {
+    uint32_t group, group_rank;
+    if (!config_rank(t, rank, &group, &group_rank)) return false;
+    return t->groups[group].role == CONFIG_VERIFIER || strcmp(t->groups[group].kind, "model") == 0;
+}
+
+/* How many ranks compute on this host, `rank` itself counted in any case. All ranks call it. */
+static st_code count_neighbours(const config_topology *t, uint32_t rank, uint32_t *n, st_error *e) {
+    char mine[HOST_BYTES] = "";
+    uint32_t n_ranks = config_n_ranks(t);
+    char(*all)[HOST_BYTES] = mem_alloc(n_ranks, sizeof *all);
+    if (!all) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u ranks", n_ranks);
+    if (gethostname(mine, HOST_BYTES - 1)) mine[0] = 0;
+    st_code code = parallel_world_gather(mine, all, HOST_BYTES, START_DEADLINE_MS, e);
+    *n = 1;
+    for (uint32_t i = 0; i < n_ranks && !code; i++) *n += i != rank && computes(t, i) && !memcmp(all[i], mine, HOST_BYTES);
+    mem_free(all);
+    return code;
+}
+
+static st_code run_worker(const config_topology *t, uint32_t rank, uint32_t n_neighbours, start *s, st_error *e) {
+    worker_options wo = {.topology = t, .rank = rank, .n_neighbours = n_neighbours, .isa = getenv("CONSORT_ISA")};
     st_code code = parallel_world_broadcast(s, sizeof *s, START_DEADLINE_MS, e);
     if (code) return code;
     if (!s->ok) return st_fail(e, ST_ERR_UNAVAILABLE, "the coordinator could not start");
@@ -136,13 +157,15 @@ static st_code run_worker(const config_topology *t, uint32_t rank, start *s, st_
 static st_code run_rank(const options *o, uint32_t rank, uint32_t n_ranks, bool *lost, st_error *e) {
     config_topology *t = NULL;
     start s = {0};
+    uint32_t n_neighbours = 1;
     st_code code = config_load(o->config, &t, e);
     if (!code && config_n_ranks(t) != n_ranks)
         code = st_fail(
             e, ST_ERR_MISMATCH,
             "%s: the topology has %u ranks (the coordinator and its workers), but %u processes were started: use mpirun -np %u",
             o->config, config_n_ranks(t), n_ranks, config_n_ranks(t));
-    if (!code) code = rank == 0 ? run_coordinator(o, t, &s, lost, e) : run_worker(t, rank, &s, e);
+    if (!code) code = count_neighbours(t, rank, &n_neighbours, e);
+    if (!code) code = rank == 0 ? run_coordinator(o, t, &s, lost, e) : run_worker(t, rank, n_neighbours, &s, e);
     explicit_bzero(&s, sizeof s);
     config_destroy(t);
     return code;

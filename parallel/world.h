@@ -1,7 +1,8 @@
 /* world: the processes that one mpirun or srun started. Linked by consortd alone (it is MPI).
  *
- * Only at start and end: rank and size, one broadcast that tells every rank where the coordinator listens, and finalize. MPI
- * reports nothing about a dead rank, so nothing else relies on it. Thread: main, before the link and step threads start. */
+ * Only at start and end: rank and size, which ranks share a host, one broadcast that tells every rank where the coordinator
+ * listens, and finalize. MPI reports nothing about a dead rank, so nothing else relies on it. Thread: main, before the link and
+ * step threads start. */
 #ifndef CONSORT_PARALLEL_WORLD_H
 #define CONSORT_PARALLEL_WORLD_H
 
@@ -13,6 +14,8 @@
 ST_CHECKED st_code parallel_world_start(int *argc, char ***argv, uint32_t *rank, uint32_t *n_ranks, st_error *e);
 /* Rank 0's bytes to all, n the same everywhere. Errors: ST_ERR_DEADLINE after deadline_ms (a rank that died before). */
 ST_CHECKED st_code parallel_world_broadcast(void *bytes, size_t n, uint32_t deadline_ms, st_error *e);
+/* n bytes of each rank to all: all[n_ranks][n], in order of rank. Errors as above. */
+ST_CHECKED st_code parallel_world_gather(const void *mine, void *all, size_t n, uint32_t deadline_ms, st_error *e);
 /* The group of the world's ranks first_rank ... first_rank + n_ranks - 1, of which the caller is one; all of them call it. Owns:
  * the caller, by g->ops->destroy(g). Errors: ST_FATAL_*. It waits for the others: a rank that died before is the coordinator's to
  * notice. */

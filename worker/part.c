@@ -1,7 +1,7 @@
 #include "worker/part_int.h"
 
+#include <sched.h>
 #include <stdio.h>
-#include <unistd.h>
 
 st_code part_decode(part *p, const uint8_t *bytes, size_t n, proto_plan *plan, st_error *e) {
     arena_reset(&p->arena, 0);
@@ -15,11 +15,13 @@ static void show_progress(void *context, double share) {
     atomic_store(&p->load_permille, (uint32_t)(share * 1000));
 }
 
-static uint32_t compute_threads(const config_group *g) {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    if (g->threads) return g->threads;
-    uint32_t ranks = g->tensor_parallel; /* of this group; other hosts' ranks are not known here */
-    return cores > (long)ranks ? (uint32_t)cores / ranks : 1;
+/* What the topology says, or a fair share of the cores that this process may use. */
+static uint32_t compute_threads(const part *p) {
+    cpu_set_t cores;
+    if (p->config->threads) return p->config->threads;
+    if (sched_getaffinity(0, sizeof cores, &cores)) return 1; /* a host of more cores than a cpu_set_t has */
+    uint32_t share = (uint32_t)CPU_COUNT(&cores) / p->o->n_neighbours;
+    return share ? share : 1;
 }
 
 static st_code load_model(part *p, const char *path, parallel_group *group, part_engine *n, st_error *e) {
@@ -52,7 +54,7 @@ static void describe(part *p, const part_engine *n) {
 
 st_code part_engine_init(part *p, const char *path, parallel_group *group, part_engine *n, st_error *e) {
     const config_topology *t = p->o->topology;
-    p->info.n_threads = compute_threads(p->config);
+    p->info.n_threads = compute_threads(p);
     st_code code = kernels_pick(p->o->isa ? p->o->isa : p->config->isa, &n->ops, e);
     if (!code) code = n->ops->create(p->info.n_threads, &n->device, e);
     if (!code) code = load_model(p, path, group, n, e);

@@ -16,6 +16,7 @@ typedef struct {
     uint16_t port;
     const uint8_t *secret; /* [32] of the cluster */
     uint32_t cluster_epoch;
+    uint32_t n_neighbours;      /* ranks that compute on this host, this one among them: they share its cores */
     parallel_group *group_link; /* of this rank's group; borrowed */
     const char *isa;            /* overrides the topology's; NULL: not */
 } worker_options;

@@ -107,7 +107,8 @@ def test_a_model_on_two_hosts_gives_the_answer_of_one(launch, cluster):
     assert client.returncode == 0 and text.rstrip("\n") == expected.text.rstrip("\n")
     answer = json.loads(two.consort("generate", "--raw", "--prompt", PROMPT, "--max-tokens", 40, "--ignore-end", "--json").stdout)
     assert answer["ids"] == expected.ids
-    drafter = json.loads(two.consort("status", "--json").stdout)["workers"][2]
+    verifiers, drafter = (workers := json.loads(two.consort("status", "--json").stdout)["workers"])[:2], workers[2]
+    assert [w["threads"] for w in verifiers] == [len(os.sched_getaffinity(0))] * 2  # each has a host of its own
     assert drafter["name"] == "code" and drafter["up"] and drafter["steps"] > 0
     two.launcher.send_signal(signal.SIGTERM)
     assert "stopped" in two.ends(0)
@@ -121,6 +122,8 @@ def test_a_verifier_lost_on_the_other_host_is_unavailable_and_the_cluster_can_be
     hostfile.write_text("10.77.0.10 slots=1  # the coordinator alone\n10.77.0.11 slots=3\n")
     two = launch(config=topology, hostfile=hostfile).until_ready()
     assert ranks_on(two.head).keys() == {0} and ranks_on(two.other).keys() == {1, 2, 3}
+    workers = json.loads(two.consort("status", "--json").stdout)["workers"]
+    assert [w["threads"] for w in workers[:2]] == [max(1, len(os.sched_getaffinity(0)) // 2)] * 2  # they share theirs
     client = two.head.start(sys.executable, "-c", CLIENT, os.path.dirname(api.messages.__file__), two.server, PROMPT, stdout=subprocess.PIPE,
                             text=True)
     with client:
