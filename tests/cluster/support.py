@@ -14,7 +14,7 @@ import time
 import uuid
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("CONSORT_BUILD", os.path.join(ROOT, "build/release"))
+BUILD = os.path.abspath(os.environ.get("CONSORT_BUILD", os.path.join(ROOT, "build/release")))
 MODEL = os.path.join(ROOT, "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 LONG = bool(os.environ.get("CONSORT_LONG"))
 PATIENCE_SECONDS = 60.0  # a limit for hangs, not a measure
