@@ -4,6 +4,7 @@
 #include "config/config.h"
 #include "model/model.h"
 #include "model/text.h"
+#include "speculative/speculative.h"
 #include <string.h>
 
 /* The model as every rank will open it: readable, of a known family, with a tokenizer, and long enough for the limits. */
@@ -23,6 +24,18 @@ static st_code check_model(const config_topology *t, model_info *info, st_error 
     model_tokenizer_destroy(tokenizer);
     model_file_close(f);
     return code;
+}
+
+/* The policy, against the drafters that there will be. */
+static st_code check_speculation(const config_topology *t, st_error *e) {
+    const char *names[CONFIG_MAX_DRAFTERS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->n_groups; i++)
+        if (t->groups[i].role == CONFIG_DRAFTER) names[n++] = t->groups[i].name;
+    spec_roster roster = spec_roster_of(names, n);
+    spec_route route;
+    st_code code = spec_route_parse(&route, t->speculation, &roster, e);
+    return code ? st_prefix(e, "speculation") : ST_OK;
 }
 
 static void print_summary(const char *path, const config_topology *t, const model_info *info) {
@@ -55,7 +68,7 @@ int client_check_config(int argc, char **argv) {
     config_topology *t = NULL;
     model_info info;
     st_code code = config_load(path, &t, &e);
-    if (!code && check_model(t, &info, &e)) code = st_prefix(&e, "%s", path);
+    if (!code && (check_speculation(t, &e) || check_model(t, &info, &e))) code = st_prefix(&e, "%s", path);
     if (code)
         rc = client_fail(argv[0], &e);
     else if (ranks)

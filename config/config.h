@@ -39,7 +39,7 @@ typedef struct {
     char *http_listen;       /* host:port of /health and /metrics; port 0: any; empty: none */
     char *model;             /* path of the GGUF file, relative to the working directory */
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
-    char *speculation; /* policy of requests that do not say (speculative/routes.def); its words are checked by the coordinator */
+    char *speculation; /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
     config_group *groups; /* [n_groups] */

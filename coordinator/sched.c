@@ -93,11 +93,9 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     sched *s = NULL;
     lay_out(memory, limits, &s);
     sched_state_init(s);
-    for (uint32_t i = 0; i < limits->n_drafters; i++) s->roster.name[i] = limits->drafter_names[i];
     s->lookup = SPEC_LOOKUP_OPTIONS;
     s->lookup.floor = limits->draft_floor;
-    s->roster.name[limits->n_drafters] = spec_kinds[SPEC_KIND_lookup].name;
-    s->roster.up = UINT32_C(1) << limits->n_drafters;
+    s->roster = spec_roster_of(limits->drafter_names, limits->n_drafters);
     for (uint32_t i = 0; i < s->roster.n; i++) s->by_drafter[i].name = s->roster.name[i];
     code = spec_route_parse(&s->route, limits->speculation ? limits->speculation : "none", &s->roster, e);
     if (code != ST_OK) return e ? st_prefix(e, "speculation") : code;

@@ -60,6 +60,14 @@ static st_code no_such_drafter(const char *text, const spec_roster *roster, st_e
     return st_fail(e, ST_ERR_INVALID_ARGUMENT, "'%.64s': no such drafter; there are: %s", text, list);
 }
 
+spec_roster spec_roster_of(const char *const *names, uint32_t n) {
+    INVARIANT(n < SPEC_MAX_DRAFTERS);
+    spec_roster roster = {.n = n + 1, .up = UINT32_C(1) << n};
+    for (uint32_t i = 0; i < n; i++) roster.name[i] = names[i];
+    roster.name[n] = spec_kinds[SPEC_KIND_lookup].name;
+    return roster;
+}
+
 st_code spec_route_parse(spec_route *r, const char *text, const spec_roster *roster, st_error *e) {
     size_t length = strcspn(text, ":");
     for (uint8_t i = 0; i < N_POLICIES; i++) {

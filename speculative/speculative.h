@@ -67,6 +67,9 @@ typedef struct {
     uint8_t drafter; /* of `fixed:<name>` */
 } spec_route;
 
+/* Of n < SPEC_MAX_DRAFTERS drafters that have a rank, down, and of lookup behind them, which has none and is always up. */
+spec_roster spec_roster_of(const char *const *names, uint32_t n);
+
 /* Reads "none", "lookup", "all" or "fixed:<name>". Errors: ST_ERR_INVALID_ARGUMENT, naming what there is. */
 ST_CHECKED st_code spec_route_parse(spec_route *r, const char *text, const spec_roster *roster, st_error *e);
 uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster); /* mask of the drafters to ask now, all of them up */

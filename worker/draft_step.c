@@ -54,7 +54,9 @@ static sequence *find(draft_step *d, uint64_t id) {
 
 static st_code reserve(sequence *q, uint64_t n, st_error *e) {
     if (n <= q->capacity) return ST_OK;
-    if (n > PROTO_MAX_PROMPT_TOKENS) return st_fail(e, ST_FATAL_PROTOCOL, "a sequence of %llu tokens", (unsigned long long)n);
+    if (n > PROTO_MAX_PROMPT_TOKENS)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu would have %llu tokens, over %d", (unsigned long long)q->id.value,
+                       (unsigned long long)n, PROTO_MAX_PROMPT_TOKENS);
     uint32_t capacity = q->capacity ? q->capacity : FIRST_TOKENS;
     while (capacity < n) capacity *= 2;
     uint32_t *tokens = mem_resize(q->tokens, q->capacity, capacity, sizeof *tokens);
@@ -67,7 +69,8 @@ static st_code reserve(sequence *q, uint64_t n, st_error *e) {
 static st_code append(const draft_step *d, sequence *q, const uint32_t *tokens, uint32_t n, st_error *e) {
     for (uint32_t i = 0; i < n; i++)
         if (tokens[i] >= d->o.n_vocab)
-            return st_fail(e, ST_FATAL_PROTOCOL, "token %u is outside the vocabulary of %u", tokens[i], d->o.n_vocab);
+            return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: token %u is outside the vocabulary of %u",
+                           (unsigned long long)q->id.value, tokens[i], d->o.n_vocab);
     st_code code = reserve(q, (uint64_t)q->n_tokens + n, e);
     if (code || !n) return code;
     memcpy(q->tokens + q->n_tokens, tokens, n * sizeof *tokens);

@@ -28,6 +28,8 @@ def fails(*arguments, status=1, says=(), text=""):
     ({"max_context": 1000000}, ["max_context", "1000000", "8192"]),
     ({"listen": "nowhere"}, ["listen", "nowhere"]),
     ({"max_runing": 4}, ["max_runing", "max_running"]),
+    ({"speculation": "fixed:nobody"}, ["speculation", "fixed:nobody", "there are: lookup"]),
+    ({"speculation": "sometimes"}, ["speculation", "sometimes", "none, lookup, all, fixed:<drafter>"]),
 ])
 def test_check_config_names_file_field_and_value(tmp_path, change, says):
     path = tmp_path / "topology.yaml"
@@ -40,6 +42,15 @@ def test_check_config_of_a_good_topology_tells_the_ranks(tmp_path):
     path.write_text(topology_text(str(tmp_path)), encoding="utf-8")
     assert "rank 1  verifier target" in consort("check-config", path).stdout
     assert consort("check-config", path, "--ranks").stdout == "2\n"
+
+
+def test_check_config_knows_the_drafters_that_a_policy_may_name(tmp_path):
+    path = tmp_path / "topology.yaml"
+    drafter = "  - {name: small, role: drafter, kv_tokens: 4096}\n"
+    path.write_text(topology_text(str(tmp_path), speculation="fixed:small") + drafter, encoding="utf-8")
+    assert "rank 2  drafter small" in consort("check-config", path).stdout
+    path.write_text(topology_text(str(tmp_path), speculation="fixed:target") + drafter, encoding="utf-8")
+    fails("check-config", path, says=[str(path), "speculation: 'fixed:target'", "there are: small, lookup"])
 
 
 def test_check_config_without_a_file_is_told(tmp_path):

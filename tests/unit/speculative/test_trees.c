@@ -128,7 +128,17 @@ static void any_fusion_is_a_tree_of_what_was_proposed(void **state) {
     }
 }
 
-static spec_roster three_drafters(void) { return (spec_roster){.n = 4, .name = {"small", "code", "math", "lookup"}, .up = 0xf}; }
+static spec_roster three_drafters(void) { return spec_roster_of((const char *[]){"small", "code", "math"}, 3); }
+
+static void a_roster_begins_with_lookup_alone_up(void **state) {
+    (void)state;
+    spec_roster three = three_drafters(), none = spec_roster_of(NULL, 0);
+    assert_true(three.n == 4 && three.up == 8 && none.n == 1 && none.up == 1);
+    assert_string_equal(three.name[0], "small");
+    assert_string_equal(three.name[2], "math");
+    assert_string_equal(three.name[3], "lookup");
+    assert_string_equal(none.name[0], "lookup");
+}
 
 static void each_policy_asks_its_drafters_and_only_those_that_are_up(void **state) {
     (void)state;
@@ -182,6 +192,7 @@ int main(void) {
         cmocka_unit_test(the_walk_follows_the_choices_until_they_leave_the_tree),
         cmocka_unit_test(fusion_adds_up_agreement_and_keeps_the_likeliest),
         cmocka_unit_test(any_fusion_is_a_tree_of_what_was_proposed),
+        cmocka_unit_test(a_roster_begins_with_lookup_alone_up),
         cmocka_unit_test(each_policy_asks_its_drafters_and_only_those_that_are_up),
         cmocka_unit_test(a_wrong_policy_is_told_what_there_is),
         cmocka_unit_test(kinds_are_found_by_name),

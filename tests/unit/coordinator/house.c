@@ -1,0 +1,345 @@
+#include "tests/unit/coordinator/house.h"
+
+#include "model/text.h"
+#include "tests/unit/model_text/gguf_writer.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { EPOCH = 7, KV_TOKENS = 256, MAX_ROWS = 32 };
+
+const uint8_t house_secret[NET_SECRET_BYTES] = {1, 2, 3};
+
+/* ---- the model file: a vocabulary and what the coordinator asks of the architecture ---- */
+
+static void write_model(house *h) {
+    static gguf g;
+    model_file *f;
+    proto_register *verifier = &h->members[VERIFIER].info, *drafter = &h->members[DRAFTER].info;
+    g.n = 0;
+    w_vocabulary(&g, &(wv_options){0});
+    w_key_text(&g, "general.architecture", "llama");
+    w_key_u32(&g, "llama.context_length", CONTEXT);
+    g.bytes[16] += 2; /* the header's number of keys */
+    memcpy(h->model, "/tmp/consort-test-XXXXXX", sizeof "/tmp/consort-test-XXXXXX");
+    int fd = mkstemp(h->model);
+    assert_true(fd >= 0 && write(fd, g.bytes, g.n) == (ssize_t)g.n && !close(fd));
+    assert_int_equal(model_file_open(h->model, &f, NULL), ST_OK);
+    assert_int_equal(model_file_hash(f, verifier->model_hash), ST_OK);
+    assert_int_equal(model_file_vocabulary_hash(f, verifier->vocabulary_hash), ST_OK);
+    memcpy(drafter->vocabulary_hash, verifier->vocabulary_hash, sizeof drafter->vocabulary_hash); /* and a model of its own */
+    model_file_close(f);
+}
+
+/* ---- the members ---- */
+
+void member_send(member *m, uint16_t type, const void *bytes, size_t n) {
+    net_frame f = {type, EPOCH, m->group_epoch, bytes, (uint32_t)n};
+    if (m->link) assert_true(net_link_send(m->link, &f) != ST_ERR_INVALID_ARGUMENT); /* it may be closing */
+}
+
+static void send_encoded(member *m, uint16_t type, st_code code, proto_bytes *b) {
+    assert_int_equal(code, ST_OK);
+    member_send(m, type, b->bytes, b->n);
+    proto_bytes_free(b);
+}
+
+void member_say_register(member *m, uint16_t type) {
+    proto_bytes b = {0};
+    st_code code = proto_register_encode(&m->info, &b);
+    send_encoded(m, type, code, &b);
+}
+
+void member_say_result(member *m, uint64_t plan_id, uint32_t n_items) {
+    uint32_t tokens[NOUNS_MAX_TREE + 1], parents[NOUNS_MAX_TREE + 1], n = m->plan.n_nodes;
+    for (uint32_t i = 0; i <= n; i++) tokens[i] = WV_BYTES + 'a', parents[i] = i ? i - 1 : NOUNS_TREE_ROOT;
+    proto_item item = {.seq = m->plan.seq, .n_tokens = n + 1, .tokens = tokens};
+    if (m == &m->h->members[DRAFTER]) item = (proto_item){.seq = m->plan.seq, .tree = {n, tokens, parents, NULL}};
+    proto_result r = {.plan_id = plan_id, .n_rows = n + 1, .n_items = n_items, .items = &item};
+    proto_bytes b = {0};
+    st_code code = proto_result_encode(&r, &b);
+    send_encoded(m, PROTO_MSG_RESULT, code, &b);
+}
+
+void member_say_abort(member *m, const char *message) {
+    proto_abort a = {.code = ST_FATAL_MEMORY};
+    proto_bytes b = {0};
+    snprintf(a.message, sizeof a.message, "%s", message);
+    st_code code = proto_abort_encode(&a, &b);
+    send_encoded(m, PROTO_MSG_ABORT, code, &b);
+}
+
+static void on_beat(void *context) {
+    house *h = context;
+    for (uint32_t i = 0; i < h->n_members; i++) {
+        member *m = &h->members[i];
+        proto_bytes b = {0};
+        st_code code = proto_heartbeat_encode(&(proto_heartbeat){.load_share = 1}, &b);
+        if (m->link && !m->silent) send_encoded(m, PROTO_MSG_HEARTBEAT, code, &b);
+        proto_bytes_free(&b);
+    }
+    net_timer_at(h->beat, net_now_ns() + 20000000);
+}
+
+static void on_open(void *context, net_link *k) {
+    member *m = context;
+    m->link = k;
+    if (!m->silent) member_say_register(m, PROTO_MSG_REGISTER);
+    net_loop_stop(m->h->loop);
+}
+
+/* A plan for the other role, or of another life of the group, fails the test. */
+static void on_plan(member *m, const net_frame *f) {
+    proto_plan p;
+    arena a;
+    assert_int_equal(arena_init(&a, proto_arena_bytes(f->n)), ST_OK);
+    assert_int_equal(proto_plan_decode(f->payload, f->n, &a, &p, NULL), ST_OK);
+    assert_int_equal(f->group_epoch, m->group_epoch);
+    assert_int_equal(p.kind, m == &m->h->members[DRAFTER] ? PROTO_PLAN_DRAFT : PROTO_PLAN_STEP);
+    uint32_t n_items = p.n_work + p.n_draft;
+    m->n_closed += p.n_close;
+    if (n_items) {
+        m->plan.id = p.id;
+        m->plan.seq = p.n_work ? p.work[0].seq : p.draft[0].seq;
+        m->plan.n_nodes = p.n_work ? p.work[0].tree.n_nodes : p.draft[0].budget;
+        m->n_nodes += p.n_work ? p.work[0].tree.n_nodes : 0;
+        m->n_plans++;
+    }
+    if (m->answers || !n_items) member_say_result(m, p.id, n_items); /* none: it only closes sequences */
+    arena_deinit(&a);
+}
+
+static void on_frame(void *context, net_link *k, const net_frame *f) {
+    member *m = context;
+    proto_welcome w;
+    (void)k;
+    if (f->type == PROTO_MSG_WELCOME) {
+        assert_int_equal(proto_welcome_decode(f->payload, f->n, &w, NULL), ST_OK);
+        m->group_epoch = w.group_epoch;
+        m->n_welcomes++;
+    }
+    m->n_aborts += f->type == PROTO_MSG_ABORT;
+    if (f->type == PROTO_MSG_PLAN) on_plan(m, f);
+    if (f->type == PROTO_MSG_STOP) member_send(m, PROTO_MSG_GOODBYE, NULL, 0);
+    net_loop_stop(m->h->loop);
+}
+
+static void on_close(void *context, net_link *k, const char *reason) {
+    member *m = context;
+    (void)k;
+    m->link = NULL;
+    snprintf(m->said, sizeof m->said, "%s", reason);
+    net_loop_stop(m->h->loop);
+}
+
+/* ---- the client ---- */
+
+static void on_message(void *context, const uint8_t *message, size_t n) {
+    house *h = ((outcome *)context)->h;
+    proto_reply r;
+    arena a;
+    assert_int_equal(arena_init(&a, proto_arena_bytes(n)), ST_OK);
+    assert_int_equal(proto_reply_decode(message, n, &a, &r, NULL), ST_OK);
+    h->n_tokens += r.n_tokens;
+    arena_deinit(&a);
+}
+
+static void on_status(void *context, const uint8_t *message, size_t n) {
+    house *h = ((outcome *)context)->h;
+    proto_status s;
+    arena a;
+    assert_int_equal(arena_init(&a, proto_arena_bytes(n)), ST_OK);
+    assert_int_equal(proto_status_decode(message, n, &a, &s, NULL), ST_OK);
+    h->ready = s.ready;
+    memcpy(h->reason, s.reason, sizeof h->reason);
+    for (uint32_t i = 0; i < s.n_workers; i++) h->up[s.workers[i].info.rank] = s.workers[i].up;
+    arena_deinit(&a);
+}
+
+static void ignore(void *context, const uint8_t *message, size_t n) { (void)context, (void)message, (void)n; }
+
+static void on_done(void *context, int status, const char *message) {
+    outcome *o = context;
+    o->status = status;
+    snprintf(o->message, sizeof o->message, "%s", message);
+    o->done = true;
+    net_loop_stop(o->h->loop);
+}
+
+static void call(outcome *o, const char *path, const proto_bytes *b, void (*each)(void *, const uint8_t *, size_t)) {
+    const net_grpc_reply callbacks = {each, on_done};
+    o->done = false;
+    assert_int_equal(net_grpc_start(o->h->client, path, b->bytes, b->n, 0, &callbacks, o, NULL), ST_OK);
+}
+
+void house_ask(house *h, uint32_t max_tokens) {
+    proto_request r = proto_request_default();
+    proto_bytes b = {0};
+    r.text = "zzz"; /* as many tokens: no merge */
+    r.text_bytes = 3;
+    r.max_tokens = max_tokens;
+    r.ignore_end = true;
+    assert_int_equal(proto_request_encode(&r, &b), ST_OK);
+    h->n_tokens = 0;
+    call(&h->request, "/consort.v1.Inference/Generate", &b, on_message);
+    proto_bytes_free(&b);
+}
+
+/* ---- the house ---- */
+
+static void on_hang(void *context) {
+    house *h = context;
+    h->hung = true;
+    net_loop_stop(h->loop);
+}
+
+void house_turn(house *h, const char *what) {
+    net_loop_run(h->loop);
+    if (h->hung)
+        fail_msg("waited in vain for %s; the links said: %s, %s", what, h->members[VERIFIER].said, h->members[DRAFTER].said);
+}
+
+/* No UNTIL, since it may be part of the condition of one, whose patience must have an end. */
+static void look(house *h) {
+    call(&h->status, "/consort.v1.Inference/Status", &(proto_bytes){0}, on_status);
+    while (!h->status.done) house_turn(h, "the status");
+}
+
+bool house_is_ready(house *h) {
+    look(h);
+    return h->ready;
+}
+
+bool member_is_up(member *m) {
+    look(m->h);
+    return m->h->up[m->info.rank];
+}
+
+void member_join(member *m) {
+    static const net_link_callbacks callbacks = {on_open, on_frame, on_close};
+    st_error e;
+    net_link *k;
+    m->said[0] = 0;
+    m->group_epoch = 0;
+    if (net_link_connect(m->h->loop, "127.0.0.1", m->h->control_port, house_secret, GIVE_UP_MS, &callbacks, m, &k, &e))
+        fail_msg("%s", e.message);
+    UNTIL(m->h, m->link);
+}
+
+void member_join_and_load(member *m) {
+    uint32_t n = m->n_welcomes + 1;
+    member_join(m);
+    UNTIL(m->h, m->n_welcomes == n);
+}
+
+void member_become_ready(member *m) {
+    member_join_and_load(m);
+    member_say_register(m, PROTO_MSG_READY);
+    UNTIL(m->h, member_is_up(m));
+}
+
+void house_ends_well(house *h, uint32_t n_tokens) {
+    UNTIL(h, h->request.done);
+    assert_int_equal(h->request.status, 0);
+    assert_int_equal(h->n_tokens, n_tokens);
+}
+
+void house_is_served(house *h, uint32_t n_tokens) {
+    house_ask(h, n_tokens);
+    house_ends_well(h, n_tokens);
+}
+
+static void *run(void *context) {
+    house *h = context;
+    st_error e;
+    h->ended = coordinator_run(h->c, &h->lost, &e);
+    coordinator_destroy(h->c); /* here, so that its ports are closed when the thread is joined */
+    return NULL;
+}
+
+static void describe(house *h, const house_options *o) {
+    static char address[] = "127.0.0.1:0";
+    const bool drafts = h->n_members > DRAFTER;
+    h->topology = (config_topology){.listen = address,
+                                    .speculation = drafts ? "fixed:d" : "none",
+                                    .draft_budget = drafts ? BUDGET : 0,
+                                    .draft_wait_ms = o->draft_wait_ms,
+                                    .control_listen = address,
+                                    .http_listen = "",
+                                    .model = h->model,
+                                    .max_running = 4,
+                                    .max_queue = 4,
+                                    .max_rows = MAX_ROWS,
+                                    .max_batch = 4,
+                                    .prefill_chunk = 8,
+                                    .default_max_tokens = 8,
+                                    .heartbeat_ms = 10,
+                                    .dead_after_ms = o->dead_after_ms,
+                                    .join_timeout_ms = o->join_timeout_ms,
+                                    .drain_timeout_ms = o->drain_timeout_ms,
+                                    .groups = h->groups,
+                                    .n_groups = h->n_members};
+    for (uint32_t i = 0; i < h->n_members; i++) {
+        member *m = &h->members[i];
+        proto_register *r = &m->info;
+        r->group = h->n_members - 1 - i;
+        r->rank = r->group + 1;
+        r->group_size = 1;
+        m->h = h;
+        h->groups[r->group] = (config_group){.name = i == DRAFTER ? "d" : "g",
+                                             .role = i == DRAFTER ? CONFIG_DRAFTER : CONFIG_VERIFIER,
+                                             .tensor_parallel = 1,
+                                             .kv_tokens = i == DRAFTER ? 0 : KV_TOKENS};
+        snprintf(r->role, sizeof r->role, "%s", i == DRAFTER ? "drafter" : "verifier");
+        snprintf(r->hostname, sizeof r->hostname, "here");
+    }
+    proto_register *verifier = &h->members[VERIFIER].info;
+    memcpy(verifier->isa, "none", sizeof "none");
+    memcpy(verifier->kv_type, "f16", sizeof "f16");
+    verifier->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
+    verifier->max_context = CONTEXT;
+    verifier->max_rows = MAX_ROWS;
+}
+
+house *house_start(const house_options *o) {
+    house *h = calloc(1, sizeof *h);
+    st_error e;
+    unsigned port = 0;
+    h->n_members = o->n_members;
+    h->request.h = h->status.h = h->stop.h = h;
+    write_model(h);
+    describe(h, o);
+    snprintf(h->run_file, sizeof h->run_file, "%s.run", h->model);
+    h->options = (coordinator_options){&h->topology, house_secret, EPOCH, h->run_file};
+    if (coordinator_create(&h->options, &h->c, &e)) fail_msg("%s", e.message);
+    h->control_port = coordinator_control_port(h->c);
+    FILE *f = fopen(h->run_file, "r");
+    assert_true(f && fscanf(f, "%*[^g]grpc\": \"127.0.0.1:%u", &port) == 1 && !fclose(f));
+    h->grpc_port = (uint16_t)port;
+    assert_int_equal(pthread_create(&h->thread, NULL, run, h), 0);
+
+    assert_int_equal(net_loop_create(&h->loop, &e), ST_OK);
+    assert_int_equal(net_timer_create(h->loop, on_hang, h, &h->hang), ST_OK);
+    assert_int_equal(net_timer_create(h->loop, on_beat, h, &h->beat), ST_OK);
+    assert_int_equal(net_grpc_connect(h->loop, "127.0.0.1", h->grpc_port, GIVE_UP_MS, &h->client, &e), ST_OK);
+    on_beat(h);
+    return h;
+}
+
+bool house_stop(house *h) {
+    call(&h->stop, "/consort.v1.Admin/Stop", &(proto_bytes){0}, ignore);
+    UNTIL(h, h->stop.done);
+    net_grpc_client_destroy(h->client);
+    for (uint32_t i = 0; i < h->n_members; i++) UNTIL(h, !h->members[i].link);
+    pthread_join(h->thread, NULL);
+    assert_int_equal(h->ended, ST_OK);
+    assert_int_not_equal(access(h->run_file, F_OK), 0);
+    net_timer_destroy(h->hang);
+    net_timer_destroy(h->beat);
+    net_loop_destroy(h->loop);
+    unlink(h->model);
+    bool lost = h->lost;
+    free(h);
+    return lost;
+}
