@@ -60,6 +60,7 @@ static void group_down(coordinator *c, const member *lost) {
     bool was_up = g->up;
     g->up = false;
     g->settled = true;
+    g->plan = 0;
     for (uint32_t i = g->leader; i < g->leader + g->n_ranks; i++) {
         member *m = &c->members.items[i];
         if (m->link && m->state != MEMBER_LOST && m->state != MEMBER_LEFT) {
@@ -190,14 +191,25 @@ static void on_heartbeat(coordinator *c, net_link *k, member *m, const net_frame
         m->load_share = h.load_share;
 }
 
+/* What a plan took beyond its step is the house's own cost: coding, the way, the mailbox and its wake-up. */
+static void take_time(coordinator *c, member_group *g, const proto_result *r) {
+    uint64_t t = net_now_ns() - g->sent_ns;
+    if (r->plan_id != g->plan) return;
+    g->plan = 0;
+    if (g->drafts) {
+        metrics_add(&c->metrics.draft, t, 1);
+        return;
+    }
+    metrics_add(&c->metrics.step, r->step_ns, 1);
+    metrics_add(&c->metrics.plan_overhead, t > r->step_ns ? t - r->step_ns : 0, 1);
+}
+
 static void take_result(coordinator *c, member *m, const proto_result *r) {
-    const member_group *g = group_of(c, m);
+    member_group *g = group_of(c, m);
     double ms = (double)r->step_ns / 1e6;
     sched_event ev = {.kind = SCHED_RESULT, .result = r};
-    if (g->drafts)
-        ev = (sched_event){.kind = SCHED_DRAFTS, .result = r, .drafter = g->drafter};
-    else
-        metrics_add(&c->metrics.step, r->step_ns, 1);
+    if (g->drafts) ev = (sched_event){.kind = SCHED_DRAFTS, .result = r, .drafter = g->drafter};
+    take_time(c, g, r);
     m->step_ms = m->steps++ ? m->step_ms * 0.9 + ms * 0.1 : ms;
     coordinator_event(c, &ev);
 }
@@ -362,9 +374,11 @@ void members_deinit(members *m) {
     *m = (members){0};
 }
 
-static void send_plan(coordinator *c, const member_group *g, const proto_plan *p) {
+static void send_plan(coordinator *c, member_group *g, const proto_plan *p) {
     proto_bytes b = {0};
     if (!g->up) return; /* its DOWN is on its way to the scheduler */
+    g->plan = p->id;
+    g->sent_ns = net_now_ns();
     st_code code = proto_plan_encode(p, &b);
     member *m = &c->members.items[g->leader];
     send_frame(c, m->link, m, PROTO_MSG_PLAN, &b, code);
@@ -378,7 +392,7 @@ static void send_plan(coordinator *c, const member_group *g, const proto_plan *p
 void members_send_plan(coordinator *c, const proto_plan *p) { send_plan(c, verifier(c), p); }
 
 void members_send_draft(coordinator *c, uint32_t drafter, const proto_plan *p) {
-    const member_group *g = c->members.groups;
+    member_group *g = c->members.groups;
     while (!g->drafts || g->drafter != drafter) g++;
     send_plan(c, g, p);
 }

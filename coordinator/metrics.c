@@ -1,6 +1,6 @@
 /* Prometheus text format 0.0.4: https://prometheus.io/docs/instrumenting/exposition_formats
  *
- * Why one set of bounds for all times: 1, 2, 5 a decade from a millisecond to a quarter of an hour covers a step and a long
+ * Why one set of bounds for all times: 1, 2, 5 a decade from 10 us to a quarter of an hour covers the way of a plan and a long
  * answer, and quantiles of any two histograms can be compared. Why no client library: a scrape is a walk over one table. */
 #include "coordinator/metrics_int.h"
 
@@ -11,8 +11,8 @@
 
 #define PREFIX "consort_"
 
-static const double bounds[METRICS_BUCKETS] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1,
-                                               2,     5,     10,    20,   50,   100,  200, 500, 1000};
+static const double bounds[METRICS_BUCKETS] = {1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
+                                               0.2,  0.5,  1,    2,    5,    10,   20,    50,    100,   200,  500,  1000};
 
 void metrics_add(metrics_histogram *h, uint64_t t_ns, uint64_t n) {
     size_t i = 0;

@@ -8,7 +8,7 @@
 
 #include "coordinator/coordinator_core.h"
 
-enum { METRICS_BUCKETS = 19, METRICS_GRPC_CODES = 17 };
+enum { METRICS_BUCKETS = 25, METRICS_GRPC_CODES = 17 };
 
 typedef struct {
     uint64_t counts[METRICS_BUCKETS + 1]; /* by bucket, each time in one; the last: over all bounds */
@@ -21,7 +21,7 @@ typedef struct {
     uint64_t succeeded_stop, succeeded_length;
     uint64_t failed[METRICS_GRPC_CODES]; /* by gRPC status */
     uint64_t prompt_tokens, generation_tokens;
-    metrics_histogram first_token, inter_token, whole_request, queue, step;
+    metrics_histogram first_token, inter_token, whole_request, queue, step, plan_overhead, draft;
 } metrics;
 
 typedef struct {

@@ -1,4 +1,4 @@
-/* world: the processes that one mpirun or srun started. Linked by consortd alone (it is MPI).
+/* world: the processes that one mpirun or srun started. Linked by consortd and bench_collectives alone (it is MPI).
  *
  * Only at start and end: rank and size, which ranks share a host, one broadcast that tells every rank where the coordinator
  * listens, and finalize. MPI reports nothing about a dead rank, so nothing else relies on it. Thread: main, before the link and

@@ -8,7 +8,7 @@ import socket
 import grpc
 import pytest
 
-from support import Cluster, consort, until
+from support import MODEL, Cluster, consort, until
 
 
 def health(cluster):
@@ -46,13 +46,28 @@ def test_metrics_count_what_was_run(new_cluster):
     assert change(before, after, "e2e_request_latency_seconds_sum") >= change(before, after, "inter_token_latency_seconds_sum") > 0
     steps = after["consort_steps_total", ""]
     assert earlier.steps <= steps <= status.steps  # the plan that closes the last sequence may still be on its way
-    assert steps == after["consort_step_time_seconds_count", ""]
+    assert steps == after["consort_step_time_seconds_count", ""] == after["consort_plan_overhead_seconds_count", ""]
+    assert after["consort_plan_overhead_seconds_sum", ""] > 0
+    assert after["consort_draft_time_seconds_count", ""] == 0  # no drafter has a rank here
     assert steps == after["consort_worker_steps_total", 'rank="1",group="target",role="verifier"']
     assert after["consort_spec_decode_num_draft_tokens_total", ""] == status.drafted
     assert after["consort_spec_decode_num_accepted_tokens_total", ""] == status.accepted
     assert after["consort_kv_cache_blocks", ""] == status.kv_blocks_total and after["consort_kv_cache_usage_perc", ""] == 0
     assert after["consort_ready", ""] == 1
     assert after["consort_worker_up", 'rank="1",group="target",role="verifier"'] == 1
+
+
+def test_each_answer_of_a_drafter_is_timed(new_cluster, tmp_path):
+    text = tmp_path / "text"
+    text.write_text("The capital of France is Paris.", encoding="utf-8")
+    consort("build-ngram", "--model", MODEL, "--out", tmp_path / "table", text)
+    cluster = new_cluster(drafters=[{"name": "words", "kind": "ngram", "table": tmp_path / "table"}])
+    cluster.generate(max_tokens=9, ignore_end=True)
+    until(cluster.is_idle, "the cluster to be idle")
+    key = "consort_worker_steps_total", 'rank="2",group="words",role="drafter"'
+    m = until(lambda: (m := metrics(cluster))["consort_draft_time_seconds_count", ""] == m[key] and m, "the last answer")
+    assert m[key] > 0 and m["consort_draft_time_seconds_sum", ""] > 0
+    assert m["consort_step_time_seconds_count", ""] == m["consort_steps_total", ""]
 
 
 def test_metrics_show_a_request_while_it_runs(new_cluster):
