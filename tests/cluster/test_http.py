@@ -65,7 +65,7 @@ def test_each_answer_of_a_drafter_is_timed(new_cluster, tmp_path):
     cluster.generate(max_tokens=9, ignore_end=True)
     until(cluster.is_idle, "the cluster to be idle")
     key = "consort_worker_steps_total", 'rank="2",group="words",role="drafter"'
-    m = until(lambda: (m := metrics(cluster))["consort_draft_time_seconds_count", ""] == m[key] and m, "the last answer")
+    m = until(lambda: (m := cluster.metrics())["consort_draft_time_seconds_count", ""] == m[key] and m, "the last answer")
     assert m[key] > 0 and m["consort_draft_time_seconds_sum", ""] > 0
     assert m["consort_step_time_seconds_count", ""] == m["consort_steps_total", ""]
 
