@@ -1,6 +1,7 @@
 /* consort check-config: what can be found wrong with a topology before a start, and what each rank would do. */
 #include "client/client_int.h"
 
+#include "base/filemap.h"
 #include "config/config.h"
 #include "model/model.h"
 #include "model/text.h"
@@ -26,32 +27,80 @@ static st_code check_model(const config_topology *t, model_info *info, st_error 
     return code;
 }
 
-/* The policy, against the drafters that there will be. */
-static st_code check_speculation(const config_topology *t, st_error *e) {
+/* One verifier, which is all that this version's coordinator runs; and the policy, against the drafters that there will be. */
+static st_code check_groups(const config_topology *t, st_error *e) {
     const char *names[CONFIG_MAX_DRAFTERS];
     uint32_t n = 0;
     for (uint32_t i = 0; i < t->n_groups; i++)
         if (t->groups[i].role == CONFIG_DRAFTER) names[n++] = t->groups[i].name;
+    if (t->n_groups - n != 1)
+        return st_fail(e, ST_ERR_UNSUPPORTED, "groups: %u groups of role verifier; this version runs exactly one",
+                       t->n_groups - n);
     spec_roster roster = spec_roster_of(names, n);
     spec_route route;
     st_code code = spec_route_parse(&route, t->speculation, &roster, e);
     return code ? st_prefix(e, "speculation") : ST_OK;
 }
 
+static st_code check_table(const config_group *g, const uint8_t *vocabulary_hash, st_error *e) {
+    filemap m = {0};
+    spec_ngram table;
+    st_code code = filemap_open(g->table, &m, e);
+    if (!code && spec_ngram_init(&table, m.bytes, m.size_bytes, vocabulary_hash, e)) code = st_prefix(e, "%s", g->table);
+    filemap_close(&m);
+    return code;
+}
+
+static st_code check_small_model(const config_group *g, const uint8_t *vocabulary_hash, st_error *e) {
+    model_file *f = NULL;
+    model_info info;
+    uint8_t hash[SPEC_NGRAM_HASH_BYTES];
+    st_code code = model_file_open(g->model, &f, e);
+    if (!code) code = model_read_info(f, &info, e);
+    if (!code) code = model_file_vocabulary_hash(f, hash);
+    if (!code && memcmp(hash, vocabulary_hash, sizeof hash))
+        code = st_fail(e, ST_ERR_MISMATCH, "%s has another vocabulary than the model of the cluster", g->model);
+    model_file_close(f);
+    return code;
+}
+
+/* What the drafters read. A cluster starts without it too, and is slower: so this is not asked before each start. */
+static st_code check_drafters(const config_topology *t, st_error *e) {
+    model_file *f = NULL;
+    uint8_t hash[SPEC_NGRAM_HASH_BYTES];
+    st_code code = model_file_open(t->model, &f, e);
+    if (!code) code = model_file_vocabulary_hash(f, hash);
+    model_file_close(f);
+    for (uint32_t i = 0; !code && i < t->n_groups; i++) {
+        const config_group *g = &t->groups[i];
+        if (g->role == CONFIG_DRAFTER && g->table[0] && check_table(g, hash, e)) code = st_prefix(e, "groups[%u]: table", i);
+        if (g->role == CONFIG_DRAFTER && !g->table[0] && check_small_model(g, hash, e))
+            code = st_prefix(e, "groups[%u]: model", i);
+    }
+    return code;
+}
+
+static void print_rank(const config_topology *t, uint32_t rank, uint32_t group, uint32_t group_rank) {
+    const config_group *g = &t->groups[group];
+    char threads[32] = "its share of the cores";
+    if (g->threads) snprintf(threads, sizeof threads, "%u threads", g->threads);
+    if (g->role == CONFIG_VERIFIER)
+        printf("  rank %u  verifier %s, %u of %u", rank, g->name, group_rank + 1, g->tensor_parallel);
+    else
+        printf("  rank %u  drafter %s, kind %s, of %s", rank, g->name, g->kind, g->table[0] ? g->table : g->model);
+    if (g->table[0])
+        putchar('\n');
+    else
+        printf(": %s, %u tokens of KV in %s\n", threads, g->kv_tokens, g->kv_type);
+}
+
 static void print_summary(const char *path, const config_topology *t, const model_info *info) {
-    static const char *const roles[] = {[CONFIG_VERIFIER] = "verifier", [CONFIG_DRAFTER] = "drafter"};
     uint32_t group, group_rank;
     printf("%s: ok\n", path);
     printf("  model   %s (%s, %u layers, vocabulary %u, context %u)\n", t->model, info->architecture, info->n_layers,
            info->n_vocab, info->max_context);
     printf("  rank 0  coordinator: gRPC on %s, control link on %s\n", t->listen, t->control_listen);
-    for (uint32_t rank = 1; config_rank(t, rank, &group, &group_rank); rank++) {
-        const config_group *g = &t->groups[group];
-        char threads[32] = "its share of the cores";
-        if (g->threads) snprintf(threads, sizeof threads, "%u threads", g->threads);
-        printf("  rank %u  %s %s, %u of %u: %s, %u tokens of KV in %s\n", rank, roles[g->role], g->name, group_rank + 1,
-               g->tensor_parallel, threads, g->kv_tokens, g->kv_type);
-    }
+    for (uint32_t rank = 1; config_rank(t, rank, &group, &group_rank); rank++) print_rank(t, rank, group, group_rank);
 }
 
 int client_check_config(int argc, char **argv) {
@@ -59,7 +108,7 @@ int client_check_config(int argc, char **argv) {
     bool ranks = false;
     const client_option options[] = {
         {"FILE", CLIENT_TEXT, &path, NULL, "topology, YAML (docs/configuration.md)", true},
-        {"--ranks", CLIENT_FLAG, &ranks, NULL, "print only the number of ranks", false},
+        {"--ranks", CLIENT_FLAG, &ranks, NULL, "print only the number of ranks; does not look at what drafters read", false},
     };
     int rc = client_options(argc, argv, "Checks a topology and its model, and prints what each rank would do.", options,
                             sizeof options / sizeof *options);
@@ -68,7 +117,8 @@ int client_check_config(int argc, char **argv) {
     config_topology *t = NULL;
     model_info info;
     st_code code = config_load(path, &t, &e);
-    if (!code && (check_speculation(t, &e) || check_model(t, &info, &e))) code = st_prefix(&e, "%s", path);
+    if (!code && (check_groups(t, &e) || check_model(t, &info, &e) || (!ranks && check_drafters(t, &e))))
+        code = st_prefix(&e, "%s", path);
     if (code)
         rc = client_fail(argv[0], &e);
     else if (ranks)

@@ -29,6 +29,10 @@ def fails(*arguments, status=1, says=(), text=""):
     ({"listen": "nowhere"}, ["listen", "nowhere"]),
     ({"max_runing": 4}, ["max_runing", "max_running"]),
     ({"speculation": "fixed:nobody"}, ["speculation", "fixed:nobody", "there are: lookup"]),
+    ({"drafters": [{"name": "d", "kind": "ngram", "table": "none.ngram"}]}, ["groups[1]", "table", "none.ngram"]),
+    ({"drafters": [{"name": "d", "kind": "ngram", "table": MODEL}]}, ["groups[1]", "table", "not an n-gram table"]),
+    ({"drafters": [{"name": "d", "kind": "model", "model": f"{ROOT}/README.md"}]}, ["groups[1]", "model", "README.md"]),
+    ({"drafters": [{"name": "d", "role": "verifier"}]}, ["groups", "2", "exactly one"]),
     ({"speculation": "sometimes"}, ["speculation", "sometimes", "none, lookup, all, fixed:<drafter>"]),
 ])
 def test_check_config_names_file_field_and_value(tmp_path, change, says):
@@ -46,11 +50,13 @@ def test_check_config_of_a_good_topology_tells_the_ranks(tmp_path):
 
 def test_check_config_knows_the_drafters_that_a_policy_may_name(tmp_path):
     path = tmp_path / "topology.yaml"
-    drafter = "  - {name: small, role: drafter, kv_tokens: 4096}\n"
-    path.write_text(topology_text(str(tmp_path), speculation="fixed:small") + drafter, encoding="utf-8")
-    assert "rank 2  drafter small" in consort("check-config", path).stdout
-    path.write_text(topology_text(str(tmp_path), speculation="fixed:target") + drafter, encoding="utf-8")
-    fails("check-config", path, says=[str(path), "speculation: 'fixed:target'", "there are: small, lookup"])
+    drafters = [{"name": "small", "kv_tokens": 4096}, {"name": "code", "kind": "ngram", "table": f"{ROOT}/drafters/code.ngram"}]
+    path.write_text(topology_text(str(tmp_path), drafters, speculation="fixed:small"), encoding="utf-8")
+    out = consort("check-config", path).stdout
+    assert f"rank 2  drafter small, kind model, of {MODEL}: its share of the cores, 4096 tokens of KV in f16" in out, out
+    assert f"rank 3  drafter code, kind ngram, of {ROOT}/drafters/code.ngram\n" in out, out
+    path.write_text(topology_text(str(tmp_path), drafters, speculation="fixed:target"), encoding="utf-8")
+    fails("check-config", path, says=[str(path), "speculation: 'fixed:target'", "there are: small, code, lookup"])
 
 
 def test_check_config_without_a_file_is_told(tmp_path):
