@@ -327,9 +327,10 @@ static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
     uint32_t *tokens = d->sequences[ask->seq.value - 1].tokens, *n = &d->sequences[ask->seq.value - 1].n;
     memcpy(tokens + *n, ask->tokens, ask->n_tokens * sizeof *tokens);
     *n += ask->n_tokens;
-    CHECK(w, memcmp(tokens, c->prompt, c->n_prompt * sizeof *tokens) == 0 && *n - c->n_prompt <= c->n_alone);
-    CHECK(w, memcmp(tokens + c->n_prompt, c->alone, (*n - c->n_prompt) * sizeof *tokens) == 0);
-    CHECK(w, ask->budget <= w->limits.max_tree && (ask->budget > 0 || *n == c->n_prompt) && drafted_for(c));
+    uint32_t n_prompt = *n < c->n_prompt ? *n : c->n_prompt; /* a long one comes in parts */
+    CHECK(w, memcmp(tokens, c->prompt, n_prompt * sizeof *tokens) == 0 && *n - n_prompt <= c->n_alone);
+    CHECK(w, memcmp(tokens + n_prompt, c->alone, (*n - n_prompt) * sizeof *tokens) == 0);
+    CHECK(w, ask->budget <= w->limits.max_tree && (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
     d->items[i] = (proto_item){.seq = ask->seq};
     d->items[i].tree = (token_tree){.token = d->tokens[i], .parent = d->parents[i], .probability = d->probabilities[i]};
     propose(w, d, i, tokens, *n, ask->budget);
@@ -349,9 +350,11 @@ static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
         d->sequences[at].n = p->open[i].n_tokens;
         memcpy(d->sequences[at].tokens, p->open[i].tokens, p->open[i].n_tokens * sizeof *d->sequences[at].tokens);
     }
-    uint32_t n_open = 0;
+    uint32_t n_open = 0, n_tokens = 0;
     for (uint32_t i = 0; i < CLIENTS; i++) n_open += d->sequences[i].open;
-    CHECK(w, n_open <= w->limits.max_running);
+    for (uint32_t i = 0; i < p->n_open; i++) n_tokens += p->open[i].n_tokens;
+    for (uint32_t i = 0; i < p->n_draft; i++) n_tokens += p->draft[i].n_tokens;
+    CHECK(w, n_open <= w->limits.max_running && n_tokens <= w->limits.max_rows);
     d->result = (proto_result){.plan_id = p->id, .n_items = p->n_draft, .items = d->items};
     for (uint32_t i = 0; i < p->n_draft; i++) draft(w, d, &p->draft[i], i);
     for (uint32_t i = 0; i < d->result.n_items && d->nature == NONSENSE; i++) garble_draft(w, d, i);
