@@ -628,6 +628,42 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     mem_free(w);
 }
 
+/* Else it could be longer than a message may be, and the verifier would be lost. */
+static void a_plan_opens_no_more_tokens_than_the_longest_prompt_has(void **state) {
+    (void)state;
+    enum { LONG = PROTO_MAX_PROMPT_TOKENS / 2 + 1 };
+    const sched_limits l = {.max_requests = 3,
+                            .max_running = 3,
+                            .max_rows = 8,
+                            .max_batch = 4,
+                            .prefill_chunk = 1,
+                            .max_context = PROTO_MAX_PROMPT_TOKENS,
+                            .n_blocks = 3 * PROTO_MAX_PROMPT_TOKENS / NOUNS_BLOCK_TOKENS};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    uint32_t *prompt = mem_alloc(LONG, sizeof *prompt);
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 0, &(sched_event){.kind = SCHED_GROUP_UP});
+    sched_actions a = {0};
+    for (uint32_t i = 0; i < 3; i++) { /* the first is in its step while the long ones come, and decodes beside them */
+        sched_event ev = {.kind = SCHED_REQUEST, .seq = {i + 1}, .tokens = prompt, .n_tokens = i ? LONG : 1, .max_tokens = 9};
+        a = sched_step(s, 1, &ev);
+        if (i == 0) assert_int_equal(a.items[0].kind, SCHED_ACT_PLAN);
+    }
+    for (uint64_t id = 1; id <= 2; id++) {
+        uint32_t token = 7;
+        proto_item items[] = {{.seq = {1}, .n_tokens = 1, .tokens = &token}, {.seq = {2}}};
+        a = sched_step(
+            s, 1 + id,
+            &(sched_event){.kind = SCHED_RESULT, .result = &(proto_result){.plan_id = id, .n_items = 2, .items = items}});
+        assert_int_equal(a.items[0].kind, SCHED_ACT_PLAN);
+        assert_int_equal(a.items[0].plan->n_open, 1);
+        assert_int_equal(a.items[0].plan->open[0].seq.value, 1 + id);
+    }
+    mem_free(memory);
+    mem_free(prompt);
+}
+
 /* The longest list of actions: every place taken, a batch with tokens, and all of them overdue at that moment. */
 static void the_actions_of_any_step_fit(void **state) {
     (void)state;
@@ -690,6 +726,7 @@ static void items_beyond_the_count_of_a_result_are_not_looked_at(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule),
+        cmocka_unit_test(a_plan_opens_no_more_tokens_than_the_longest_prompt_has),
         cmocka_unit_test(the_actions_of_any_step_fit),
         cmocka_unit_test(items_beyond_the_count_of_a_result_are_not_looked_at),
     };
