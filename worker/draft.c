@@ -20,8 +20,7 @@ static drafting *of(part *p) { return (drafting *)p; }
 
 static st_code load_model(drafting *d, st_error *e) {
     part *p = &d->part;
-    const char *path = p->config->model[0] ? p->config->model : p->o->topology->model;
-    st_code code = part_engine_init(p, path, p->o->group_link, &d->engine, e);
+    st_code code = part_engine_init(p, p->config->model, p->o->group_link, &d->engine, e);
     if (code) return code;
     const part_engine *n = &d->engine;
     draft_model_options o = {n->model, n->kv, n->n_blocks, p->info.max_sequences, p->info.max_rows, n->max_context};
