@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from support import MODEL, ROOT, consort, until
+import support
+from support import BUILD, MODEL, ROOT, consort, until
 
 CODE = {"name": "code", "kind": "ngram", "table": f"{ROOT}/drafters/code.ngram"}
 MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
@@ -136,3 +137,13 @@ def test_a_drafter_of_another_vocabulary_is_sent_away_and_the_rest_serves(new_cl
 def test_a_missing_table_is_told_and_the_rest_serves(new_cluster):
     mine = new_cluster(drafters=[{**CODE, "table": "/nonexistent.ngram"}])
     assert "/nonexistent.ngram" in mine.output() and mine.generate(max_tokens=3).ids
+
+
+def test_a_drafter_that_cannot_read_the_topology_holds_nobody_up(new_cluster, tmp_path, monkeypatch):
+    os.symlink(f"{BUILD}/consort", tmp_path / "consort")
+    daemon = tmp_path / "consortd"  # as on a host that lacks the file
+    daemon.write_text(f'#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" != 2 ] || set -- --config /nonexistent.yaml\nexec {BUILD}/consortd "$@"\n')
+    daemon.chmod(0o755)
+    monkeypatch.setattr(support, "BUILD", str(tmp_path))
+    mine = new_cluster(drafters=[CODE], join_timeout_ms=1000)
+    assert "/nonexistent.yaml" in mine.output() and mine.generate(max_tokens=3).ids
