@@ -24,8 +24,10 @@ INLINE __m256i four(const int8_t *q) { /* four columns of a token, for eight row
     return _mm256_set1_epi32(word);
 }
 
-/* Compilers like to load all broadcasts of a tile at once and keep them on the stack; this makes them load as they go. */
-#define LOAD_AS_WE_GO() __asm__ volatile("" ::: "memory")
+/* Compilers like to load all broadcasts of a tile at once, and to put off its sums, and keep both on the stack; these make them
+ * load and add as they go. */
+#define LOAD_AS_WE_GO()    __asm__ volatile("" ::: "memory")
+#define ADD_AS_WE_GO(a, b) __asm__("" : "+x"(a), "+x"(b))
 
 /* isum[t][half] of one tile of nibbles. Eight byte products are added in int16, which cannot overflow
  * (8 * 2 * 15 * 127 = 30,480), before one widening. */
@@ -41,6 +43,7 @@ INLINE void isum_q4(__m256i (*isum)[2], const uint8_t *tile, const kernels_act *
                 __m256i q = four(a[t]->q + g * 8 + high * 4);
                 isum[t][0] = _mm256_add_epi16(isum[t][0], _mm256_maddubs_epi16(x0, q));
                 isum[t][1] = _mm256_add_epi16(isum[t][1], _mm256_maddubs_epi16(x1, q));
+                ADD_AS_WE_GO(isum[t][0], isum[t][1]);
             }
             LOAD_AS_WE_GO();
         }
@@ -202,6 +205,17 @@ INLINE __m256 dot8(const float *a, const float *b, uint32_t n) {
         s1 = _mm256_fmadd_ps(a1, b1, s1);
     }
     return _mm256_add_ps(s0, s1);
+}
+
+static void add_on_grid(double *sum, const float *y, uint32_t n, double limit) {
+    const __m256d m = _mm256_set1_pd(0x1.8p24), limit4 = _mm256_set1_pd(limit), nan = _mm256_set1_pd(NAN);
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    for (uint32_t i = 0; i < n; i += 4) {
+        __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(y + i));
+        __m256d fits = _mm256_cmp_pd(_mm256_andnot_pd(sign, x), limit4, _CMP_LT_OQ);
+        x = _mm256_blendv_pd(nan, _mm256_sub_pd(_mm256_add_pd(x, m), m), fits);
+        _mm256_storeu_pd(sum + i, _mm256_add_pd(_mm256_loadu_pd(sum + i), x));
+    }
 }
 
 static void quantize_full(kernels_act *out, const float *x) {
@@ -370,6 +384,7 @@ static const kernels_primitives table = {
                 [KERNELS_Q4_0] = product_Q4_0,
                 [KERNELS_Q4_1] = product_Q4_1,
                 [KERNELS_Q8_0] = product_Q8_0},
+    .add_on_grid = add_on_grid,
     .quantize = quantize,
     .rmsnorm = rmsnorm,
     .rope = rope,

@@ -149,6 +149,29 @@ static void row_primitives_equal_ref(void **state) {
     mem_free(w);
 }
 
+/* Sums of 16 lanes a token, over several partials, with values at and beyond the limit. */
+static void sums_on_the_grid_equal_ref(void **state) {
+    (void)state;
+    enum { N = 4 * KERNELS_LANES };
+    values v = {.seed = 4};
+    float y[N];
+    double a[N], b[N], limits[] = {0x1p23, 0x1p25 / 90, 1.0};
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (uint32_t round = 0; round < 300; round++) {
+            memset(a, 0, sizeof a);
+            memset(b, 0, sizeof b);
+            for (uint32_t partial = 0; partial < 5; partial++) {
+                (round % 3 ? fill(&v, y, N, 3.0f) : fill_odd(&v, y, N));
+                double limit = limits[round % 3];
+                if (partial == 4) y[round % N] = (float)(round & 1 ? limit : -limit); /* just too large */
+                kernels_ref()->add_on_grid(a, y, N, limit);
+                (*p)->add_on_grid(b, y, N, limit);
+            }
+            for (uint32_t i = 0; i < N; i++) assert_true(memcmp(&a[i], &b[i], sizeof a[i]) == 0 || (isnan(a[i]) && isnan(b[i])));
+            assert_true(isnan(a[round % N]));
+        }
+}
+
 /* What the row primitives mean, in plain doubles. */
 static void row_primitives_compute_their_formulas(void **state) {
     (void)state;
@@ -243,6 +266,7 @@ int main(void) {
         cmocka_unit_test(products_equal_ref_for_every_format_and_number_of_tokens),
         cmocka_unit_test(products_of_extreme_integers_do_not_saturate),
         cmocka_unit_test(row_primitives_equal_ref),
+        cmocka_unit_test(sums_on_the_grid_equal_ref),
         cmocka_unit_test(row_primitives_compute_their_formulas),
         cmocka_unit_test(every_half_decodes_and_encodes_as_ref),
         cmocka_unit_test(attention_of_a_chunk_equals_ref),
