@@ -31,7 +31,8 @@ typedef struct {
     const float *probability; /* [n_nodes] drafter's belief; may be NULL */
 } token_tree;
 
-/* How a request's tokens are chosen (speculation.md, 1): a function of logits, seed and position only. */
+/* How a request's tokens are chosen (docs/numerics.md): a function of logits, seed, position and the tokens before it. Zeroed:
+ * greedy. */
 typedef struct {
     float temperature; /* 0: argmax */
     float top_p;       /* 1: off */
@@ -39,6 +40,7 @@ typedef struct {
     uint32_t top_k;    /* 0: off */
     uint64_t seed;
     uint32_t sample; /* index among a request's `n` */
+    float typical_p; /* 0 and 1: off */
 } sampling;
 
 #endif

@@ -67,7 +67,7 @@ const float *model_logits(const model *m, uint32_t i); /* rank 0: [n_vocab] of c
 /* False, or true with *layer = where a value of this row was first not finite (n_layers: the output head). */
 bool model_row_bad(const model *m, uint32_t row, uint32_t *layer);
 
-/* The target's choice at `position` (speculation.md, 1). logits[n_vocab]; `work` is a scratch of n_vocab uint64, needed for
+/* The target's choice at `position` (docs/numerics.md, "The choice"). logits[n_vocab]; `work` is a scratch of n_vocab uint64, needed for
  * filters only. Ties go to the lowest id. Pure; any thread. Formula: gumbel-max with Philox4x32-10 (Salmon et al., SC 2011). */
 uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, uint32_t position, uint64_t *work);
 /* -log softmax(logits)[id], in double. */

@@ -89,6 +89,7 @@ static void encode_open(const proto_open *o, wire_sampling *s, wire_open *m) {
     s->top_k = o->sampling.top_k;
     s->seed = o->sampling.seed;
     s->sample = o->sampling.sample;
+    s->typical_p = o->sampling.typical_p;
     consort__control__v1__open__init(m);
     m->seq = o->seq.value;
     m->seq_epoch = o->seq_epoch;
@@ -151,12 +152,15 @@ static st_code decode_sampling(const wire_sampling *m, sampling *s, st_error *e)
         return st_fail(e, BAD, "sampling.temperature: %g is not finite and >= 0", (double)m->temperature);
     if (!(m->top_p >= 0 && m->top_p <= 1)) return st_fail(e, BAD, "sampling.top_p: %g is outside 0 .. 1", (double)m->top_p);
     if (!(m->min_p >= 0 && m->min_p <= 1)) return st_fail(e, BAD, "sampling.min_p: %g is outside 0 .. 1", (double)m->min_p);
+    if (!(m->typical_p >= 0 && m->typical_p <= 1))
+        return st_fail(e, BAD, "sampling.typical_p: %g is outside 0 .. 1", (double)m->typical_p);
     *s = (sampling){.temperature = m->temperature,
                     .top_p = m->top_p,
                     .min_p = m->min_p,
                     .top_k = m->top_k,
                     .seed = m->seed,
-                    .sample = m->sample};
+                    .sample = m->sample,
+                    .typical_p = m->typical_p};
     return ST_OK;
 }
 

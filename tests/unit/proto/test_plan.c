@@ -10,7 +10,8 @@ static sampling random_sampling(source *s) {
                       .min_p = unit(s),
                       .top_k = any32(s),
                       .seed = any64(s),
-                      .sample = below(s, 4)};
+                      .sample = below(s, 4),
+                      .typical_p = unit(s)};
 }
 
 static token_tree random_tree(source *s, arena *a) {

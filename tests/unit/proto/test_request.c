@@ -49,6 +49,7 @@ static proto_request random_request(source *s, arena *a) {
     r.sampling.top_k = below(s, 1048577);
     r.sampling.top_p = unit(s);
     r.sampling.min_p = unit(s);
+    r.sampling.typical_p = unit(s);
     r.ignore_end = below(s, 2);
     r.n_stops = below(s, PROTO_MAX_STOPS + 1);
     for (uint32_t i = 0; i < r.n_stops; i++) r.stops[i] = below(s, 2) ? "\n\n" : "</code>";
