@@ -43,4 +43,14 @@ typedef struct {
     float typical_p; /* 0 and 1: off */
 } sampling;
 
+/* What else a request asks of its tokens; of variable size, so it lives with the sequence. The arrays belong to whoever made it.
+ */
+typedef struct {
+    uint32_t min_tokens; /* `ends` cannot come before the answer has so many */
+    uint32_t n_ends, n_bias;
+    const uint32_t *ends;       /* [n_ends] ids that end the answer */
+    const uint32_t *bias_token; /* [n_bias] ids, each once; their logits get ... */
+    const float *bias;          /* [n_bias] ... so much added */
+} token_rules;
+
 #endif

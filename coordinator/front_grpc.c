@@ -222,6 +222,26 @@ static st_code collect_ends(stream *s, st_error *e) {
     return ST_OK;
 }
 
+static st_code check_bias(const stream *s, st_error *e) {
+    const proto_request *r = &s->request;
+    uint32_t n_vocab = model_vocabulary_size(s->c->tokenizer);
+    for (uint32_t i = 0; i < r->n_bias; i++)
+        if (r->bias_token[i] >= n_vocab)
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "logit_bias[%u]: token %u is outside the vocabulary of %u", i,
+                           r->bias_token[i], n_vocab);
+    return ST_OK;
+}
+
+static token_rules rules_of(const stream *s) {
+    const proto_request *r = &s->request;
+    return (token_rules){.min_tokens = r->min_tokens,
+                         .n_ends = s->n_end_tokens,
+                         .n_bias = r->n_bias,
+                         .ends = s->end_tokens,
+                         .bias_token = r->bias_token,
+                         .bias = r->bias};
+}
+
 static st_code fill(stream *s, const uint8_t *message, size_t n, st_error *e) {
     coordinator *c = s->c;
     proto_request *r = &s->request;
@@ -230,6 +250,7 @@ static st_code fill(stream *s, const uint8_t *message, size_t n, st_error *e) {
     st_code code = proto_request_decode(message, n, &s->arena, r, e);
     if (!code) code = tokenize(s, e);
     if (!code) code = collect_ends(s, e);
+    if (!code) code = check_bias(s, e);
     if (code) return code;
     if (!r->has_seed && getrandom(&r->sampling.seed, sizeof r->sampling.seed, 0) < 0)
         return st_fail(e, ST_FATAL_INTERNAL, "no random numbers for a seed: %m");
@@ -276,8 +297,7 @@ static void on_generate(coordinator *c, net_call *call, const uint8_t *message, 
                       .n_tokens = (uint32_t)s->prompt.n,
                       .max_tokens = s->request.max_tokens,
                       .sampling = s->request.sampling,
-                      .end_tokens = s->end_tokens,
-                      .n_end_tokens = s->n_end_tokens,
+                      .rules = rules_of(s),
                       .deadline_ns = net_call_deadline_ns(call),
                       .speculation = s->request.speculation};
     coordinator_event(c, &ev);

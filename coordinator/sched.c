@@ -147,9 +147,8 @@ static void on_request(sched *s, const sched_event *ev) {
     r->prompt = ev->tokens;
     r->n_prompt = r->n_known = ev->n_tokens;
     r->n_limit = sched_limit_tokens(&s->limits, ev->n_tokens, ev->max_tokens);
-    r->ends = ev->end_tokens;
-    r->n_ends = ev->n_end_tokens;
     r->sampling = ev->sampling;
+    r->rules = ev->rules;
     r->deadline_ns = ev->deadline_ns;
     r->route = route;
     sched_admit(s);

@@ -41,8 +41,8 @@ static void add_close(sched *s) {
 }
 
 static void add_open(sched *s, sched_request *r) {
-    s->open[s->plan.n_open++] =
-        (proto_open){.seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .n_tokens = r->n_prompt, .tokens = r->prompt};
+    s->open[s->plan.n_open++] = (proto_open){
+        .seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .rules = r->rules, .n_tokens = r->n_prompt, .tokens = r->prompt};
     r->open = true;
 }
 
@@ -145,8 +145,8 @@ uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n
     uint32_t room = r->n_limit - r->n_known;
     *finish = SCHED_FINISH_NONE;
     for (uint32_t i = 0; i < n && i < room; i++)
-        for (uint32_t e = 0; e < r->n_ends; e++)
-            if (tokens[i] == r->ends[e]) {
+        for (uint32_t e = 0; e < r->rules.n_ends; e++)
+            if (tokens[i] == r->rules.ends[e]) {
                 *finish = SCHED_FINISH_STOP;
                 return i;
             }

@@ -67,8 +67,13 @@ uint64_t sched_next_wait_ns(const sched *s) {
 static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t budget) {
     uint32_t *n_told = told(d, r);
     if (*n_told == 0)
-        d->open[d->plan.n_open++] =
-            (proto_open){.seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .n_tokens = r->n_known, .tokens = r->known};
+        d->open[d->plan.n_open++] = (proto_open){.seq = r->seq,
+                                                 .seq_epoch = 1,
+                                                 .sampling = r->sampling,
+                                                 .rules = r->rules,
+                                                 .n_tokens = r->n_known,
+                                                 .tokens = r->known,
+                                                 .n_answered = r->n_known - r->n_prompt};
     uint32_t n_new = *n_told ? r->n_known - *n_told : 0; /* an open brings them all */
     d->draft[d->plan.n_draft++] =
         (proto_draft){.seq = r->seq, .n_tokens = n_new, .tokens = r->known + r->n_known - n_new, .budget = budget};

@@ -96,6 +96,13 @@ static void encode_open(const proto_open *o, wire_sampling *s, wire_open *m) {
     m->sampling = s;
     m->n_tokens = o->n_tokens;
     m->tokens = packed(o->tokens);
+    m->n_answered = o->n_answered;
+    m->min_tokens = o->rules.min_tokens;
+    m->n_end_tokens = o->rules.n_ends;
+    m->end_tokens = packed(o->rules.ends);
+    m->n_bias_token = m->n_bias = o->rules.n_bias;
+    m->bias_token = packed(o->rules.bias_token);
+    m->bias = (float *)(uintptr_t)o->rules.bias;
 }
 
 /* Returns the scratch numbers that are left. */
@@ -164,12 +171,33 @@ static st_code decode_sampling(const wire_sampling *m, sampling *s, st_error *e)
     return ST_OK;
 }
 
+static st_code decode_rules(const wire_open *m, token_rules *r, st_error *e) {
+    if (m->n_end_tokens > PROTO_MAX_ENDS) return st_fail(e, BAD, "end_tokens: %zu are over %d", m->n_end_tokens, PROTO_MAX_ENDS);
+    if (m->n_bias_token > PROTO_MAX_BIAS) return st_fail(e, BAD, "bias_token: %zu are over %d", m->n_bias_token, PROTO_MAX_BIAS);
+    if (m->n_bias != m->n_bias_token) return st_fail(e, BAD, "bias: %zu for %zu tokens", m->n_bias, m->n_bias_token);
+    for (size_t i = 0; i < m->n_bias; i++)
+        if (!(fabsf(m->bias[i]) <= PROTO_BIAS_LIMIT))
+            return st_fail(e, BAD, "bias[%zu]: %g is outside -%d .. %d", i, (double)m->bias[i], PROTO_BIAS_LIMIT,
+                           PROTO_BIAS_LIMIT);
+    *r = (token_rules){.min_tokens = m->min_tokens,
+                       .n_ends = (uint32_t)m->n_end_tokens,
+                       .n_bias = (uint32_t)m->n_bias,
+                       .ends = m->end_tokens,
+                       .bias_token = m->bias_token,
+                       .bias = m->bias};
+    return ST_OK;
+}
+
 static st_code decode_open(const wire_open *m, proto_open *o, st_error *e) {
     st_code code = decode_sampling(m->sampling, &o->sampling, e);
+    if (!code) code = decode_rules(m, &o->rules, e);
     if (code) return code;
     if (!m->seq) return st_fail(e, BAD, "seq: 0 is none");
     if (!m->n_tokens || m->n_tokens > PROTO_MAX_PROMPT_TOKENS)
         return st_fail(e, BAD, "tokens: %zu are outside 1 .. %d", m->n_tokens, PROTO_MAX_PROMPT_TOKENS);
+    if (m->n_answered >= m->n_tokens)
+        return st_fail(e, BAD, "n_answered: %u of %zu tokens; expected a prompt before them", m->n_answered, m->n_tokens);
+    o->n_answered = m->n_answered;
     o->seq.value = m->seq;
     o->seq_epoch = m->seq_epoch;
     o->n_tokens = (uint32_t)m->n_tokens;

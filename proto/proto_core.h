@@ -19,6 +19,9 @@ enum {
     PROTO_MAX_STOPS = 16,
     PROTO_MAX_STOP_BYTES = 256,
     PROTO_MAX_STOP_TOKENS = 64,
+    PROTO_MAX_ENDS = 128, /* stop tokens and the model's own */
+    PROTO_MAX_BIAS = 300,
+    PROTO_BIAS_LIMIT = 100,   /* a bias is at most this far from 0 */
     PROTO_MAX_RUNNING = 4096, /* sequences that a group holds at once: the most that one plan opens or closes */
     PROTO_REQUEST_ID_BYTES = 64,
     PROTO_SPECULATION_BYTES = 40, /* "fixed:" and the name of a drafter */
@@ -49,6 +52,10 @@ typedef struct {
     const char *stops[PROTO_MAX_STOPS]; /* stop strings, not part of the answer */
     uint32_t n_stop_tokens;
     const uint32_t *stop_tokens; /* [n_stop_tokens] */
+    uint32_t min_tokens;
+    uint32_t n_bias;
+    const uint32_t *bias_token; /* [n_bias] */
+    const float *bias;          /* [n_bias] */
 } proto_request;
 
 /* plan */
@@ -61,8 +68,10 @@ typedef struct {
     seq_id seq;
     uint32_t seq_epoch;
     sampling sampling;
+    token_rules rules;
     uint32_t n_tokens;
     const uint32_t *tokens; /* [n_tokens] the prompt (to a drafter, and after a move: all committed tokens) */
+    uint32_t n_answered;    /* of these, the last ones are of the answer */
 } proto_open;
 
 /* Work on one sequence: compute `n_prefix` tokens that the ranks know and that are not yet in the KV cache, then the draft tree

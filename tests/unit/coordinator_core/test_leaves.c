@@ -8,7 +8,7 @@
 
 static uint32_t accept(uint32_t n_known, uint32_t n_limit, const uint32_t *tokens, uint32_t n, sched_finish *finish) {
     const uint32_t ends[] = {7, 9};
-    sched_request r = {.n_prompt = 1, .n_known = n_known, .n_limit = n_limit, .ends = ends, .n_ends = 2};
+    sched_request r = {.n_prompt = 1, .n_known = n_known, .n_limit = n_limit, .rules = {.ends = ends, .n_ends = 2}};
     return sched_accept(&r, tokens, n, finish);
 }
 

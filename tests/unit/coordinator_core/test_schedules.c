@@ -263,6 +263,7 @@ static void carry_out(world *w, const proto_plan *p) {
         rank_sequence *r = rank_of(w, o->seq);
         const client *c = &w->clients[o->seq.value - 1];
         CHECK(w, !r->open && r->n_known == 0 && o->n_tokens == c->n_prompt && !c->over);
+        CHECK(w, o->n_answered == 0 && o->rules.ends == c->ends);
         *r = (rank_sequence){.open = true, .n_known = o->n_tokens, .last_step = w->steps - 1};
         memcpy(r->tokens, o->tokens, o->n_tokens * sizeof *r->tokens);
     }
@@ -346,6 +347,8 @@ static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
         uint64_t at = p->open[i].seq.value - 1;
         CHECK(w, !d->sequences[at].open);
         d->sequences[at].open = true;
+        CHECK(w, p->open[i].n_answered == p->open[i].n_tokens - w->clients[at].n_prompt);
+        CHECK(w, p->open[i].rules.ends == w->clients[at].ends);
         d->sequences[at].n = p->open[i].n_tokens;
         memcpy(d->sequences[at].tokens, p->open[i].tokens, p->open[i].n_tokens * sizeof *d->sequences[at].tokens);
     }
@@ -404,8 +407,7 @@ static void send_request(world *w) {
                            .n_tokens = c->n_prompt,
                            .max_tokens = c->max_tokens,
                            .speculation = c->speculation,
-                           .end_tokens = c->ends,
-                           .n_end_tokens = c->n_ends,
+                           .rules = {.ends = c->ends, .n_ends = c->n_ends},
                            .deadline_ns = c->deadline_ns});
 }
 

@@ -58,6 +58,21 @@ static inline void assert_same_sampling(const sampling *a, const sampling *b) {
     assert_int_equal(a->sample, b->sample);
 }
 
+static inline void assert_same_rules(const token_rules *a, const token_rules *b) {
+    assert_int_equal(a->min_tokens, b->min_tokens);
+    assert_same_numbers(a->ends, a->n_ends, b->ends, b->n_ends);
+    assert_same_numbers(a->bias_token, a->n_bias, b->bias_token, b->n_bias);
+    if (a->n_bias) assert_memory_equal(a->bias, b->bias, a->n_bias * sizeof *a->bias);
+}
+
+/* Values from -100 to 100. */
+static inline float *some_bias(source *s, arena *a, uint32_t n) {
+    float *p = arena_alloc(a, n, sizeof *p);
+    assert_non_null(p);
+    for (uint32_t i = 0; i < n; i++) p[i] = 200 * unit(s) - 100;
+    return p;
+}
+
 /* Member by member: padding has no value. */
 static inline void assert_same_register(const proto_register *a, const proto_register *b) {
 #define U(name)    assert_int_equal(a->name, b->name);
