@@ -39,8 +39,10 @@ typedef struct {
     float min_p;       /* 0: off */
     uint32_t top_k;    /* 0: off */
     uint64_t seed;
-    uint32_t sample; /* index among a request's `n` */
-    float typical_p; /* 0 and 1: off */
+    uint32_t sample;  /* index among a request's `n` */
+    float typical_p;  /* 0 and 1: off */
+    float repetition; /* 0 and 1: off; logits of tokens that were there before are divided by it, negative ones multiplied */
+    float presence, frequency; /* 0: off; taken off the logits of tokens of the answer, once and by their count */
 } sampling;
 
 /* What else a request asks of its tokens; of variable size, so it lives with the sequence. The arrays belong to whoever made it.

@@ -72,12 +72,16 @@ typedef struct {
     uint32_t n_bias;
     const uint32_t *bias_token; /* [n_bias] each once */
     const float *bias;
-    const uint64_t
-        *allowed; /* [MODEL_MASK_WORDS(n_vocab)] bit v % 64 of word v / 64: token v may come, one at least; NULL: all may */
+    float repetition, presence, frequency; /* as in `sampling` */
+    uint32_t n_tokens, n_prompt;
+    const uint32_t *tokens;  /* [n_tokens] all before the choice, the first n_prompt of them the prompt */
+    const uint64_t *allowed; /* [MODEL_MASK_WORDS(n_vocab)] tokens that may come, one at least; NULL: all */
 } model_adjustment;
-#define MODEL_MASK_WORDS(n_vocab) (((size_t)(n_vocab) + 63) / 64)
-/* out[n_vocab] = the logits after bias and mask (docs/numerics.md). Pure; any thread. */
-void model_adjust(const float *logits, uint32_t n_vocab, const model_adjustment *a, float *out);
+#define MODEL_MASK_WORDS(n_vocab) (((size_t)(n_vocab) + 63) / 64) /* token v is bit v % 64 of word v / 64 */
+/* out[n_vocab] = the logits after bias, penalties and mask (docs/numerics.md). count[n_vocab]: scratch, all 0 before and after.
+ * Pure; any thread. */
+void model_adjust(const float *logits, uint32_t n_vocab, const model_adjustment *a, float *out, uint32_t *count);
+bool model_penalises(const sampling *s); /* whether the tokens before a choice change its logits */
 /* The target's choice at `position` (docs/numerics.md, "The choice"). logits[n_vocab]; `work` is a scratch of n_vocab uint64,
  * needed for filters only. Ties go to the lowest id. Pure; any thread. Formula: gumbel-max with Philox4x32-10 (Salmon et al., SC
  * 2011). */

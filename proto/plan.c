@@ -90,6 +90,9 @@ static void encode_open(const proto_open *o, wire_sampling *s, wire_open *m) {
     s->seed = o->sampling.seed;
     s->sample = o->sampling.sample;
     s->typical_p = o->sampling.typical_p;
+    s->repetition = o->sampling.repetition;
+    s->presence = o->sampling.presence;
+    s->frequency = o->sampling.frequency;
     consort__control__v1__open__init(m);
     m->seq = o->seq.value;
     m->seq_epoch = o->seq_epoch;
@@ -157,17 +160,32 @@ static st_code decode_sampling(const wire_sampling *m, sampling *s, st_error *e)
     if (!m) return st_fail(e, BAD, "sampling: is missing");
     if (!(m->temperature >= 0) || !isfinite(m->temperature))
         return st_fail(e, BAD, "sampling.temperature: %g is not finite and >= 0", (double)m->temperature);
-    if (!(m->top_p >= 0 && m->top_p <= 1)) return st_fail(e, BAD, "sampling.top_p: %g is outside 0 .. 1", (double)m->top_p);
-    if (!(m->min_p >= 0 && m->min_p <= 1)) return st_fail(e, BAD, "sampling.min_p: %g is outside 0 .. 1", (double)m->min_p);
-    if (!(m->typical_p >= 0 && m->typical_p <= 1))
-        return st_fail(e, BAD, "sampling.typical_p: %g is outside 0 .. 1", (double)m->typical_p);
+    const struct {
+        const char *name;
+        float value;
+        int low, high;
+    } rows[] = {
+        {"top_p", m->top_p, 0, 1},
+        {"min_p", m->min_p, 0, 1},
+        {"typical_p", m->typical_p, 0, 1},
+        {"repetition", m->repetition, 0, PROTO_MAX_REPETITION},
+        {"presence", m->presence, -PROTO_MAX_PENALTY, PROTO_MAX_PENALTY},
+        {"frequency", m->frequency, -PROTO_MAX_PENALTY, PROTO_MAX_PENALTY},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (!(rows[i].value >= (float)rows[i].low && rows[i].value <= (float)rows[i].high))
+            return st_fail(e, BAD, "sampling.%s: %g is outside %d .. %d", rows[i].name, (double)rows[i].value, rows[i].low,
+                           rows[i].high);
     *s = (sampling){.temperature = m->temperature,
                     .top_p = m->top_p,
                     .min_p = m->min_p,
                     .top_k = m->top_k,
                     .seed = m->seed,
                     .sample = m->sample,
-                    .typical_p = m->typical_p};
+                    .typical_p = m->typical_p,
+                    .repetition = m->repetition,
+                    .presence = m->presence,
+                    .frequency = m->frequency};
     return ST_OK;
 }
 

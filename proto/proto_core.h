@@ -20,6 +20,8 @@ enum {
     PROTO_MAX_STOP_BYTES = 256,
     PROTO_MAX_STOP_TOKENS = 64,
     PROTO_MAX_ENDS = 128, /* stop tokens and the model's own */
+    PROTO_MAX_REPETITION = 10,
+    PROTO_MAX_PENALTY = 2, /* presence, frequency: at most this far from 0 */
     PROTO_MAX_BIAS = 300,
     PROTO_BIAS_LIMIT = 100,   /* a bias is at most this far from 0 */
     PROTO_MAX_RUNNING = 4096, /* sequences that a group holds at once: the most that one plan opens or closes */

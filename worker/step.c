@@ -57,6 +57,7 @@ struct step {
     uint32_t *words, n_words;                                    /* [max_words] the leader's decisions */
     uint64_t *work;                                              /* [n_vocab] for the filters */
     float *adjusted;                                             /* [n_vocab] a row of logits */
+    uint32_t *count;                                             /* [n_vocab] 0 between choices */
     uint64_t *allowed;                                           /* [MODEL_MASK_WORDS(n_vocab)] */
 };
 
@@ -68,9 +69,10 @@ static size_t memory_bytes(const step_options *o, uint32_t n_vocab) {
     size_t padding = 64;
     size_t words = (size_t)o->max_context + blocks_for_context(o) + PROTO_MAX_ENDS + 2 * PROTO_MAX_BIAS;
     size_t sequences = o->max_sequences * (sizeof(sequence) + words * sizeof(uint32_t) + 5 * padding);
-    size_t choice = (size_t)n_vocab * (sizeof(uint64_t) + sizeof(float)) + MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t);
+    size_t choice =
+        (size_t)n_vocab * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t)) + MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t);
     size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
-    return sequences + plan + choice + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 18 * padding;
+    return sequences + plan + choice + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 19 * padding;
 }
 
 st_code step_create(const step_options *o, step **out) {
@@ -100,6 +102,7 @@ st_code step_create(const step_options *o, step **out) {
     s->words = arena_alloc(a, step_max_words(o), sizeof *s->words);
     s->work = arena_alloc(a, n_vocab, sizeof *s->work);
     s->adjusted = arena_alloc(a, n_vocab, sizeof *s->adjusted);
+    s->count = arena_alloc(a, n_vocab, sizeof *s->count);
     s->allowed = arena_alloc(a, MODEL_MASK_WORDS(n_vocab), sizeof *s->allowed);
     INVARIANT(s->allowed);
     *out = s;
@@ -297,16 +300,23 @@ static const uint64_t *forbid_ends(step *s, const sequence *q, uint32_t n_vocab)
 /* The choice that follows the first n_tokens of q->tokens: of the row's own logits, where nothing changes them. */
 static uint32_t choose(step *s, const sequence *q, const float *logits, uint32_t n_tokens) {
     uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
+    const sampling *p = &q->sampling;
     bool early = q->n_ends && n_tokens - q->n_prompt < q->min_tokens;
-    if (early || q->n_bias) {
+    if (early || q->n_bias || model_penalises(p)) {
         model_adjustment a = {.n_bias = q->n_bias,
                               .bias_token = q->bias_token,
                               .bias = q->bias,
+                              .repetition = p->repetition,
+                              .presence = p->presence,
+                              .frequency = p->frequency,
+                              .n_tokens = n_tokens,
+                              .n_prompt = q->n_prompt,
+                              .tokens = q->tokens,
                               .allowed = early ? forbid_ends(s, q, n_vocab) : NULL};
-        model_adjust(logits, n_vocab, &a, s->adjusted);
+        model_adjust(logits, n_vocab, &a, s->adjusted, s->count);
         logits = s->adjusted;
     }
-    return model_choose(logits, n_vocab, &q->sampling, n_tokens, s->work);
+    return model_choose(logits, n_vocab, p, n_tokens, s->work);
 }
 
 /* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. */

@@ -52,7 +52,26 @@ def test_stop_tokens_too_wait_for_min_tokens(cluster):
     assert len(answer.ids) >= 10 and comma not in answer.ids
 
 
+@pytest.mark.parametrize("penalty", [{"repetition_penalty": 1.6}, {"presence_penalty": 2.0}, {"frequency_penalty": 0.8},
+                                     {"repetition_penalty": 0.8, "presence_penalty": -0.5, "frequency_penalty": 0.2}], ids=str)
+@pytest.mark.parametrize("sampled", [{}, {"temperature": 0.9, "seed": 21}], ids=["greedy", "at temperature 0.9"])
+def test_penalties_are_the_same_with_drafts_and_without(cluster, penalty, sampled):
+    fields = {"max_tokens": 60, "ignore_end": True, **sampled}
+    answers = [same_with_drafts(cluster, p, **penalty, **fields) for p in PROMPTS]
+    assert [a.ids for a, _ in answers] != [cluster.generate(p, **fields).ids for p in PROMPTS]
+    if penalty.get("presence_penalty") == -0.5:
+        assert sum(accepted for _, accepted in answers) > 5  # it loves to repeat, so drafts by lookup are taken
+
+
+def test_a_frequency_penalty_stops_a_loop(cluster):
+    usual = cluster.generate("1 1 1 1 1 1 1 1 1", max_tokens=60, ignore_end=True).ids
+    varied = cluster.generate("1 1 1 1 1 1 1 1 1", max_tokens=60, ignore_end=True, frequency_penalty=2.0).ids
+    assert len(set(varied)) > 2 * len(set(usual))
+
+
 @pytest.mark.parametrize("fields, named", [
+    ({"repetition_penalty": 0.0}, "repetition_penalty"), ({"presence_penalty": -2.5}, "presence_penalty"),
+    ({"frequency_penalty": float("nan")}, "frequency_penalty"),
     ({"typical_p": 1.5}, "typical_p"), ({"min_tokens": 1 << 21}, "min_tokens"),
     ({"logit_bias": {1 << 30: 1}}, "logit_bias[0]"), ({"logit_bias": {5: 101}}, "logit_bias[0]"),
     ({"logit_bias": {i: 1 for i in range(301)}}, "logit_bias"),

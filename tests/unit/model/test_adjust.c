@@ -17,13 +17,22 @@ static float plain(const float *logits, uint32_t v, const model_adjustment *a) {
     float l = logits[v];
     for (uint32_t i = 0; i < a->n_bias; i++)
         if (a->bias_token[i] == v) l += a->bias[i];
+    uint32_t n_all = 0, n_answer = 0;
+    for (uint32_t i = 0; i < a->n_tokens; i++) {
+        n_all += a->tokens[i] == v;
+        n_answer += i >= a->n_prompt && a->tokens[i] == v;
+    }
+    if (n_all && a->repetition != 0) l = l > 0 ? l / a->repetition : l * a->repetition;
+    l = l - (float)n_answer * a->frequency - (n_answer > 0 ? a->presence : 0);
     return a->allowed && !(a->allowed[v / 64] >> v % 64 & 1) ? -INFINITY : l;
 }
 
 static void assert_as_plain(const float *logits, uint32_t n, const model_adjustment *a) {
     float out[N + 1];
+    uint32_t count[N] = {0}, zeros[N] = {0};
     out[n] = 77; /* a guard */
-    model_adjust(logits, n, a, out);
+    model_adjust(logits, n, a, out, count);
+    assert_memory_equal(count, zeros, sizeof count);
     for (uint32_t v = 0; v < n; v++) {
         float expected = plain(logits, v, a);
         assert_memory_equal(&out[v], &expected, sizeof expected);
@@ -41,7 +50,18 @@ static void every_token_gets_what_the_definition_says(void **state) {
         for (uint32_t v = 0; v < n; v++) logits[v] = (float)below(&seed, 4000) / 100 - 20;
         for (uint32_t i = 0; i < n_bias; i++) ids[i] = i * (n / MANY ? n / MANY : 1), bias[i] = (float)below(&seed, 200) - 100;
         for (size_t i = 0; i < MODEL_MASK_WORDS(N); i++) allowed[i] = round % 4 ? tiny_random(&seed) : UINT64_MAX;
-        model_adjustment a = {.n_bias = n_bias, .bias_token = ids, .bias = bias, .allowed = round % 5 ? allowed : NULL};
+        uint32_t tokens[2 * MANY], n_tokens = 1 + below(&seed, 2 * MANY), kinds = below(&seed, 8);
+        for (uint32_t i = 0; i < n_tokens; i++) tokens[i] = below(&seed, below(&seed, 2) ? n : n / 20 + 1);
+        model_adjustment a = {.n_bias = n_bias,
+                              .bias_token = ids,
+                              .bias = bias,
+                              .repetition = kinds & 1 ? 0.5f + (float)below(&seed, 3) / 2 : 0,
+                              .presence = kinds & 2 ? (float)below(&seed, 401) / 100 - 2 : 0,
+                              .frequency = kinds & 4 ? (float)below(&seed, 401) / 100 - 2 : 0,
+                              .n_tokens = n_tokens,
+                              .n_prompt = 1 + below(&seed, n_tokens),
+                              .tokens = tokens,
+                              .allowed = round % 5 ? allowed : NULL};
         assert_as_plain(logits, n, &a);
     }
 }
@@ -61,7 +81,7 @@ static void a_forbidden_token_is_never_chosen(void **state) {
             allowed[below(&seed, N) / 64] |= UINT64_C(1) << below(&seed, 60);
         allowed[0] |= 2; /* one is a token of the vocabulary for sure */
         model_adjustment a = {.allowed = allowed};
-        model_adjust(logits, N, &a, out);
+        model_adjust(logits, N, &a, out, NULL); /* no tokens, no counts */
         for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
             uint32_t id = model_choose(out, N, &asked[i], p, work);
             if (!(allowed[id / 64] >> id % 64 & 1)) fail_msg("setting %zu, position %u: %u", i, p, id);
@@ -69,10 +89,20 @@ static void a_forbidden_token_is_never_chosen(void **state) {
     }
 }
 
+static void only_real_penalties_count_as_such(void **state) {
+    (void)state;
+    assert_false(model_penalises(&(sampling){0}));
+    assert_false(model_penalises(&(sampling){.repetition = 1}));
+    assert_true(model_penalises(&(sampling){.repetition = 0.9f}));
+    assert_true(model_penalises(&(sampling){.repetition = 1, .presence = -1}));
+    assert_true(model_penalises(&(sampling){.repetition = 1, .frequency = 0.1f}));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_token_gets_what_the_definition_says),
         cmocka_unit_test(a_forbidden_token_is_never_chosen),
+        cmocka_unit_test(only_real_penalties_count_as_such),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

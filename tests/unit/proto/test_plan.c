@@ -11,7 +11,10 @@ static sampling random_sampling(source *s) {
                       .top_k = any32(s),
                       .seed = any64(s),
                       .sample = below(s, 4),
-                      .typical_p = unit(s)};
+                      .typical_p = unit(s),
+                      .repetition = 10 * unit(s),
+                      .presence = 4 * unit(s) - 2,
+                      .frequency = 4 * unit(s) - 2};
 }
 
 static token_rules random_rules(source *s, arena *a) {
@@ -243,6 +246,9 @@ static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
     REFUSED(x.open.sampling.top_p = 1.5f, "Plan: open[0]: sampling.top_p: 1.5 is outside 0 .. 1");
     REFUSED(x.open.sampling.min_p = -1, "Plan: open[0]: sampling.min_p: -1 is outside 0 .. 1");
     REFUSED(x.open.sampling.typical_p = 2, "Plan: open[0]: sampling.typical_p: 2 is outside 0 .. 1");
+    REFUSED(x.open.sampling.repetition = -1, "Plan: open[0]: sampling.repetition: -1 is outside 0 .. 10");
+    REFUSED(x.open.sampling.presence = NAN, "Plan: open[0]: sampling.presence: nan is outside -2 .. 2");
+    REFUSED(x.open.sampling.frequency = 2.5f, "Plan: open[0]: sampling.frequency: 2.5 is outside -2 .. 2");
     REFUSED(x.open.n_answered = 3, "Plan: open[0]: n_answered: 3 of 3 tokens; expected a prompt before them");
     REFUSED((x.open.rules = (token_rules){.n_ends = 129, .ends = many}), "Plan: open[0]: end_tokens: 129 are over 128");
     REFUSED((x.open.rules = (token_rules){.n_bias = 301, .bias_token = many, .bias = biases}),

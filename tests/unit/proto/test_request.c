@@ -52,6 +52,9 @@ static proto_request random_request(source *s, arena *a) {
     r.sampling.top_p = unit(s);
     r.sampling.min_p = unit(s);
     r.sampling.typical_p = unit(s);
+    r.sampling.repetition = 0.1f + 9 * unit(s);
+    r.sampling.presence = 4 * unit(s) - 2;
+    r.sampling.frequency = 4 * unit(s) - 2;
     r.ignore_end = below(s, 2);
     r.n_stops = below(s, PROTO_MAX_STOPS + 1);
     for (uint32_t i = 0; i < r.n_stops; i++) r.stops[i] = below(s, 2) ? "\n\n" : "</code>";

@@ -52,7 +52,8 @@ static inline void assert_same_numbers(const uint32_t *a, uint32_t n_a, const ui
 
 static inline void assert_same_sampling(const sampling *a, const sampling *b) {
     assert_true(a->temperature == b->temperature && a->top_p == b->top_p && a->min_p == b->min_p);
-    assert_true(a->typical_p == b->typical_p);
+    assert_true(a->typical_p == b->typical_p && a->repetition == b->repetition);
+    assert_true(a->presence == b->presence && a->frequency == b->frequency);
     assert_int_equal(a->top_k, b->top_k);
     assert_int_equal(a->seed, b->seed);
     assert_int_equal(a->sample, b->sample);

@@ -30,6 +30,7 @@ typedef struct rig {
     uint64_t next_plan, n_moved;
     struct rig *follower; /* another rank of the group; NULL: none */
     token_rules rules;    /* of the sequences that `grow` opens, with prompts of n_prompt tokens */
+    sampling sampling;
     uint32_t n_prompt;
 } rig;
 
@@ -108,6 +109,10 @@ static uint32_t wanted(const rig *r, const uint32_t *tokens, uint32_t n) {
         float l = logit_of(h, v);
         for (uint32_t i = 0; i < r->rules.n_bias; i++)
             if (r->rules.bias_token[i] == v) l += r->rules.bias[i];
+        uint32_t n_all = 0, n_answer = 0;
+        for (uint32_t i = 0; i < n; i++) n_all += tokens[i] == v, n_answer += i >= r->n_prompt && tokens[i] == v;
+        if (n_all && r->sampling.repetition > 0) l = l > 0 ? l / r->sampling.repetition : l * r->sampling.repetition;
+        if (n_answer) l = l - (float)n_answer * r->sampling.frequency - r->sampling.presence;
         for (uint32_t i = 0; i < r->rules.n_ends; i++)
             if (r->rules.ends[i] == v && n < r->n_prompt + r->rules.min_tokens) l = -INFINITY;
         if (l > best_l) best_l = l, best = v;
@@ -141,7 +146,7 @@ static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, ui
                  need = all > n_blocks ? all - n_blocks : 0; /* a tree may have asked for more before */
         block_id ids[8];
         name_blocks(ids, first_block + n_blocks, need);
-        proto_open open = {.seq = {id}, .rules = r->rules, .n_tokens = n, .tokens = tokens};
+        proto_open open = {.seq = {id}, .sampling = r->sampling, .rules = r->rules, .n_tokens = n, .tokens = tokens};
         proto_work work = {.seq = {id},
                            .start = n_kv,
                            .n_prefix = n - n_kv,
@@ -214,6 +219,18 @@ static void biased_tokens_and_ends_that_come_too_early_are_the_same_with_trees_a
     assert_true(grow_both_ways(r, 30) > 80); /* 90, all the time */
     r->rules = (token_rules){0};             /* a sequence leaves nothing to the next in its place */
     for (unsigned seed = 31; seed < 35; seed++) assert_int_equal(grow_both_ways(r, seed), 0);
+}
+
+static void penalties_count_the_tokens_of_the_path_too(void **state) {
+    rig *r = *state;
+    static const sampling asked[] = {
+        {.repetition = 3}, {.presence = 0.7f}, {.frequency = 0.6f}, {.repetition = 0.5f, .presence = -0.9f, .frequency = 0.05f}};
+    for (unsigned i = 0; i < 4; i++) {
+        r->sampling = asked[i];
+        uint32_t n_changed = 0;
+        for (unsigned seed = 1; seed < 20; seed++) n_changed += grow_both_ways(r, 20 * i + seed);
+        assert_true(n_changed > 50);
+    }
 }
 
 static void the_answer_begins_where_the_open_says(void **state) {
@@ -394,6 +411,7 @@ int main(void) {
         WITH_RIG(a_prompt_in_chunks_chooses_only_at_its_end),
         WITH_RIG(trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_order),
         WITH_RIG(biased_tokens_and_ends_that_come_too_early_are_the_same_with_trees_and_without),
+        WITH_RIG(penalties_count_the_tokens_of_the_path_too),
         WITH_RIG(the_answer_begins_where_the_open_says),
         WITH_RIG(a_rank_without_logits_follows_the_leader_slot_by_slot),
         WITH_RIG(decisions_that_do_not_fit_the_plan_are_refused),
