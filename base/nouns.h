@@ -53,6 +53,15 @@ typedef struct {
     const uint32_t *ends;       /* [n_ends] ids that end the answer */
     const uint32_t *bias_token; /* [n_bias] ids, each once; their logits get ... */
     const float *bias;          /* [n_bias] ... so much added */
+    uint32_t logprobs;          /* 0: not asked for; n + 1: of each token, and of the n likeliest */
 } token_rules;
+
+/* The logarithms of probabilities of chosen tokens: the softmax of the model's own logits, before all else. Borrowed arrays. */
+typedef struct {
+    uint32_t n_top;       /* likeliest tokens that stand beside each chosen one */
+    const float *own;     /* [n_tokens] of the chosen ones; NULL: not asked for */
+    const uint32_t *top;  /* [n_tokens][n_top] ids, descending, ties to the lower id */
+    const float *top_log; /* [n_tokens][n_top] */
+} token_logprobs;
 
 #endif

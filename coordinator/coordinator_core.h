@@ -100,6 +100,7 @@ typedef struct {
     uint32_t drafter;
     const uint32_t *tokens;
     uint32_t n_tokens;
+    token_logprobs logprobs; /* TOKENS, if asked for; a view of the event's result */
     sched_finish finish;
     st_code code;        /* FINISHED: ST_OK for stop and length */
     char message[160];   /* FINISHED with an error: for the client */

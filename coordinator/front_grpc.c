@@ -124,7 +124,7 @@ void front_tokens(coordinator *c, const sched_action *a) {
         s->cut = answer_push(&s->answer, s->piece, n_piece, s->text, &n_text);
     }
     if (!n) return; /* already cut: the scheduler has not heard of it yet */
-    proto_reply r = {.text = s->text, .text_bytes = n_text, .tokens = a->tokens, .n_tokens = n};
+    proto_reply r = {.text = s->text, .text_bytes = n_text, .tokens = a->tokens, .n_tokens = n, .logprobs = a->logprobs};
     count_tokens(s, n);
     reply(s, &r);
     if (s->cut) cancel(s, ST_OK, SCHED_FINISH_STOP);
@@ -234,12 +234,14 @@ static st_code check_bias(const stream *s, st_error *e) {
 
 static token_rules rules_of(const stream *s) {
     const proto_request *r = &s->request;
+    uint32_t n_vocab = model_vocabulary_size(s->c->tokenizer), n_top = r->top_logprobs < n_vocab ? r->top_logprobs : n_vocab;
     return (token_rules){.min_tokens = r->min_tokens,
                          .n_ends = s->n_end_tokens,
                          .n_bias = r->n_bias,
                          .ends = s->end_tokens,
                          .bias_token = r->bias_token,
-                         .bias = r->bias};
+                         .bias = r->bias,
+                         .logprobs = r->logprobs || n_top ? n_top + 1 : 0};
 }
 
 static st_code fill(stream *s, const uint8_t *message, size_t n, st_error *e) {

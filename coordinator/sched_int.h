@@ -193,7 +193,8 @@ uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item);
 uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish);
 /* Counts a step that chose tokens: what was drafted for it and what of that was accepted, in all and by drafter. */
 void sched_count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
-/* Whether an item answers what was asked: its drafts are a path of the tree. */
-bool sched_answers(const sched_asked *asked, seq_id seq, const proto_item *item);
+/* Whether an item answers what was asked: its drafts are a path of the tree, its log-probabilities those that the request wants.
+ */
+bool sched_answers(const sched_asked *asked, const sched_request *r, const proto_item *item);
 
 #endif

@@ -88,5 +88,8 @@ bool model_penalises(const sampling *s); /* whether the tokens before a choice c
 uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, uint32_t position, uint64_t *work);
 /* -log softmax(logits)[id], in double. */
 double model_nll(const float *logits, uint32_t n_vocab, uint32_t id);
+/* log softmax(logits) of `id`, and of the n_top <= n_vocab likeliest: top[n_top] ids, descending, ties to the lower id, and their
+ * top_log[n_top]. In double, rounded once. */
+float model_logprobs(const float *logits, uint32_t n_vocab, uint32_t id, uint32_t n_top, uint32_t *top, float *top_log);
 
 #endif

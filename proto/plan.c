@@ -106,6 +106,7 @@ static void encode_open(const proto_open *o, wire_sampling *s, wire_open *m) {
     m->n_bias_token = m->n_bias = o->rules.n_bias;
     m->bias_token = packed(o->rules.bias_token);
     m->bias = (float *)(uintptr_t)o->rules.bias;
+    m->logprobs = o->rules.logprobs;
 }
 
 /* Returns the scratch numbers that are left. */
@@ -197,12 +198,15 @@ static st_code decode_rules(const wire_open *m, token_rules *r, st_error *e) {
         if (!(fabsf(m->bias[i]) <= PROTO_BIAS_LIMIT))
             return st_fail(e, BAD, "bias[%zu]: %g is outside -%d .. %d", i, (double)m->bias[i], PROTO_BIAS_LIMIT,
                            PROTO_BIAS_LIMIT);
+    if (m->logprobs > 1 + PROTO_MAX_TOP_LOGPROBS)
+        return st_fail(e, BAD, "logprobs: %u likeliest tokens are over %d", m->logprobs - 1, PROTO_MAX_TOP_LOGPROBS);
     *r = (token_rules){.min_tokens = m->min_tokens,
                        .n_ends = (uint32_t)m->n_end_tokens,
                        .n_bias = (uint32_t)m->n_bias,
                        .ends = m->end_tokens,
                        .bias_token = m->bias_token,
-                       .bias = m->bias};
+                       .bias = m->bias,
+                       .logprobs = m->logprobs};
     return ST_OK;
 }
 
@@ -327,6 +331,15 @@ st_code proto_plan_decode(const uint8_t *bytes, size_t n, arena *a, proto_plan *
 }
 
 /* ---- result ---- */
+static void encode_logprobs(const token_logprobs *l, uint32_t n_tokens, wire_item *m) {
+    if (!l->own) return;
+    m->n_logprobs = n_tokens;
+    m->n_top_tokens = m->n_top_logprobs = (size_t)n_tokens * l->n_top;
+    m->logprobs = (float *)(uintptr_t)l->own;
+    m->top_tokens = packed(l->top);
+    m->top_logprobs = (float *)(uintptr_t)l->top_log;
+}
+
 st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
     wire_result m = CONSORT__CONTROL__V1__RESULT__INIT;
     size_t n_nodes = 0;
@@ -344,6 +357,7 @@ st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
         to->layer = from->layer;
         to->n_tokens = from->n_tokens;
         to->tokens = packed(from->tokens);
+        encode_logprobs(&from->logprobs, from->n_tokens, to);
         to->n_scored = from->n_scored;
         to->n_hits = from->n_hits;
         parents = ENCODE_TREE(&from->tree, parents, to);
@@ -371,7 +385,9 @@ static st_code decode_item(wire_item *m, proto_item *i, st_error *e) {
                       .tokens = m->tokens,
                       .n_scored = m->n_scored,
                       .n_hits = m->n_hits};
-    return decode_tree(TREE_OF(m), &i->tree, e);
+    wire_logprobs logs = {m->n_logprobs, m->n_top_tokens, m->n_top_logprobs, m->logprobs, m->top_logprobs, m->top_tokens};
+    st_code code = proto_wire_logprobs(logs, m->n_tokens, &i->logprobs, BAD, e);
+    return code ? code : decode_tree(TREE_OF(m), &i->tree, e);
 }
 
 static st_code decode_items(const wire_result *m, arena *a, proto_result *r, st_error *e) {

@@ -23,6 +23,7 @@ enum {
     PROTO_MAX_REPETITION = 10,
     PROTO_MAX_PENALTY = 2, /* presence, frequency: at most this far from 0 */
     PROTO_MAX_BIAS = 300,
+    PROTO_MAX_TOP_LOGPROBS = 20,
     PROTO_BIAS_LIMIT = 100,   /* a bias is at most this far from 0 */
     PROTO_MAX_RUNNING = 4096, /* sequences that a group holds at once: the most that one plan opens or closes */
     PROTO_REQUEST_ID_BYTES = 64,
@@ -58,6 +59,8 @@ typedef struct {
     uint32_t n_bias;
     const uint32_t *bias_token; /* [n_bias] */
     const float *bias;          /* [n_bias] */
+    bool logprobs;
+    uint32_t top_logprobs; /* more than 0: logprobs too */
 } proto_request;
 
 /* plan */
@@ -111,10 +114,11 @@ typedef struct {
 /* result */
 typedef struct {
     seq_id seq;
-    st_code code;           /* ST_OK, or ST_ERR_NUMERIC: this sequence is lost and must be closed */
-    uint32_t layer;         /* where it stopped being finite, for the message */
-    uint32_t n_tokens;      /* accepted drafts, then the bonus token; 0 after a prompt chunk that does not end the prompt */
-    const uint32_t *tokens; /* [n_tokens] */
+    st_code code;            /* ST_OK, or ST_ERR_NUMERIC: this sequence is lost and must be closed */
+    uint32_t layer;          /* where it stopped being finite, for the message */
+    uint32_t n_tokens;       /* accepted drafts, then the bonus token; 0 after a prompt chunk that does not end the prompt */
+    const uint32_t *tokens;  /* [n_tokens] */
+    token_logprobs logprobs; /* of `tokens`, if the open asked for them */
     /* of a draft; `tokens` is empty then */
     token_tree tree;
     uint32_t n_scored,

@@ -26,6 +26,7 @@ typedef struct {
     uint32_t *ends;                      /* [PROTO_MAX_ENDS] */
     uint32_t *bias_token;                /* [PROTO_MAX_BIAS] */
     float *bias;                         /* [PROTO_MAX_BIAS] */
+    uint32_t logprobs;                   /* as in token_rules */
     uint32_t n_prompt;                   /* where the answer begins */
     uint32_t n_tokens, n_kv, n_blocks;
     uint32_t *tokens; /* [max_context]; behind n_tokens, while the leader decides, the path that it has chosen */
@@ -58,7 +59,11 @@ struct step {
     uint64_t *work;                                              /* [n_vocab] for the filters */
     float *adjusted;                                             /* [n_vocab] a row of logits */
     uint32_t *count;                                             /* [n_vocab] 0 between choices */
-    uint64_t *allowed;                                           /* [MODEL_MASK_WORDS(n_vocab)] */
+    float *own_log;                                              /* [max_rows] by choice, as the next two */
+    uint32_t *top;     /* [max_rows][PROTO_MAX_TOP_LOGPROBS] the first n_top of each ... */
+    float *top_log;    /* ... close together in a span */
+    bool decided;      /* the words to apply are our own */
+    uint64_t *allowed; /* [MODEL_MASK_WORDS(n_vocab)] */
 };
 
 static uint32_t blocks_for_context(const step_options *o) { return kv_blocks_for((uint64_t)o->max_context + NOUNS_MAX_TREE); }
@@ -72,7 +77,8 @@ static size_t memory_bytes(const step_options *o, uint32_t n_vocab) {
     size_t choice =
         (size_t)n_vocab * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t)) + MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t);
     size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
-    return sequences + plan + choice + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 19 * padding;
+    size_t logs = (size_t)o->max_rows * (1 + 2 * PROTO_MAX_TOP_LOGPROBS) * sizeof(float);
+    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 22 * padding;
 }
 
 st_code step_create(const step_options *o, step **out) {
@@ -103,6 +109,9 @@ st_code step_create(const step_options *o, step **out) {
     s->work = arena_alloc(a, n_vocab, sizeof *s->work);
     s->adjusted = arena_alloc(a, n_vocab, sizeof *s->adjusted);
     s->count = arena_alloc(a, n_vocab, sizeof *s->count);
+    s->own_log = arena_alloc(a, o->max_rows, sizeof *s->own_log);
+    s->top = arena_alloc(a, (size_t)o->max_rows * PROTO_MAX_TOP_LOGPROBS, sizeof *s->top);
+    s->top_log = arena_alloc(a, (size_t)o->max_rows * PROTO_MAX_TOP_LOGPROBS, sizeof *s->top_log);
     s->allowed = arena_alloc(a, MODEL_MASK_WORDS(n_vocab), sizeof *s->allowed);
     INVARIANT(s->allowed);
     *out = s;
@@ -150,6 +159,9 @@ static st_code check_open(const step *s, const proto_open *o, st_error *e) {
     const token_rules *r = &o->rules;
     if (!o->n_tokens || o->n_tokens > s->o.max_context)
         return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u tokens, expected 1 .. %u", id, o->n_tokens, s->o.max_context);
+    if (r->logprobs > 1 + PROTO_MAX_TOP_LOGPROBS || r->logprobs > 1 + n_vocab)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u likeliest tokens, expected at most %d of %u", id, r->logprobs - 1,
+                       PROTO_MAX_TOP_LOGPROBS, n_vocab);
     if (o->n_answered >= o->n_tokens || r->n_ends > PROTO_MAX_ENDS || r->n_bias > PROTO_MAX_BIAS)
         return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u tokens of an answer among %u, %u end tokens, %u biases", id,
                        o->n_answered, o->n_tokens, r->n_ends, r->n_bias);
@@ -161,6 +173,7 @@ static st_code check_open(const step *s, const proto_open *o, st_error *e) {
 
 static void take_rules(sequence *q, const token_rules *r) {
     q->min_tokens = r->min_tokens;
+    q->logprobs = r->logprobs;
     q->n_ends = r->n_ends;
     q->n_bias = r->n_bias;
     if (r->n_ends) memcpy(q->ends, r->ends, r->n_ends * sizeof *q->ends);
@@ -319,6 +332,22 @@ static uint32_t choose(step *s, const sequence *q, const float *logits, uint32_t
     return model_choose(logits, n_vocab, p, n_tokens, s->work);
 }
 
+/* Views of what note_logprobs has left for the span. */
+static token_logprobs logprobs_of(const step *s, const span *sp) {
+    if (!sp->seq->logprobs) return (token_logprobs){0};
+    size_t first = sp->first_choice;
+    return (token_logprobs){sp->seq->logprobs - 1, s->own_log + first, s->top + first * PROTO_MAX_TOP_LOGPROBS,
+                            s->top_log + first * PROTO_MAX_TOP_LOGPROBS};
+}
+
+static void note_logprobs(step *s, const span *sp, uint32_t k, const float *logits, uint32_t token) {
+    if (!sp->seq->logprobs) return;
+    uint32_t n_top = sp->seq->logprobs - 1;
+    size_t first = sp->first_choice, at = first * PROTO_MAX_TOP_LOGPROBS + (size_t)k * n_top;
+    s->own_log[first + k] =
+        model_logprobs(logits, model_get_info(s->o.model)->n_vocab, token, n_top, s->top + at, s->top_log + at);
+}
+
 /* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. */
 static void choose_path(step *s, const span *sp, uint32_t *head) {
     const sequence *q = sp->seq;
@@ -328,6 +357,7 @@ static void choose_path(step *s, const span *sp, uint32_t *head) {
         if (row != root) path[n_path++] = row - root - 1;
         const float *logits = model_logits(s->o.model, sp->first_choice + (row - root));
         tokens[n] = choose(s, q, logits, q->n_tokens + n);
+        note_logprobs(s, sp, n, logits, tokens[n]);
         row = child(s, sp, row, tokens[n++]);
     }
     head[2] = n;
@@ -350,6 +380,7 @@ const uint32_t *step_decide(step *s, uint32_t *n_words) {
         decide_item(s, &s->spans[i], at);
         at += DECISION_WORDS + at[2] + at[3];
     }
+    s->decided = true;
     *n_words = (uint32_t)(at - s->words);
     INVARIANT(*n_words <= step_max_words(&s->o));
     return s->words;
@@ -374,6 +405,7 @@ static void apply_item(step *s, const span *sp, const uint32_t *words, proto_ite
     uint32_t n = words[2], n_path = words[3];
     const uint32_t *tokens = words + DECISION_WORDS, *path = tokens + n;
     *item = (proto_item){.seq = q->id, .code = (st_code)words[0], .layer = words[1], .n_tokens = n, .tokens = tokens};
+    if (n && s->decided) item->logprobs = logprobs_of(s, sp);
     if (item->code) {
         q->bad = true;
         return;
@@ -408,6 +440,7 @@ st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_resul
     *out = (proto_result){
         .plan_id = s->plan_id, .n_rows = s->n_rows, .n_moved = s->n_moved, .n_items = s->n_spans, .items = s->items};
     s->n_spans = 0;
+    s->decided = false;
     return ST_OK;
 }
 

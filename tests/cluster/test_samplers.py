@@ -69,7 +69,54 @@ def test_a_frequency_penalty_stops_a_loop(cluster):
     assert len(set(varied)) > 2 * len(set(usual))
 
 
+def logprobs_of(replies):
+    """[(id, logprob, [(id, logprob), ...])], one for each token of the answer."""
+    all_ = []
+    for r in replies:
+        n = len(r.logprobs.top) // len(r.tokens) if r.tokens else 0
+        assert len(r.logprobs.token) == len(r.tokens) and len(r.logprobs.top_tokens) == n * len(r.tokens)
+        pairs = list(zip(r.logprobs.top_tokens, r.logprobs.top))
+        all_ += [(t, r.logprobs.token[i], pairs[i * n:(i + 1) * n]) for i, t in enumerate(r.tokens)]
+    return all_
+
+
+def test_logprobs_are_those_of_the_engine_whatever_bends_the_choice(cluster):
+    prompt = tokenize("Once upon a time")
+    fields = {"max_tokens": 40, "ignore_end": True, "temperature": 1.3, "seed": 9, "top_k": 50, "repetition_penalty": 1.2, "top_logprobs": 4}
+    told = logprobs_of(cluster.stream(prompt, **fields))
+    line = json.dumps({"ids": prompt + [t for t, _, _ in told], "n_prompt": len(prompt)}) + "\n"
+    scored = json.loads(consort("score", "--model", MODEL, text=line).stdout)
+    assert len(told) == 40
+    for (token, log, top), likeliest, nll in zip(told, scored["argmax"], scored["nll"]):
+        assert log == pytest.approx(-nll, rel=1e-6) and top[0][0] == likeliest
+        assert [x for _, x in top] == sorted((x for _, x in top), reverse=True) and len({t for t, _ in top}) == 4
+        assert log <= top[0][1] and all(x == log for t, x in top if t == token)
+
+
+@pytest.mark.parametrize("sampled", [{}, {"temperature": 0.9, "seed": 4}], ids=["greedy", "at temperature 0.9"])
+def test_logprobs_are_the_same_with_drafts_and_without(cluster, sampled):
+    fields = {"max_tokens": 60, "top_logprobs": 20, **sampled}
+    replies = list(cluster.stream(REPEATING, speculation="lookup", **fields))
+    assert any(len(r.tokens) > 1 for r in replies)
+    assert logprobs_of(replies) == logprobs_of(cluster.stream(REPEATING, speculation="none", **fields))
+
+
+def test_logprobs_come_only_if_asked_for_and_without_alternatives_if_so(cluster):
+    assert not any(r.HasField("logprobs") for r in cluster.stream("Hello", max_tokens=5))
+    told = logprobs_of(cluster.stream("Hello", max_tokens=5, logprobs=True))
+    assert len(told) > 2 and all(log <= 0 and top == [] for _, log, top in told)
+
+
+def test_ranks_of_a_group_agree_under_all_of_it(new_cluster, cluster):
+    fields = {"max_tokens": 50, "temperature": 0.8, "seed": 3, "typical_p": 0.9, "repetition_penalty": 1.3, "frequency_penalty": 0.2,
+              "min_tokens": 40, "logit_bias": biases(cluster, {28: -3.0, 30: 2.0}), "top_logprobs": 3}
+    expected = logprobs_of(cluster.stream(REPEATING, speculation="none", **fields))
+    group = new_cluster(tensor_parallel=3, threads=1)
+    assert logprobs_of(group.stream(REPEATING, speculation="lookup", **fields)) == expected
+
+
 @pytest.mark.parametrize("fields, named", [
+    ({"top_logprobs": 21}, "top_logprobs"),
     ({"repetition_penalty": 0.0}, "repetition_penalty"), ({"presence_penalty": -2.5}, "presence_penalty"),
     ({"frequency_penalty": float("nan")}, "frequency_penalty"),
     ({"typical_p": 1.5}, "typical_p"), ({"min_tokens": 1 << 21}, "min_tokens"),
@@ -93,4 +140,8 @@ def test_typical_p_at_any_temperature_is_lossless_and_does_something(cluster):
 def test_the_command_line_says_the_same(cluster):
     to = ["generate", "--server", cluster.server, "--raw", "--json", "--prompt", "Once upon a time", "--max-tokens", 12]
     expected = cluster.generate("Once upon a time", max_tokens=12, min_tokens=5, logit_bias=biases(cluster, {28: -100, 30: 3.5}))
-    assert json.loads(consort(*to, "--min-tokens", 5, "--logit-bias", "28:-100,30:3.5").stdout)["ids"] == expected.ids
+    printed = json.loads(consort(*to, "--min-tokens", 5, "--logit-bias", "28:-100,30:3.5").stdout)
+    assert printed["ids"] == expected.ids and "logprobs" not in printed
+    told = logprobs_of(cluster.stream("Once upon a time", max_tokens=12, presence_penalty=0.5, top_logprobs=2))
+    printed = json.loads(consort(*to, "--presence-penalty", 0.5, "--top-logprobs", 2).stdout)["logprobs"]
+    assert [(p["id"], p["logprob"], [tuple(x) for x in p["top"]]) for p in printed] == told

@@ -24,7 +24,8 @@ static token_rules random_rules(source *s, arena *a) {
                          .n_bias = n_bias,
                          .ends = some32(s, a, n_ends),
                          .bias_token = some32(s, a, n_bias),
-                         .bias = some_bias(s, a, n_bias)};
+                         .bias = some_bias(s, a, n_bias),
+                         .logprobs = below(s, PROTO_MAX_TOP_LOGPROBS + 2)};
 }
 
 static token_tree random_tree(source *s, arena *a) {
@@ -257,6 +258,7 @@ static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
             "Plan: open[0]: bias[0]: nan is outside -100 .. 100");
     REFUSED((x.open.rules = (token_rules){.n_bias = 1, .bias_token = many, .bias = &(float){-100.5f}}),
             "Plan: open[0]: bias[0]: -100.5 is outside -100 .. 100");
+    REFUSED(x.open.rules.logprobs = 22, "Plan: open[0]: logprobs: 21 likeliest tokens are over 20");
     REFUSED(x.work.seq.value = 0, "Plan: work[0]: seq: 0 is none");
     REFUSED(x.work.n_prefix = 0, "Plan: work[0]: n_prefix: 0; expected 1 or more");
     REFUSED(x.work.start = UINT32_MAX, "Plan: work[0]: n_prefix: 3 from 4294967295 is over 1048576 tokens");
@@ -341,6 +343,28 @@ static void arrays_that_belong_together_have_one_length(void **state) {
     assert_bytes_refused(&plan, "Plan: open[0]: bias: 1 for 2 tokens");
 }
 
+/* Fields 4, 10, 11 and 12 of control.proto's Item. */
+static void logprobs_are_as_many_as_tokens_and_their_likeliest_as_many_for_each(void **state) {
+    (void)state;
+    static const uint8_t floats[16] = {0};
+    static const struct {
+        uint32_t n_tokens, n_own, n_top, n_log;
+    } wrong[] = {{0, 1, 0, 0}, {2, 1, 0, 0}, {0, 0, 2, 2}, {2, 2, 3, 3}, {2, 2, 2, 4}, {2, 0, 2, 2}, {2, 2, 0, 2}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        raw_message item = {.n = 0}, m = {.n = 0};
+        proto_result back;
+        st_error e;
+        put_number(&item, 1, 5);
+        put_bytes(&item, 4, "\1\2\3", wrong[i].n_tokens), put_bytes(&item, 10, floats, 4 * wrong[i].n_own);
+        put_bytes(&item, 11, "\1\2\3\4", wrong[i].n_top), put_bytes(&item, 12, floats, 4 * wrong[i].n_log);
+        put_number(&m, 1, 1), put_bytes(&m, 4, item.bytes, item.n);
+        arena a = arena_for(m.n);
+        assert_int_equal(proto_result_decode(m.bytes, m.n, &a, &back, &e), ST_FATAL_PROTOCOL);
+        if (!strstr(e.message, "Result: items[0]: logprobs: ")) fail_msg("case %zu: %s", i, e.message);
+        arena_deinit(&a);
+    }
+}
+
 static void a_cut_or_bent_plan_never_breaks_the_decoder(void **state) {
     (void)state;
     source s = {4};
@@ -413,7 +437,7 @@ static void a_result_comes_back_as_it_went(void **state) {
     (void)state;
     source s = {6};
     for (int i = 0; i < 100; i++) {
-        arena made = arena_for(1 << 18);
+        arena made = arena_for(1 << 20);
         uint32_t n = below(&s, PROTO_MAX_PLAN_SEQUENCES + 1);
         proto_item *items = arena_alloc(&made, n, sizeof *items);
         for (uint32_t k = 0; k < n; k++) {
@@ -425,6 +449,7 @@ static void a_result_comes_back_as_it_went(void **state) {
                                     .tokens = some32(&s, &made, m),
                                     .n_scored = scored,
                                     .n_hits = scored / 2};
+            items[k].logprobs = some_logprobs(&s, &made, m);
             if (below(&s, 2)) items[k].tree = random_tree(&s, &made);
         }
         proto_result r = {1 + any64(&s) / 2, any64(&s), any32(&s), any32(&s), n, items}, back;
@@ -443,6 +468,7 @@ static void a_result_comes_back_as_it_went(void **state) {
             assert_int_equal(items[k].code, back.items[k].code);
             assert_int_equal(items[k].layer, back.items[k].layer);
             assert_same_numbers(items[k].tokens, items[k].n_tokens, back.items[k].tokens, back.items[k].n_tokens);
+            assert_same_logprobs(&items[k].logprobs, items[k].n_tokens, &back.items[k].logprobs);
             assert_same_tree(&items[k].tree, &back.items[k].tree);
             assert_int_equal(items[k].n_scored, back.items[k].n_scored);
             assert_int_equal(items[k].n_hits, back.items[k].n_hits);
@@ -480,6 +506,18 @@ static void a_result_with_a_bad_field_is_refused_by_its_name(void **state) {
     assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: code: 99 is outside 0 .. 15");
     items[1] = (proto_item){.seq = {1}, .n_tokens = NOUNS_MAX_TREE + 2, .tokens = many};
     assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: tokens: 66 are over 65");
+    const float logs[3] = {-1, 0.5f, -2};
+    items[1] = (proto_item){.seq = {1}, .n_tokens = 3, .tokens = prompt, .logprobs = {.own = logs}};
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items},
+                          "Result: items[1]: logprobs[1]: 0.5 is no logarithm of a probability");
+    items[1] = (proto_item){.seq = {1}, .n_tokens = 1, .tokens = prompt, .logprobs = {1, logs, prompt, logs + 1}};
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items},
+                          "Result: items[1]: top_logprobs[0]: 0.5 is no logarithm of a probability");
+    float tops[21] = {0};
+    items[1].logprobs = (token_logprobs){21, logs, many, tops};
+    assert_result_refused(
+        &(proto_result){1, 1, 1, 0, 2, items},
+        "Result: items[1]: logprobs: 21 likeliest tokens and 21 logarithms for 1 tokens; expected at most 20 each");
     items[1] = (proto_item){.seq = {1}, .n_scored = 1, .n_hits = 2};
     assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: n_hits: 2 are over n_scored 1");
     items[1] = (proto_item){.seq = {1}, .tree = {2, prompt, prompt, NULL}};
@@ -498,6 +536,7 @@ int main(void) {
         cmocka_unit_test(a_full_arena_is_said_and_left_as_it_was),
         cmocka_unit_test(encoding_survives_each_failing_allocation),
         cmocka_unit_test(a_result_comes_back_as_it_went),
+        cmocka_unit_test(logprobs_are_as_many_as_tokens_and_their_likeliest_as_many_for_each),
         cmocka_unit_test(a_result_with_a_bad_field_is_refused_by_its_name),
     };
     return cmocka_run_group_tests_name("proto_plan", tests, NULL, NULL);

@@ -64,6 +64,7 @@ static st_code step_all(rig *r, const proto_plan *p, proto_result *out, st_error
         memset(r->follower->model.logits, 0, sizeof r->follower->model.logits); /* it has none */
         assert_int_equal(step_apply(r->follower->step, words, n_words, &same, e), ST_OK);
         r->follower->n_moved += same.n_moved;
+        for (uint32_t i = 0; i < same.n_items; i++) assert_null(same.items[i].logprobs.own);
     }
     code = step_apply(r->step, words, n_words, out, e);
     if (!code) r->n_moved += out->n_moved;
@@ -120,6 +121,31 @@ static uint32_t wanted(const rig *r, const uint32_t *tokens, uint32_t n) {
     return best;
 }
 
+/* Of the raw logits after the n known tokens and those of the item before; the likeliest are found one after the other. */
+static void check_logprobs(const rig *r, const uint32_t *known, uint32_t n, const proto_item *item) {
+    uint32_t tokens[CONTEXT], n_top = r->rules.logprobs ? r->rules.logprobs - 1 : 0;
+    float logits[VOCAB];
+    assert_int_equal(item->logprobs.own != NULL, r->rules.logprobs > 0);
+    assert_int_equal(item->logprobs.n_top, n_top);
+    memcpy(tokens, known, n * sizeof *tokens);
+    for (uint32_t i = 0; item->logprobs.own && i < item->n_tokens; i++) {
+        bool taken[VOCAB] = {false};
+        for (uint32_t v = 0; v < VOCAB; v++) logits[v] = logit_of(hash_of(tokens, n), v);
+        double own = -model_nll(logits, VOCAB, item->tokens[i]);
+        assert_true(item->logprobs.own[i] == (float)own);
+        for (uint32_t k = 0; k < n_top; k++) {
+            uint32_t best = VOCAB;
+            for (uint32_t v = 0; v < VOCAB; v++)
+                if (!taken[v] && (best == VOCAB || logits[v] > logits[best])) best = v;
+            taken[best] = true;
+            assert_int_equal(item->logprobs.top[i * n_top + k], best);
+            double log = own + ((double)logits[best] - (double)logits[item->tokens[i]]);
+            assert_true(item->logprobs.top_log[i * n_top + k] == (float)log);
+        }
+        tokens[n++] = item->tokens[i];
+    }
+}
+
 /* Grows sequence `id` from `tokens` to n_total tokens in single steps or with trees built around the truth: `seed` decides the
  * shapes. */
 static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, uint32_t n, uint32_t n_total, unsigned seed,
@@ -157,6 +183,7 @@ static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, ui
         n_blocks += need;
         n_kv = n;
         assert_int_equal(out.items[0].n_tokens, n_right - n + 1); /* every right draft, and the bonus */
+        check_logprobs(r, tokens, n, &out.items[0]);
         for (uint32_t i = 0; i < out.items[0].n_tokens; i++) {
             assert_int_equal(out.items[0].tokens[i], wanted(r, tokens, n));
             tokens[n++] = out.items[0].tokens[i];
@@ -231,6 +258,43 @@ static void penalties_count_the_tokens_of_the_path_too(void **state) {
         for (unsigned seed = 1; seed < 20; seed++) n_changed += grow_both_ways(r, 20 * i + seed);
         assert_true(n_changed > 50);
     }
+}
+
+static void logprobs_are_of_the_raw_logits_with_trees_and_without(void **state) {
+    rig *r = *state;
+    static const uint32_t wants[] = {1, 2, 6, 21};
+    static const uint32_t liked[] = {7};
+    static const float bias[] = {1.2f};
+    assert_int_equal(make_rig((void **)&r->follower), 0); /* which gets none, and is not confused */
+    for (uint32_t i = 0; i < 4; i++) {
+        r->rules = (token_rules){.logprobs = wants[i], .n_bias = i % 2, .bias_token = liked, .bias = bias};
+        r->sampling.repetition = i % 2 ? 2 : 1;
+        for (unsigned seed = 1; seed < 6; seed++) (void)grow_both_ways(r, 10 * i + seed);
+    }
+    free_rig((void **)&r->follower);
+}
+
+static void two_sequences_in_a_step_get_their_own_logprobs(void **state) {
+    rig *r = *state;
+    uint32_t a[2] = {1, 2}, b[3] = {3, 4, 5}, c[2] = {8, 9};
+    block_id ids[3];
+    proto_result out;
+    st_error e = {0};
+    name_blocks(ids, 0, 3);
+    proto_open opens[3] = {{.seq = {1}, .n_tokens = 2, .tokens = a, .rules = {.logprobs = 4}},
+                           {.seq = {2}, .n_tokens = 3, .tokens = b},
+                           {.seq = {3}, .n_tokens = 2, .tokens = c, .rules = {.logprobs = 21}}};
+    proto_work work[3] = {{.seq = {1}, .n_prefix = 2, .n_blocks = 1, .blocks = ids},
+                          {.seq = {2}, .n_prefix = 3, .n_blocks = 1, .blocks = ids + 1},
+                          {.seq = {3}, .n_prefix = 2, .n_blocks = 1, .blocks = ids + 2}};
+    proto_plan p = {.id = 1, .n_open = 3, .open = opens, .n_work = 3, .work = work};
+    assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+    r->rules.logprobs = 4;
+    check_logprobs(r, a, 2, &out.items[0]);
+    r->rules.logprobs = 0;
+    check_logprobs(r, b, 3, &out.items[1]);
+    r->rules.logprobs = 21;
+    check_logprobs(r, c, 2, &out.items[2]);
 }
 
 static void the_answer_begins_where_the_open_says(void **state) {
@@ -364,10 +428,11 @@ static void a_plan_that_contradicts_the_rank_is_a_protocol_error_that_says_how(v
         {.seq = {2}, .n_tokens = 4, .tokens = tokens, .rules = {.n_bias = PROTO_MAX_BIAS + 1}},
         {.seq = {2}, .n_tokens = 4, .tokens = tokens, .rules = {.n_ends = PROTO_MAX_ENDS + 1}},
         {.seq = {2}, .n_tokens = 4, .tokens = tokens, .n_answered = 4},
+        {.seq = {2}, .n_tokens = 4, .tokens = tokens, .rules = {.logprobs = 22}},
     };
-    static const char *const says[] = {"end token 97 is outside", "bias of token 97 is outside", "301 biases", "129 end tokens",
-                                       "4 tokens of an answer among 4"};
-    for (size_t i = 0; i < 5; i++) {
+    static const char *const says[] = {"end token 97 is outside", "bias of token 97 is outside",   "301 biases",
+                                       "129 end tokens",          "4 tokens of an answer among 4", "21 likeliest tokens"};
+    for (size_t i = 0; i < 6; i++) {
         assert_int_equal(run(r, &bad_rules[i], NULL, 0, &out, &e), ST_FATAL_PROTOCOL);
         if (!strstr(e.message, says[i])) fail_msg("rules %zu: %s", i, e.message);
     }
@@ -412,6 +477,8 @@ int main(void) {
         WITH_RIG(trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_order),
         WITH_RIG(biased_tokens_and_ends_that_come_too_early_are_the_same_with_trees_and_without),
         WITH_RIG(penalties_count_the_tokens_of_the_path_too),
+        WITH_RIG(logprobs_are_of_the_raw_logits_with_trees_and_without),
+        WITH_RIG(two_sequences_in_a_step_get_their_own_logprobs),
         WITH_RIG(the_answer_begins_where_the_open_says),
         WITH_RIG(a_rank_without_logits_follows_the_leader_slot_by_slot),
         WITH_RIG(decisions_that_do_not_fit_the_plan_are_refused),
