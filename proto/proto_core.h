@@ -75,7 +75,7 @@ typedef struct {
     sampling sampling;
     token_rules rules;
     uint32_t n_tokens;
-    const uint32_t *tokens; /* [n_tokens] the prompt (to a drafter, and after a move: all committed tokens) */
+    const uint32_t *tokens; /* [n_tokens] the prompt (after a move: all committed tokens; to a drafter: the first of them) */
     uint32_t n_answered;    /* of these, the last ones are of the answer */
 } proto_open;
 

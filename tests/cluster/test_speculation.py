@@ -9,7 +9,10 @@ REPEATING = [("user", "Repeat this sentence five times: the quick brown fox jump
 PROMPTS = [REPEATING, [("user", "Write a Python function that reverses a string.")], "1, 2, 3, 4, 5, 6, 7,", "Once upon a time"]
 
 
-@pytest.mark.parametrize("sampled", [{}, {"temperature": 1.0, "top_p": 0.95, "seed": 7}], ids=["greedy", "at temperature 1"])
+BENT = {"temperature": 0.7, "typical_p": 0.95, "repetition_penalty": 1.05, "presence_penalty": -0.3, "frequency_penalty": 0.1, "min_tokens": 70, "seed": 7}
+
+
+@pytest.mark.parametrize("sampled", [{}, {"temperature": 1.0, "top_p": 0.95, "seed": 7}, BENT], ids=["greedy", "at temperature 1", "bent"])
 def test_answers_are_the_same_with_and_without(cluster, sampled):
     accepted = 0
     for prompt in PROMPTS:
@@ -32,7 +35,7 @@ def test_many_at_once_get_the_same_bytes_too(cluster):
 
 def test_ranks_agree_on_accepted_drafts(new_cluster, cluster):
     expected = cluster.generate(REPEATING, max_tokens=100, speculation="none").ids
-    group = new_cluster(tensor_parallel=3, threads=1)
+    group = new_cluster(tensor_parallel=3, threads=1, draft_floor=0)
     assert group.generate(REPEATING, max_tokens=100, speculation="lookup").ids == expected
     assert group.status().accepted > 5
 
