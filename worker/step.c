@@ -60,10 +60,10 @@ struct step {
     float *adjusted;                                             /* [n_vocab] a row of logits */
     uint32_t *count;                                             /* [n_vocab] 0 between choices */
     float *own_log;                                              /* [max_rows] by choice, as the next two */
-    uint32_t *top;     /* [max_rows][PROTO_MAX_TOP_LOGPROBS] the first n_top of each ... */
-    float *top_log;    /* ... close together in a span */
-    bool decided;      /* the words to apply are our own */
-    uint64_t *allowed; /* [MODEL_MASK_WORDS(n_vocab)] */
+    uint32_t *top;                                               /* [max_rows][PROTO_MAX_TOP_LOGPROBS]; each span packs its own */
+    float *top_log;                                              /* likewise */
+    bool decided;                                                /* the words to apply are our own */
+    uint64_t *allowed;                                           /* [MODEL_MASK_WORDS(n_vocab)] */
 };
 
 static uint32_t blocks_for_context(const step_options *o) { return kv_blocks_for((uint64_t)o->max_context + NOUNS_MAX_TREE); }
