@@ -302,7 +302,8 @@ static st_code read_flags(builder *b) {
     model_tokenizer *t = b->t;
     bool bos, eos;
     uint64_t id = MODEL_NO_ID;
-    st_code code = flag(b, KEY("add_bos_token"), t->is_spm || t->keeps_words, &bos);
+    bool usual = (t->is_spm || t->keeps_words) && model_file_has(b->f, KEY("bos_token_id"));
+    st_code code = flag(b, KEY("add_bos_token"), usual, &bos);
     if (!code) code = flag(b, KEY("add_eos_token"), false, &eos);
     if (!code) code = flag(b, KEY("add_space_prefix"), t->is_spm, &t->space_prefix);
     if (!code && (eos || (t->space_prefix && !t->is_spm)))

@@ -103,6 +103,17 @@ static void gpt2_keeps_numbers_whole_where_smollm_does_not(void **state) {
     model_tokenizer_destroy(t);
 }
 
+static void llama3_keeps_a_word_that_is_a_token_whatever_the_merges_say(void **state) {
+    (void)state;
+    for (int keeps = 0; keeps < 2; keeps++) { /* b c merges before a b can, so no merges lead to abc */
+        const wv_options o = {.pre = keeps ? "llama-bpe" : "dbrx", .last_token = "abc", .last_merge = "ab c"};
+        model_tokenizer *t = created(&o);
+        expect(t, "abc", false, keeps ? "#23" : "a #20");
+        expect(t, "abcd", false, "a #22");
+        model_tokenizer_destroy(t);
+    }
+}
+
 static void unicode_white_space_splits_and_the_mongolian_vowel_separator_does_not(void **state) {
     /* NEL and the ideographic space are spaces: the second of two stays with neither word. U+180E is none since Unicode 6.3. */
     expect(*state, "\xc2\x85's", false, "c2 85 #13");
@@ -372,10 +383,10 @@ static void wrong_vocabularies_are_refused_by_key_and_value(void **state) {
         st_code code;
         const char *message;
     } cases[] = {
-        {{.model = "llama"}, ST_ERR_UNSUPPORTED, "key 'tokenizer.ggml.model': expected 'gpt2', found 'llama'"},
-        {{.pre = "tekken"},
+        {{.model = "t5"}, ST_ERR_UNSUPPORTED, "key 'tokenizer.ggml.model': expected 'gpt2' or 'llama', found 't5'"},
+        {{.pre = "bloom"},
          ST_ERR_UNSUPPORTED,
-         "key 'tokenizer.ggml.pre': expected a pre-tokenizer of model/pretokenizers.def, found 'tekken'"},
+         "key 'tokenizer.ggml.pre': expected a pre-tokenizer of model/pretokenizers.def, found 'bloom'"},
         {{.n_types = WV_N - 1}, ST_ERR_FORMAT, "key 'tokenizer.ggml.token_type': expected 284 elements, one a token, found 283"},
         {{.first_type = 7}, ST_ERR_FORMAT, "key 'tokenizer.ggml.token_type': token 0: expected 1 to 6, found 7"},
         {{.first_type = -1}, ST_ERR_FORMAT, "key 'tokenizer.ggml.token_type': token 0: expected 1 to 6, found -1"},
@@ -396,9 +407,15 @@ static void wrong_vocabularies_are_refused_by_key_and_value(void **state) {
          "key 'tokenizer.ggml.merges': merge 23: expected both parts and the whole among the tokens, found 'b a'"},
         {{.last_merge = "h e"}, ST_ERR_FORMAT, "key 'tokenizer.ggml.merges': merge 23: expected each merge once, found 'h e'"},
         {{.end_id = WV_N}, ST_ERR_FORMAT, "expected 0 to 283, found 284"},
-        {{.true_flag = "tokenizer.ggml.add_bos_token"},
+        {{.true_flag = "tokenizer.ggml.add_eos_token"},
          ST_ERR_UNSUPPORTED,
-         "key 'tokenizer.ggml.add_bos_token': expected false, found true"},
+         "key 'tokenizer.ggml.add_eos_token': expected false, found true"},
+        {{.true_flag = "tokenizer.ggml.add_space_prefix"},
+         ST_ERR_UNSUPPORTED,
+         "key 'tokenizer.ggml.add_space_prefix': expected false, found true"},
+        {{.true_flag = "tokenizer.ggml.add_bos_token"},
+         ST_ERR_FORMAT,
+         "key 'tokenizer.ggml.bos_token_id' is missing; prompts begin with it"},
         {{.true_flag = "tokenizer.chat_template"}, ST_ERR_FORMAT, "expected text, found bool"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -476,6 +493,7 @@ int main(void) {
         cmocka_unit_test(merges_go_by_rank_not_by_place),
         cmocka_unit_test(words_do_not_merge_across_their_borders),
         cmocka_unit_test(gpt2_keeps_numbers_whole_where_smollm_does_not),
+        cmocka_unit_test(llama3_keeps_a_word_that_is_a_token_whatever_the_merges_say),
         cmocka_unit_test(unicode_white_space_splits_and_the_mongolian_vowel_separator_does_not),
         cmocka_unit_test(control_tokens_are_parsed_longest_first_when_asked),
         cmocka_unit_test(as_plain_text_control_tokens_stay_text_and_user_defined_ones_do_not),
