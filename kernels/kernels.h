@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 typedef enum {
-#define FORMAT(id, ggml, name, elements, bytes, has_min) KERNELS_##id,
+#define FORMAT(id, ggml, name, elements, bytes, ...) KERNELS_##id,
 #include "kernels/formats.def"
 #undef FORMAT
     KERNELS_N_FORMATS
@@ -23,7 +23,6 @@ typedef enum {
 typedef struct {
     const char *name;
     uint32_t ggml_type, block_elements, block_bytes;
-    bool has_min;
 } kernels_format_info;
 
 /* Static table entry; NULL for a number that is not a format. */
@@ -91,8 +90,9 @@ typedef struct {
     void (*copy)(kernels_device *d, kernels_view to, kernels_view from, size_t n_bytes); /* must not overlap */
     ST_CHECKED st_code (*wait)(kernels_device *d);                                       /* all operations before are done */
 
-    /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on block borders. Errors:
-     * ST_FATAL_MEMORY, ST_ERR_UNSUPPORTED (format), ST_ERR_INVALID_ARGUMENT (a range outside `m` or off the borders). */
+    /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on borders of 32 (a block of 256 may be
+     * cut) or, of a float format, anywhere. Errors: ST_FATAL_MEMORY, ST_ERR_UNSUPPORTED (format), ST_ERR_INVALID_ARGUMENT (a
+     * range outside `m` or off the borders). */
     ST_CHECKED st_code (*weight_create)(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
                                         uint32_t n_cols, kernels_weight **out);
     void (*weight_free)(kernels_device *d, kernels_weight *w);

@@ -29,20 +29,23 @@ typedef struct {
     int32_t sum; /* sum of q */
 } kernels_act;
 
-/* out[t][lane] = x[t] . row `lane` of a strip of tiles, over n_k columns from the first of `tile`, in chunks of KERNELS_CHUNK.
- * x: rows of kernels_act (quantized formats) or of float, stride_bytes apart; 1 <= n_tokens <= KERNELS_TILE_TOKENS. */
-typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *tile, const void *x, size_t stride_bytes,
+/* out[t][lane] = x[t] . row `lane` of a strip of tiles, over its columns k0 .. k0 + n_k - 1, in chunks of KERNELS_CHUNK from k0.
+ * x: n_tokens (1 to KERNELS_TILE_TOKENS) rows, stride_bytes apart, of kernels_act (quantized formats: k0 and n_k are multiples of
+ * KERNELS_GROUP) or of float, from column k0 on. */
+typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride_bytes,
                              uint32_t n_tokens, uint32_t n_k);
 
 typedef struct {
-    uint32_t tile_k;     /* columns of a tile: the elements of a block */
-    uint32_t tile_bytes; /* KERNELS_LANES blocks */
+    uint32_t tile_k; /* columns of a tile: the elements of a block */
+    uint32_t step_k; /* columns that can be taken alone: KERNELS_GROUP, or 1 of a float format */
+    uint32_t tile_bytes;
     void (*pack)(uint8_t *tile, const uint8_t *block, uint32_t lane);
-    void (*unpack)(float *out, const uint8_t *tile, uint32_t lane); /* out[tile_k]: as the gguf package dequantizes */
-    kernels_product *product;                                       /* scalar */
+    /* out[step_k] = columns from k0 on of a tile, as the gguf package dequantizes */
+    void (*unpack)(float *out, const uint8_t *tile, uint32_t k0, uint32_t lane);
+    kernels_product *product; /* scalar */
 } kernels_layout;
 
-#define FORMAT(id, ggml, name, elements, bytes, has_min) extern const kernels_layout kernels_layout_##id;
+#define FORMAT(id, ggml, name, elements, bytes, ...) extern const kernels_layout kernels_layout_##id;
 #include "kernels/formats.def"
 #undef FORMAT
 const kernels_layout *kernels_layout_of(kernels_format format);
@@ -72,11 +75,9 @@ typedef struct {
 #define KERNELS_GELU_C1 1.5957691216057308f
 #define KERNELS_GELU_C2 0.0713548162726009f
 
-/* ref/rows.c and its twin cpu/avx2_rows.c. */
+/* ref/rows.c; the twins are in cpu/avx2_rows.c. */
 void kernels_ref_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
 void kernels_ref_geglu(float *out, const float *gate, const float *up, uint32_t dim);
-void kernels_avx2_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
-void kernels_avx2_geglu(float *out, const float *gate, const float *up, uint32_t dim);
 
 const kernels_primitives *kernels_ref(void);
 const kernels_primitives *kernels_avx2(void); /* NULL where this build or this processor lacks AVX2, FMA or F16C */

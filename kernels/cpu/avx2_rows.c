@@ -1,8 +1,7 @@
 /* AVX2 twins of ref/rows.c; as in avx2.c, nothing here may run before kernels_avx2() has asked the processor. */
-#include "kernels/kernels_int.h"
+#include "kernels/cpu/avx2_int.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include "kernels/cpu/avx2_int.h"
 
 void kernels_avx2_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim) {
     const uint32_t half = head_dim / 2;

@@ -29,6 +29,7 @@ struct kernels_weight {
     kernels_slab *slab;
     kernels_product *product;
     uint32_t rows, cols;
+    uint32_t first_k;   /* columns of the first tile that are not the weight's: it starts inside a block */
     size_t strip_bytes; /* the tiles of KERNELS_LANES rows, ascending K */
     uint8_t *strips;    /* [(rows + 15) / 16][strip_bytes] */
 };

@@ -46,7 +46,8 @@ static void product_strip(const product_job *job, uint32_t strip, uint32_t t, ui
     const kernels_weight *w = job->w;
     uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
     float y[KERNELS_TILE_TOKENS][KERNELS_LANES];
-    w->product(y, w->strips + strip * w->strip_bytes, job->x + t * job->stride_bytes, job->stride_bytes, n_tokens, w->cols);
+    w->product(y, w->strips + strip * w->strip_bytes, w->first_k, job->x + t * job->stride_bytes, job->stride_bytes, n_tokens,
+               w->cols);
     for (uint32_t i = 0; i < n_tokens; i++) memcpy(job->out + (size_t)(t + i) * w->rows + row0, y[i], n_rows * sizeof(float));
 }
 
@@ -61,12 +62,12 @@ static void units_strip(const product_job *job, uint32_t strip, uint32_t t, uint
     const kernels_weight *w = job->w;
     const kernels_layout *l = w->layout;
     uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
-    size_t column_bytes = kernels_layout_is_float(l) ? sizeof(float) : sizeof(kernels_act);
+    size_t step_bytes = kernels_layout_is_float(l) ? sizeof(float) : sizeof(kernels_act);
     double sum[KERNELS_TILE_TOKENS][KERNELS_LANES] = {{0}};
     for (uint32_t k = 0; k < w->cols; k += job->unit_cols) {
         float y[KERNELS_TILE_TOKENS][KERNELS_LANES];
-        w->product(y, w->strips + strip * w->strip_bytes + (size_t)(k / l->tile_k) * l->tile_bytes,
-                   job->x + t * job->stride_bytes + k / l->tile_k * column_bytes, job->stride_bytes, n_tokens,
+        w->product(y, w->strips + strip * w->strip_bytes, w->first_k + k,
+                   job->x + t * job->stride_bytes + k / l->step_k * step_bytes, job->stride_bytes, n_tokens,
                    least(job->unit_cols, w->cols - k));
         for (uint32_t i = 0; i < n_tokens; i++)
             for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) sum[i][lane] += on_grid(y[i][lane], job->limit);
@@ -104,7 +105,7 @@ void kernels_cpu_matmul(kernels_device *d, kernels_view out, const kernels_weigh
 
 void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
                               uint32_t n, uint32_t unit_cols, uint32_t n_units_total) {
-    INVARIANT(unit_cols && unit_cols % w->layout->tile_k == 0 && n_units_total);
+    INVARIANT(unit_cols && unit_cols % w->layout->step_k == 0 && n_units_total);
     double limit = 0x1p25 / n_units_total;
     product_job job = {.w = w,
                        .n = n,

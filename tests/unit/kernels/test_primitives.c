@@ -49,12 +49,14 @@ static void quantizing_equals_ref(void **state) {
             }
 }
 
-static void one_product(const kernels_primitives *p, kernels_format f, uint32_t n_tokens, uint32_t cols, uint64_t seed) {
+/* Columns k0 .. k0 + cols - 1 of a strip. */
+static void one_product(const kernels_primitives *p, kernels_format f, uint32_t n_tokens, uint32_t k0, uint32_t cols,
+                        uint64_t seed) {
     values v = {.seed = seed};
     const kernels_format_info *info = kernels_format_of(f);
     const kernels_layout *l = kernels_layout_of(f);
-    uint8_t *blocks = random_blocks(&v, f, KERNELS_LANES, cols);
-    uint32_t n_tiles = cols / l->tile_k;
+    uint32_t n_tiles = (k0 + cols - 1) / l->tile_k + 1;
+    uint8_t *blocks = random_blocks(&v, f, KERNELS_LANES, n_tiles * l->tile_k);
     uint8_t *tiles = guarded((size_t)n_tiles * l->tile_bytes);
     for (uint32_t lane = 0; lane < KERNELS_LANES; lane++)
         for (uint32_t b = 0; b < n_tiles; b++)
@@ -70,10 +72,10 @@ static void one_product(const kernels_primitives *p, kernels_format f, uint32_t 
     const char *in = kernels_layout_is_float(l) ? (const char *)x : (const char *)act;
     size_t out_bytes = n_tokens * sizeof(float[KERNELS_LANES]);
     float(*all)[KERNELS_LANES] = guarded(out_bytes), (*one)[KERNELS_LANES] = guarded(sizeof *one);
-    p->product[f](all, tiles, in, stride, n_tokens, cols);
+    p->product[f](all, tiles, k0, in, stride, n_tokens, cols);
     assert_guarded(all, out_bytes);
     for (uint32_t t = 0; t < n_tokens; t++) { /* ref, a token at a time: also shows that grouping does not matter */
-        l->product(one, tiles, in + t * stride, stride, 1, cols);
+        l->product(one, tiles, k0, in + t * stride, stride, 1, cols);
         assert_guarded(one, sizeof *one);
         assert_same_floats(one[0], all[t], KERNELS_LANES);
     }
@@ -92,8 +94,11 @@ static void products_equal_ref_for_every_format_and_number_of_tokens(void **stat
         for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
             assert_non_null((*p)->product[f]);
             for (uint32_t n = 1; n <= KERNELS_TILE_TOKENS; n++)
-                for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-                    one_product(*p, f, n, kernels_layout_of(f)->tile_k == 1 ? sizes[s] * 23 : sizes[s] * 32, 100 * n + s + f);
+                for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+                    uint32_t step = kernels_layout_of(f)->step_k;
+                    one_product(*p, f, n, (uint32_t)s % 4 * 3 * step, step == 1 ? sizes[s] * 23 : sizes[s] * step,
+                                100 * n + s + f);
+                }
         }
 }
 
@@ -101,20 +106,27 @@ static void products_equal_ref_for_every_format_and_number_of_tokens(void **stat
 static void products_of_extreme_integers_do_not_saturate(void **state) {
     (void)state;
     for (const kernels_primitives **p = fast; *p; p++)
-        for (kernels_format f = KERNELS_Q4_0; f < KERNELS_N_FORMATS; f++)
+        for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++)
             for (int byte = 0; byte < 256; byte++)
                 for (int sign = -1; sign <= 1; sign += 2) {
                     const kernels_layout *l = kernels_layout_of(f);
-                    uint8_t block[64], *tile = mem_alloc(1, l->tile_bytes);
+                    const tile_shape *shape = &tile_shapes[f];
+                    if (kernels_layout_is_float(l)) continue;
+                    uint8_t block[256], *tile = mem_alloc(1, l->tile_bytes);
                     memset(block, byte, sizeof block);
-                    memcpy(block, (uint8_t[]){0, 0x3c, 0, 0x3c}, kernels_format_of(f)->has_min ? 4 : 2); /* 1.0 */
+                    if (shape->scale == TILE_E8M0)
+                        block[shape->d_at] = 128;
+                    else
+                        memcpy(block + shape->d_at, (uint8_t[]){0, 0x3c, 0, 0x3c}, shape->has_min ? 4 : 2); /* 1.0 */
                     for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->pack(tile, block, lane);
                     kernels_act a = {.d = 1, .d_sum = (float)(sign * 32 * 127), .sum = sign * 32 * 127};
                     memset(a.q, sign * 127, sizeof a.q);
                     float x[1][KERNELS_LANES], y[1][KERNELS_LANES];
-                    l->product(x, tile, &a, sizeof a, 1, 32);
-                    (*p)->product[f](y, tile, &a, sizeof a, 1, 32);
-                    assert_same_floats(x[0], y[0], KERNELS_LANES);
+                    for (uint32_t k = 0; k < l->tile_k; k += KERNELS_GROUP) {
+                        l->product(x, tile, k, &a, sizeof a, 1, KERNELS_GROUP);
+                        (*p)->product[f](y, tile, k, &a, sizeof a, 1, KERNELS_GROUP);
+                        assert_same_floats(x[0], y[0], KERNELS_LANES);
+                    }
                     mem_free(tile);
                 }
 }

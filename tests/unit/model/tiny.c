@@ -129,7 +129,7 @@ static void rows(maker *m, const char *name, uint32_t format, uint64_t cols, uin
 
 static void tensor(maker *m, const char *name, uint32_t format, uint32_t cols, uint32_t n_rows) {
     static const uint32_t ggml[] = {
-#define FORMAT(id, number, text, elements, size, has_min) [KERNELS_##id] = number,
+#define FORMAT(id, number, text, elements, size, ...) [KERNELS_##id] = number,
 #include "kernels/formats.def"
 #undef FORMAT
     };
