@@ -52,9 +52,14 @@ typedef struct {
     const char *role, *content; /* UTF-8, NUL-terminated, views */
 } model_message;
 
+/* Name of the file's chat template, or NULL: it has none that we know (model/templates.def). */
+const char *model_chat_template(const model_tokenizer *t);
+/* Names one instead. Before other threads see the tokenizer. Errors: ST_ERR_INVALID_ARGUMENT (lists the names). */
+ST_CHECKED st_code model_chat_template_set(model_tokenizer *t, const char *name, st_error *e);
+
 /* The chat template of the file applied: the prompt's ids up to where the assistant answers. Owned: mem_free. Special tokens in
  * `content` stay text: *ids are made piece by piece, never from the joined text. Errors: ST_ERR_UNSUPPORTED (a template we do not
- * know), ST_ERR_INVALID_ARGUMENT (no message, role, over max_ids ids), ST_FATAL_MEMORY. */
+ * know), ST_ERR_INVALID_ARGUMENT (no message, a role that the template has not, over max_ids ids), ST_FATAL_MEMORY. */
 ST_CHECKED st_code model_chat_tokenize(const model_tokenizer *t, const model_message *messages, size_t n, size_t max_ids,
                                        model_ids *out, st_error *e);
 

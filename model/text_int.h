@@ -119,7 +119,8 @@ struct model_tokenizer {
     uint32_t n_special;
     bool special_start[256]; /* bytes with which special tokens begin */
     uint32_t longest_bytes;
-    uint32_t bos; /* MODEL_NO_ID: prompts begin without one */
+    uint32_t bos;            /* MODEL_NO_ID: prompts begin without one */
+    uint32_t bos_id, eos_id; /* of the file, for templates; MODEL_NO_ID: none */
     bool is_spm, keeps_words, space_prefix;
     model_merges merges;        /* byte-level only */
     model_splitter *splitter;   /* byte-level only */

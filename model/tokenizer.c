@@ -296,26 +296,32 @@ static st_code flag(builder *b, const char *key, bool missing, bool *out) {
     return model_file_has(b->f, key) ? model_file_bool(b->f, key, out, b->e) : ST_OK;
 }
 
+static st_code id_of(builder *b, const char *key, uint32_t *out) {
+    uint64_t id = MODEL_NO_ID;
+    st_code code = model_file_has(b->f, key) ? model_file_u64(b->f, key, 0, b->t->n - 1, &id, b->e) : ST_OK;
+    *out = (uint32_t)id;
+    return code;
+}
+
 /* Where the file does not say, it is as other engines take it: SentencePiece wants a BOS and a space put before text, byte-level
  * vocabularies do not, but for those that keep words (llama 3, tekken), which want a BOS. */
 static st_code read_flags(builder *b) {
     model_tokenizer *t = b->t;
-    bool bos, eos;
-    uint64_t id = MODEL_NO_ID;
-    bool usual = (t->is_spm || t->keeps_words) && model_file_has(b->f, KEY("bos_token_id"));
-    st_code code = flag(b, KEY("add_bos_token"), usual, &bos);
+    bool bos = false, eos = false;
+    st_code code = id_of(b, KEY("bos_token_id"), &t->bos_id);
+    if (!code) code = id_of(b, KEY("eos_token_id"), &t->eos_id);
+    if (!code) code = flag(b, KEY("add_bos_token"), (t->is_spm || t->keeps_words) && t->bos_id != MODEL_NO_ID, &bos);
     if (!code) code = flag(b, KEY("add_eos_token"), false, &eos);
     if (!code) code = flag(b, KEY("add_space_prefix"), t->is_spm, &t->space_prefix);
-    if (!code && (eos || (t->space_prefix && !t->is_spm)))
+    if (code) return code;
+    if (eos || (t->space_prefix && !t->is_spm))
         return st_fail(b->e, ST_ERR_UNSUPPORTED, "%s: key '%s': expected false, found true", model_file_path(b->f),
                        eos ? KEY("add_eos_token") : KEY("add_space_prefix"));
-    if (!code && bos && model_file_has(b->f, KEY("bos_token_id")))
-        code = model_file_u64(b->f, KEY("bos_token_id"), 0, t->n - 1, &id, b->e);
-    else if (!code && bos)
-        code = st_fail(b->e, ST_ERR_FORMAT, "%s: key '" KEY("bos_token_id") "' is missing; prompts begin with it",
+    if (bos && t->bos_id == MODEL_NO_ID)
+        return st_fail(b->e, ST_ERR_FORMAT, "%s: key '" KEY("bos_token_id") "' is missing; prompts begin with it",
                        model_file_path(b->f));
-    t->bos = (uint32_t)id;
-    return code;
+    t->bos = bos ? t->bos_id : MODEL_NO_ID;
+    return ST_OK;
 }
 
 static st_code check_kind(builder *b) {
