@@ -190,7 +190,7 @@ static st_code tokenize(stream *s, st_error *e) {
     size_t most = s->c->limits.max_context;
     st_code code = ST_OK;
     if (r->prompt_kind == PROTO_PROMPT_TEXT) {
-        code = model_tokenize(t, r->text, r->text_bytes, true, most, &s->prompt, e);
+        code = model_prompt_tokenize(t, r->text, r->text_bytes, most, &s->prompt, e);
         return code ? st_prefix(e, "text") : ST_OK;
     }
     if (r->prompt_kind == PROTO_PROMPT_CHAT) {

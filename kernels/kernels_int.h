@@ -16,6 +16,8 @@ enum {
     KERNELS_GROUP = 32,                      /* columns that share an activation scale */
     KERNELS_TILE_TOKENS = 4,                 /* most tokens of one tile product */
     KERNELS_N_KV_TYPES = 2,                  /* of kernels_kv_type */
+    KERNELS_N_ROPES = 2,                     /* of kernels_rope_pairs */
+    KERNELS_N_ACTIVATIONS = 2,               /* of kernels_activation */
     KERNELS_CHUNK_KEYS = NOUNS_BLOCK_TOKENS, /* keys of a step of online softmax */
 };
 
@@ -61,14 +63,24 @@ typedef struct {
     void (*add_on_grid)(double *sum, const float *y, uint32_t n, double limit);
     void (*quantize)(kernels_act *out, const float *x, uint32_t k); /* out[(k + 31) / 32]; a short last group is filled with 0 */
     void (*rmsnorm)(float *out, const float *x, const float *w, uint32_t dim, float eps);
-    void (*rope)(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim); /* cos_sin[head_dim / 2][2] */
-    void (*swiglu)(float *out, const float *gate, const float *up, uint32_t dim);
+    /* [kernels_rope_pairs]; cos_sin[head_dim / 2][2] */
+    void (*rope[KERNELS_N_ROPES])(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
+    /* [kernels_activation] */
+    void (*glu[KERNELS_N_ACTIVATIONS])(float *out, const float *gate, const float *up, uint32_t dim);
     void (*kv_encode[KERNELS_N_KV_TYPES])(void *out, const float *x, uint32_t n);
     void (*kv_decode[KERNELS_N_KV_TYPES])(float *out, const void *x, uint32_t n);
     /* One chunk of keys: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]; o[head_dim] is the running sum. */
     void (*attend)(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
                    uint32_t head_dim, float scale);
 } kernels_primitives;
+
+/* GELU by tanh is x / (1 + exp(-u)), u = x (C1 + C2 x^2): C1 = 2 sqrt(2 / pi), C2 = 0.044715 C1. */
+#define KERNELS_GELU_C1 1.5957691216057308f
+#define KERNELS_GELU_C2 0.0713548162726009f
+
+/* ref/rows.c; the twins are in cpu/avx2_rows.c. */
+void kernels_ref_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
+void kernels_ref_geglu(float *out, const float *gate, const float *up, uint32_t dim);
 
 const kernels_primitives *kernels_ref(void);
 const kernels_primitives *kernels_avx2(void); /* NULL where this build or this processor lacks AVX2, FMA or F16C */

@@ -14,12 +14,23 @@
 
 typedef struct model model;
 
+/* How rotary angles are stretched for contexts longer than trained: all frequencies by 1 / factor; or the low ones only (YaRN,
+ * arXiv 2309.00071). Llama 3's way, a factor for each frequency, is the tensor rope_freqs.weight and needs no numbers here. */
+typedef struct {
+    enum { MODEL_SCALING_NONE, MODEL_SCALING_LINEAR, MODEL_SCALING_YARN } kind;
+    double factor, original_context, beta_fast, beta_slow, magnitude; /* magnitude: of cosines and sines */
+} model_scaling;
+
 /* What the file says; checked against each other at model_info. */
 typedef struct {
     const char *architecture; /* "llama"; static */
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab, max_context;
     float rms_eps;
     double rope_base;
+    model_scaling scaling;
+    uint32_t window;        /* positions that a row of a windowed layer sees, itself included; 0: no layer is windowed */
+    uint32_t global_every;  /* of so many layers the last is not windowed */
+    double rope_base_local; /* of windowed layers, which are never scaled */
 } model_info;
 
 /* Errors: ST_ERR_UNSUPPORTED (architecture), ST_ERR_FORMAT; the message names file, key and values. */

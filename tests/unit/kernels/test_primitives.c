@@ -144,15 +144,18 @@ static void row_primitives_equal_ref(void **state) {
                 kernels_ref()->rmsnorm(a, x, w, n, 1e-5f);
                 (*p)->rmsnorm(b, x, w, n, 1e-5f);
                 assert_same_floats(a, b, n);
-                kernels_ref()->swiglu(a, x, w, n);
-                (*p)->swiglu(b, x, w, n);
-                assert_same_floats(a, b, n);
-                uint32_t even = n & ~1u;
-                memcpy(a, x, n * 4);
-                memcpy(b, x, n * 4);
-                kernels_ref()->rope(a, w, 1, even);
-                (*p)->rope(b, w, 1, even);
-                assert_same_floats(a, b, n);
+                for (int k = 0; k < KERNELS_N_ACTIVATIONS; k++) {
+                    kernels_ref()->glu[k](a, x, w, n);
+                    (*p)->glu[k](b, x, w, n);
+                    assert_same_floats(a, b, n);
+                }
+                for (int k = 0; k < KERNELS_N_ROPES; k++) {
+                    memcpy(a, x, n * 4);
+                    memcpy(b, x, n * 4);
+                    kernels_ref()->rope[k](a, w, 1, n & ~1u);
+                    (*p)->rope[k](b, w, 1, n & ~1u);
+                    assert_same_floats(a, b, n);
+                }
                 assert_guarded(b, n * 4);
                 mem_free(a);
                 mem_free(b);
@@ -197,11 +200,16 @@ static void row_primitives_compute_their_formulas(void **state) {
     kernels_ref()->rmsnorm(out, x, w, DIM, 0.25f);
     for (uint32_t i = 0; i < DIM; i++)
         assert_true(fabs((double)x[i] * (double)w[i] / sqrt(sum / DIM + 0.25) - (double)out[i]) < 1e-5);
-    kernels_ref()->swiglu(out, x, w, DIM);
+    kernels_ref()->glu[KERNELS_SILU](out, x, w, DIM);
     for (uint32_t i = 0; i < DIM; i++)
         assert_true(fabs((double)x[i] * (double)w[i] / (1 + exp(-(double)x[i])) - (double)out[i]) < 1e-5);
+    kernels_ref()->glu[KERNELS_GELU](out, x, w, DIM);
+    for (uint32_t i = 0; i < DIM; i++) {
+        double g = (double)x[i], gelu = 0.5 * g * (1 + tanh(sqrt(2 / acos(-1)) * (g + 0.044715 * g * g * g)));
+        assert_true(fabs(gelu * (double)w[i] - (double)out[i]) < 1e-5);
+    }
     memcpy(out, x, sizeof out);
-    kernels_ref()->rope(out, w, 2, DIM / 2 - 1); /* two heads turn by the same angles */
+    kernels_ref()->rope[KERNELS_ROPE_NEIGHBOURS](out, w, 2, DIM / 2 - 1); /* two heads turn by the same angles */
     for (uint32_t h = 0; h < 2; h++)
         for (uint32_t i = 0; i < DIM / 2 - 1; i += 2) {
             const float *a = x + h * (DIM / 2 - 1) + i, *b = out + h * (DIM / 2 - 1) + i;
@@ -209,6 +217,13 @@ static void row_primitives_compute_their_formulas(void **state) {
             assert_true(fabs((double)a[0] * (double)w[i + 1] + (double)a[1] * (double)w[i] - (double)b[1]) < 1e-5);
         }
     assert_memory_equal(out + DIM - 2, x + DIM - 2, 2 * sizeof *x);
+    memcpy(out, x, sizeof out);
+    kernels_ref()->rope[KERNELS_ROPE_HALVES](out, w, 1, DIM);
+    for (uint32_t i = 0; i < DIM / 2; i++) {
+        double c = (double)w[2 * i], s = (double)w[2 * i + 1], a = (double)x[i], b = (double)x[i + DIM / 2];
+        assert_true(fabs(a * c - b * s - (double)out[i]) < 1e-5);
+        assert_true(fabs(a * s + b * c - (double)out[i + DIM / 2]) < 1e-5);
+    }
 }
 
 static void every_half_decodes_and_encodes_as_ref(void **state) {
