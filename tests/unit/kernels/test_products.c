@@ -3,12 +3,12 @@
 #include "tests/unit/kernels/kernels_test.h"
 
 enum {
-    ROWS = 83,
-    COLS = 1792,
+    ROWS = 51,
+    COLS = 1280,
     TOKENS = 66,
-    UNIT = 224,
+    UNIT = 160,
     N_UNITS = COLS / UNIT
-}; /* rows: no multiple of 16; columns: 3.5 chunks; units end inside blocks of 256 */
+}; /* rows: no multiple of 16; columns: 2.5 chunks; units end inside blocks of 256 */
 
 typedef struct {
     kernels_format format;
@@ -80,7 +80,7 @@ static void tokens_threads_and_instruction_sets_do_not_change_a_bit(void **state
     for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
         problem p = problem_open(f, TOKENS);
         for (int isa = 0; isa < RIG_N_ISAS; isa++)
-            for (uint32_t threads = 1; threads <= 3; threads++)
+            for (uint32_t threads = isa ? 1 : 3; threads <= 3; threads++)
                 for (size_t g = isa ? 0 : 6; g < sizeof groups / sizeof *groups; g++) {
                     rig r;
                     uint32_t n = groups[g], t0 = TOKENS - n;
@@ -126,7 +126,7 @@ static void a_product_is_the_product_of_the_dequantized_weights(void **state) {
 
 static void rows_split_over_ranks_are_the_rows_of_the_whole(void **state) {
     (void)state;
-    static const uint32_t cuts[] = {1, 16, 40, 82};
+    static const uint32_t cuts[] = {1, 16, 40, 50};
     float *y = mem_alloc(4 * ROWS, 4);
     double *s = mem_alloc(4 * ROWS, 8);
     problem p = problem_open(KERNELS_Q4_1, 4);
