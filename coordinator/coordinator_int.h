@@ -126,8 +126,8 @@ struct coordinator {
     metrics metrics;
 };
 
-/* Gives the event to the scheduler and carries out what comes of it; an event met in the midst of that waits its turn (REQUEST
- * and RESULT hold views and never come in the midst). */
+/* Gives the event to the scheduler and carries out what comes of it; an event met in the midst of that waits its turn (REQUEST,
+ * RESULT and DRAFTS hold views and never come in the midst). */
 void coordinator_event(coordinator *c, const sched_event *event);
 bool coordinator_is_ready(const coordinator *c); /* takes requests */
 void coordinator_drain(coordinator *c, const char *why);

@@ -170,8 +170,10 @@ void front_finished(coordinator *c, const sched_action *a) {
     if (!a->code) send_last(s, a);
     explain(c, a, text, sizeof text);
     if (s->call) net_call_finish(s->call, st_grpc(a->code), text);
-    log_line(LOG_INFO, "coordinator", "request %s: %s, %zu prompt tokens, %u tokens, %.1f ms%s%s", s->request.request_id,
-             words[a->finish], s->prompt.n, s->n_tokens, ms, text[0] ? ": " : "", text);
+    log_line(LOG_INFO, "coordinator",
+             "request %s: %s, %zu prompt tokens, %u tokens, %.1f ms, %llu steps, %llu of %llu drafts accepted%s%s",
+             s->request.request_id, words[a->finish], s->prompt.n, s->n_tokens, ms, (unsigned long long)a->drafts.steps,
+             (unsigned long long)a->drafts.accepted, (unsigned long long)a->drafts.drafted, text[0] ? ": " : "", text);
     count_end(s, a);
     *(a->code ? &c->front.failed : &c->front.done) += 1;
     c->front.prompt_tokens += s->prompt.n;

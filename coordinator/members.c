@@ -421,7 +421,7 @@ void members_explain(const coordinator *c, char *text, size_t n) {
     for (uint32_t i = 1; i < m->n && !text[0]; i++) {
         const member *r = &m->items[i];
         const member_group *g = &m->groups[r->group];
-        bool late = r->state == MEMBER_ABSENT && net_now_ns() - m->started_ns > c->t->join_timeout_ms * MS;
+        bool late = r->state <= MEMBER_LOADING && net_now_ns() - m->started_ns > c->t->join_timeout_ms * MS;
         if (r->state == MEMBER_READY || (g->drafts && (g->settled || late))) continue;
         if (r->state == MEMBER_LOADING)
             snprintf(text, n, "rank %u %s (%.0f %%)", i, words[r->state], r->load_share * 100);

@@ -192,8 +192,10 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     }
     sched_finish finish;
     uint32_t n = sched_accept(r, item->tokens, item->n_tokens, &finish);
-    if (n > 0) give_tokens(s, r, item->tokens, n);
-    memcpy(r->known + r->n_known, item->tokens, n * sizeof *r->known);
+    if (n > 0) { /* else item->tokens may be NULL */
+        give_tokens(s, r, item->tokens, n);
+        memcpy(r->known + r->n_known, item->tokens, n * sizeof *r->known);
+    }
     if (asked->chooses) sched_count_drafts(s, r, asked, item);
     r->n_cached += sched_newly_cached(asked, item);
     r->n_known += n;

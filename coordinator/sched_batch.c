@@ -83,9 +83,11 @@ bool sched_build_plan(sched *s) {
         add_work(s, r, 1, draft(s, r, n_decode, l->max_rows - taken));
         sched_move(s, r, SCHED_DECODE);
     }
+    uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */
     for (sched_request *r = sched_first(s, SCHED_PREFILL); r; r = sched_next(s, r)) {
         uint32_t rows_left = l->max_rows - s->flight.n_rows;
-        if (rows_left == 0 || s->plan.n_work == l->max_batch) break;
+        n_opened += r->open ? 0 : r->n_prompt;
+        if (rows_left == 0 || s->plan.n_work == l->max_batch || n_opened > PROTO_MAX_PROMPT_TOKENS) break;
         add_work(s, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, n_decode > 0), NULL);
     }
     if (s->plan.n_work == 0 && s->plan.n_close == 0) return false;

@@ -4,9 +4,12 @@
  * Whoever the request's route asks and is up gets the request in its next plan: the tokens that it lacks, and a budget. A draft
  * that comes before the step is built takes part in it, even after the wait is over. Drafts of remote drafters are kept here,
  * fused with lookup's in sched_batch.c. While the group computes a prompt, the drafters that will be asked take it in as well.
+ * A plan brings a drafter at most max_rows tokens, as a step of the group: who lacks more is brought up over several plans.
  *
  * Why a drafter that let someone wait in vain is not asked until it has answered: else each round of each request would wait for
  * it, and a slow drafter would be worse than none.
+ * Why plans are bounded: nobody can take back a plan. One that brought all prompts at once would keep the drafter from everybody
+ * for minutes, hold up the end of the cluster, and could be longer than a message may be.
  * Why nonsense ends a drafter's part in a request and not the drafter: its view of this sequence cannot be trusted any more; of
  * others it may be right. The sequence is closed there.
  * Why a drafter's plans do not hold requests up as the group's do: they name no blocks of the table, so a sequence that is over
@@ -22,9 +25,21 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 
 /* ---- rounds ---- */
 
+/* Known tokens of the request that the drafter has not been given. */
+static uint32_t lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
+
 /* Drafters with a rank that this request may ask now. */
 static uint32_t route(const sched *s, const sched_request *r) {
+    if (s->limits.max_tree == 0 || s->limits.draft_wait_ns == 0) return 0;
     return spec_route_ask(&r->route, &s->roster) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
+}
+
+/* Drafters that lack more than one plan brings: there is no sense in waiting for them yet. */
+static uint32_t behind(const sched *s, const sched_request *r) {
+    uint32_t mask = 0;
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        if (lacks(&s->drafters[i], r) > s->limits.max_rows) mask |= bit(i);
+    return mask;
 }
 
 /* What each drafter of a round may propose. The step may have room for less, or for more. */
@@ -37,7 +52,7 @@ void sched_begin_round(sched *s, sched_request *r) {
     spec_tree *proposals = sched_proposals(s, r);
     for (uint32_t i = 0; i < s->roster.n; i++) proposals[i].n = 0;
     r->budget = budget_of(s, r);
-    r->awaited = s->limits.draft_wait_ns > 0 && r->budget > 0 ? route(s, r) : 0;
+    r->awaited = r->budget > 0 ? route(s, r) & ~behind(s, r) : 0;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
@@ -64,17 +79,43 @@ uint64_t sched_next_wait_ns(const sched *s) {
 
 /* ---- plans ---- */
 
-static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t budget) {
+/* Gives the drafter the next n_new tokens of the request, and asks for a draft behind them; budget 0: for none. */
+static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uint32_t budget) {
     uint32_t *n_told = told(d, r);
-    if (*n_told == 0)
+    const uint32_t *tokens = r->known + *n_told;
+    bool opens = *n_told == 0; /* then the open brings them */
+    if (opens)
         d->open[d->plan.n_open++] =
-            (proto_open){.seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .n_tokens = r->n_known, .tokens = r->known};
-    uint32_t n_new = *n_told ? r->n_known - *n_told : 0; /* an open brings them all */
-    d->draft[d->plan.n_draft++] =
-        (proto_draft){.seq = r->seq, .n_tokens = n_new, .tokens = r->known + r->n_known - n_new, .budget = budget};
+            (proto_open){.seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .n_tokens = n_new, .tokens = tokens};
+    *n_told += n_new;
+    d->draft[d->plan.n_draft++] = (proto_draft){.seq = r->seq, .n_tokens = opens ? 0 : n_new, .tokens = tokens, .budget = budget};
     d->asked[d->n_asked++] =
-        (sched_draft_asked){.slot = (uint32_t)(r - s->requests), .seq = r->seq, .n_known = r->n_known, .budget = budget};
-    *n_told = r->n_known;
+        (sched_draft_asked){.slot = (uint32_t)(r - s->requests), .seq = r->seq, .n_known = *n_told, .budget = budget};
+}
+
+/* Asks for the drafts that requests wait for, as far as `rows` tokens go; returns how many are left. */
+static uint32_t ask_for_drafts(sched *s, uint32_t drafter, uint32_t rows) {
+    sched_drafter *d = &s->drafters[drafter];
+    for (sched_request *r = sched_first(s, SCHED_DRAFTING); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
+        uint32_t n = lacks(d, r);
+        if (!(r->awaited & bit(drafter)) || n > rows) continue;
+        ask(s, d, r, n, r->budget);
+        rows -= n;
+    }
+    return rows;
+}
+
+/* Gives what is left of the rows to prompts in the making and to requests that the drafter is far behind. */
+static void bring_up(sched *s, uint32_t drafter, uint32_t rows) {
+    sched_drafter *d = &s->drafters[drafter];
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
+        for (sched_request *r = sched_first(s, state); r && rows > 0 && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
+            uint32_t n = lacks(d, r);
+            if (n <= (state == SCHED_PREFILL ? 0 : s->limits.max_rows) || !(route(s, r) & bit(drafter))) continue;
+            if (n > rows) n = rows;
+            ask(s, d, r, n, 0);
+            rows -= n;
+        }
 }
 
 bool sched_build_draft(sched *s, uint32_t drafter) {
@@ -83,11 +124,7 @@ bool sched_build_draft(sched *s, uint32_t drafter) {
     d->n_asked = 0;
     for (uint32_t i = 0; i < d->n_ended; i++) d->close[d->plan.n_close++] = d->ended[i];
     d->n_ended = 0;
-    for (sched_request *r = sched_first(s, SCHED_DRAFTING); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r))
-        if (r->awaited & bit(drafter)) ask(s, d, r, r->budget);
-    for (sched_request *r = sched_first(s, SCHED_PREFILL); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r))
-        if (*told(d, r) == 0 && s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0 && (route(s, r) & bit(drafter)))
-            ask(s, d, r, 0);
+    bring_up(s, drafter, ask_for_drafts(s, drafter, s->limits.max_rows));
     if (d->n_asked == 0 && d->plan.n_close == 0) return false;
     d->flight = d->next_plan++;
     s->busy |= bit(drafter);

@@ -76,8 +76,8 @@ typedef struct {
 typedef struct {
     uint32_t slot;
     seq_id seq;       /* the slot may have another by the time of the answer */
-    uint32_t n_known; /* tokens that the draft follows */
-    uint32_t budget;  /* 0: it only takes in a prompt, while the group does */
+    uint32_t n_known; /* tokens that it then has: those that the draft follows */
+    uint32_t budget;  /* 0: it only takes them in */
 } sched_draft_asked;
 
 typedef struct {

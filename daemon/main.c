@@ -118,18 +118,24 @@ static bool computes(const config_topology *t, uint32_t rank) {
     return t->groups[group].role == CONFIG_VERIFIER || strcmp(t->groups[group].kind, "model") == 0;
 }
 
-/* How many ranks compute on this host, `rank` itself counted in any case. All ranks call it. */
-static st_code count_neighbours(const config_topology *t, uint32_t rank, uint32_t *n, st_error *e) {
-    char mine[HOST_BYTES] = "";
-    uint32_t n_ranks = config_n_ranks(t);
-    char(*all)[HOST_BYTES] = mem_alloc(n_ranks, sizeof *all);
+typedef char host_name[HOST_BYTES];
+
+/* The host of each rank: [n_ranks], the caller's. All ranks call it. */
+static st_code gather_hosts(uint32_t n_ranks, host_name **out, st_error *e) {
+    host_name mine = "";
+    host_name *all = mem_alloc(n_ranks, sizeof *all);
     if (!all) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u ranks", n_ranks);
     if (gethostname(mine, HOST_BYTES - 1)) mine[0] = 0;
-    st_code code = parallel_world_gather(mine, all, HOST_BYTES, START_DEADLINE_MS, e);
-    *n = 1;
-    for (uint32_t i = 0; i < n_ranks && !code; i++) *n += i != rank && computes(t, i) && !memcmp(all[i], mine, HOST_BYTES);
-    mem_free(all);
-    return code;
+    *out = all;
+    return parallel_world_gather(mine, all, HOST_BYTES, START_DEADLINE_MS, e);
+}
+
+/* How many ranks compute on the host of `rank`, that one counted in any case. */
+static uint32_t count_neighbours(const config_topology *t, uint32_t rank, const host_name *hosts) {
+    uint32_t n = 1;
+    for (uint32_t i = 0; i < config_n_ranks(t); i++)
+        n += i != rank && computes(t, i) && !memcmp(hosts[i], hosts[rank], HOST_BYTES);
+    return n;
 }
 
 static st_code run_worker(const config_topology *t, uint32_t rank, uint32_t n_neighbours, start *s, st_error *e) {
@@ -154,20 +160,30 @@ static st_code run_worker(const config_topology *t, uint32_t rank, uint32_t n_ne
     return code;
 }
 
+static st_code load_topology(const options *o, uint32_t n_ranks, config_topology **t, st_error *e) {
+    st_code code = config_load(o->config, t, e);
+    if (code || config_n_ranks(*t) == n_ranks) return code;
+    return st_fail(
+        e, ST_ERR_MISMATCH,
+        "%s: the topology has %u ranks (the coordinator and its workers), but %u processes were started: use mpirun -np %u",
+        o->config, config_n_ranks(*t), n_ranks, config_n_ranks(*t));
+}
+
+/* What all take part in, all do, also a rank that cannot start: the others would wait for it. */
 static st_code run_rank(const options *o, uint32_t rank, uint32_t n_ranks, bool *lost, st_error *e) {
     config_topology *t = NULL;
+    host_name *hosts = NULL;
     start s = {0};
-    uint32_t n_neighbours = 1;
-    st_code code = config_load(o->config, &t, e);
-    if (!code && config_n_ranks(t) != n_ranks)
-        code = st_fail(
-            e, ST_ERR_MISMATCH,
-            "%s: the topology has %u ranks (the coordinator and its workers), but %u processes were started: use mpirun -np %u",
-            o->config, config_n_ranks(t), n_ranks, config_n_ranks(t));
-    if (!code) code = count_neighbours(t, rank, &n_neighbours, e);
-    if (!code) code = rank == 0 ? run_coordinator(o, t, &s, lost, e) : run_worker(t, rank, n_neighbours, &s, e);
+    st_code code = gather_hosts(n_ranks, &hosts, e), told = code;
+    st_error ignored;
+    if (!code) code = load_topology(o, n_ranks, &t, e);
+    if (code && !told)
+        told = parallel_world_broadcast(&s, sizeof s, START_DEADLINE_MS, &ignored);
+    else if (!code)
+        code = rank == 0 ? run_coordinator(o, t, &s, lost, e) : run_worker(t, rank, count_neighbours(t, rank, hosts), &s, e);
     explicit_bzero(&s, sizeof s);
     config_destroy(t);
+    mem_free(hosts);
     return code;
 }
 

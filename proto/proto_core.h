@@ -62,7 +62,7 @@ typedef struct {
     uint32_t seq_epoch;
     sampling sampling;
     uint32_t n_tokens;
-    const uint32_t *tokens; /* [n_tokens] the prompt (to a drafter, and after a move: all committed tokens) */
+    const uint32_t *tokens; /* [n_tokens] the prompt (after a move: all committed tokens; to a drafter: the first of them) */
 } proto_open;
 
 /* Work on one sequence: compute `n_prefix` tokens that the ranks know and that are not yet in the KV cache, then the draft tree

@@ -8,8 +8,8 @@
  *     tokens[0 .. n_cached-1] are in the cache, choices[i] is the own choice after tokens[i]
  *
  * Blocks: a chain is reserved with some room to grow, and taken anew, twice as large, when it is full: the recomputation is rare.
- * A sequence that gets none drafts nothing. Not taken: trees of its second choices; a chain costs one pass a token either way,
- * and the fusion with other drafters widens it. */
+ * Where blocks are short the room is smaller; a sequence that gets none drafts nothing. Not taken: trees of its second choices; a
+ * chain costs one pass a token either way, and the fusion with other drafters widens it. */
 #include "worker/draft_model.h"
 
 #include "base/arena.h"
@@ -17,7 +17,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROOM_TOKENS = 512 };
+enum { ROOM_TOKENS = 512, LEAST_ROOM_TOKENS = NOUNS_BLOCK_TOKENS };
 
 typedef struct {
     seq_id id; /* value 0: unused */
@@ -54,16 +54,24 @@ static void forget(draft_model *d, cache *c) {
     c->n_cached = c->n_reserved = c->n_blocks = 0;
 }
 
+static bool reserve(draft_model *d, cache *c, uint32_t n) {
+    for (uint32_t room = n + ROOM_TOKENS; n <= room_tokens(&d->o) && room >= LEAST_ROOM_TOKENS; room /= 2) {
+        uint32_t want = n + room < room_tokens(&d->o) ? n + room : room_tokens(&d->o);
+        if (kv_reserve(d->table, want, &c->chain)) continue; /* with less room, then */
+        c->n_reserved = want;
+        return true;
+    }
+    return false;
+}
+
 /* Room for n tokens; false: there are no blocks for it now, and the cache is empty. */
 static bool make_room(draft_model *d, cache *c, uint32_t n) {
     uint32_t first, n_new, n_blocks;
     if (n > c->n_reserved) {
         seq_id id = c->id;
-        uint32_t want = 2 * n + ROOM_TOKENS < room_tokens(&d->o) ? 2 * n + ROOM_TOKENS : room_tokens(&d->o);
         forget(d, c);
-        if (n > want || kv_reserve(d->table, want, &c->chain)) return false;
+        if (!reserve(d, c, n)) return false;
         c->id = id;
-        c->n_reserved = want;
     }
     st_code code = kv_extend(d->table, c->chain, n, &first, &n_new);
     INVARIANT(code == ST_OK);
@@ -103,6 +111,14 @@ static uint32_t choose(draft_model *d, uint32_t logits_of, const sampling *s, ui
     return token;
 }
 
+/* The cache that a row of the batch belongs to; NULL: a number of this sequence is not finite, and it gets no draft, or no more.
+ */
+static cache *cache_of(draft_model *d, uint32_t row) {
+    uint32_t layer;
+    if (model_row_bad(d->o.model, row, &layer)) d->of_item[d->owner[row]] = NULL;
+    return d->of_item[d->owner[row]];
+}
+
 static void add_row(draft_model *d, model_batch *b, uint32_t item, const cache *c, uint32_t position, bool after_row,
                     bool chooses) {
     uint32_t r = b->n_rows++;
@@ -139,10 +155,11 @@ static st_code keep_up(draft_model *d, spec_draft *items, uint32_t n, bool *done
     for (uint32_t r = 0; r < b.n_rows && !code; r++) d->of_item[d->owner[r]]->n_cached = d->position[r] + 1;
     for (uint32_t k = 0; k < b.n_choose && !code; k++) {
         uint32_t r = d->choose[k], position = d->position[r];
-        cache *c = d->of_item[d->owner[r]];
+        cache *c = cache_of(d, r);
         spec_draft *it = &items[d->owner[r]];
         bool last = position + 1 == it->n_tokens;
         float p = 0;
+        if (!c) continue;
         c->choices[position] = choose(d, k, &it->sampling, position + 1, last ? &p : NULL);
         if (last && it->budget) spec_tree_add(it->tree, NOUNS_TREE_ROOT, c->choices[position], p);
     }
@@ -162,9 +179,10 @@ static st_code extend(draft_model *d, spec_draft *items, uint32_t n, bool *done,
     *done = b.n_rows == 0;
     st_code code = *done ? ST_OK : model_run(d->o.model, d->o.kv, &b, e);
     for (uint32_t r = 0; r < b.n_rows && !code; r++) {
-        cache *c = d->of_item[d->owner[r]];
+        cache *c = cache_of(d, r);
         spec_draft *it = &items[d->owner[r]];
         float p;
+        if (!c) continue;
         c->choices[c->n_cached] = choose(d, r, &it->sampling, d->position[r] + 1, &p);
         spec_tree_add(it->tree, it->tree->n - 1, c->choices[c->n_cached], p);
         c->n_cached++;

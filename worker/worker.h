@@ -1,6 +1,6 @@
 /* worker: one rank of a group: holds its shard of the model and its KV blocks, carries out plans, returns results.
  *
- * Two threads: the link thread (the caller's: control link, heartbeats) and the step thread (model and, later, collectives),
+ * Two threads: the link thread (the caller's: control link, heartbeats) and the step thread (model and collectives),
  * joined by one mailbox down and net_loop_post up. The worker decides nothing: a plan is complete. It leaves when the coordinator
  * says STOP, when it is refused, or when the link is lost. */
 #ifndef CONSORT_WORKER_H

@@ -3,11 +3,13 @@ and what they draft is of use."""
 import hashlib
 import json
 import os
+import re
 import signal
 
 import pytest
 
-from support import MODEL, ROOT, consort, until
+import support
+from support import BUILD, MODEL, ROOT, consort, until
 
 CODE = {"name": "code", "kind": "ngram", "table": f"{ROOT}/drafters/code.ngram"}
 MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
@@ -74,6 +76,9 @@ def test_the_target_as_its_own_drafter_is_always_right(new_cluster, temperature)
     figures = replies[-1].speculation
     assert figures.drafted >= 3 * figures.steps and figures.accepted == figures.drafted, figures
     assert {d.name: d.accepted for d in figures.by_drafter} == {"twin": figures.accepted, "lookup": 0}
+    line = re.compile(rf"request {replies[0].request_id}: length, \d+ prompt tokens, 61 tokens, .*, {figures.steps} steps, "
+                      rf"{figures.accepted} of {figures.drafted} drafts accepted\n")
+    until(lambda: len(line.findall(cluster.output())) == 1, "one line in the log")
 
 
 def rank_pid(cluster, rank):
@@ -136,3 +141,13 @@ def test_a_drafter_of_another_vocabulary_is_sent_away_and_the_rest_serves(new_cl
 def test_a_missing_table_is_told_and_the_rest_serves(new_cluster):
     mine = new_cluster(drafters=[{**CODE, "table": "/nonexistent.ngram"}])
     assert "/nonexistent.ngram" in mine.output() and mine.generate(max_tokens=3).ids
+
+
+def test_a_drafter_that_cannot_read_the_topology_holds_nobody_up(new_cluster, tmp_path, monkeypatch):
+    os.symlink(f"{BUILD}/consort", tmp_path / "consort")
+    daemon = tmp_path / "consortd"  # as on a host that lacks the file
+    daemon.write_text(f'#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" != 2 ] || set -- --config /nonexistent.yaml\nexec {BUILD}/consortd "$@"\n')
+    daemon.chmod(0o755)
+    monkeypatch.setattr(support, "BUILD", str(tmp_path))
+    mine = new_cluster(drafters=[CODE], join_timeout_ms=1000)
+    assert "/nonexistent.yaml" in mine.output() and mine.generate(max_tokens=3).ids

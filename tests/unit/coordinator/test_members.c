@@ -214,15 +214,25 @@ static void the_cluster_does_not_wait_for_a_drafter_that_is_lost_while_it_loads(
     house_stop(h);
 }
 
-static void the_cluster_does_not_wait_for_ever_for_a_drafter_that_does_not_join(void **state) {
-    (void)state;
+static void the_cluster_does_not_wait_for_ever(bool joins) {
     house *h = start_two(1, GIVE_UP_MS);
-    member *v = &h->members[VERIFIER];
+    member *v = &h->members[VERIFIER], *d = &h->members[DRAFTER];
+    if (joins) member_join_and_load(d);
     member_become_ready(v);
     UNTIL(h, house_is_ready(h));
     v->answers = true;
     house_is_served(h, 4);
     house_stop(h);
+}
+
+static void the_cluster_does_not_wait_for_ever_for_a_drafter_that_does_not_join(void **state) {
+    (void)state;
+    the_cluster_does_not_wait_for_ever(false);
+}
+
+static void the_cluster_does_not_wait_for_ever_for_a_drafter_that_loads_for_ever(void **state) {
+    (void)state;
+    the_cluster_does_not_wait_for_ever(true);
 }
 
 static void a_drafter_with_another_vocabulary_is_refused_and_requests_are_served_without_it(void **state) {
@@ -366,6 +376,7 @@ int main(void) {
         cmocka_unit_test(the_cluster_is_ready_when_its_drafter_is),
         cmocka_unit_test(the_cluster_does_not_wait_for_a_drafter_that_is_lost_while_it_loads),
         cmocka_unit_test(the_cluster_does_not_wait_for_ever_for_a_drafter_that_does_not_join),
+        cmocka_unit_test(the_cluster_does_not_wait_for_ever_for_a_drafter_that_loads_for_ever),
         cmocka_unit_test(a_drafter_with_another_vocabulary_is_refused_and_requests_are_served_without_it),
         cmocka_unit_test(draft_plans_go_to_the_drafter_and_step_plans_to_the_verifier),
         cmocka_unit_test(a_drafter_that_vanishes_costs_its_link_and_no_request),

@@ -327,9 +327,10 @@ static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
     uint32_t *tokens = d->sequences[ask->seq.value - 1].tokens, *n = &d->sequences[ask->seq.value - 1].n;
     memcpy(tokens + *n, ask->tokens, ask->n_tokens * sizeof *tokens);
     *n += ask->n_tokens;
-    CHECK(w, memcmp(tokens, c->prompt, c->n_prompt * sizeof *tokens) == 0 && *n - c->n_prompt <= c->n_alone);
-    CHECK(w, memcmp(tokens + c->n_prompt, c->alone, (*n - c->n_prompt) * sizeof *tokens) == 0);
-    CHECK(w, ask->budget <= w->limits.max_tree && (ask->budget > 0 || *n == c->n_prompt) && drafted_for(c));
+    uint32_t n_prompt = *n < c->n_prompt ? *n : c->n_prompt; /* a long one comes in parts */
+    CHECK(w, memcmp(tokens, c->prompt, n_prompt * sizeof *tokens) == 0 && *n - n_prompt <= c->n_alone);
+    CHECK(w, memcmp(tokens + n_prompt, c->alone, (*n - n_prompt) * sizeof *tokens) == 0);
+    CHECK(w, ask->budget <= w->limits.max_tree && (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
     d->items[i] = (proto_item){.seq = ask->seq};
     d->items[i].tree = (token_tree){.token = d->tokens[i], .parent = d->parents[i], .probability = d->probabilities[i]};
     propose(w, d, i, tokens, *n, ask->budget);
@@ -349,9 +350,11 @@ static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
         d->sequences[at].n = p->open[i].n_tokens;
         memcpy(d->sequences[at].tokens, p->open[i].tokens, p->open[i].n_tokens * sizeof *d->sequences[at].tokens);
     }
-    uint32_t n_open = 0;
+    uint32_t n_open = 0, n_tokens = 0;
     for (uint32_t i = 0; i < CLIENTS; i++) n_open += d->sequences[i].open;
-    CHECK(w, n_open <= w->limits.max_running);
+    for (uint32_t i = 0; i < p->n_open; i++) n_tokens += p->open[i].n_tokens;
+    for (uint32_t i = 0; i < p->n_draft; i++) n_tokens += p->draft[i].n_tokens;
+    CHECK(w, n_open <= w->limits.max_running && n_tokens <= w->limits.max_rows);
     d->result = (proto_result){.plan_id = p->id, .n_items = p->n_draft, .items = d->items};
     for (uint32_t i = 0; i < p->n_draft; i++) draft(w, d, &p->draft[i], i);
     for (uint32_t i = 0; i < d->result.n_items && d->nature == NONSENSE; i++) garble_draft(w, d, i);
@@ -625,6 +628,42 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     mem_free(w);
 }
 
+/* Else it could be longer than a message may be, and the verifier would be lost. */
+static void a_plan_opens_no_more_tokens_than_the_longest_prompt_has(void **state) {
+    (void)state;
+    enum { LONG = PROTO_MAX_PROMPT_TOKENS / 2 + 1 };
+    const sched_limits l = {.max_requests = 3,
+                            .max_running = 3,
+                            .max_rows = 8,
+                            .max_batch = 4,
+                            .prefill_chunk = 1,
+                            .max_context = PROTO_MAX_PROMPT_TOKENS,
+                            .n_blocks = 3 * PROTO_MAX_PROMPT_TOKENS / NOUNS_BLOCK_TOKENS};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    uint32_t *prompt = mem_alloc(LONG, sizeof *prompt);
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 0, &(sched_event){.kind = SCHED_GROUP_UP});
+    sched_actions a = {0};
+    for (uint32_t i = 0; i < 3; i++) { /* the first is in its step while the long ones come, and decodes beside them */
+        sched_event ev = {.kind = SCHED_REQUEST, .seq = {i + 1}, .tokens = prompt, .n_tokens = i ? LONG : 1, .max_tokens = 9};
+        a = sched_step(s, 1, &ev);
+        if (i == 0) assert_int_equal(a.items[0].kind, SCHED_ACT_PLAN);
+    }
+    for (uint64_t id = 1; id <= 2; id++) {
+        uint32_t token = 7;
+        proto_item items[] = {{.seq = {1}, .n_tokens = 1, .tokens = &token}, {.seq = {2}}};
+        a = sched_step(
+            s, 1 + id,
+            &(sched_event){.kind = SCHED_RESULT, .result = &(proto_result){.plan_id = id, .n_items = 2, .items = items}});
+        assert_int_equal(a.items[0].kind, SCHED_ACT_PLAN);
+        assert_int_equal(a.items[0].plan->n_open, 1);
+        assert_int_equal(a.items[0].plan->open[0].seq.value, 1 + id);
+    }
+    mem_free(memory);
+    mem_free(prompt);
+}
+
 /* The longest list of actions: every place taken, a batch with tokens, and all of them overdue at that moment. */
 static void the_actions_of_any_step_fit(void **state) {
     (void)state;
@@ -687,6 +726,7 @@ static void items_beyond_the_count_of_a_result_are_not_looked_at(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule),
+        cmocka_unit_test(a_plan_opens_no_more_tokens_than_the_longest_prompt_has),
         cmocka_unit_test(the_actions_of_any_step_fit),
         cmocka_unit_test(items_beyond_the_count_of_a_result_are_not_looked_at),
     };

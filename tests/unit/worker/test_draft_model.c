@@ -135,6 +135,51 @@ static void without_blocks_or_places_there_is_no_draft_and_later_there_is(void *
     assert_chain_is_truth(&t, tokens, 200);
 }
 
+static void few_blocks_are_used_to_the_last(void **state) {
+    rig *r = *state;
+    r->drafter->ops->destroy(r->drafter);
+    draft_model_options o = {&r->model, &r->kv, 8, MAX_SEQ, MAX_ROWS, CONTEXT}; /* fewer than one sequence may need */
+    assert_int_equal(draft_model_create(&o, &r->drafter), ST_OK);
+    uint32_t tokens[CONTEXT];
+    spec_tree t;
+    for (uint32_t i = 0; i < CONTEXT; i++) tokens[i] = i * 5 % VOCAB;
+    for (uint32_t n = 100; n <= 200; n += 10) {
+        round_of(r, 1, tokens, n, 10, BUDGET, &t);
+        assert_int_equal(t.n, BUDGET);
+        assert_chain_is_truth(&t, tokens, n);
+    }
+    round_of(r, 2, tokens, 100, 100, BUDGET, &t);
+    assert_int_equal(t.n, 0); /* the first has them all */
+}
+
+/* A NaN on the wire would cost the drafter its place in the cluster. */
+static void a_sequence_whose_numbers_are_not_finite_gets_no_draft_and_the_others_do(void **state) {
+    rig *r = *state;
+    enum { LONG = 100, SHORT = 5 };
+    uint32_t tokens[2][LONG];
+    spec_tree trees[2];
+    spec_draft items[2];
+    st_error e = {0};
+    for (uint32_t i = 0; i < LONG; i++) tokens[0][i] = tokens[1][i] = i * 11 % VOCAB;
+    const struct {
+        uint32_t bad_row, n_short;
+    } cases[] = {{LONG + SHORT - 1, 0}, {1, 1}}; /* its last committed token; its first draft, in the pass after that */
+    for (uint32_t k = 0; k < 2; k++) {
+        for (uint32_t q = 0; q < 2; q++) {
+            uint32_t n = q ? SHORT : LONG;
+            items[q] =
+                (spec_draft){.seq = {1 + q}, .tokens = tokens[q], .n_tokens = n, .n_new = n, .budget = BUDGET, .tree = &trees[q]};
+            r->drafter->ops->close(r->drafter, items[q].seq);
+        }
+        r->model.bad_row = cases[k].bad_row;
+        assert_int_equal(r->drafter->ops->draft(r->drafter, items, 2, &e), ST_OK);
+        assert_int_equal(trees[0].n, BUDGET);
+        assert_chain_is_truth(&trees[0], tokens[0], LONG);
+        assert_int_equal(trees[1].n, cases[k].n_short);
+        assert_int_equal(items[1].n_scored, k ? SHORT - 1 : 0);
+    }
+}
+
 static void create_survives_each_failing_allocation(void **state) {
     rig *r = *state;
     draft_model_options o = {&r->model, &r->kv, BLOCKS, MAX_SEQ, MAX_ROWS, CONTEXT};
@@ -161,6 +206,8 @@ int main(void) {
         WITH_RIG(many_sequences_go_through_together_and_long_prompts_in_chunks),
         WITH_RIG(a_draft_ends_where_the_context_ends),
         WITH_RIG(without_blocks_or_places_there_is_no_draft_and_later_there_is),
+        WITH_RIG(few_blocks_are_used_to_the_last),
+        WITH_RIG(a_sequence_whose_numbers_are_not_finite_gets_no_draft_and_the_others_do),
         WITH_RIG(create_survives_each_failing_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
