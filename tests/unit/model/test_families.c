@@ -234,10 +234,94 @@ static void angles_are_scaled_as_the_file_says(void **state) {
     compare(&t);
 }
 
+/* The same tiny files through llama.cpp, float weights and float KV: tests/golden/make_families.py. Its GELU comes from a table
+ * of halves. */
+static const struct {
+    const char *name, *architecture, *scaling;
+    bool rope_freqs;
+    double bound;
+} peers[] = {
+    {"llama", NULL, NULL, false, 2e-5},
+    {"llama-linear", NULL, "linear", false, 2e-5},
+    {"llama-yarn", NULL, "yarn", false, 2e-5},
+    {"llama-freqs", NULL, NULL, true, 2e-5},
+    {"qwen2", "qwen2", NULL, false, 2e-5},
+    {"qwen2-yarn", "qwen2", "yarn", false, 2e-5},
+    {"qwen3", "qwen3", NULL, false, 2e-5},
+    {"gemma3", "gemma3", NULL, false, 3e-3},
+    {"gemma3-linear", "gemma3", "linear", false, 3e-3},
+};
+
+static tiny peer_file(size_t i) {
+    tiny t = tiny_of(peers[i].architecture);
+    t.floats = true;
+    t.n_layers = t.window ? 12 : 3; /* llama.cpp has each sixth layer see all, whatever the file says */
+    t.n_heads = 2;                  /* heads as wide together as the model, or llama.cpp refuses qwen2 */
+    t.scaling = peers[i].scaling;
+    t.factor = t.scaling ? 4 : 0;
+    t.trained_context = t.scaling ? 64 : 0;
+    t.rope_freqs = peers[i].rope_freqs;
+    t.tied = t.window != 0;
+    t.global_every = 6;
+    t.rope_base_local = 10000;
+    return t;
+}
+
+static void write_peer_files(const char *directory) {
+    for (size_t i = 0; i < sizeof peers / sizeof *peers; i++) {
+        char path[512];
+        tiny t = peer_file(i);
+        tiny_file f = tiny_make(&t);
+        snprintf(path, sizeof path, "%s/%s.gguf", directory, peers[i].name);
+        FILE *out = fopen(path, "wb");
+        assert_non_null(out);
+        assert_int_equal(f.size, fwrite(f.bytes, 1, f.size, out));
+        fclose(out);
+        tiny_free(&f);
+    }
+}
+
+static void logits_are_those_of_llama_cpp(void **state) {
+    (void)state;
+    FILE *in = fopen("tests/golden/families.txt", "r");
+    char name[32];
+    unsigned n, token[N], at;
+    assert_non_null(in);
+    for (size_t i = 0; i < sizeof peers / sizeof *peers; i++) { /* name, n tokens, then n - 1 times -log p of the next */
+        tiny t = peer_file(i);
+        tiny_file f = tiny_make(&t);
+        rig r;
+        rig_options o = {.isa = "auto", .n_threads = 1, .kv_type = "f32"};
+        float *logits = calloc((size_t)N * t.n_vocab, sizeof *logits);
+        uint32_t ids[N];
+        double nll;
+        assert_non_null(logits);
+        assert_int_equal(ST_OK, rig_make(f.file, &o, &r, NULL));
+        assert_int_equal(2, fscanf(in, "%31s %u", name, &n));
+        assert_string_equal(name, peers[i].name);
+        assert_true(n <= N);
+        for (unsigned k = 0; k < n; k++) assert_int_equal(1, fscanf(in, "%u", &token[k]));
+        for (unsigned k = 0; k < n; k++) ids[k] = token[k];
+        rig_feed(&r, 0, ids, 0, n, n, logits);
+        while (fscanf(in, " @%u %lf", &at, &nll) == 2) {
+            assert_true(at + 1 < n);
+            double found = model_nll(logits + (size_t)at * t.n_vocab, t.n_vocab, ids[at + 1]);
+            if (!(fabs(found - nll) < peers[i].bound)) fail_msg("%s, row %u: %.7f, llama.cpp %.7f", name, at, found, nll);
+        }
+        free(logits);
+        rig_free(&r);
+        tiny_free(&f);
+    }
+    fclose(in);
+}
+
 int main(void) {
+    const char *directory = getenv("CONSORT_WRITE_PEERS"); /* for tests/golden/make_families.py */
+    if (directory) return write_peer_files(directory), 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_are_those_of_a_plain_forward_pass),
         cmocka_unit_test(each_family_is_what_was_published),
+        cmocka_unit_test(logits_are_those_of_llama_cpp),
         cmocka_unit_test(angles_are_scaled_as_the_file_says),
         cmocka_unit_test(without_an_output_tensor_the_token_table_is_the_head),
     };

@@ -203,8 +203,8 @@ static void rope_keys(maker *m) {
     if (t->trained_context) key_u32(m, of_family(m, "rope.scaling.original_context_length", k), t->trained_context);
     if (!t->window) return;
     key_u32(m, of_family(m, "attention.sliding_window", k), t->window);
-    key_u32(m, of_family(m, "attention.sliding_window_pattern", k), 2);
-    key_f32(m, of_family(m, "rope.freq_base_swa", k), 500.0f);
+    key_u32(m, of_family(m, "attention.sliding_window_pattern", k), t->global_every ? t->global_every : 2);
+    key_f32(m, of_family(m, "rope.freq_base_swa", k), t->rope_base_local > 0 ? t->rope_base_local : 500.0f);
 }
 
 static void keys(maker *m) {

@@ -19,7 +19,9 @@ typedef struct {
     float factor;             /* rope.scaling.factor; 0: not said */
     uint32_t trained_context; /* rope.scaling.original_context_length; 0: not said */
     bool rope_freqs;          /* a factor for each frequency */
-    uint32_t window;          /* 0: not said; else every second layer sees all */
+    uint32_t window;          /* 0: not said */
+    uint32_t global_every;    /* of windowed models; 0: 2 */
+    float rope_base_local;    /* of their windowed layers; 0: 500 */
     uint32_t rope_dims;       /* 0: head_dim */
     uint32_t n_tokens;        /* 0: no tokenizer.ggml.tokens */
 } tiny;

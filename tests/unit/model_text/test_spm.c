@@ -112,6 +112,76 @@ static uint8_t *value_of(const char *key, size_t skip) {
     return NULL;
 }
 
+/* The plain algorithm over the pieces of the file: the highest score of all pairs, leftmost, again and again. */
+typedef struct {
+    char text[700][64];
+    float score[700];
+} pieces;
+
+static uint32_t piece_of(const pieces *p, const char *text, size_t n) {
+    for (uint32_t id = BYTES + 256; id < 700; id++)
+        if (strlen(p->text[id]) == n && !memcmp(p->text[id], text, n)) return id;
+    return UINT32_MAX;
+}
+
+static size_t naive(const pieces *p, const char *text, size_t n_text, uint32_t *ids) {
+    size_t start[65], n = n_text;
+    for (size_t i = 0; i <= n_text; i++) start[i] = i;
+    for (;;) {
+        uint32_t best = UINT32_MAX;
+        size_t at = 0;
+        for (size_t i = 0; i + 1 < n; i++) {
+            uint32_t id = piece_of(p, text + start[i], start[i + 2] - start[i]);
+            if (id != UINT32_MAX && (best == UINT32_MAX || p->score[id] > p->score[best])) best = id, at = i;
+        }
+        if (best == UINT32_MAX) break;
+        memmove(start + at + 1, start + at + 2, (n - at - 1) * sizeof *start);
+        n--;
+    }
+    for (size_t i = 0; i < n; i++) ids[i] = piece_of(p, text + start[i], start[i + 1] - start[i]);
+    return n;
+}
+
+static void random_texts_merge_as_the_plain_algorithm_does(void **state) {
+    (void)state;
+    static pieces p;
+    uint32_t seed = 3;
+    for (int coarse = 0; coarse < 2; coarse++) { /* then many scores are equal, and the leftmost pair goes first */
+        model_tokenizer *t = NULL;
+        uint8_t *scores = value_of("tokenizer.ggml.scores", 16);
+        for (uint32_t id = 0; id < 700; id++) {
+            float score;
+            memcpy(&score, scores + 4 * id, 4);
+            if (coarse) score = (float)((int)score / 100);
+            memcpy(scores + 4 * id, &score, 4);
+            p.score[id] = score;
+        }
+        assert_int_equal(create(&t, NULL), ST_OK);
+        for (uint32_t id = 0; id < 700; id++) {
+            model_detokenizer d = {0};
+            char text[256];
+            size_t n = 0;
+            model_detokenize(t, &d, id, false, text, &n);
+            assert_true(n < sizeof p.text[id]);
+            memcpy(p.text[id], text, n);
+            p.text[id][n] = 0;
+        }
+        for (int round = 0; round < 300; round++) {
+            char text[64] = " ";
+            uint32_t expected[64];
+            size_t n = 2 + (seed = seed * 1664525 + 1013904223, seed >> 8) % 40;
+            for (size_t i = 1; i < n; i++) text[i] = "theraonsi cd"[(seed = seed * 1664525 + 1013904223, seed >> 8) % 12];
+            model_ids ids;
+            assert_int_equal(model_tokenize(t, text + 1, n - 1, false, SIZE_MAX, &ids, NULL), ST_OK);
+            assert_int_equal(ids.n, naive(&p, text, n, expected));
+            assert_memory_equal(ids.ids, expected, ids.n * sizeof *expected);
+            mem_free(ids.ids);
+        }
+        model_tokenizer_destroy(t);
+    }
+    read_file();
+}
+
 static void refused(st_code code, const char *message) {
     model_tokenizer *t = NULL;
     st_error e = {0};
@@ -164,6 +234,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_prompt_begins_with_one_bos),
         cmocka_unit_test(any_bytes_come_back),
+        cmocka_unit_test(random_texts_merge_as_the_plain_algorithm_does),
         cmocka_unit_test(long_texts_take_no_quadratic_time),
         cmocka_unit_test(damaged_vocabularies_are_refused_by_key_and_value),
         cmocka_unit_test(each_failed_allocation_is_told_and_leaks_nothing),
