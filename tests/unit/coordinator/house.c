@@ -268,7 +268,6 @@ static void describe(house *h, const house_options *o) {
                                     .draft_wait_ms = o->draft_wait_ms,
                                     .control_listen = address,
                                     .http_listen = "",
-                                    .chat_template = "",
                                     .model = h->model,
                                     .max_running = 4,
                                     .max_queue = 4,
