@@ -31,14 +31,37 @@ typedef struct {
     const float *probability; /* [n_nodes] drafter's belief; may be NULL */
 } token_tree;
 
-/* How a request's tokens are chosen (speculation.md, 1): a function of logits, seed and position only. */
+/* How a request's tokens are chosen (docs/numerics.md): a function of logits, seed, position and the tokens before it. Zeroed:
+ * greedy. */
 typedef struct {
     float temperature; /* 0: argmax */
     float top_p;       /* 1: off */
     float min_p;       /* 0: off */
     uint32_t top_k;    /* 0: off */
     uint64_t seed;
-    uint32_t sample; /* index among a request's `n` */
+    uint32_t sample;  /* index among a request's `n` */
+    float typical_p;  /* 0 and 1: off */
+    float repetition; /* 0 and 1: off; logits of tokens that were there before are divided by it, negative ones multiplied */
+    float presence, frequency; /* 0: off; taken off the logits of tokens of the answer, once and by their count */
 } sampling;
+
+/* What else a request asks of its tokens; of variable size, so it lives with the sequence. The arrays belong to whoever made it.
+ */
+typedef struct {
+    uint32_t min_tokens; /* `ends` cannot come before the answer has so many */
+    uint32_t n_ends, n_bias;
+    const uint32_t *ends;       /* [n_ends] ids that end the answer */
+    const uint32_t *bias_token; /* [n_bias] ids, each once; their logits get ... */
+    const float *bias;          /* [n_bias] ... so much added */
+    uint32_t logprobs;          /* 0: not asked for; n + 1: of each token, and of the n likeliest */
+} token_rules;
+
+/* The logarithms of probabilities of chosen tokens: the softmax of the model's own logits, before all else. Borrowed arrays. */
+typedef struct {
+    uint32_t n_top;       /* likeliest tokens that stand beside each chosen one */
+    const float *own;     /* [n_tokens] of the chosen ones; NULL: not asked for */
+    const uint32_t *top;  /* [n_tokens][n_top] ids, descending, ties to the lower id */
+    const float *top_log; /* [n_tokens][n_top] */
+} token_logprobs;
 
 #endif

@@ -15,6 +15,7 @@ static st_code check_model(const config_topology *t, model_info *info, st_error 
     st_code code = model_file_open(t->model, &f, e);
     if (!code) code = model_read_info(f, info, e);
     if (!code) code = model_tokenizer_create(f, &tokenizer, e);
+    if (!code && *t->chat_template) code = model_chat_template_set(tokenizer, t->chat_template, e);
     if (!code && t->max_context > info->max_context)
         code = st_fail(e, ST_ERR_INVALID_ARGUMENT, "max_context: %u is over the %u that %s was trained for", t->max_context,
                        info->max_context, t->model);

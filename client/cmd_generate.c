@@ -72,6 +72,20 @@ static json_t *speculation_json(const client_result *r) {
                      (json_int_t)r->accepted, "by_drafter", by);
 }
 
+/* [{"id": 5, "logprob": -0.1, "top": [[5, -0.1], [7, -2.5]]}, ...], one for each id. */
+static json_t *logprobs_json(const client_result *r) {
+    json_t *list = json_array();
+    size_t n_top = r->n_logs ? r->n_top_ids / r->n_logs : 0;
+    for (size_t i = 0; i < r->n_logs; i++) {
+        json_t *top = json_array();
+        for (size_t k = i * n_top; k < (i + 1) * n_top; k++)
+            json_array_append_new(top, json_pack("[I, f]", (json_int_t)r->top_ids[k], (double)r->top_logs[k]));
+        json_array_append_new(
+            list, json_pack("{s:I, s:f, s:o}", "id", (json_int_t)r->ids[i], "logprob", (double)r->logs[i], "top", top));
+    }
+    return list;
+}
+
 static int print_json(const client_result *r, double wall_s) {
     json_t *ids = json_array();
     for (size_t i = 0; i < r->n_ids; i++) json_array_append_new(ids, json_integer(r->ids[i]));
@@ -86,6 +100,7 @@ static int print_json(const client_result *r, double wall_s) {
                           "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
                           r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0,
                           "speculation", speculation_json(r));
+    if (o && r->n_logs) json_object_set_new(o, "logprobs", logprobs_json(r));
     bool ok = o && !json_dumpf(o, stdout, JSON_COMPACT) && putchar('\n') != EOF;
     json_decref(o);
     return ok ? CLIENT_OK : CLIENT_FAILED;

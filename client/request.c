@@ -32,8 +32,12 @@ void client_request_options(client_request *r, client_option *options, size_t *n
 void client_result_deinit(client_result *r) {
     mem_free(r->text);
     mem_free(r->ids);
+    mem_free(r->logs);
+    mem_free(r->top_ids);
+    mem_free(r->top_logs);
     r->text = NULL;
-    r->ids = NULL;
+    r->ids = r->top_ids = NULL;
+    r->logs = r->top_logs = NULL;
 }
 
 /* Appends n elements of `size` bytes to *array, which holds *have. */
@@ -53,11 +57,19 @@ static st_code show(const char *text, size_t n, st_error *e) {
     return fwrite(text, 1, n, stdout) == n && !fflush(stdout) ? ST_OK : st_fail(e, ST_ERR_IO, "standard output: %m");
 }
 
+static st_code take_logprobs(client_result *out, const token_logprobs *l, uint32_t n_tokens) {
+    size_t n_top = (size_t)n_tokens * l->n_top;
+    if (!l->own) return ST_OK;
+    st_code code = append(&out->logs, &out->n_logs, l->own, n_tokens, sizeof *out->logs);
+    if (!code) code = append(&out->top_ids, &out->n_top_ids, l->top, n_top, sizeof *out->top_ids);
+    return code ? code : append(&out->top_logs, &out->n_top_logs, l->top_log, n_top, sizeof *out->top_logs);
+}
+
 static st_code take_reply(client_result *out, const proto_reply *r) {
     if (r->request_id) snprintf(out->request_id, sizeof out->request_id, "%s", r->request_id);
     if (r->has_seed) out->seed = r->seed;
     if (append(&out->text, &out->n_text, r->text, r->text_bytes, 1) ||
-        append(&out->ids, &out->n_ids, r->tokens, r->n_tokens, sizeof *out->ids))
+        append(&out->ids, &out->n_ids, r->tokens, r->n_tokens, sizeof *out->ids) || take_logprobs(out, &r->logprobs, r->n_tokens))
         return st_fail(out->e, ST_FATAL_MEMORY, "out of memory");
     if (r->finish_reason) {
         snprintf(out->finish_reason, sizeof out->finish_reason, "%s", r->finish_reason);

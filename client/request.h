@@ -27,6 +27,9 @@ typedef struct {
     size_t n_text;
     uint32_t *ids; /* owned */
     size_t n_ids;
+    float *logs, *top_logs; /* owned: [n_logs] of ids, [n_top] beside them; none: not asked for */
+    uint32_t *top_ids;      /* owned: [n_top] */
+    size_t n_logs, n_top_ids, n_top_logs;
     char request_id[PROTO_REQUEST_ID_BYTES + 1], finish_reason[16];
     uint64_t seed, queue_ns, first_token_ns, total_ns; /* the cluster's clock, from the request's arrival */
     uint32_t prompt_tokens, completion_tokens;

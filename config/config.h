@@ -38,6 +38,7 @@ typedef struct {
     char *control_advertise; /* host that workers connect to; empty: the listen host */
     char *http_listen;       /* host:port of /health and /metrics; port 0: any; empty: none */
     char *model;             /* path of the GGUF file, relative to the working directory */
+    char *chat_template;     /* name of one; empty: the file's */
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
     char *speculation; /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     uint32_t draft_budget, draft_floor, draft_wait_ms;

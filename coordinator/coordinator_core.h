@@ -67,8 +67,7 @@ typedef struct {
     uint32_t n_tokens;
     uint32_t max_tokens;
     sampling sampling;
-    const uint32_t *end_tokens; /* [n_end_tokens] ids that end the answer (stop tokens, and the model's unless ignored) */
-    uint32_t n_end_tokens;
+    token_rules rules;       /* its ends: stop tokens, and the model's unless ignored */
     uint64_t deadline_ns;    /* 0: none */
     const char *speculation; /* policy (speculative/routes.def), read in this call; NULL or empty: the default */
     /* CANCEL */
@@ -101,6 +100,7 @@ typedef struct {
     uint32_t drafter;
     const uint32_t *tokens;
     uint32_t n_tokens;
+    token_logprobs logprobs; /* TOKENS, if asked for; a view of the event's result */
     sched_finish finish;
     st_code code;        /* FINISHED: ST_OK for stop and length */
     char message[160];   /* FINISHED with an error: for the client */

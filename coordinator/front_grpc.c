@@ -124,7 +124,7 @@ void front_tokens(coordinator *c, const sched_action *a) {
         s->cut = answer_push(&s->answer, s->piece, n_piece, s->text, &n_text);
     }
     if (!n) return; /* already cut: the scheduler has not heard of it yet */
-    proto_reply r = {.text = s->text, .text_bytes = n_text, .tokens = a->tokens, .n_tokens = n};
+    proto_reply r = {.text = s->text, .text_bytes = n_text, .tokens = a->tokens, .n_tokens = n, .logprobs = a->logprobs};
     count_tokens(s, n);
     reply(s, &r);
     if (s->cut) cancel(s, ST_OK, SCHED_FINISH_STOP);
@@ -190,7 +190,7 @@ static st_code tokenize(stream *s, st_error *e) {
     size_t most = s->c->limits.max_context;
     st_code code = ST_OK;
     if (r->prompt_kind == PROTO_PROMPT_TEXT) {
-        code = model_tokenize(t, r->text, r->text_bytes, true, most, &s->prompt, e);
+        code = model_prompt_tokenize(t, r->text, r->text_bytes, most, &s->prompt, e);
         return code ? st_prefix(e, "text") : ST_OK;
     }
     if (r->prompt_kind == PROTO_PROMPT_CHAT) {
@@ -224,6 +224,28 @@ static st_code collect_ends(stream *s, st_error *e) {
     return ST_OK;
 }
 
+static st_code check_bias(const stream *s, st_error *e) {
+    const proto_request *r = &s->request;
+    uint32_t n_vocab = model_vocabulary_size(s->c->tokenizer);
+    for (uint32_t i = 0; i < r->n_bias; i++)
+        if (r->bias_token[i] >= n_vocab)
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "logit_bias[%u]: token %u is outside the vocabulary of %u", i,
+                           r->bias_token[i], n_vocab);
+    return ST_OK;
+}
+
+static token_rules rules_of(const stream *s) {
+    const proto_request *r = &s->request;
+    uint32_t n_vocab = model_vocabulary_size(s->c->tokenizer), n_top = r->top_logprobs < n_vocab ? r->top_logprobs : n_vocab;
+    return (token_rules){.min_tokens = r->min_tokens,
+                         .n_ends = s->n_end_tokens,
+                         .n_bias = r->n_bias,
+                         .ends = s->end_tokens,
+                         .bias_token = r->bias_token,
+                         .bias = r->bias,
+                         .logprobs = r->logprobs || n_top ? n_top + 1 : 0};
+}
+
 static st_code fill(stream *s, const uint8_t *message, size_t n, st_error *e) {
     coordinator *c = s->c;
     proto_request *r = &s->request;
@@ -232,6 +254,7 @@ static st_code fill(stream *s, const uint8_t *message, size_t n, st_error *e) {
     st_code code = proto_request_decode(message, n, &s->arena, r, e);
     if (!code) code = tokenize(s, e);
     if (!code) code = collect_ends(s, e);
+    if (!code) code = check_bias(s, e);
     if (code) return code;
     if (!r->has_seed && getrandom(&r->sampling.seed, sizeof r->sampling.seed, 0) < 0)
         return st_fail(e, ST_FATAL_INTERNAL, "no random numbers for a seed: %m");
@@ -278,8 +301,7 @@ static void on_generate(coordinator *c, net_call *call, const uint8_t *message, 
                       .n_tokens = (uint32_t)s->prompt.n,
                       .max_tokens = s->request.max_tokens,
                       .sampling = s->request.sampling,
-                      .end_tokens = s->end_tokens,
-                      .n_end_tokens = s->n_end_tokens,
+                      .rules = rules_of(s),
                       .deadline_ns = net_call_deadline_ns(call),
                       .speculation = s->request.speculation};
     coordinator_event(c, &ev);

@@ -126,6 +126,7 @@ static st_code read_model(coordinator *c, st_error *e) {
     st_code code = model_file_open(c->t->model, &f, e);
     if (code) return code;
     code = model_tokenizer_create(f, &c->tokenizer, e);
+    if (!code && *c->t->chat_template) code = model_chat_template_set(c->tokenizer, c->t->chat_template, e);
     if (!code) code = model_file_string(f, "general.architecture", &arch, e);
     if (!code) {
         snprintf(key, sizeof key, "%.*s.context_length", (int)(arch.size < 32 ? arch.size : 32), arch.bytes);

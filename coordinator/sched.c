@@ -147,9 +147,8 @@ static void on_request(sched *s, const sched_event *ev) {
     r->prompt = ev->tokens;
     r->n_prompt = r->n_known = ev->n_tokens;
     r->n_limit = sched_limit_tokens(&s->limits, ev->n_tokens, ev->max_tokens);
-    r->ends = ev->end_tokens;
-    r->n_ends = ev->n_end_tokens;
     r->sampling = ev->sampling;
+    r->rules = ev->rules;
     r->deadline_ns = ev->deadline_ns;
     r->route = route;
     sched_admit(s);
@@ -168,9 +167,10 @@ static void on_cancel(sched *s, const sched_event *ev) {
     if (r) sched_end(s, r, ev->finish, ev->code, ev->code == ST_OK ? NULL : st_text(ev->code)); /* else: crossed its end */
 }
 
-static void give_tokens(sched *s, sched_request *r, const uint32_t *tokens, uint32_t n) {
+static void give_tokens(sched *s, sched_request *r, const proto_item *item, uint32_t n) {
     sched_action *a = sched_act(s, SCHED_ACT_TOKENS, r->seq);
-    a->tokens = memcpy(s->tokens + s->n_tokens, tokens, n * sizeof *tokens);
+    a->tokens = memcpy(s->tokens + s->n_tokens, item->tokens, n * sizeof *item->tokens);
+    a->logprobs = item->logprobs;
     a->n_tokens = n;
     s->n_tokens += n;
     s->stats.tokens += n;
@@ -179,7 +179,7 @@ static void give_tokens(sched *s, sched_request *r, const uint32_t *tokens, uint
 /* What one item of a result means for its request. */
 static void take_item(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
     char message[sizeof s->actions->message];
-    if (!item || !sched_answers(asked, r->seq, item)) {
+    if (!item || !sched_answers(asked, r, item)) {
         snprintf(message, sizeof message, "the verifier's answer to plan %llu does not fit the plan",
                  (unsigned long long)s->reported);
         sched_end(s, r, SCHED_FINISH_ERROR, ST_FATAL_PROTOCOL, message);
@@ -193,7 +193,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     sched_finish finish;
     uint32_t n = sched_accept(r, item->tokens, item->n_tokens, &finish);
     if (n > 0) { /* else item->tokens may be NULL */
-        give_tokens(s, r, item->tokens, n);
+        give_tokens(s, r, item, n);
         memcpy(r->known + r->n_known, item->tokens, n * sizeof *r->known);
     }
     if (asked->chooses) sched_count_drafts(s, r, asked, item);

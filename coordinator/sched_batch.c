@@ -41,8 +41,8 @@ static void add_close(sched *s) {
 }
 
 static void add_open(sched *s, sched_request *r) {
-    s->open[s->plan.n_open++] =
-        (proto_open){.seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .n_tokens = r->n_prompt, .tokens = r->prompt};
+    s->open[s->plan.n_open++] = (proto_open){
+        .seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .rules = r->rules, .n_tokens = r->n_prompt, .tokens = r->prompt};
     r->open = true;
 }
 
@@ -99,9 +99,10 @@ bool sched_build_plan(sched *s) {
 
 /* ---- judging a result ---- */
 
-bool sched_answers(const sched_asked *asked, seq_id seq, const proto_item *item) {
-    if (item->seq.value != seq.value) return false;
+bool sched_answers(const sched_asked *asked, const sched_request *r, const proto_item *item) {
+    if (item->seq.value != r->seq.value) return false;
     if (item->code != ST_OK) return true;
+    if (item->n_tokens > 0 && r->rules.logprobs != (item->logprobs.own ? item->logprobs.n_top + 1 : 0)) return false;
     if (!asked->chooses || item->n_tokens == 0) return !asked->chooses && item->n_tokens == 0;
     uint32_t n_accepted = item->n_tokens - 1;
     if (!asked->drafts) return n_accepted == 0;
@@ -147,8 +148,8 @@ uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n
     uint32_t room = r->n_limit - r->n_known;
     *finish = SCHED_FINISH_NONE;
     for (uint32_t i = 0; i < n && i < room; i++)
-        for (uint32_t e = 0; e < r->n_ends; e++)
-            if (tokens[i] == r->ends[e]) {
+        for (uint32_t e = 0; e < r->rules.n_ends; e++)
+            if (tokens[i] == r->rules.ends[e]) {
                 *finish = SCHED_FINISH_STOP;
                 return i;
             }

@@ -85,8 +85,13 @@ static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, ui
     const uint32_t *tokens = r->known + *n_told;
     bool opens = *n_told == 0; /* then the open brings them */
     if (opens)
-        d->open[d->plan.n_open++] =
-            (proto_open){.seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .n_tokens = n_new, .tokens = tokens};
+        d->open[d->plan.n_open++] = (proto_open){.seq = r->seq,
+                                                 .seq_epoch = 1,
+                                                 .sampling = r->sampling,
+                                                 .rules = r->rules,
+                                                 .n_tokens = n_new,
+                                                 .tokens = tokens,
+                                                 .n_answered = n_new > r->n_prompt ? n_new - r->n_prompt : 0};
     *n_told += n_new;
     d->draft[d->plan.n_draft++] = (proto_draft){.seq = r->seq, .n_tokens = opens ? 0 : n_new, .tokens = tokens, .budget = budget};
     d->asked[d->n_asked++] =

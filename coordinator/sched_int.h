@@ -28,12 +28,12 @@ typedef struct {
     uint32_t previous, next; /* in the list of its state */
     uint32_t next_of_bucket; /* in the index of ids */
     const uint32_t *prompt;  /* [n_prompt] the caller's */
-    const uint32_t *ends;    /* [n_ends] the caller's */
-    uint32_t n_prompt, n_ends;
+    uint32_t n_prompt;
     uint32_t n_known;  /* tokens of the sequence: prompt and committed */
     uint32_t n_cached; /* of them in the KV cache, by the results so far */
     uint32_t n_limit;  /* n_known never exceeds it */
     sampling sampling;
+    token_rules rules;    /* the caller's, as prompt */
     uint64_t deadline_ns; /* 0: none */
     kv_chain chain;
     uint32_t *known; /* [max_context] the n_known tokens; the scheduler's, from admission on */
@@ -193,7 +193,8 @@ uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item);
 uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish);
 /* Counts a step that chose tokens: what was drafted for it and what of that was accepted, in all and by drafter. */
 void sched_count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
-/* Whether an item answers what was asked: its drafts are a path of the tree. */
-bool sched_answers(const sched_asked *asked, seq_id seq, const proto_item *item);
+/* Whether an item answers what was asked: its drafts are a path of the tree, its log-probabilities those that the request wants.
+ */
+bool sched_answers(const sched_asked *asked, const sched_request *r, const proto_item *item);
 
 #endif

@@ -1,14 +1,14 @@
 #include "kernels/kernels_int.h"
 
 static const kernels_format_info info[KERNELS_N_FORMATS] = {
-#define FORMAT(id, ggml, text, elements, bytes, min)                                                                             \
-    [KERNELS_##id] = {.name = text, .ggml_type = ggml, .block_elements = elements, .block_bytes = bytes, .has_min = min},
+#define FORMAT(id, ggml, text, elements, bytes, ...)                                                                             \
+    [KERNELS_##id] = {.name = text, .ggml_type = ggml, .block_elements = elements, .block_bytes = bytes},
 #include "kernels/formats.def"
 #undef FORMAT
 };
 
 static const kernels_layout *const layouts[KERNELS_N_FORMATS] = {
-#define FORMAT(id, ggml, name, elements, bytes, has_min) [KERNELS_##id] = &kernels_layout_##id,
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = &kernels_layout_##id,
 #include "kernels/formats.def"
 #undef FORMAT
 };

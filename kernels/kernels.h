@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 typedef enum {
-#define FORMAT(id, ggml, name, elements, bytes, has_min) KERNELS_##id,
+#define FORMAT(id, ggml, name, elements, bytes, ...) KERNELS_##id,
 #include "kernels/formats.def"
 #undef FORMAT
     KERNELS_N_FORMATS
@@ -23,7 +23,6 @@ typedef enum {
 typedef struct {
     const char *name;
     uint32_t ggml_type, block_elements, block_bytes;
-    bool has_min;
 } kernels_format_info;
 
 /* Static table entry; NULL for a number that is not a format. */
@@ -69,6 +68,12 @@ typedef struct {
     uint32_t n_before, n_path, slot;
 } kernels_row;
 
+/* Which elements of a head turn together: neighbours 2i, 2i + 1, or i and i + head_dim / 2 of the two halves. */
+typedef enum { KERNELS_ROPE_NEIGHBOURS, KERNELS_ROPE_HALVES } kernels_rope_pairs;
+
+typedef enum { KERNELS_SILU, KERNELS_GELU } kernels_activation;
+#define KERNELS_NO_WINDOW UINT32_MAX
+
 typedef struct {
     const char *isa; /* "scalar", "avx2", "avx512" */
 
@@ -85,8 +90,9 @@ typedef struct {
     void (*copy)(kernels_device *d, kernels_view to, kernels_view from, size_t n_bytes); /* must not overlap */
     ST_CHECKED st_code (*wait)(kernels_device *d);                                       /* all operations before are done */
 
-    /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on block borders. Errors:
-     * ST_FATAL_MEMORY, ST_ERR_UNSUPPORTED (format), ST_ERR_INVALID_ARGUMENT (a range outside `m` or off the borders). */
+    /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on borders of 32 (a block of 256 may be
+     * cut) or, of a float format, anywhere. Errors: ST_FATAL_MEMORY, ST_ERR_UNSUPPORTED (format), ST_ERR_INVALID_ARGUMENT (a
+     * range outside `m` or off the borders). */
     ST_CHECKED st_code (*weight_create)(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
                                         uint32_t n_cols, kernels_weight **out);
     void (*weight_free)(kernels_device *d, kernels_weight *w);
@@ -107,17 +113,25 @@ typedef struct {
                          uint32_t n, uint32_t unit_cols, uint32_t n_units_total);
     /* x[n][dim] += (float)sum[n][dim] */
     void (*add_reduced)(kernels_device *d, kernels_view x, kernels_view sum, uint32_t n, uint32_t dim);
-    /* rotates pairs (2i, 2i+1) of each head of x[n][n_heads][head_dim] by the angles table[position][head_dim / 2]{cos, sin} */
+    /* x[n][dim] += the row (float)sum[n][dim], normed as by rmsnorm with w; spoils `sum` */
+    void (*add_normed)(kernels_device *d, kernels_view x, kernels_view sum, kernels_view w, uint32_t n, uint32_t dim, float eps);
+    /* x[n][dim] += bias[dim] */
+    void (*add_bias)(kernels_device *d, kernels_view x, kernels_view bias, uint32_t n, uint32_t dim);
+    /* x[n][dim] *= factor */
+    void (*scale)(kernels_device *d, kernels_view x, float factor, uint32_t n, uint32_t dim);
+    /* rotates the pairs of each head of x[n][n_heads][head_dim] by the angles table[position][head_dim / 2]{cos, sin} */
     void (*rope)(kernels_device *d, kernels_view x, kernels_view table, const uint32_t *position, uint32_t n, uint32_t n_heads,
-                 uint32_t head_dim);
-    /* out[n][dim] = silu(gate) * up */
-    void (*swiglu)(kernels_device *d, kernels_view out, kernels_view gate, kernels_view up, uint32_t n, uint32_t dim);
+                 uint32_t head_dim, kernels_rope_pairs pairs);
+    /* out[n][dim] = activation(gate) * up */
+    void (*glu)(kernels_device *d, kernels_view out, kernels_view gate, kernels_view up, uint32_t n, uint32_t dim,
+                kernels_activation activation);
     /* writes k, v [n][n_kv_heads][head_dim] f32 of the rows to their slots in `layer` */
     void (*kv_write)(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view k, kernels_view v,
                      const kernels_row *rows, uint32_t n);
-    /* out[n][n_heads][head_dim] f32; query head h reads KV head kv_head_of[h] (an index among the kv heads of `kv`) */
+    /* out[n][n_heads][head_dim] f32; query head h reads KV head kv_head_of[h] (an index among the kv heads of `kv`). A row
+     * sees the last `window` positions of those that its kernels_row names, itself included */
     void (*attention)(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q,
-                      const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of);
+                      const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of, uint32_t window);
     /* moves one token of KV, all layers, from slot to slot of a sequence with this block table (compaction after a draft tree) */
     void (*kv_move)(kernels_device *d, const kernels_kv *kv, const uint32_t *blocks, uint32_t to_slot, uint32_t from_slot);
     /* out[i][dim] = x[index[i]][dim] */

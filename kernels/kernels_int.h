@@ -16,6 +16,8 @@ enum {
     KERNELS_GROUP = 32,                      /* columns that share an activation scale */
     KERNELS_TILE_TOKENS = 4,                 /* most tokens of one tile product */
     KERNELS_N_KV_TYPES = 2,                  /* of kernels_kv_type */
+    KERNELS_N_ROPES = 2,                     /* of kernels_rope_pairs */
+    KERNELS_N_ACTIVATIONS = 2,               /* of kernels_activation */
     KERNELS_CHUNK_KEYS = NOUNS_BLOCK_TOKENS, /* keys of a step of online softmax */
 };
 
@@ -27,20 +29,23 @@ typedef struct {
     int32_t sum; /* sum of q */
 } kernels_act;
 
-/* out[t][lane] = x[t] . row `lane` of a strip of tiles, over n_k columns from the first of `tile`, in chunks of KERNELS_CHUNK.
- * x: rows of kernels_act (quantized formats) or of float, stride_bytes apart; 1 <= n_tokens <= KERNELS_TILE_TOKENS. */
-typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *tile, const void *x, size_t stride_bytes,
+/* out[t][lane] = x[t] . row `lane` of a strip of tiles, over its columns k0 .. k0 + n_k - 1, in chunks of KERNELS_CHUNK from k0.
+ * x: n_tokens (1 to KERNELS_TILE_TOKENS) rows, stride_bytes apart, of kernels_act (quantized formats: k0 and n_k are multiples of
+ * KERNELS_GROUP) or of float, from column k0 on. */
+typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride_bytes,
                              uint32_t n_tokens, uint32_t n_k);
 
 typedef struct {
-    uint32_t tile_k;     /* columns of a tile: the elements of a block */
-    uint32_t tile_bytes; /* KERNELS_LANES blocks */
+    uint32_t tile_k; /* columns of a tile: the elements of a block */
+    uint32_t step_k; /* columns that can be taken alone: KERNELS_GROUP, or 1 of a float format */
+    uint32_t tile_bytes;
     void (*pack)(uint8_t *tile, const uint8_t *block, uint32_t lane);
-    void (*unpack)(float *out, const uint8_t *tile, uint32_t lane); /* out[tile_k]: as the gguf package dequantizes */
-    kernels_product *product;                                       /* scalar */
+    /* out[step_k] = columns from k0 on of a tile, as the gguf package dequantizes */
+    void (*unpack)(float *out, const uint8_t *tile, uint32_t k0, uint32_t lane);
+    kernels_product *product; /* scalar */
 } kernels_layout;
 
-#define FORMAT(id, ggml, name, elements, bytes, has_min) extern const kernels_layout kernels_layout_##id;
+#define FORMAT(id, ggml, name, elements, bytes, ...) extern const kernels_layout kernels_layout_##id;
 #include "kernels/formats.def"
 #undef FORMAT
 const kernels_layout *kernels_layout_of(kernels_format format);
@@ -52,17 +57,30 @@ typedef struct {
 
 typedef struct {
     const char *isa;
-    kernels_product *product[KERNELS_N_FORMATS];                    /* NULL: the layout's scalar one */
+    kernels_product *product[KERNELS_N_FORMATS]; /* NULL: the layout's scalar one */
+    /* sum[i] += y[i] rounded to the grid of 2^-28, half to even; NaN where |y[i]| >= limit (docs/numerics.md). n: of
+     * KERNELS_LANES */
+    void (*add_on_grid)(double *sum, const float *y, uint32_t n, double limit);
     void (*quantize)(kernels_act *out, const float *x, uint32_t k); /* out[(k + 31) / 32]; a short last group is filled with 0 */
     void (*rmsnorm)(float *out, const float *x, const float *w, uint32_t dim, float eps);
-    void (*rope)(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim); /* cos_sin[head_dim / 2][2] */
-    void (*swiglu)(float *out, const float *gate, const float *up, uint32_t dim);
+    /* [kernels_rope_pairs]; cos_sin[head_dim / 2][2] */
+    void (*rope[KERNELS_N_ROPES])(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
+    /* [kernels_activation] */
+    void (*glu[KERNELS_N_ACTIVATIONS])(float *out, const float *gate, const float *up, uint32_t dim);
     void (*kv_encode[KERNELS_N_KV_TYPES])(void *out, const float *x, uint32_t n);
     void (*kv_decode[KERNELS_N_KV_TYPES])(float *out, const void *x, uint32_t n);
     /* One chunk of keys: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]; o[head_dim] is the running sum. */
     void (*attend)(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
                    uint32_t head_dim, float scale);
 } kernels_primitives;
+
+/* GELU by tanh is x / (1 + exp(-u)), u = x (C1 + C2 x^2): C1 = 2 sqrt(2 / pi), C2 = 0.044715 C1. */
+#define KERNELS_GELU_C1 1.5957691216057308f
+#define KERNELS_GELU_C2 0.0713548162726009f
+
+/* ref/rows.c; the twins are in cpu/avx2_rows.c. */
+void kernels_ref_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
+void kernels_ref_geglu(float *out, const float *gate, const float *up, uint32_t dim);
 
 const kernels_primitives *kernels_ref(void);
 const kernels_primitives *kernels_avx2(void); /* NULL where this build or this processor lacks AVX2, FMA or F16C */

@@ -4,6 +4,7 @@
  * refused by name: a bias, a frequency table or a scaling that we would silently leave out would give another model's answers. */
 #include "model/model_int.h"
 
+#include "base/fmath.h"
 #include "base/mem.h"
 #include <stdio.h>
 #include <string.h>
@@ -28,6 +29,11 @@ static const model_arch *const archs[] = {
 #include "model/archs.def"
 #undef ARCH
 };
+#define ARCH(id) #id " "
+static const char arch_names[] =
+#include "model/archs.def"
+    ;
+#undef ARCH
 enum { N_ARCHS = sizeof archs / sizeof *archs };
 
 static bool same(model_string s, const char *text) { return s.size == strlen(text) && !memcmp(s.bytes, text, s.size); }
@@ -88,16 +94,51 @@ static void expect(reader *r, const char *name, uint32_t expected) {
                           model_file_path(r->f), r->arch, name, value, expected);
 }
 
-static void expect_no_scaling(reader *r) {
+static double real(reader *r, const char *name) {
+    char key[MAX_KEY_BYTES];
+    if (r->code == ST_OK && !model_file_has(r->f, key_of(r, name, key)))
+        r->code = st_fail(r->e, ST_ERR_FORMAT, "%s: key %s is missing; the file says that its angles are scaled",
+                          model_file_path(r->f), key);
+    return real_or(r, name, 1);
+}
+
+static model_scaling read_scaling(reader *r) {
     char key[MAX_KEY_BYTES];
     model_string type;
-    if (r->code != ST_OK) return;
+    model_scaling s = {.kind = MODEL_SCALING_NONE, .magnitude = 1};
+    if (r->code != ST_OK) return s;
     st_code c = model_file_string(r->f, key_of(r, "rope.scaling.type", key), &type, r->e);
-    if (c == ST_ERR_NOT_FOUND) return;
+    if (c == ST_ERR_NOT_FOUND) return s;
     r->code = c;
-    if (c == ST_OK && !same(type, "none"))
-        r->code = st_fail(r->e, ST_ERR_UNSUPPORTED, "%s: key %s is '%.*s'; only 'none' is supported", model_file_path(r->f), key,
-                          (int)(type.size < 32 ? type.size : 32), type.bytes);
+    if (c != ST_OK || same(type, "none")) return s;
+    if (same(type, "linear")) {
+        s.kind = MODEL_SCALING_LINEAR;
+        s.factor = real(r, "rope.scaling.factor");
+    } else if (same(type, "yarn")) {
+        s.kind = MODEL_SCALING_YARN;
+        s.factor = real(r, "rope.scaling.factor");
+        s.original_context = number(r, "rope.scaling.original_context_length", INT32_MAX);
+        s.beta_fast = real_or(r, "rope.scaling.yarn_beta_fast", 32);
+        s.beta_slow = real_or(r, "rope.scaling.yarn_beta_slow", 1);
+        s.magnitude = real_or(r, "rope.scaling.attn_factor", 1) * (1 + (s.factor > 1 ? 0.1 * fmath_log(s.factor) : 0));
+    } else {
+        r->code = st_fail(r->e, ST_ERR_UNSUPPORTED, "%s: key %s is '%.*s'; only 'none', 'linear' and 'yarn' are supported",
+                          model_file_path(r->f), key, (int)(type.size < 32 ? type.size : 32), type.bytes);
+    }
+    return s;
+}
+
+/* Windows are the family's; their numbers are the file's. */
+static void read_windows(reader *r, const model_arch *arch, model_info *i) {
+    enum { GEMMA3_27B_LAYERS = 62 };
+    if (!arch->global_every) return;
+    i->window = number(r, "attention.sliding_window", INT32_MAX);
+    i->global_every = number_or(r, "attention.sliding_window_pattern", MAX_LAYERS, arch->global_every);
+    i->rope_base_local = real_or(r, "rope.freq_base_swa", arch->rope_base_local);
+    if (r->code == ST_OK && i->n_layers == GEMMA3_27B_LAYERS)
+        r->code =
+            st_fail(r->e, ST_ERR_UNSUPPORTED, "%s: %u layers: Gemma 3 27B scales its scores in a way of its own, not supported",
+                    model_file_path(r->f), i->n_layers);
 }
 
 static st_code read_vocabulary(const model_file *f, model_info *info, st_error *e) {
@@ -134,8 +175,8 @@ st_code model_read_info(const model_file *f, model_info *out, st_error *e) {
     if (c != ST_OK) return c;
     const model_arch *arch = model_arch_find(name);
     if (!arch)
-        return st_fail(e, ST_ERR_UNSUPPORTED, "%s: architecture '%.*s' is not supported (first row of what is: '%s')",
-                       model_file_path(f), (int)(name.size < 32 ? name.size : 32), name.bytes, archs[0]->name);
+        return st_fail(e, ST_ERR_UNSUPPORTED, "%s: architecture '%.*s' is not supported; these are: %s", model_file_path(f),
+                       (int)(name.size < 32 ? name.size : 32), name.bytes, arch_names);
     reader r = {.f = f, .arch = arch->name, .e = e};
     model_info i = {.architecture = arch->name};
     i.n_layers = number(&r, "block_count", MAX_LAYERS);
@@ -148,9 +189,10 @@ st_code model_read_info(const model_file *f, model_info *out, st_error *e) {
     i.head_dim = number_or(&r, "attention.key_length", MAX_HEAD_DIM, i.dim / i.n_heads);
     i.rms_eps = (float)real_or(&r, "attention.layer_norm_rms_epsilon", 1e-5);
     i.rope_base = real_or(&r, "rope.freq_base", 10000.0);
+    i.scaling = read_scaling(&r);
+    read_windows(&r, arch, &i);
     expect(&r, "attention.value_length", i.head_dim);
     expect(&r, "rope.dimension_count", i.head_dim);
-    expect_no_scaling(&r);
     if (r.code != ST_OK) return r.code;
     if (i.head_dim < 1 || i.head_dim > MAX_HEAD_DIM)
         return st_fail(e, ST_ERR_FORMAT, "%s: embedding length %u over %u heads: head size %u is not within 1 to %d",
@@ -166,6 +208,8 @@ uint32_t model_extent_size(const model_info *i, model_extent x) {
     case MODEL_DIM: return i->dim;
     case MODEL_HEADS: return i->n_heads * i->head_dim;
     case MODEL_KV_HEADS: return i->n_kv_heads * i->head_dim;
+    case MODEL_HEAD: return i->head_dim;
+    case MODEL_HALF_HEAD: return i->head_dim / 2;
     case MODEL_FFN: return i->ffn_dim;
     case MODEL_VOCAB: return i->n_vocab;
     case MODEL_N_EXTENTS: break;
@@ -175,11 +219,12 @@ uint32_t model_extent_size(const model_info *i, model_extent x) {
 
 static st_code check_tensor(const model_file *f, const model_info *info, const model_tensor_row *row, const char *name,
                             const model_tensor **found, st_error *e) {
-    const model_tensor *t = model_file_tensor(f, name);
+    const model_tensor *t = row->name ? model_file_tensor(f, name) : NULL;
     *found = t;
+    if (!row->name) return ST_OK;
     if (!t)
-        return row->holder == MODEL_LEADER ? ST_OK
-                                           : st_fail(e, ST_ERR_FORMAT, "%s: tensor %s is missing", model_file_path(f), name);
+        return row->holder != MODEL_EVERYWHERE ? ST_OK
+                                               : st_fail(e, ST_ERR_FORMAT, "%s: tensor %s is missing", model_file_path(f), name);
     uint32_t rows = model_extent_size(info, row->rows), cols = model_extent_size(info, row->cols);
     uint32_t n_dims = row->rows == MODEL_ONE ? 1 : 2;
     if (t->n_dims != n_dims || t->dims[0] != cols || t->dims[1] != rows || t->dims[2] != 1 || t->dims[3] != 1)
@@ -216,8 +261,8 @@ st_code model_bind(const model_file *f, const model_info *info, const model_arch
     for (uint32_t k = 0; k < MODEL_N_OUTER && c == ST_OK; k++)
         c = check_tensor(f, info, &arch->outer[k], arch->outer[k].name, &found[n++], e);
     for (uint32_t l = 0; l < info->n_layers; l++)
-        for (uint32_t k = 0; k < arch->n_layer && c == ST_OK; k++) {
-            snprintf(name, sizeof name, "blk.%u.%s", l, arch->layer[k].name);
+        for (uint32_t k = 0; k < MODEL_N_LAYER && c == ST_OK; k++) {
+            snprintf(name, sizeof name, "blk.%u.%s", l, arch->layer[k].name ? arch->layer[k].name : "");
             c = check_tensor(f, info, &arch->layer[k], name, &found[n++], e);
         }
     return c == ST_OK ? refuse_unknown(f, found, n, e) : c;

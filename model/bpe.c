@@ -1,23 +1,22 @@
 /* Byte-pair encoding: merges neighbours in a word, lowest rank first, leftmost first, until none is left (Sennrich et al. 2016).
  *
  * What: symbols in a doubly linked list inside an array, and a heap of candidates (rank, position). A candidate goes stale when
- * one of its symbols is merged; it is not searched for, but dropped when it comes up and its pair has another rank.
+ * one of its symbols is merged; it is not searched for, but dropped when it comes up and its pair has another rank. What two
+ * symbols join to is asked of a function: a table of merges here, the vocabulary's texts in spm.c.
  *
  * Road not taken: scanning all pairs for each merge is simpler and quadratic: one word of 100 kB without spaces would stop the
  * coordinator for seconds.
  *
- * Limits: 28 bytes of scratch a byte of the longest word; the caller bounds words by the ids that it will take. */
+ * Limits: 36 bytes of scratch a byte of the longest word; the caller bounds words by the ids that it will take. */
 #include "model/text_int.h"
 
 #include "base/mem.h"
 #include "model/names_int.h"
 #include <string.h>
 
-typedef struct model_bpe_symbol {
-    uint32_t id, previous, next; /* id MODEL_NO_ID: merged into the one before; previous, next: NONE at the ends */
-} symbol;
+typedef model_symbol symbol;
 
-#define NONE UINT32_MAX
+#define NONE MODEL_NO_SYMBOL
 
 st_code model_id_list_push(model_id_list *l, uint32_t id) {
     if (l->n == l->max) return ST_ERR_INVALID_ARGUMENT;
@@ -100,7 +99,7 @@ void model_bpe_scratch_deinit(model_bpe_scratch *s) {
     *s = (model_bpe_scratch){0};
 }
 
-static st_code grow(model_bpe_scratch *s, size_t n) {
+st_code model_symbols_reserve(model_bpe_scratch *s, size_t n) {
     if (n <= s->room) return ST_OK;
     size_t room = n < 64 ? 64 : n > SIZE_MAX / 4 ? n : 2 * n;
     model_bpe_scratch_deinit(s);
@@ -111,46 +110,68 @@ static st_code grow(model_bpe_scratch *s, size_t n) {
     return ST_OK;
 }
 
+/* A run of merging. */
+typedef struct {
+    symbol *symbols;
+    uint64_t *heap;
+    size_t n_heap; /* at most n - 1 candidates at first, and each merge takes one and adds two: < 2n */
+    model_join *join;
+    const void *context;
+} merging;
+
+/* A candidate: symbol `i` and the one behind it, if they join. */
+static void offer(merging *m, uint32_t i) {
+    const symbol *left = &m->symbols[i];
+    model_joined j = left->next == NONE ? (model_joined){.id = MODEL_NO_ID} : m->join(m->context, left, &m->symbols[left->next]);
+    if (j.id != MODEL_NO_ID) heap_push(m->heap, &m->n_heap, pair_of(j.rank, i));
+}
+
+void model_symbols_merge(model_bpe_scratch *s, uint32_t n, model_join *join, const void *context) {
+    merging m = {.symbols = s->symbols, .heap = s->heap, .join = join, .context = context};
+    symbol *symbols = s->symbols;
+    for (uint32_t i = 0; i < n; i++) {
+        symbols[i].previous = i ? i - 1 : NONE;
+        symbols[i].next = i + 1 < n ? i + 1 : NONE;
+    }
+    for (uint32_t i = 0; i < n; i++) offer(&m, i);
+    while (m.n_heap) {
+        uint64_t key = heap_pop(m.heap, &m.n_heap);
+        const uint32_t at = (uint32_t)key;
+        symbol *left = &symbols[at];
+        if (!left->n_bytes || left->next == NONE) continue;
+        symbol *right = &symbols[left->next];
+        model_joined j = join(context, left, right);
+        if (j.id == MODEL_NO_ID || j.rank != key >> 32) continue; /* stale */
+        left->id = j.id;
+        left->n_bytes += right->n_bytes;
+        left->next = right->next;
+        right->n_bytes = 0;
+        if (left->next != NONE) symbols[left->next].previous = at;
+        offer(&m, at);
+        if (left->previous != NONE) offer(&m, left->previous);
+    }
+}
+
+static model_joined join_merges(const void *context, const symbol *left, const symbol *right) {
+    const model_merge *merge = find(context, left->id, right->id);
+    return merge ? (model_joined){merge->rank, merge->merged} : (model_joined){.id = MODEL_NO_ID};
+}
+
 static uint32_t load(const model_merges *m, symbol *symbols, const uint8_t *word, size_t n_bytes) {
     uint32_t n = 0;
     for (size_t i = 0; i < n_bytes; i++) {
         uint32_t id = m->byte_id[word[i]];
         if (id == MODEL_NO_ID) continue; /* no token: left out, its neighbours meet */
-        symbols[n] = (symbol){.id = id, .previous = n ? n - 1 : NONE, .next = n + 1};
-        n++;
+        symbols[n++] = (symbol){.id = id, .start = (uint32_t)i, .n_bytes = 1};
     }
-    if (n) symbols[n - 1].next = NONE;
     return n;
 }
 
 st_code model_bpe(const model_merges *m, model_bpe_scratch *s, const uint8_t *word, size_t n_bytes, model_id_list *out) {
-    if (grow(s, n_bytes)) return ST_FATAL_MEMORY;
-    symbol *symbols = s->symbols;
-    const uint32_t n = load(m, symbols, word, n_bytes);
-    size_t n_heap = 0; /* at most n - 1 candidates at first, and each merge takes one and adds two: < 2n */
-    for (uint32_t i = 0; i + 1 < n; i++) {
-        const model_merge *merge = find(m, symbols[i].id, symbols[i + 1].id);
-        if (merge) heap_push(s->heap, &n_heap, pair_of(merge->rank, i));
-    }
-    while (n_heap) {
-        uint64_t key = heap_pop(s->heap, &n_heap);
-        symbol *left = &symbols[(uint32_t)key];
-        if (left->id == MODEL_NO_ID || left->next == NONE) continue;
-        symbol *right = &symbols[left->next];
-        const model_merge *merge = find(m, left->id, right->id);
-        if (!merge || merge->rank != key >> 32) continue; /* stale */
-        left->id = merge->merged;
-        left->next = right->next;
-        right->id = MODEL_NO_ID;
-        if (left->next != NONE) {
-            symbols[left->next].previous = (uint32_t)key;
-            if ((merge = find(m, left->id, symbols[left->next].id)))
-                heap_push(s->heap, &n_heap, pair_of(merge->rank, (uint32_t)key));
-        }
-        if (left->previous != NONE && (merge = find(m, symbols[left->previous].id, left->id)))
-            heap_push(s->heap, &n_heap, pair_of(merge->rank, left->previous));
-    }
-    st_code code = ST_OK;
-    for (uint32_t i = n ? 0 : NONE; i != NONE && !code; i = symbols[i].next) code = model_id_list_push(out, symbols[i].id);
+    st_code code = model_symbols_reserve(s, n_bytes);
+    if (code) return code;
+    const uint32_t n = load(m, s->symbols, word, n_bytes);
+    model_symbols_merge(s, n, join_merges, m);
+    for (uint32_t i = n ? 0 : NONE; i != NONE && !code; i = s->symbols[i].next) code = model_id_list_push(out, s->symbols[i].id);
     return code;
 }

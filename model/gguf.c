@@ -29,7 +29,7 @@ static const struct {
     uint32_t ggml, elements, bytes;
     const char *name;
 } formats[] = {
-#define FORMAT(id, ggml, name, elements, bytes, has_min) {ggml, elements, bytes, name},
+#define FORMAT(id, ggml, name, elements, bytes, ...) {ggml, elements, bytes, name},
 #include "kernels/formats.def"
 #undef FORMAT
 };

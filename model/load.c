@@ -7,7 +7,6 @@
  * scratch is one device buffer made here: a pass allocates nothing. Limit: no more ranks than units. */
 #include "model/model_int.h"
 
-#include "base/fmath.h"
 #include "base/mem.h"
 #include <string.h>
 
@@ -73,7 +72,7 @@ static size_t align(size_t bytes) { return (bytes + ALIGN_BYTES - 1) / ALIGN_BYT
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
 /* Sizes are bounded by bind.c's limits and check_options, so that none of the products overflows 64 bits. */
-static void place_sizes(const model *m, size_t n_vectors, size_t bytes[MODEL_N_PLACES]) {
+static void place_sizes(const model *m, size_t vector_bytes, size_t bytes[MODEL_N_PLACES]) {
     const model_info *i = &m->info;
     size_t n = m->max_rows, dim = i->dim, heads = m->share[MODEL_HEADS].n, kv = m->share[MODEL_KV_HEADS].n,
            ffn = m->share[MODEL_FFN].n;
@@ -86,20 +85,28 @@ static void place_sizes(const model *m, size_t n_vectors, size_t bytes[MODEL_N_P
     bytes[MODEL_SUM] = n * dim * sizeof(double);
     bytes[MODEL_CHOSEN] = m->max_choose * dim * sizeof(float);
     bytes[MODEL_LOGITS] = (size_t)m->max_choose * i->n_vocab * sizeof(float);
-    bytes[MODEL_ROPE] = (size_t)i->max_context * i->head_dim * sizeof(float);
-    bytes[MODEL_VECTORS] = n_vectors * align(dim * sizeof(float));
+    size_t positions = ((size_t)i->max_context + MODEL_ROPE_ROWS - 1) / MODEL_ROPE_ROWS * MODEL_ROPE_ROWS;
+    bytes[MODEL_ROPE] = positions * i->head_dim * sizeof(float);
+    bytes[MODEL_ROPE_LOCAL] = i->window ? bytes[MODEL_ROPE] : 0;
+    bytes[MODEL_VECTORS] = vector_bytes;
 }
 
-static size_t count_vectors(const model_arch *a, uint32_t n_layers) {
+static bool is_vector(const model_tensor_row *row) { return row->name && row->rows == MODEL_ONE && row->holder != MODEL_LOADING; }
+
+static size_t vector_bytes(const model *m, const model_tensor_row *row) {
+    return is_vector(row) ? align(m->share[row->cols].n * sizeof(float)) : 0;
+}
+
+static size_t all_vector_bytes(const model *m) {
     size_t outer = 0, layer = 0;
-    for (uint32_t k = 0; k < MODEL_N_OUTER; k++) outer += a->outer[k].rows == MODEL_ONE;
-    for (uint32_t k = 0; k < a->n_layer; k++) layer += a->layer[k].rows == MODEL_ONE;
-    return outer + layer * n_layers;
+    for (uint32_t k = 0; k < MODEL_N_OUTER; k++) outer += vector_bytes(m, &m->arch->outer[k]);
+    for (uint32_t k = 0; k < MODEL_N_LAYER; k++) layer += vector_bytes(m, &m->arch->layer[k]);
+    return outer + layer * m->info.n_layers;
 }
 
 static st_code make_memory(model *m, st_error *e) {
     size_t bytes[MODEL_N_PLACES], total = 0, n = m->max_rows;
-    place_sizes(m, count_vectors(m->arch, m->info.n_layers), bytes);
+    place_sizes(m, all_vector_bytes(m), bytes);
     for (int k = 0; k < MODEL_N_PLACES; k++) {
         m->place[k].at_bytes = total;
         total += align(bytes[k]);
@@ -119,40 +126,24 @@ static st_code make_memory(model *m, st_error *e) {
     return ST_OK;
 }
 
-/* Angle of pair i at position p: p * base^(-2i / head_dim), all in double; its cosine and sine are rounded to fp32 once. */
-static st_code make_rope(model *m) {
-    uint32_t half = m->info.head_dim / 2;
-    size_t row = (size_t)half * 2;
-    float *table = mem_alloc(m->info.max_context * row, sizeof *table);
-    if (!table) return ST_FATAL_MEMORY;
-    double log_base = fmath_log(m->info.rope_base);
-    for (uint32_t i = 0; i < half; i++) {
-        double frequency = fmath_exp(-2.0 * i / m->info.head_dim * log_base);
-        for (uint32_t p = 0; p < m->info.max_context; p++) {
-            table[p * row + 2 * i] = (float)fmath_cos(p * frequency);
-            table[p * row + 2 * i + 1] = (float)fmath_sin(p * frequency);
-        }
-    }
-    m->ops->upload(m->device, m->place[MODEL_ROPE], table, m->info.max_context * row * sizeof *table);
-    st_code c = m->ops->wait(m->device);
-    mem_free(table);
-    return c;
-}
-
 /* How far the loading is: bytes of the file's tensors. */
 typedef struct {
     const model_options *o;
     uint64_t done_bytes, total_bytes;
-    size_t n_vectors; /* placed so far */
+    size_t vector_bytes; /* placed so far */
 } loading;
 
 static st_code load_tensor(model *m, loading *now, const model_tensor_row *row, const model_tensor *t, model_weight *out) {
     st_code c = ST_OK;
     if (!t) return c;
-    if (row->rows == MODEL_ONE) {
+    if (is_vector(row)) {
+        model_share cols = m->share[row->cols];
         out->vector = m->place[MODEL_VECTORS];
-        out->vector.at_bytes += now->n_vectors++ * align(m->info.dim * sizeof(float));
-        m->ops->upload(m->device, out->vector, t->bytes, t->dims[0] * sizeof(float));
+        out->vector.at_bytes += now->vector_bytes;
+        now->vector_bytes += vector_bytes(m, row);
+        m->ops->upload(m->device, out->vector, (const char *)t->bytes + cols.first * sizeof(float), cols.n * sizeof(float));
+    } else if (row->holder == MODEL_LOADING) {
+        c = ST_OK; /* has been looked at */
     } else if (row->holder == MODEL_EVERYWHERE || m->group->rank == 0) {
         model_share rows = m->share[row->rows], cols = m->share[row->cols];
         kernels_matrix matrix = {(kernels_format)t->format, rows.whole, cols.whole, t->bytes};
@@ -170,8 +161,8 @@ static st_code load_weights(model *m, const model_options *o, const model_tensor
     for (size_t i = 0; i < n_found; i++) now.total_bytes += found[i] ? found[i]->size_bytes : 0;
     for (uint32_t k = 0; k < MODEL_N_OUTER && c == ST_OK; k++)
         c = load_tensor(m, &now, &m->arch->outer[k], *found++, &m->outer[k]);
-    for (size_t i = 0; i < (size_t)m->info.n_layers * m->arch->n_layer && c == ST_OK; i++)
-        c = load_tensor(m, &now, &m->arch->layer[i % m->arch->n_layer], *found++, &m->layer[i]);
+    for (size_t i = 0; i < (size_t)m->info.n_layers * MODEL_N_LAYER && c == ST_OK; i++)
+        c = load_tensor(m, &now, &m->arch->layer[i % MODEL_N_LAYER], *found++, &m->layer[i]);
     return c == ST_OK ? m->ops->wait(m->device) : c;
 }
 
@@ -191,13 +182,13 @@ static st_code load(model *m, const model_file *f, const model_options *o, st_er
     if (c == ST_OK) c = model_file_string(f, "general.architecture", &name, e);
     if (c != ST_OK) return c;
     m->arch = model_arch_find(name);
-    size_t n_layer = (size_t)m->info.n_layers * m->arch->n_layer, n_found = MODEL_N_OUTER + n_layer;
+    size_t n_layer = (size_t)m->info.n_layers * MODEL_N_LAYER, n_found = MODEL_N_OUTER + n_layer;
     m->layer = mem_alloc(n_layer, sizeof *m->layer);
     const model_tensor **found = mem_alloc(n_found, sizeof *found);
     c = m->layer && found ? model_bind(f, &m->info, m->arch, found, e) : ST_FATAL_MEMORY;
     if (c == ST_OK) c = make_shares(m, f, e);
     if (c == ST_OK) c = make_memory(m, e);
-    if (c == ST_OK) c = make_rope(m);
+    if (c == ST_OK) c = model_rope_init(m, found[MODEL_ROPE_FREQS], model_file_path(f), e);
     if (c == ST_OK) c = load_weights(m, o, found, n_found);
     mem_free(found);
     return c;
@@ -228,7 +219,7 @@ void model_destroy(model *m) {
     if (!m) return;
     for (uint32_t k = 0; k < MODEL_N_OUTER; k++)
         if (m->outer[k].weight) m->ops->weight_free(m->device, m->outer[k].weight);
-    for (size_t i = 0; m->layer && i < (size_t)m->info.n_layers * m->arch->n_layer; i++)
+    for (size_t i = 0; m->layer && i < (size_t)m->info.n_layers * MODEL_N_LAYER; i++)
         if (m->layer[i].weight) m->ops->weight_free(m->device, m->layer[i].weight);
     if (m->memory) m->ops->free(m->device, m->memory);
     mem_free(m->layer);

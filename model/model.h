@@ -14,12 +14,23 @@
 
 typedef struct model model;
 
+/* How rotary angles are stretched for contexts longer than trained: all frequencies by 1 / factor; or the low ones only (YaRN,
+ * arXiv 2309.00071). Llama 3's way, a factor for each frequency, is the tensor rope_freqs.weight and needs no numbers here. */
+typedef struct {
+    enum { MODEL_SCALING_NONE, MODEL_SCALING_LINEAR, MODEL_SCALING_YARN } kind;
+    double factor, original_context, beta_fast, beta_slow, magnitude; /* magnitude: of cosines and sines */
+} model_scaling;
+
 /* What the file says; checked against each other at model_info. */
 typedef struct {
     const char *architecture; /* "llama"; static */
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab, max_context;
     float rms_eps;
     double rope_base;
+    model_scaling scaling;
+    uint32_t window;        /* positions that a row of a windowed layer sees, itself included; 0: no layer is windowed */
+    uint32_t global_every;  /* of so many layers the last is not windowed */
+    double rope_base_local; /* of windowed layers, which are never scaled */
 } model_info;
 
 /* Errors: ST_ERR_UNSUPPORTED (architecture), ST_ERR_FORMAT; the message names file, key and values. */
@@ -67,10 +78,29 @@ const float *model_logits(const model *m, uint32_t i); /* rank 0: [n_vocab] of c
 /* False, or true with *layer = where a value of this row was first not finite (n_layers: the output head). */
 bool model_row_bad(const model *m, uint32_t row, uint32_t *layer);
 
-/* The target's choice at `position` (speculation.md, 1). logits[n_vocab]; `work` is a scratch of n_vocab uint64, needed for
- * filters only. Ties go to the lowest id. Pure; any thread. Formula: gumbel-max with Philox4x32-10 (Salmon et al., SC 2011). */
+/* What changes a row of logits before the choice. */
+typedef struct {
+    uint32_t n_bias;
+    const uint32_t *bias_token; /* [n_bias] each once */
+    const float *bias;
+    float repetition, presence, frequency; /* as in `sampling` */
+    uint32_t n_tokens, n_prompt;
+    const uint32_t *tokens;  /* [n_tokens] all before the choice, the first n_prompt of them the prompt */
+    const uint64_t *allowed; /* [MODEL_MASK_WORDS(n_vocab)] tokens that may come, one at least; NULL: all */
+} model_adjustment;
+#define MODEL_MASK_WORDS(n_vocab) (((size_t)(n_vocab) + 63) / 64) /* token v is bit v % 64 of word v / 64 */
+/* out[n_vocab] = the logits after bias, penalties and mask (docs/numerics.md). count[n_vocab]: scratch, all 0 before and after.
+ * Pure; any thread. */
+void model_adjust(const float *logits, uint32_t n_vocab, const model_adjustment *a, float *out, uint32_t *count);
+bool model_penalises(const sampling *s); /* whether the tokens before a choice change its logits */
+/* The target's choice at `position` (docs/numerics.md, "The choice"). logits[n_vocab]; `work` is a scratch of n_vocab uint64,
+ * needed for filters only. Ties go to the lowest id. Pure; any thread. Formula: gumbel-max with Philox4x32-10 (Salmon et al., SC
+ * 2011). */
 uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, uint32_t position, uint64_t *work);
 /* -log softmax(logits)[id], in double. */
 double model_nll(const float *logits, uint32_t n_vocab, uint32_t id);
+/* log softmax(logits) of `id`, and of the n_top <= n_vocab likeliest: top[n_top] ids, descending, ties to the lower id, and their
+ * top_log[n_top]. In double, rounded once. */
+float model_logprobs(const float *logits, uint32_t n_vocab, uint32_t id, uint32_t n_top, uint32_t *top, float *top_log);
 
 #endif

@@ -2,7 +2,7 @@
  *
  * Nouns: an extent (a size of the model by which tensors are shaped, such as all query heads), a share (the part of an extent
  * that this rank holds), a place (one scratch array of the forward pass). An architecture is a table of tensors, each shaped by
- * two extents, and two functions; what is cut between ranks, and where, follows from the extents alone. */
+ * two extents, and a few choices of the decoder; what is cut between ranks, and where, follows from the extents alone. */
 #ifndef CONSORT_MODEL_INT_H
 #define CONSORT_MODEL_INT_H
 
@@ -10,10 +10,21 @@
 
 enum {
     MODEL_UNIT_COLS = 256, /* FFN columns of one unit of the exact sum (numerics.md) */
+    MODEL_ROPE_ROWS = 16,  /* positions whose angles are made together: whole lines of 64 bytes for any head */
     MODEL_HEAD_COLS = 32,  /* an attention unit is as many heads as make a multiple of this */
 };
 
-typedef enum { MODEL_ONE, MODEL_DIM, MODEL_HEADS, MODEL_KV_HEADS, MODEL_FFN, MODEL_VOCAB, MODEL_N_EXTENTS } model_extent;
+typedef enum {
+    MODEL_ONE,
+    MODEL_DIM,
+    MODEL_HEADS,
+    MODEL_KV_HEADS,
+    MODEL_HEAD,      /* one head */
+    MODEL_HALF_HEAD, /* pairs of a head that turn together */
+    MODEL_FFN,
+    MODEL_VOCAB,
+    MODEL_N_EXTENTS
+} model_extent;
 
 typedef struct {
     uint32_t whole, first, n; /* elements: [first, first + n) of [0, whole) */
@@ -22,16 +33,36 @@ typedef struct {
 typedef enum {
     MODEL_EVERYWHERE, /* every rank its share */
     MODEL_LEADER,     /* rank 0, where the file has it */
+    MODEL_LOADING,    /* nobody: looked at while loading, where the file has it */
 } model_holder;
 
 typedef struct {
-    const char *name;        /* as in the file; of a layer: behind "blk.N." */
+    const char *name;        /* as in the file; of a layer: behind "blk.N."; NULL: not in this family */
     model_extent rows, cols; /* rows ONE: a vector, F32 */
     model_holder holder;
 } model_tensor_row;
 
-/* The tensors outside the layers, in the order that every architecture's table keeps. */
-enum { MODEL_TOKEN_EMBD, MODEL_OUTPUT_NORM, MODEL_OUTPUT, MODEL_N_OUTER };
+/* The tensors of all families: outside the layers, and of a layer. A family's tables leave out what it has not. */
+enum { MODEL_TOKEN_EMBD, MODEL_OUTPUT_NORM, MODEL_OUTPUT, MODEL_ROPE_FREQS, MODEL_N_OUTER };
+enum {
+    MODEL_ATTN_NORM,
+    MODEL_ATTN_Q,
+    MODEL_ATTN_K,
+    MODEL_ATTN_V,
+    MODEL_ATTN_Q_BIAS,
+    MODEL_ATTN_K_BIAS,
+    MODEL_ATTN_V_BIAS,
+    MODEL_ATTN_Q_NORM, /* of each head */
+    MODEL_ATTN_K_NORM,
+    MODEL_ATTN_OUTPUT,
+    MODEL_ATTN_POST_NORM, /* of what attention adds to the residual */
+    MODEL_FFN_NORM,
+    MODEL_FFN_GATE,
+    MODEL_FFN_UP,
+    MODEL_FFN_DOWN,
+    MODEL_FFN_POST_NORM,
+    MODEL_N_LAYER
+};
 
 typedef struct {
     kernels_weight *weight; /* of a matrix; NULL: not in the file, or not on this rank */
@@ -40,33 +71,34 @@ typedef struct {
 
 typedef struct model_pass model_pass;
 
+/* A family: its tensors, and where its decoder differs. */
 typedef struct {
     const char *name;
-    const model_tensor_row *outer; /* [MODEL_N_OUTER] */
-    const model_tensor_row *layer; /* [n_layer] */
-    uint32_t n_layer;
-    /* Tokens of the batch to MODEL_X after the last layer; calls model_layer_done after each. */
-    st_code (*layers)(model *m, const model_pass *p, st_error *e);
-    /* MODEL_CHOSEN[n][dim] (overwritten) to MODEL_LOGITS[n][n_vocab]. */
-    void (*head)(model *m, uint32_t n);
+    model_tensor_row outer[MODEL_N_OUTER], layer[MODEL_N_LAYER];
+    kernels_rope_pairs pairs;
+    kernels_activation activation;
+    bool scales_embedding;  /* by sqrt(dim) */
+    uint32_t global_every;  /* windowed layers but each so many-th; 0: none; a file may say another number */
+    double rope_base_local; /* of windowed layers; a file may say another */
 } model_arch;
 
 /* Scratch of the forward pass; n = max_rows, local = this rank's share. */
 typedef enum {
-    MODEL_X,       /* f32 [n][dim] the residual */
-    MODEL_H,       /* f32 [n][dim] normed */
-    MODEL_ACT,     /* int8 groups of what the next product reads */
-    MODEL_Q,       /* f32 [n][local heads][head_dim] */
-    MODEL_K,       /* f32 [n][local KV heads][head_dim] */
-    MODEL_V,       /* the same */
-    MODEL_ATT,     /* f32 [n][local heads][head_dim] */
-    MODEL_GATE,    /* f32 [n][local ffn] */
-    MODEL_UP,      /* the same */
-    MODEL_SUM,     /* f64 [n][dim] of units */
-    MODEL_CHOSEN,  /* f32 [max_choose][dim] */
-    MODEL_LOGITS,  /* f32 [max_choose][n_vocab] */
-    MODEL_ROPE,    /* f32 [max_context][head_dim / 2]{cos, sin} */
-    MODEL_VECTORS, /* f32, each tensor of one row */
+    MODEL_X,          /* f32 [n][dim] the residual */
+    MODEL_H,          /* f32 [n][dim] normed */
+    MODEL_ACT,        /* int8 groups of what the next product reads */
+    MODEL_Q,          /* f32 [n][local heads][head_dim] */
+    MODEL_K,          /* f32 [n][local KV heads][head_dim] */
+    MODEL_V,          /* the same */
+    MODEL_ATT,        /* f32 [n][local heads][head_dim] */
+    MODEL_GATE,       /* f32 [n][local ffn] */
+    MODEL_UP,         /* the same */
+    MODEL_SUM,        /* f64 [n][dim] of units */
+    MODEL_CHOSEN,     /* f32 [max_choose][dim] */
+    MODEL_LOGITS,     /* f32 [max_choose][n_vocab] */
+    MODEL_ROPE,       /* f32 [max_context][head_dim / 2]{cos, sin}; rows are written when first needed (rope.c) */
+    MODEL_ROPE_LOCAL, /* the same, of windowed layers */
+    MODEL_VECTORS,    /* f32, each tensor of one row */
     MODEL_N_PLACES
 } model_place;
 
@@ -87,9 +119,11 @@ struct model {
     model_share share[MODEL_N_EXTENTS];
     uint32_t head_unit_cols, n_head_units, n_ffn_units; /* of all ranks */
     uint32_t *kv_head_of;                               /* [local heads] */
+    double frequency[2][KERNELS_MAX_HEAD_DIM / 2];      /* of MODEL_ROPE, MODEL_ROPE_LOCAL */
+    uint32_t n_rope;                                    /* positions that both have */
 
     model_weight outer[MODEL_N_OUTER];
-    model_weight *layer; /* [n_layers][arch->n_layer] */
+    model_weight *layer; /* [n_layers][MODEL_N_LAYER] */
     size_t weight_bytes;
 
     kernels_buffer *memory;
@@ -104,15 +138,24 @@ struct model {
 
 const model_arch *model_arch_find(model_string name);
 
-/* Finds and checks all tensors of the table: found[MODEL_N_OUTER + n_layers * n_layer], outer ones first, NULL where an optional
- * one is missing. A tensor that the table does not know is refused: the model would be another one without it. */
+/* Finds and checks all tensors of the table: found[MODEL_N_OUTER + n_layers * MODEL_N_LAYER], outer ones first, NULL for what the
+ * family or the file has not. A tensor that the table does not know is refused: the model would be another one without it. */
 st_code model_bind(const model_file *f, const model_info *info, const model_arch *arch, const model_tensor **found, st_error *e);
+
+/* Rotary angles: frequencies at loading (freqs: rope_freqs.weight or NULL), table rows as positions are reached. */
+ST_CHECKED st_code model_rope_init(model *m, const model_tensor *freqs, const char *path, st_error *e);
+void model_rope_reach(model *m, uint32_t n_positions);
+
+/* Tokens of the batch to MODEL_X after the last layer; calls model_layer_done after each. */
+st_code model_decode_layers(model *m, const model_pass *p, st_error *e);
+/* MODEL_CHOSEN[n][dim] (overwritten) to MODEL_LOGITS[n][n_vocab]. */
+void model_decode_head(model *m, uint32_t n);
 
 /* Whole size of an extent in elements. */
 uint32_t model_extent_size(const model_info *info, model_extent x);
 
-/* MODEL_X[n][dim] += MODEL_SUM over all ranks. */
-st_code model_add_sum(model *m, uint32_t n, st_error *e);
+/* MODEL_X[n][dim] += MODEL_SUM over all ranks, normed if the family has such a norm. */
+st_code model_add_sum(model *m, uint32_t n, const model_weight *norm, st_error *e);
 /* Only where the pass locates: notes the rows that are not finite after `layer`. */
 st_code model_layer_done(model *m, const model_pass *p, uint32_t layer, st_error *e);
 

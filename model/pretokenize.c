@@ -1,6 +1,6 @@
 /* Splits text into words with PCRE2, before byte-pair merging.
  *
- * What: a row of pretokenizers.def is one to three expressions, compiled once. Text is cut into runs of valid UTF-8, which the
+ * What: a row of pretokenizers.def is one to four expressions, compiled once. Text is cut into runs of valid UTF-8, which the
  * expressions split, and runs of other bytes, which are words as they are: so PCRE2 never sees invalid UTF-8 and need not check.
  *
  * Road not taken: hand-written splitters need their own tables of Unicode classes, and one more for each model.
@@ -14,12 +14,14 @@
 #include <pcre2.h>
 #include <string.h>
 
-enum { MAX_PATTERNS = 3, STEPS_BASE = 10000, STEPS_A_BYTE = 64 };
+enum { MAX_PATTERNS = 4, STEPS_BASE = 10000, STEPS_A_BYTE = 64 };
 
 static const struct {
-    const char *name, *patterns[MAX_PATTERNS];
+    const char *name;
+    bool keeps_words;
+    const char *patterns[MAX_PATTERNS];
 } table[] = {
-#define PRETOKENIZER(name, ...) {name, {__VA_ARGS__}},
+#define PRETOKENIZER(name, keeps_words, ...) {name, keeps_words, {__VA_ARGS__}},
 #include "model/pretokenizers.def"
 #undef PRETOKENIZER
 };
@@ -27,6 +29,7 @@ static const struct {
 struct model_splitter {
     pcre2_general_context *memory;
     pcre2_code *patterns[MAX_PATTERNS]; /* NULL behind the last */
+    bool keeps_words;
 };
 
 static void *allocate(size_t n, void *context) { return (void)context, mem_alloc(n, 1); }
@@ -63,6 +66,7 @@ st_code model_splitter_create(model_string name, model_splitter **out, st_error 
         model_splitter_destroy(s);
         return st_fail(e, code, "out of memory");
     }
+    s->keeps_words = table[row].keeps_words;
     *out = s;
     return ST_OK;
 }
@@ -73,6 +77,8 @@ void model_splitter_destroy(model_splitter *s) {
     pcre2_general_context_free(s->memory);
     mem_free(s);
 }
+
+bool model_splitter_keeps_words(const model_splitter *s) { return s->keeps_words; }
 
 typedef struct {
     const model_splitter *s;

@@ -66,7 +66,7 @@ static st_code make_rows(model *m, const model_batch *b, st_error *e) {
     return c;
 }
 
-st_code model_add_sum(model *m, uint32_t n, st_error *e) {
+st_code model_add_sum(model *m, uint32_t n, const model_weight *norm, st_error *e) {
     kernels_view sum = m->place[MODEL_SUM];
     if (m->group->n_ranks > 1) {
         size_t n_values = (size_t)n * m->info.dim;
@@ -79,7 +79,10 @@ st_code model_add_sum(model *m, uint32_t n, st_error *e) {
         if (c != ST_OK) return st_fail(e, c, "sum over the %u ranks of the group: %s", m->group->n_ranks, st_text(c));
         m->ops->upload(m->device, sum, m->sum, n_values * sizeof *m->sum);
     }
-    m->ops->add_reduced(m->device, m->place[MODEL_X], sum, n, m->info.dim);
+    if (norm->vector.buffer)
+        m->ops->add_normed(m->device, m->place[MODEL_X], sum, norm->vector, n, m->info.dim, m->info.rms_eps);
+    else
+        m->ops->add_reduced(m->device, m->place[MODEL_X], sum, n, m->info.dim);
     return ST_OK;
 }
 
@@ -107,7 +110,7 @@ static st_code run_head(model *m, const model_batch *b, st_error *e) {
     bool any = false;
     if (!n || m->group->rank != 0) return ST_OK;
     m->ops->gather(m->device, m->place[MODEL_CHOSEN], m->place[MODEL_X], b->choose, n, m->info.dim);
-    m->arch->head(m, n);
+    model_decode_head(m, n);
     st_code c = look(m, m->place[MODEL_LOGITS], n, n_vocab, &any, e);
     if (c != ST_OK) return c;
     for (uint32_t i = 0; any && i < n; i++)
@@ -121,11 +124,12 @@ st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
     model_pass pass = {.kv = kv_store_view(kv), .batch = b};
     bool any = false;
     st_code c = make_rows(m, b, e);
-    if (c == ST_OK) c = m->arch->layers(m, &pass, e);
+    for (uint32_t i = 0; c == ST_OK && i < b->n_rows; i++) model_rope_reach(m, b->position[i] + 1);
+    if (c == ST_OK) c = model_decode_layers(m, &pass, e);
     if (c == ST_OK) c = look(m, m->place[MODEL_X], b->n_rows, m->info.dim, &any, e);
     if (c == ST_OK && any) {
         pass.locate = true;
-        c = m->arch->layers(m, &pass, e);
+        c = model_decode_layers(m, &pass, e);
     }
     return c == ST_OK ? run_head(m, b, e) : c;
 }

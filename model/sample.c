@@ -1,4 +1,4 @@
-/* Sampling: the target's choice as a function of logits, seed and position (speculation.md, section 1).
+/* Sampling: the target's choice as a function of logits, seed and position (docs/numerics.md, "The choice").
  *
  * A token's score is fl32(logit / T) + gumbel(seed, position, token); the best score wins. Filters remove tokens first. To keep
  * any order of work from changing the answer, the filters compare integers: a key of 64 bits orders tokens by descending l, then
@@ -71,6 +71,13 @@ static uint64_t key_of(float l, uint32_t id) {
     return (uint64_t)bits << 32 | (UINT32_MAX - id);
 }
 
+/* Typical-p's order: larger key: smaller deviation (>= 0), then lower id. */
+static uint64_t key_of_deviation(float deviation, uint32_t id) {
+    uint32_t bits;
+    memcpy(&bits, &deviation, sizeof bits);
+    return (uint64_t)~bits << 32 | (UINT32_MAX - id);
+}
+
 static uint32_t key_id(uint64_t key) { return UINT32_MAX - (uint32_t)key; }
 
 static float key_l(uint64_t key) {
@@ -81,10 +88,18 @@ static float key_l(uint64_t key) {
     return l;
 }
 
-static uint64_t weight_of(uint64_t key, float l_max) {
-    float l = key_l(key);
-    return (uint64_t)((l == l_max ? 1.0 : (double)fmath_expf(l - l_max)) * ONE);
-}
+static uint64_t weight_of_l(float l, float l_max) { return (uint64_t)((l == l_max ? 1.0 : (double)fmath_expf(l - l_max)) * ONE); }
+
+/* What the filters weigh tokens by. */
+typedef struct {
+    const float *logits;
+    float temperature, l_max; /* l_max: the largest l that is left */
+} scale;
+typedef uint64_t weigher(const scale *s, uint64_t key);
+
+static float l_of(const scale *s, uint32_t id) { return s->logits[id] / s->temperature; }
+static uint64_t weight_of(const scale *s, uint64_t key) { return weight_of_l(key_l(key), s->l_max); }
+static uint64_t weight_of_id(const scale *s, uint64_t key) { return weight_of_l(l_of(s, key_id(key)), s->l_max); }
 
 static uint64_t median(uint64_t a, uint64_t b, uint64_t c) {
     if (a > b) return b > c ? b : a > c ? c : a;
@@ -122,9 +137,9 @@ static uint32_t keep_top(uint64_t *key, uint32_t n, uint32_t k) {
 }
 
 /* The smallest prefix, descending by key, whose weight reaches p of all. */
-static uint32_t keep_probable(uint64_t *key, uint32_t n, float l_max, float p) {
+static inline uint32_t keep_probable(uint64_t *key, uint32_t n, const scale *s, weigher *weigh, float p) {
     uint64_t all = 0, sum = 0; /* sum: weight of key[0, low) */
-    for (uint32_t i = 0; i < n; i++) all += weight_of(key[i], l_max);
+    for (uint32_t i = 0; i < n; i++) all += weigh(s, key[i]);
     double enough = (double)p * (double)all;
     uint32_t low = 0, high = n;
     while (high - low > 1) { /* the prefix ends in (low, high] */
@@ -133,7 +148,7 @@ static uint32_t keep_probable(uint64_t *key, uint32_t n, float l_max, float p) {
         uint32_t mid = low + partition(key + low, span, pivot);
         if (mid == high) mid = low + partition(key + low, span, pivot + 1);
         uint64_t front = sum;
-        for (uint32_t i = low; i < mid; i++) front += weight_of(key[i], l_max);
+        for (uint32_t i = low; i < mid; i++) front += weigh(s, key[i]);
         if ((double)front >= enough) {
             high = mid;
         } else {
@@ -144,22 +159,62 @@ static uint32_t keep_probable(uint64_t *key, uint32_t n, float l_max, float p) {
     return high;
 }
 
-static uint32_t keep_likely(uint64_t *key, uint32_t n, float l_max, float min_p) {
+static uint32_t keep_likely(uint64_t *key, uint32_t n, const scale *s, float min_p) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < n; i++)
-        if ((double)weight_of(key[i], l_max) >= (double)min_p * ONE) key[kept++] = key[i];
+        if ((double)weight_of(s, key[i]) >= (double)min_p * ONE) key[kept++] = key[i];
     return kept;
 }
 
+static uint64_t extreme(const uint64_t *key, uint32_t n, bool largest) {
+    uint64_t found = key[0];
+    for (uint32_t i = 1; i < n; i++)
+        if (largest ? key[i] > found : key[i] < found) found = key[i];
+    return found;
+}
+
+/* Locally typical sampling (Meister et al., arXiv 2202.00666): the tokens whose surprise is nearest to the mean surprise, until
+ * their weight reaches p of all. Surprise is log Z - (l - l_max); log Z cancels in its distance to the mean. The mean is a sum of
+ * doubles, so it is taken in ascending id whatever order the keys are in. Tokens of weight 0 go. The likeliest may go too: l_max
+ * is the largest l that stays. */
+static uint32_t keep_typical(uint64_t *key, uint32_t n, uint32_t n_vocab, scale *s, float p) {
+    uint64_t least = extreme(key, n, false), all = 0;
+    double dot = 0;
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        float l = l_of(s, i);
+        uint64_t w = key_of(l, i) < least ? 0 : weight_of_l(l, s->l_max);
+        if (!w) continue;
+        all += w;
+        dot += (double)w * (double)(l - s->l_max);
+        key[left++] = i;
+    }
+    double mean = dot / (double)all;
+    for (uint32_t i = 0; i < left; i++) {
+        uint32_t id = (uint32_t)key[i];
+        key[i] = key_of_deviation((float)fabs(mean - (double)(l_of(s, id) - s->l_max)), id);
+    }
+    n = keep_probable(key, left, s, weight_of_id, p);
+    for (uint32_t i = 0; i < n; i++) key[i] = key_of(l_of(s, key_id(key[i])), key_id(key[i]));
+    s->l_max = key_l(extreme(key, n, true));
+    return n;
+}
+
+static bool is_typical(const sampling *s) { return s->typical_p > 0 && s->typical_p < 1; }
+
 static uint32_t choose_filtered(const float *logits, uint32_t n, const sampling *s, draw *d, uint64_t *key) {
-    uint32_t top = argmax(logits, n);
-    float l_max = logits[top] / d->temperature;
-    for (uint32_t i = 0; i < n; i++) key[i] = key_of(logits[i] / d->temperature, i);
+    uint32_t n_vocab = n, top = argmax(logits, n);
+    scale by = {logits, d->temperature, logits[top] / d->temperature};
+    for (uint32_t i = 0; i < n; i++) key[i] = key_of(l_of(&by, i), i);
     if (s->top_k) n = keep_top(key, n, s->top_k);
-    if (s->top_p < 1) n = keep_probable(key, n, l_max, s->top_p);
-    if (s->min_p > 0) n = keep_likely(key, n, l_max, s->min_p);
+    if (is_typical(s)) {
+        n = keep_typical(key, n, n_vocab, &by, s->typical_p);
+        top = key_id(extreme(key, n, true));
+    }
+    if (s->top_p < 1) n = keep_probable(key, n, &by, weight_of, s->top_p);
+    if (s->min_p > 0) n = keep_likely(key, n, &by, s->min_p);
     winner best = {-INFINITY, UINT32_MAX};
-    enter(d, &best, l_max, top);
+    enter(d, &best, by.l_max, top);
     for (uint32_t i = 0; i < n; i++) enter(d, &best, key_l(key[i]), key_id(key[i]));
     return best.id == UINT32_MAX ? top : best.id;
 }
@@ -167,7 +222,7 @@ static uint32_t choose_filtered(const float *logits, uint32_t n, const sampling 
 uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, uint32_t position, uint64_t *work) {
     if (!(s->temperature > 0)) return argmax(logits, n_vocab);
     draw d = {.temperature = s->temperature, .seed = s->seed, .position = position, .sample = s->sample, .group = UINT32_MAX};
-    bool filtered = (s->top_k && s->top_k < n_vocab) || s->top_p < 1 || s->min_p > 0;
+    bool filtered = (s->top_k && s->top_k < n_vocab) || s->top_p < 1 || s->min_p > 0 || is_typical(s);
     return filtered ? choose_filtered(logits, n_vocab, s, &d, work) : choose_any(logits, n_vocab, &d);
 }
 

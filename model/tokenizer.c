@@ -1,17 +1,17 @@
-/* Builds a tokenizer from a GGUF file's vocabulary, and takes text apart at special tokens.
+/* Builds a tokenizer from a GGUF file's vocabulary.
  *
- * What: tokens are kept as the bytes they stand for (byte-level BPE writes bytes as printable characters; that mapping is undone
- * once, here), merges as a hash of id pairs, special tokens as a sorted array in which the longest match at a place is found by
- * narrowing a range byte by byte. Hashes of token texts are needed only while building and freed after.
+ * What: two kinds of vocabulary. "gpt2" is byte-level BPE: bytes are written as printable characters, merges are listed. "llama"
+ * is SentencePiece's BPE: text with a sign for spaces, byte tokens <0x41>, a score for each token. Either way tokens are kept as
+ * the bytes they stand for; what the file writes otherwise is undone once, here. Hashes of token texts that are only needed while
+ * building are freed after.
  *
- * Road not taken: a trie or Aho-Corasick for special tokens; there are a few dozen, and most bytes start none.
- *
- * Limits: tokenizer.ggml.model gpt2 only; files that want a BOS or a space put before text are refused, not half obeyed. */
+ * Limits: files that want an end token put behind text are refused, not half obeyed. */
 #include "base/cursor.h"
 #include "base/mem.h"
 #include "model/file_int.h"
 #include "model/text_int.h"
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@
 #define KEY(name) "tokenizer.ggml." name
 
 /* Ends of a turn that files do not always name in a key; they count if they are control tokens. */
-static const char *const end_texts[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>"};
+static const char *const end_texts[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>"};
 static const char *const end_keys[] = {KEY("eos_token_id"), KEY("eot_token_id"), KEY("eom_token_id")};
 
 typedef struct {
@@ -29,6 +29,10 @@ typedef struct {
     int16_t byte_of[256 + 68]; /* GPT-2's character for a byte -> the byte, or -1 */
     st_error *e;
 } builder;
+
+static bool is_special(const model_tokenizer *t, uint32_t id) {
+    return t->type[id] == MODEL_TOKEN_CONTROL || t->type[id] == MODEL_TOKEN_USER;
+}
 
 static st_code no_memory(const builder *b) { return st_fail(b->e, ST_FATAL_MEMORY, "%s: out of memory", model_file_path(b->f)); }
 
@@ -53,13 +57,24 @@ static int64_t undo_mapping(const builder *b, model_string text, uint8_t *out) {
     return n;
 }
 
+/* The same of a SentencePiece vocabulary. */
+static int64_t spm_text(model_tokenizer *t, uint32_t id, model_string text, uint8_t *out) {
+    int byte = t->type[id] == MODEL_TOKEN_BYTE ? model_spm_byte(text) : -1;
+    if (byte < 0) return is_special(t, id) ? -1 : (int64_t)model_spm_unescape(text.bytes, text.size, out);
+    t->pieces.byte_id[byte] = id;
+    *out = (uint8_t)byte;
+    return 1;
+}
+
 static st_code add_token(builder *b, uint32_t id, model_string text) {
     model_tokenizer *t = b->t;
     const char *path = model_file_path(b->f);
     uint8_t *out = t->bytes + t->start[id];
     uint32_t found;
     int64_t n = -1;
-    if (t->type[id] != MODEL_TOKEN_CONTROL && t->type[id] != MODEL_TOKEN_USER) {
+    if (t->is_spm) {
+        n = spm_text(t, id, text, out);
+    } else if (!is_special(t, id)) {
         n = undo_mapping(b, text, out);
         if (model_names_add(&b->names, text, id, &found))
             return st_fail(b->e, ST_ERR_FORMAT, "%s: key '" KEY("tokens") "': token %" PRIu32 ": too many texts collide", path,
@@ -169,12 +184,12 @@ static st_code count_merges(const builder *b, uint64_t *n) {
                    model_file_path(b->f), *n);
 }
 
-static model_string text_of(const model_tokenizer *t, uint32_t id) {
+model_string model_token_text(const model_tokenizer *t, uint32_t id) {
     return (model_string){(const char *)t->bytes + t->start[id], t->start[id + 1] - t->start[id]};
 }
 
 static int by_text(const void *a, const void *b, void *tokenizer) {
-    model_string x = text_of(tokenizer, *(const uint32_t *)a), y = text_of(tokenizer, *(const uint32_t *)b);
+    model_string x = model_token_text(tokenizer, *(const uint32_t *)a), y = model_token_text(tokenizer, *(const uint32_t *)b);
     int order = memcmp(x.bytes, y.bytes, x.size < y.size ? x.size : y.size);
     return order ? order : x.size < y.size ? -1 : x.size > y.size;
 }
@@ -182,12 +197,12 @@ static int by_text(const void *a, const void *b, void *tokenizer) {
 static st_code sort_special(builder *b) {
     model_tokenizer *t = b->t;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < t->n; i++) n += t->type[i] == MODEL_TOKEN_CONTROL || t->type[i] == MODEL_TOKEN_USER;
+    for (uint32_t i = 0; i < t->n; i++) n += is_special(t, i);
     if (!(t->special = mem_alloc(n, sizeof *t->special))) return no_memory(b);
     for (uint32_t i = 0; i < t->n; i++) {
-        if ((t->type[i] != MODEL_TOKEN_CONTROL && t->type[i] != MODEL_TOKEN_USER) || !text_of(t, i).size) continue;
+        if (!is_special(t, i) || !model_token_text(t, i).size) continue;
         t->special[t->n_special++] = i;
-        t->special_start[(uint8_t)text_of(t, i).bytes[0]] = true;
+        t->special_start[(uint8_t)model_token_text(t, i).bytes[0]] = true;
     }
     qsort_r(t->special, t->n_special, sizeof *t->special, by_text, t);
     for (uint32_t i = 1; i < t->n_special; i++)
@@ -215,24 +230,115 @@ static st_code mark_ends(builder *b) {
     return ST_OK;
 }
 
-/* What we do not do must not be asked for. */
-static st_code check_kind(builder *b, model_string *pre) {
-    static const char *const flags[] = {KEY("add_bos_token"), KEY("add_eos_token"), KEY("add_space_prefix")};
+/* The texts that plain text may become, for look-ups that go on after building. */
+static st_code index_pieces(builder *b) {
+    model_tokenizer *t = b->t;
+    if (!t->is_spm && !t->keeps_words) return ST_OK;
+    if (model_names_init(&t->pieces.names, t->n)) return no_memory(b);
+    for (uint32_t i = 0; i < t->n; i++) {
+        model_string text = model_token_text(t, i);
+        uint32_t found = MODEL_NO_INDEX;
+        if (is_special(t, i) || (t->is_spm && t->type[i] == MODEL_TOKEN_BYTE) || !text.size) continue;
+        if (text.size > t->pieces.longest_bytes) t->pieces.longest_bytes = (uint32_t)text.size;
+        st_code code = model_names_add(&t->pieces.names, text, i, &found);
+        if (code || (t->is_spm && found != MODEL_NO_INDEX))
+            return st_fail(b->e, ST_ERR_FORMAT,
+                           "%s: key '" KEY("tokens") "': expected each text once, found token %" PRIu32 " %s",
+                           model_file_path(b->f), i, code ? "whose text collides with too many" : "like another before it");
+    }
+    return ST_OK;
+}
+
+typedef struct {
+    float score;
+    uint32_t id;
+} scored;
+
+static int by_score(const void *a, const void *b) {
+    const scored *x = a, *y = b;
+    return x->score != y->score ? (x->score > y->score ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
+}
+
+/* Scores become places, highest first; equal scores the same place, so that the leftmost pair wins. */
+static st_code rank_pieces(builder *b) {
+    model_tokenizer *t = b->t;
+    const void *bytes;
+    uint64_t n;
+    st_code code = model_file_array(b->f, KEY("scores"), MODEL_F32, &bytes, &n, b->e);
+    if (code) return code;
+    if (n != t->n)
+        return st_fail(b->e, ST_ERR_FORMAT,
+                       "%s: key '" KEY("scores") "': expected %" PRIu32 " elements, one a token, found %" PRIu64,
+                       model_file_path(b->f), t->n, n);
+    scored *all = mem_alloc(n, sizeof *all);
+    if (!all || !(t->pieces.rank = mem_alloc(n, sizeof *t->pieces.rank))) code = no_memory(b);
+    cursor c = cursor_of(bytes, 4 * n);
+    for (uint32_t i = 0; i < n && !code; i++) {
+        all[i] = (scored){cursor_f32(&c), i};
+        if (!(all[i].score > -INFINITY && all[i].score < INFINITY))
+            code = st_fail(b->e, ST_ERR_FORMAT, "%s: key '" KEY("scores") "': token %" PRIu32 ": expected a finite number",
+                           model_file_path(b->f), i);
+    }
+    if (!code) qsort(all, n, sizeof *all, by_score);
+    for (uint32_t i = 1; i < n && !code; i++)
+        t->pieces.rank[all[i].id] = t->pieces.rank[all[i - 1].id] + (all[i].score < all[i - 1].score);
+    for (int byte = 0; byte < 256 && !code; byte++)
+        if (t->pieces.byte_id[byte] == MODEL_NO_ID)
+            code = st_fail(b->e, ST_ERR_UNSUPPORTED,
+                           "%s: key '" KEY("tokens") "': expected a byte token for each byte, found none for <0x%02X>",
+                           model_file_path(b->f), (unsigned)byte);
+    mem_free(all);
+    return code;
+}
+
+static st_code flag(builder *b, const char *key, bool missing, bool *out) {
+    *out = missing;
+    return model_file_has(b->f, key) ? model_file_bool(b->f, key, out, b->e) : ST_OK;
+}
+
+static st_code id_of(builder *b, const char *key, uint32_t *out) {
+    uint64_t id = MODEL_NO_ID;
+    st_code code = model_file_has(b->f, key) ? model_file_u64(b->f, key, 0, b->t->n - 1, &id, b->e) : ST_OK;
+    *out = (uint32_t)id;
+    return code;
+}
+
+/* Where the file does not say, it is as other engines take it: SentencePiece wants a BOS and a space put before text, byte-level
+ * vocabularies do not, but for those that keep words (llama 3, tekken), which want a BOS. */
+static st_code read_flags(builder *b) {
+    model_tokenizer *t = b->t;
+    bool bos = false, eos = false;
+    st_code code = id_of(b, KEY("bos_token_id"), &t->bos_id);
+    if (!code) code = id_of(b, KEY("eos_token_id"), &t->eos_id);
+    if (!code) code = flag(b, KEY("add_bos_token"), (t->is_spm || t->keeps_words) && t->bos_id != MODEL_NO_ID, &bos);
+    if (!code) code = flag(b, KEY("add_eos_token"), false, &eos);
+    if (!code) code = flag(b, KEY("add_space_prefix"), t->is_spm, &t->space_prefix);
+    if (code) return code;
+    if (eos || (t->space_prefix && !t->is_spm))
+        return st_fail(b->e, ST_ERR_UNSUPPORTED, "%s: key '%s': expected false, found true", model_file_path(b->f),
+                       eos ? KEY("add_eos_token") : KEY("add_space_prefix"));
+    if (bos && t->bos_id == MODEL_NO_ID)
+        return st_fail(b->e, ST_ERR_FORMAT, "%s: key '" KEY("bos_token_id") "' is missing; prompts begin with it",
+                       model_file_path(b->f));
+    t->bos = bos ? t->bos_id : MODEL_NO_ID;
+    return ST_OK;
+}
+
+static st_code check_kind(builder *b) {
     char quoted[MODEL_QUOTED_BYTES];
-    model_string kind;
+    model_string kind, pre;
     st_code code = model_file_string(b->f, KEY("model"), &kind, b->e);
     if (code) return code;
+    b->t->is_spm = kind.size == 5 && !memcmp(kind.bytes, "llama", 5);
+    if (b->t->is_spm) return ST_OK;
     if (kind.size != 4 || memcmp(kind.bytes, "gpt2", 4))
-        return st_fail(b->e, ST_ERR_UNSUPPORTED, "%s: key '" KEY("model") "': expected 'gpt2', found %s", model_file_path(b->f),
-                       model_file_quote(kind, quoted));
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
-        bool on;
-        if (!model_file_has(b->f, flags[i])) continue;
-        if ((code = model_file_bool(b->f, flags[i], &on, b->e))) return code;
-        if (on)
-            return st_fail(b->e, ST_ERR_UNSUPPORTED, "%s: key '%s': expected false, found true", model_file_path(b->f), flags[i]);
-    }
-    return model_file_string(b->f, KEY("pre"), pre, b->e);
+        return st_fail(b->e, ST_ERR_UNSUPPORTED, "%s: key '" KEY("model") "': expected 'gpt2' or 'llama', found %s",
+                       model_file_path(b->f), model_file_quote(kind, quoted));
+    if ((code = model_file_string(b->f, KEY("pre"), &pre, b->e))) return code;
+    if ((code = model_splitter_create(pre, &b->t->splitter, b->e)))
+        return b->e ? st_prefix(b->e, "%s: key '" KEY("pre") "'", model_file_path(b->f)) : code;
+    b->t->keeps_words = model_splitter_keeps_words(b->t->splitter);
+    return ST_OK;
 }
 
 static st_code find_template(builder *b) {
@@ -246,18 +352,19 @@ static st_code find_template(builder *b) {
 
 static st_code build(builder *b) {
     model_tokenizer *t = b->t;
-    model_string pre;
     uint64_t n_merges = 0;
     fill_byte_of(b);
-    st_code code = check_kind(b, &pre);
-    if (!code && (code = model_splitter_create(pre, &t->splitter, b->e)))
-        code = b->e ? st_prefix(b->e, "%s: key '" KEY("pre") "'", model_file_path(b->f)) : code;
-    if (!code) code = count_merges(b, &n_merges);
+    for (int byte = 0; byte < 256; byte++) t->pieces.byte_id[byte] = MODEL_NO_ID;
+    st_code code = check_kind(b);
+    if (!code && !t->is_spm) code = count_merges(b, &n_merges);
     if (!code && model_merges_init(&t->merges, n_merges)) code = no_memory(b);
     if (!code) code = read_tokens(b);
     for (uint32_t i = 0; i < n_merges && !code; i++) code = add_merge(b, i, model_file_string_at(b->f, KEY("merges"), i));
+    if (!code) code = index_pieces(b);
+    if (!code && t->is_spm) code = rank_pieces(b);
     if (!code) code = sort_special(b);
     if (!code) code = mark_ends(b);
+    if (!code) code = read_flags(b);
     return code ? code : find_template(b);
 }
 
@@ -276,6 +383,8 @@ void model_tokenizer_destroy(model_tokenizer *t) {
     if (!t) return;
     model_splitter_destroy(t->splitter);
     model_merges_deinit(&t->merges);
+    model_names_deinit(&t->pieces.names);
+    mem_free(t->pieces.rank);
     mem_free(t->bytes);
     mem_free(t->start);
     mem_free(t->type);
@@ -287,86 +396,3 @@ void model_tokenizer_destroy(model_tokenizer *t) {
 uint32_t model_vocabulary_size(const model_tokenizer *t) { return t->n; }
 bool model_token_is_end(const model_tokenizer *t, uint32_t id) { return id < t->n && t->is_end[id]; }
 bool model_token_is_special(const model_tokenizer *t, uint32_t id) { return id < t->n && t->type[id] == MODEL_TOKEN_CONTROL; }
-
-/* First of special[lo..hi), which agree up to byte `depth` and are longer, whose byte there is at least c. */
-static uint32_t narrow(const model_tokenizer *t, uint32_t lo, uint32_t hi, size_t depth, int c) {
-    while (lo < hi) {
-        uint32_t middle = lo + (hi - lo) / 2;
-        if ((uint8_t)text_of(t, t->special[middle]).bytes[depth] < c)
-            lo = middle + 1;
-        else
-            hi = middle;
-    }
-    return lo;
-}
-
-/* The longest special token at `text`, or MODEL_NO_ID. */
-static uint32_t special_at(const model_tokenizer *t, const char *text, size_t size, bool control) {
-    uint32_t lo = 0, hi = t->n_special, best = MODEL_NO_ID;
-    for (size_t depth = 0; lo < hi; depth++) {
-        if (text_of(t, t->special[lo]).size == depth) { /* ends here; it sorts before its extensions */
-            if (control || t->type[t->special[lo]] == MODEL_TOKEN_USER) best = t->special[lo];
-            lo++;
-        }
-        if (depth == size) break;
-        lo = narrow(t, lo, hi, depth, (uint8_t)text[depth]);
-        hi = narrow(t, lo, hi, depth, (uint8_t)text[depth] + 1);
-    }
-    return best;
-}
-
-uint32_t model_special_id(const model_tokenizer *t, const char *text) {
-    uint32_t id = special_at(t, text, strlen(text), true);
-    return id != MODEL_NO_ID && text_of(t, id).size == strlen(text) ? id : MODEL_NO_ID;
-}
-
-typedef struct {
-    const model_tokenizer *t;
-    model_bpe_scratch scratch;
-    model_id_list *out;
-} run;
-
-static st_code add_word(void *context, const uint8_t *word, size_t n) {
-    run *r = context;
-    return model_bpe(&r->t->merges, &r->scratch, word, n, r->out);
-}
-
-static st_code add_pieces(run *r, const char *text, size_t size, bool control, st_error *e) {
-    const model_tokenizer *t = r->t;
-    size_t from = 0, at = 0;
-    st_code code = ST_OK;
-    while (at < size && !code) {
-        uint32_t id = t->special_start[(uint8_t)text[at]] ? special_at(t, text + at, size - at, control) : MODEL_NO_ID;
-        if (id == MODEL_NO_ID) {
-            at++;
-            continue;
-        }
-        code = model_split(t->splitter, (const uint8_t *)text + from, at - from, add_word, r, e);
-        if (!code) code = model_id_list_push(r->out, id);
-        from = at += text_of(t, id).size;
-    }
-    return code ? code : model_split(t->splitter, (const uint8_t *)text + from, size - from, add_word, r, e);
-}
-
-st_code model_tokenize_append(const model_tokenizer *t, const char *text, size_t size, bool parse_special, model_id_list *out,
-                              st_error *e) {
-    run r = {.t = t, .out = out};
-    if (size >= UINT32_MAX) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "expected less than 4 GiB of text, found %zu bytes", size);
-    /* So many bytes make more ids whatever they are: refuse before any work. */
-    st_code code = t->longest_bytes && size / t->longest_bytes > out->max ? ST_ERR_INVALID_ARGUMENT
-                                                                          : add_pieces(&r, text, size, parse_special, e);
-    model_bpe_scratch_deinit(&r.scratch);
-    if (code == ST_ERR_INVALID_ARGUMENT) return st_fail(e, code, "the text has more than %zu tokens", out->max);
-    return code == ST_FATAL_MEMORY ? st_fail(e, code, "out of memory") : code;
-}
-
-st_code model_tokenize(const model_tokenizer *t, const char *text, size_t size, bool parse_special, size_t max_ids,
-                       model_ids *out, st_error *e) {
-    model_id_list ids = {.max = max_ids};
-    st_code code = model_tokenize_append(t, text, size, parse_special, &ids, e);
-    if (code)
-        mem_free(ids.ids);
-    else
-        *out = (model_ids){.ids = ids.ids, .n = ids.n};
-    return code;
-}

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum { U32, U64, F32, BOOL, TEXT, TEXTS, TOKENS } field_kind;
+typedef enum { U32, U64, F32, BOOL, TEXT, TEXTS, TOKENS, BIAS } field_kind;
 typedef struct {
     const char *name, *help;
     field_kind kind;
@@ -26,6 +26,7 @@ typedef struct {
 #define HAS_TEXT      HAS_U32
 #define HAS_TEXTS     HAS_U32
 #define HAS_TOKENS    HAS_U32
+#define HAS_BIAS      HAS_U32
 static const field fields[] = {
 #define FIELD(name, kind, member, min, max, value, help)                                                                         \
     {#name, help, kind, offsetof(proto_request, member), HAS_##kind(name), min, max, value},
@@ -46,6 +47,7 @@ static double number_of(const field *f, const proto_request *r) {
     case BOOL: return *(const bool *)p;
     case TOKENS: return r->n_stop_tokens;
     case TEXTS: return r->n_stops;
+    case BIAS: return r->n_bias;
     default: return f->min; /* U64: the whole range of its type; TEXT: checked as text */
     }
 }
@@ -71,12 +73,25 @@ static st_code check_stops(const proto_request *r, st_error *e) {
     return ST_OK;
 }
 
+static st_code check_bias(const proto_request *r, st_error *e) {
+    for (uint32_t i = 0; i < r->n_bias; i++) {
+        if (!(fabsf(r->bias[i]) <= PROTO_BIAS_LIMIT))
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "logit_bias[%u]: %.9g is outside -%d .. %d", i, (double)r->bias[i],
+                           PROTO_BIAS_LIMIT, PROTO_BIAS_LIMIT);
+        for (uint32_t k = 0; k < i; k++)
+            if (r->bias_token[k] == r->bias_token[i])
+                return st_fail(e, ST_ERR_INVALID_ARGUMENT, "logit_bias[%u]: token %u is named twice", i, r->bias_token[i]);
+    }
+    return ST_OK;
+}
+
 static st_code check_field(const field *f, const proto_request *r, st_error *e) {
     char range[48];
     double v = number_of(f, r);
     if (!(v >= f->min && v <= f->max)) /* NaN too */
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "%s: %.9g is outside %s", f->name, v, range_of(f, range, sizeof range));
     if (f->kind == TEXTS) return check_stops(r, e);
+    if (f->kind == BIAS) return check_bias(r, e);
     if (f->kind != TEXT) return ST_OK;
     const char *text = value_of(f, r);
     return proto_wire_check_word(f->name, text, strnlen(text, (size_t)f->max + 1), (size_t)f->max, ST_ERR_INVALID_ARGUMENT, e);
@@ -107,7 +122,7 @@ proto_request proto_request_default(void) {
 /* ---- text form ---- */
 bool proto_request_field(size_t i, proto_field *out) {
     static const char *const values[] = {
-        [U32] = "N", [U64] = "N", [F32] = "X", [TEXT] = "TEXT", [TEXTS] = "TEXT", [TOKENS] = "IDS"};
+        [U32] = "N", [U64] = "N", [F32] = "X", [TEXT] = "TEXT", [TEXTS] = "TEXT", [TOKENS] = "IDS", [BIAS] = "ID:BIAS"};
     if (i >= N_FIELDS) return false;
     const field *f = &fields[i];
     *out = (proto_field){.name = f->name, .help = f->help, .value = values[f->kind], .repeats = f->kind == TEXTS};
@@ -154,6 +169,29 @@ static bool parse_ids(const char *text, arena *a, proto_request *r, bool *full) 
     return true;
 }
 
+/* "11:-100,13:2.5" */
+static bool parse_bias(const char *text, arena *a, proto_request *r, bool *full) {
+    uint32_t n = *text != 0;
+    for (const char *p = text; *p; p++) n += *p == ',';
+    bool fits = n <= PROTO_MAX_BIAS;
+    uint32_t *token = fits ? arena_alloc(a, n, sizeof *token) : NULL;
+    float *bias = fits ? arena_alloc(a, n, sizeof *bias) : NULL;
+    *full = fits && (!token || !bias);
+    r->n_bias = n; /* too many: check_field says so */
+    for (uint32_t i = 0; token && bias && i < n; i++) {
+        uint64_t id;
+        if (!parse_u64(text, ":", UINT32_MAX, &id) || !(text = strchr(text, ':')) || text[1] <= ' ') return false;
+        char *end;
+        token[i] = (uint32_t)id;
+        bias[i] = strtof(text + 1, &end);
+        if (end == text + 1 || (*end && *end != ',')) return false;
+        text = *end ? end + 1 : end;
+    }
+    r->bias_token = token;
+    r->bias = bias;
+    return true;
+}
+
 /* Copies text into a TEXT row's array and cuts it one byte past its maximum, so that the check refuses what is too long. */
 static void set_text(const field *f, proto_request *r, const char *value) {
     snprintf(place(f, r), (size_t)f->max + 1, "%s", value);
@@ -178,6 +216,7 @@ static bool parse(const field *f, const char *value, arena *a, proto_request *r,
         r->n_stops++;
         return true;
     case TOKENS: return parse_ids(value, a, r, full);
+    case BIAS: return parse_bias(value, a, r, full);
     }
     return false;
 }
@@ -195,6 +234,7 @@ st_code proto_request_set(proto_request *r, const char *name, const char *value,
                        f->kind == BOOL     ? ""
                        : f->kind == F32    ? "a number, "
                        : f->kind == TOKENS ? "token ids, "
+                       : f->kind == BIAS   ? "ID:BIAS pairs, "
                                            : "a whole number, ",
                        range_of(f, range, sizeof range));
     }

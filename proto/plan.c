@@ -89,12 +89,24 @@ static void encode_open(const proto_open *o, wire_sampling *s, wire_open *m) {
     s->top_k = o->sampling.top_k;
     s->seed = o->sampling.seed;
     s->sample = o->sampling.sample;
+    s->typical_p = o->sampling.typical_p;
+    s->repetition = o->sampling.repetition;
+    s->presence = o->sampling.presence;
+    s->frequency = o->sampling.frequency;
     consort__control__v1__open__init(m);
     m->seq = o->seq.value;
     m->seq_epoch = o->seq_epoch;
     m->sampling = s;
     m->n_tokens = o->n_tokens;
     m->tokens = packed(o->tokens);
+    m->n_answered = o->n_answered;
+    m->min_tokens = o->rules.min_tokens;
+    m->n_end_tokens = o->rules.n_ends;
+    m->end_tokens = packed(o->rules.ends);
+    m->n_bias_token = m->n_bias = o->rules.n_bias;
+    m->bias_token = packed(o->rules.bias_token);
+    m->bias = (float *)(uintptr_t)o->rules.bias;
+    m->logprobs = o->rules.logprobs;
 }
 
 /* Returns the scratch numbers that are left. */
@@ -149,23 +161,65 @@ static st_code decode_sampling(const wire_sampling *m, sampling *s, st_error *e)
     if (!m) return st_fail(e, BAD, "sampling: is missing");
     if (!(m->temperature >= 0) || !isfinite(m->temperature))
         return st_fail(e, BAD, "sampling.temperature: %g is not finite and >= 0", (double)m->temperature);
-    if (!(m->top_p >= 0 && m->top_p <= 1)) return st_fail(e, BAD, "sampling.top_p: %g is outside 0 .. 1", (double)m->top_p);
-    if (!(m->min_p >= 0 && m->min_p <= 1)) return st_fail(e, BAD, "sampling.min_p: %g is outside 0 .. 1", (double)m->min_p);
+    const struct {
+        const char *name;
+        float value;
+        int low, high;
+    } rows[] = {
+        {"top_p", m->top_p, 0, 1},
+        {"min_p", m->min_p, 0, 1},
+        {"typical_p", m->typical_p, 0, 1},
+        {"repetition", m->repetition, 0, PROTO_MAX_REPETITION},
+        {"presence", m->presence, -PROTO_MAX_PENALTY, PROTO_MAX_PENALTY},
+        {"frequency", m->frequency, -PROTO_MAX_PENALTY, PROTO_MAX_PENALTY},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (!(rows[i].value >= (float)rows[i].low && rows[i].value <= (float)rows[i].high))
+            return st_fail(e, BAD, "sampling.%s: %g is outside %d .. %d", rows[i].name, (double)rows[i].value, rows[i].low,
+                           rows[i].high);
     *s = (sampling){.temperature = m->temperature,
                     .top_p = m->top_p,
                     .min_p = m->min_p,
                     .top_k = m->top_k,
                     .seed = m->seed,
-                    .sample = m->sample};
+                    .sample = m->sample,
+                    .typical_p = m->typical_p,
+                    .repetition = m->repetition,
+                    .presence = m->presence,
+                    .frequency = m->frequency};
+    return ST_OK;
+}
+
+static st_code decode_rules(const wire_open *m, token_rules *r, st_error *e) {
+    if (m->n_end_tokens > PROTO_MAX_ENDS) return st_fail(e, BAD, "end_tokens: %zu are over %d", m->n_end_tokens, PROTO_MAX_ENDS);
+    if (m->n_bias_token > PROTO_MAX_BIAS) return st_fail(e, BAD, "bias_token: %zu are over %d", m->n_bias_token, PROTO_MAX_BIAS);
+    if (m->n_bias != m->n_bias_token) return st_fail(e, BAD, "bias: %zu for %zu tokens", m->n_bias, m->n_bias_token);
+    for (size_t i = 0; i < m->n_bias; i++)
+        if (!(fabsf(m->bias[i]) <= PROTO_BIAS_LIMIT))
+            return st_fail(e, BAD, "bias[%zu]: %g is outside -%d .. %d", i, (double)m->bias[i], PROTO_BIAS_LIMIT,
+                           PROTO_BIAS_LIMIT);
+    if (m->logprobs > 1 + PROTO_MAX_TOP_LOGPROBS)
+        return st_fail(e, BAD, "logprobs: %u likeliest tokens are over %d", m->logprobs - 1, PROTO_MAX_TOP_LOGPROBS);
+    *r = (token_rules){.min_tokens = m->min_tokens,
+                       .n_ends = (uint32_t)m->n_end_tokens,
+                       .n_bias = (uint32_t)m->n_bias,
+                       .ends = m->end_tokens,
+                       .bias_token = m->bias_token,
+                       .bias = m->bias,
+                       .logprobs = m->logprobs};
     return ST_OK;
 }
 
 static st_code decode_open(const wire_open *m, proto_open *o, st_error *e) {
     st_code code = decode_sampling(m->sampling, &o->sampling, e);
+    if (!code) code = decode_rules(m, &o->rules, e);
     if (code) return code;
     if (!m->seq) return st_fail(e, BAD, "seq: 0 is none");
     if (!m->n_tokens || m->n_tokens > PROTO_MAX_PROMPT_TOKENS)
         return st_fail(e, BAD, "tokens: %zu are outside 1 .. %d", m->n_tokens, PROTO_MAX_PROMPT_TOKENS);
+    if (m->n_answered >= m->n_tokens)
+        return st_fail(e, BAD, "n_answered: %u of %zu tokens; expected a prompt before them", m->n_answered, m->n_tokens);
+    o->n_answered = m->n_answered;
     o->seq.value = m->seq;
     o->seq_epoch = m->seq_epoch;
     o->n_tokens = (uint32_t)m->n_tokens;
@@ -277,6 +331,15 @@ st_code proto_plan_decode(const uint8_t *bytes, size_t n, arena *a, proto_plan *
 }
 
 /* ---- result ---- */
+static void encode_logprobs(const token_logprobs *l, uint32_t n_tokens, wire_item *m) {
+    if (!l->own) return;
+    m->n_logprobs = n_tokens;
+    m->n_top_tokens = m->n_top_logprobs = (size_t)n_tokens * l->n_top;
+    m->logprobs = (float *)(uintptr_t)l->own;
+    m->top_tokens = packed(l->top);
+    m->top_logprobs = (float *)(uintptr_t)l->top_log;
+}
+
 st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
     wire_result m = CONSORT__CONTROL__V1__RESULT__INIT;
     size_t n_nodes = 0;
@@ -294,6 +357,7 @@ st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
         to->layer = from->layer;
         to->n_tokens = from->n_tokens;
         to->tokens = packed(from->tokens);
+        encode_logprobs(&from->logprobs, from->n_tokens, to);
         to->n_scored = from->n_scored;
         to->n_hits = from->n_hits;
         parents = ENCODE_TREE(&from->tree, parents, to);
@@ -321,7 +385,9 @@ static st_code decode_item(wire_item *m, proto_item *i, st_error *e) {
                       .tokens = m->tokens,
                       .n_scored = m->n_scored,
                       .n_hits = m->n_hits};
-    return decode_tree(TREE_OF(m), &i->tree, e);
+    wire_logprobs logs = {m->n_logprobs, m->n_top_tokens, m->n_top_logprobs, m->logprobs, m->top_logprobs, m->top_tokens};
+    st_code code = proto_wire_logprobs(logs, m->n_tokens, &i->logprobs, BAD, e);
+    return code ? code : decode_tree(TREE_OF(m), &i->tree, e);
 }
 
 static st_code decode_items(const wire_result *m, arena *a, proto_result *r, st_error *e) {

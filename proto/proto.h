@@ -51,6 +51,7 @@ typedef struct {
     size_t text_bytes;
     const uint32_t *tokens;
     uint32_t n_tokens;
+    token_logprobs logprobs;   /* of `tokens`; own NULL: not asked for, or no tokens */
     const char *finish_reason; /* NULL: goes on; "stop", "length" */
     uint32_t prompt_tokens, completion_tokens;
     uint64_t queue_ns, first_token_ns, total_ns; /* since arrival, measured in the coordinator */

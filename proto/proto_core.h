@@ -19,6 +19,12 @@ enum {
     PROTO_MAX_STOPS = 16,
     PROTO_MAX_STOP_BYTES = 256,
     PROTO_MAX_STOP_TOKENS = 64,
+    PROTO_MAX_ENDS = 128, /* stop tokens and the model's own */
+    PROTO_MAX_REPETITION = 10,
+    PROTO_MAX_PENALTY = 2, /* presence, frequency: at most this far from 0 */
+    PROTO_MAX_BIAS = 300,
+    PROTO_MAX_TOP_LOGPROBS = 20,
+    PROTO_BIAS_LIMIT = 100,   /* a bias is at most this far from 0 */
     PROTO_MAX_RUNNING = 4096, /* sequences that a group holds at once: the most that one plan opens or closes */
     PROTO_REQUEST_ID_BYTES = 64,
     PROTO_SPECULATION_BYTES = 40, /* "fixed:" and the name of a drafter */
@@ -49,6 +55,12 @@ typedef struct {
     const char *stops[PROTO_MAX_STOPS]; /* stop strings, not part of the answer */
     uint32_t n_stop_tokens;
     const uint32_t *stop_tokens; /* [n_stop_tokens] */
+    uint32_t min_tokens;
+    uint32_t n_bias;
+    const uint32_t *bias_token; /* [n_bias] */
+    const float *bias;          /* [n_bias] */
+    bool logprobs;
+    uint32_t top_logprobs; /* more than 0: logprobs too */
 } proto_request;
 
 /* plan */
@@ -61,8 +73,10 @@ typedef struct {
     seq_id seq;
     uint32_t seq_epoch;
     sampling sampling;
+    token_rules rules;
     uint32_t n_tokens;
     const uint32_t *tokens; /* [n_tokens] the prompt (after a move: all committed tokens; to a drafter: the first of them) */
+    uint32_t n_answered;    /* of these, the last ones are of the answer */
 } proto_open;
 
 /* Work on one sequence: compute `n_prefix` tokens that the ranks know and that are not yet in the KV cache, then the draft tree
@@ -100,10 +114,11 @@ typedef struct {
 /* result */
 typedef struct {
     seq_id seq;
-    st_code code;           /* ST_OK, or ST_ERR_NUMERIC: this sequence is lost and must be closed */
-    uint32_t layer;         /* where it stopped being finite, for the message */
-    uint32_t n_tokens;      /* accepted drafts, then the bonus token; 0 after a prompt chunk that does not end the prompt */
-    const uint32_t *tokens; /* [n_tokens] */
+    st_code code;            /* ST_OK, or ST_ERR_NUMERIC: this sequence is lost and must be closed */
+    uint32_t layer;          /* where it stopped being finite, for the message */
+    uint32_t n_tokens;       /* accepted drafts, then the bonus token; 0 after a prompt chunk that does not end the prompt */
+    const uint32_t *tokens;  /* [n_tokens] */
+    token_logprobs logprobs; /* of `tokens`, if the open asked for them */
     /* of a draft; `tokens` is empty then */
     token_tree tree;
     uint32_t n_scored,

@@ -40,4 +40,13 @@ ST_CHECKED st_code proto_wire_copy_word(const char *field, ProtobufCBinaryData d
 /* 32 bytes exactly. */
 ST_CHECKED st_code proto_wire_copy_hash(const char *field, ProtobufCBinaryData d, uint8_t dst[32], st_code bad, st_error *e);
 
+/* What came of one array for the tokens and two of equal length for their likeliest, as token_logprobs. `n_tokens`: tokens they
+ * must be for. None at all is fine. */
+typedef struct {
+    size_t n_own, n_top, n_top_log;
+    float *own, *top_log;
+    uint32_t *top;
+} wire_logprobs;
+ST_CHECKED st_code proto_wire_logprobs(wire_logprobs m, size_t n_tokens, token_logprobs *out, st_code bad, st_error *e);
+
 #endif

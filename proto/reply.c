@@ -55,6 +55,7 @@ st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
     Consort__V1__GenerateReply m = CONSORT__V1__GENERATE_REPLY__INIT;
     Consort__V1__Usage usage = CONSORT__V1__USAGE__INIT;
     Consort__V1__Timing timing = CONSORT__V1__TIMING__INIT;
+    Consort__V1__Logprobs logprobs = CONSORT__V1__LOGPROBS__INIT;
     Consort__V1__Speculation speculation = CONSORT__V1__SPECULATION__INIT;
     figures_parts parts;
     m.has_request_id = r->request_id != NULL;
@@ -65,6 +66,14 @@ st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
     m.text = proto_wire_data(r->text, r->text_bytes);
     m.n_tokens = r->n_tokens;
     m.tokens = (uint32_t *)(uintptr_t)r->tokens;
+    if (r->logprobs.own) {
+        m.logprobs = &logprobs;
+        logprobs.n_token = r->n_tokens;
+        logprobs.n_top_tokens = logprobs.n_top = (size_t)r->n_tokens * r->logprobs.n_top;
+        logprobs.token = (float *)(uintptr_t)r->logprobs.own;
+        logprobs.top_tokens = (uint32_t *)(uintptr_t)r->logprobs.top;
+        logprobs.top = (float *)(uintptr_t)r->logprobs.top_log;
+    }
     if (r->finish_reason) {
         m.has_finish_reason = 1;
         m.finish_reason = proto_wire_text(r->finish_reason);
@@ -99,6 +108,11 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
     if (!code) code = proto_wire_check_text("text", (const char *)m->text.data, m->text.len, 0, PROTO_MAX_BYTES, BAD, e);
     if (!code && m->speculation)
         code = decode_figures(m->speculation->by_drafter, m->speculation->n_by_drafter, a, &r.by_drafter, &r.n_by_drafter, e);
+    if (!code && m->logprobs) {
+        const Consort__V1__Logprobs *l = m->logprobs;
+        wire_logprobs logs = {l->n_token, l->n_top_tokens, l->n_top, l->token, l->top, l->top_tokens};
+        code = proto_wire_logprobs(logs, m->n_tokens, &r.logprobs, BAD, e);
+    }
     if (code) {
         arena_reset(a, mark);
         return code;

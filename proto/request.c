@@ -73,6 +73,21 @@ static st_code decode_stops(size_t n, const ProtobufCBinaryData *texts, proto_re
     return ST_OK;
 }
 
+static st_code decode_bias(size_t n, Consort__V1__TokenBias *const *list, arena *a, proto_request *r, st_error *e) {
+    if (n > PROTO_MAX_BIAS) return st_fail(e, BAD, "logit_bias: %zu is outside 0 .. %d of them", n, PROTO_MAX_BIAS);
+    uint32_t *token = arena_alloc(a, n, sizeof *token);
+    float *bias = arena_alloc(a, n, sizeof *bias);
+    if (!token || !bias) return st_fail(e, BAD, "logit_bias: no memory left for %zu", n);
+    for (size_t i = 0; i < n; i++) {
+        token[i] = list[i]->token;
+        bias[i] = list[i]->bias;
+    }
+    r->n_bias = (uint32_t)n;
+    r->bias_token = token;
+    r->bias = bias;
+    return ST_OK;
+}
+
 #define DECODE_U32(name, member)                                                                                                 \
     if (m->has_##name) r->member = m->name;
 #define DECODE_F32  DECODE_U32
@@ -87,7 +102,10 @@ static st_code decode_stops(size_t n, const ProtobufCBinaryData *texts, proto_re
     r->n_##member = m->n_##name < UINT32_MAX ? (uint32_t)m->n_##name : UINT32_MAX;                                               \
     r->member = m->name;
 
-static st_code decode_fields(const wire_request *m, proto_request *r, st_error *e) {
+#define DECODE_BIAS(name, member)                                                                                                \
+    if ((code = decode_bias(m->n_##name, m->name, a, r, e))) return code;
+
+static st_code decode_fields(const wire_request *m, arena *a, proto_request *r, st_error *e) {
     st_code code;
 #define FIELD(name, kind, member, min, max, value, help) DECODE_##kind(name, member)
 #include "proto/fields.def"
@@ -132,7 +150,7 @@ st_code proto_request_decode(const uint8_t *bytes, size_t n, arena *a, proto_req
     wire_request *m;
     proto_request r = proto_request_default();
     st_code code = proto_wire_unpack(&consort__v1__generate_request__descriptor, bytes, n, a, BAD, BAD, &m, e);
-    if (!code) code = decode_fields(m, &r, e);
+    if (!code) code = decode_fields(m, a, &r, e);
     if (!code) code = decode_prompt(m, a, &r, e);
     if (!code) code = proto_request_check(&r, e);
     if (code)
@@ -163,6 +181,27 @@ st_code proto_request_decode(const uint8_t *bytes, size_t n, arena *a, proto_req
     m.n_##name = r->n_##member;                                                                                                  \
     m.name = (uint32_t *)(uintptr_t)r->member;
 
+#define ENCODE_BIAS(name, member)                                                                                                \
+    m.n_##name = r->n_##member;                                                                                                  \
+    m.name = encode_bias(r, &bias);
+
+/* Scratch of one encoding. */
+typedef struct {
+    Consort__V1__TokenBias items[PROTO_MAX_BIAS], *list[PROTO_MAX_BIAS];
+} bias_parts;
+
+static Consort__V1__TokenBias **encode_bias(const proto_request *r, bias_parts *parts) {
+    INVARIANT(r->n_bias <= PROTO_MAX_BIAS);
+    for (uint32_t i = 0; i < r->n_bias; i++) {
+        Consort__V1__TokenBias *m = parts->list[i] = &parts->items[i];
+        consort__v1__token_bias__init(m);
+        m->has_token = m->has_bias = 1;
+        m->token = r->bias_token[i];
+        m->bias = r->bias[i];
+    }
+    return parts->list;
+}
+
 typedef struct {
     Consort__V1__Message *messages; /* [n_messages], owned */
     Consort__V1__Message **list;    /* [n_messages], owned */
@@ -189,6 +228,7 @@ st_code proto_request_encode(const proto_request *r, proto_bytes *out) {
     Consort__V1__Chat chat = CONSORT__V1__CHAT__INIT;
     Consort__V1__Tokens tokens = CONSORT__V1__TOKENS__INIT;
     chat_parts parts = {0};
+    bias_parts bias;
     st_code code = ST_OK;
 #define FIELD(name, kind, member, min, max, value, help) ENCODE_##kind(name, member)
 #include "proto/fields.def"

@@ -132,6 +132,26 @@ st_code proto_wire_copy_word(const char *field, ProtobufCBinaryData d, char *dst
     return ST_OK;
 }
 
+static st_code check_logs(const char *field, const float *logs, size_t n, st_code bad, st_error *e) {
+    for (size_t i = 0; i < n; i++)
+        if (!(logs[i] <= 0)) return st_fail(e, bad, "%s[%zu]: %g is no logarithm of a probability", field, i, (double)logs[i]);
+    return ST_OK;
+}
+
+st_code proto_wire_logprobs(wire_logprobs m, size_t n_tokens, token_logprobs *out, st_code bad, st_error *e) {
+    *out = (token_logprobs){0};
+    if (!m.n_own && !m.n_top && !m.n_top_log) return ST_OK;
+    if (!n_tokens || m.n_own != n_tokens) return st_fail(e, bad, "logprobs: %zu for %zu tokens", m.n_own, n_tokens);
+    if (m.n_top != m.n_top_log || m.n_top % n_tokens || m.n_top / n_tokens > PROTO_MAX_TOP_LOGPROBS)
+        return st_fail(e, bad, "logprobs: %zu likeliest tokens and %zu logarithms for %zu tokens; expected at most %d each",
+                       m.n_top, m.n_top_log, n_tokens, PROTO_MAX_TOP_LOGPROBS);
+    st_code code = check_logs("logprobs", m.own, m.n_own, bad, e);
+    if (!code) code = check_logs("top_logprobs", m.top_log, m.n_top_log, bad, e);
+    if (code) return code;
+    *out = (token_logprobs){(uint32_t)(m.n_top / n_tokens), m.own, m.top, m.top_log};
+    return ST_OK;
+}
+
 st_code proto_wire_copy_hash(const char *field, ProtobufCBinaryData d, uint8_t dst[32], st_code bad, st_error *e) {
     if (d.len != 32) return st_fail(e, bad, "%s: %zu bytes; expected 32", field, d.len);
     memcpy(dst, d.data, 32);

@@ -60,7 +60,8 @@ static void sort(beliefs *b) {
     }
 }
 
-/* The candidates, sorted by p, that top-k, top-p and min-p leave: always a prefix. */
+/* The candidates, sorted by p, that top-k, top-p and min-p leave: always a prefix. Typical-p, bias, penalties and min_tokens are
+ * not asked: where they are used, that costs some hits, and nothing else. */
 static uint32_t n_allowed(const beliefs *b, const sampling *s) {
     uint32_t n = 0;
     float sum = 0;

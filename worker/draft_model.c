@@ -103,6 +103,8 @@ static void score(const cache *c, spec_draft *it) {
     }
 }
 
+/* By the request's sampling, but without bias, penalties and min_tokens: where they change the target's choice a draft is lost,
+ * and nothing else. */
 static uint32_t choose(draft_model *d, uint32_t logits_of, const sampling *s, uint32_t position, float *probability) {
     uint32_t n_vocab = model_get_info(d->o.model)->n_vocab;
     const float *logits = model_logits(d->o.model, logits_of);

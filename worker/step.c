@@ -22,8 +22,14 @@ enum { DECISION_WORDS = 4 }; /* of an item without tokens */
 typedef struct {
     seq_id id; /* value 0: unused */
     sampling sampling;
+    uint32_t min_tokens, n_ends, n_bias; /* token_rules; the next three are their arrays */
+    uint32_t *ends;                      /* [PROTO_MAX_ENDS] */
+    uint32_t *bias_token;                /* [PROTO_MAX_BIAS] */
+    float *bias;                         /* [PROTO_MAX_BIAS] */
+    uint32_t logprobs;                   /* as in token_rules */
+    uint32_t n_prompt;                   /* where the answer begins */
     uint32_t n_tokens, n_kv, n_blocks;
-    uint32_t *tokens; /* [max_context] */
+    uint32_t *tokens; /* [max_context]; behind n_tokens, while the leader decides, the path that it has chosen */
     uint32_t *blocks; /* [max_blocks] store indices */
     bool bad;
 } sequence;
@@ -51,6 +57,13 @@ struct step {
     proto_item *items;                                           /* [PROTO_MAX_PLAN_SEQUENCES] */
     uint32_t *words, n_words;                                    /* [max_words] the leader's decisions */
     uint64_t *work;                                              /* [n_vocab] for the filters */
+    float *adjusted;                                             /* [n_vocab] a row of logits */
+    uint32_t *count;                                             /* [n_vocab] 0 between choices */
+    float *own_log;                                              /* [max_rows] by choice, as the next two */
+    uint32_t *top;                                               /* [max_rows][PROTO_MAX_TOP_LOGPROBS]; each span packs its own */
+    float *top_log;                                              /* likewise */
+    bool decided;                                                /* the words to apply are our own */
+    uint64_t *allowed;                                           /* [MODEL_MASK_WORDS(n_vocab)] */
 };
 
 static uint32_t blocks_for_context(const step_options *o) { return kv_blocks_for((uint64_t)o->max_context + NOUNS_MAX_TREE); }
@@ -59,11 +72,13 @@ uint32_t step_max_words(const step_options *o) { return DECISION_WORDS * PROTO_M
 
 static size_t memory_bytes(const step_options *o, uint32_t n_vocab) {
     size_t padding = 64;
-    size_t sequences =
-        o->max_sequences * (sizeof(sequence) + ((size_t)o->max_context + blocks_for_context(o)) * sizeof(uint32_t) + 2 * padding);
+    size_t words = (size_t)o->max_context + blocks_for_context(o) + PROTO_MAX_ENDS + 2 * PROTO_MAX_BIAS;
+    size_t sequences = o->max_sequences * (sizeof(sequence) + words * sizeof(uint32_t) + 5 * padding);
+    size_t choice =
+        (size_t)n_vocab * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t)) + MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t);
     size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
-    return sequences + plan + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) +
-           (size_t)n_vocab * sizeof(uint64_t) + 16 * padding;
+    size_t logs = (size_t)o->max_rows * (1 + 2 * PROTO_MAX_TOP_LOGPROBS) * sizeof(float);
+    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 22 * padding;
 }
 
 st_code step_create(const step_options *o, step **out) {
@@ -81,6 +96,9 @@ st_code step_create(const step_options *o, step **out) {
     for (uint32_t i = 0; i < o->max_sequences; i++) {
         s->sequences[i].tokens = arena_alloc(a, o->max_context, sizeof(uint32_t));
         s->sequences[i].blocks = arena_alloc(a, s->max_blocks, sizeof(uint32_t));
+        s->sequences[i].ends = arena_alloc(a, PROTO_MAX_ENDS, sizeof(uint32_t));
+        s->sequences[i].bias_token = arena_alloc(a, PROTO_MAX_BIAS, sizeof(uint32_t));
+        s->sequences[i].bias = arena_alloc(a, PROTO_MAX_BIAS, sizeof(float));
     }
     s->spans = arena_alloc(a, PROTO_MAX_PLAN_SEQUENCES, sizeof *s->spans);
     s->tables = arena_alloc(a, PROTO_MAX_PLAN_SEQUENCES, sizeof *s->tables);
@@ -89,7 +107,13 @@ st_code step_create(const step_options *o, step **out) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = arena_alloc(a, o->max_rows, sizeof(uint32_t));
     s->words = arena_alloc(a, step_max_words(o), sizeof *s->words);
     s->work = arena_alloc(a, n_vocab, sizeof *s->work);
-    INVARIANT(s->work);
+    s->adjusted = arena_alloc(a, n_vocab, sizeof *s->adjusted);
+    s->count = arena_alloc(a, n_vocab, sizeof *s->count);
+    s->own_log = arena_alloc(a, o->max_rows, sizeof *s->own_log);
+    s->top = arena_alloc(a, (size_t)o->max_rows * PROTO_MAX_TOP_LOGPROBS, sizeof *s->top);
+    s->top_log = arena_alloc(a, (size_t)o->max_rows * PROTO_MAX_TOP_LOGPROBS, sizeof *s->top_log);
+    s->allowed = arena_alloc(a, MODEL_MASK_WORDS(n_vocab), sizeof *s->allowed);
+    INVARIANT(s->allowed);
     *out = s;
     return ST_OK;
 }
@@ -120,6 +144,44 @@ static st_code close_all(step *s, const proto_plan *p, st_error *e) {
     return ST_OK;
 }
 
+static st_code check_ids(unsigned long long seq, const char *what, const uint32_t *ids, uint32_t n, uint32_t n_vocab,
+                         st_error *e) {
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] >= n_vocab)
+            return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %s %u is outside the vocabulary of %u", seq, what, ids[i],
+                           n_vocab);
+    return ST_OK;
+}
+
+static st_code check_open(const step *s, const proto_open *o, st_error *e) {
+    unsigned long long id = o->seq.value;
+    uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
+    const token_rules *r = &o->rules;
+    if (!o->n_tokens || o->n_tokens > s->o.max_context)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u tokens, expected 1 .. %u", id, o->n_tokens, s->o.max_context);
+    if (r->logprobs > 1 + PROTO_MAX_TOP_LOGPROBS || r->logprobs > 1 + n_vocab)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u likeliest tokens, expected at most %d of %u", id, r->logprobs - 1,
+                       PROTO_MAX_TOP_LOGPROBS, n_vocab);
+    if (o->n_answered >= o->n_tokens || r->n_ends > PROTO_MAX_ENDS || r->n_bias > PROTO_MAX_BIAS)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u tokens of an answer among %u, %u end tokens, %u biases", id,
+                       o->n_answered, o->n_tokens, r->n_ends, r->n_bias);
+    st_code code = check_ids(id, "token", o->tokens, o->n_tokens, n_vocab, e);
+    if (!code) code = check_ids(id, "end token", r->ends, r->n_ends, n_vocab, e);
+    if (!code) code = check_ids(id, "bias of token", r->bias_token, r->n_bias, n_vocab, e);
+    return code;
+}
+
+static void take_rules(sequence *q, const token_rules *r) {
+    q->min_tokens = r->min_tokens;
+    q->logprobs = r->logprobs;
+    q->n_ends = r->n_ends;
+    q->n_bias = r->n_bias;
+    if (r->n_ends) memcpy(q->ends, r->ends, r->n_ends * sizeof *q->ends);
+    if (!r->n_bias) return;
+    memcpy(q->bias_token, r->bias_token, r->n_bias * sizeof *q->bias_token);
+    memcpy(q->bias, r->bias, r->n_bias * sizeof *q->bias);
+}
+
 static st_code open_all(step *s, const proto_plan *p, st_error *e) {
     for (uint32_t i = 0; i < p->n_open; i++) {
         const proto_open *o = &p->open[i];
@@ -127,17 +189,14 @@ static st_code open_all(step *s, const proto_plan *p, st_error *e) {
         if (!id || find(s, id))
             return st_fail(e, ST_FATAL_PROTOCOL, "plan %llu opens sequence %llu, which is %s", (unsigned long long)p->id, id,
                            id ? "open already" : "no id");
-        if (!o->n_tokens || o->n_tokens > s->o.max_context)
-            return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: %u tokens, expected 1 .. %u", id, o->n_tokens, s->o.max_context);
-        uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
-        for (uint32_t k = 0; k < o->n_tokens; k++)
-            if (o->tokens[k] >= n_vocab)
-                return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: token %u is outside the vocabulary of %u", id, o->tokens[k],
-                               n_vocab);
+        st_code code = check_open(s, o, e);
+        if (code) return code;
         sequence *q = find(s, 0);
         if (!q) return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu is one too many: this rank holds %u", id, s->o.max_sequences);
         q->id = o->seq;
         q->sampling = o->sampling;
+        take_rules(q, &o->rules);
+        q->n_prompt = o->n_tokens - o->n_answered;
         q->n_tokens = o->n_tokens;
         q->n_kv = q->n_blocks = 0;
         q->bad = false;
@@ -244,21 +303,67 @@ static uint32_t child(const step *s, const span *sp, uint32_t row, uint32_t toke
     return MODEL_NO_PARENT;
 }
 
+/* All but the sequence's end tokens. */
+static const uint64_t *forbid_ends(step *s, const sequence *q, uint32_t n_vocab) {
+    memset(s->allowed, 0xff, MODEL_MASK_WORDS(n_vocab) * sizeof *s->allowed);
+    for (uint32_t i = 0; i < q->n_ends; i++) s->allowed[q->ends[i] / 64] &= ~(UINT64_C(1) << q->ends[i] % 64);
+    return s->allowed;
+}
+
+/* The choice that follows the first n_tokens of q->tokens: of the row's own logits, where nothing changes them. */
+static uint32_t choose(step *s, const sequence *q, const float *logits, uint32_t n_tokens) {
+    uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
+    const sampling *p = &q->sampling;
+    bool early = q->n_ends && n_tokens - q->n_prompt < q->min_tokens;
+    if (early || q->n_bias || model_penalises(p)) {
+        model_adjustment a = {.n_bias = q->n_bias,
+                              .bias_token = q->bias_token,
+                              .bias = q->bias,
+                              .repetition = p->repetition,
+                              .presence = p->presence,
+                              .frequency = p->frequency,
+                              .n_tokens = n_tokens,
+                              .n_prompt = q->n_prompt,
+                              .tokens = q->tokens,
+                              .allowed = early ? forbid_ends(s, q, n_vocab) : NULL};
+        model_adjust(logits, n_vocab, &a, s->adjusted, s->count);
+        logits = s->adjusted;
+    }
+    return model_choose(logits, n_vocab, p, n_tokens, s->work);
+}
+
+/* Views of what note_logprobs has left for the span. */
+static token_logprobs logprobs_of(const step *s, const span *sp) {
+    if (!sp->seq->logprobs) return (token_logprobs){0};
+    size_t first = sp->first_choice;
+    return (token_logprobs){sp->seq->logprobs - 1, s->own_log + first, s->top + first * PROTO_MAX_TOP_LOGPROBS,
+                            s->top_log + first * PROTO_MAX_TOP_LOGPROBS};
+}
+
+static void note_logprobs(step *s, const span *sp, uint32_t k, const float *logits, uint32_t token) {
+    if (!sp->seq->logprobs) return;
+    uint32_t n_top = sp->seq->logprobs - 1;
+    size_t first = sp->first_choice, at = first * PROTO_MAX_TOP_LOGPROBS + (size_t)k * n_top;
+    s->own_log[first + k] =
+        model_logprobs(logits, model_get_info(s->o.model)->n_vocab, token, n_top, s->top + at, s->top_log + at);
+}
+
 /* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. */
 static void choose_path(step *s, const span *sp, uint32_t *head) {
     const sequence *q = sp->seq;
-    uint32_t n_vocab = model_get_info(s->o.model)->n_vocab, root = sp->first_row + sp->n_prefix - 1,
-             room = s->o.max_context - q->n_tokens;
-    uint32_t *tokens = head + DECISION_WORDS, path[NOUNS_MAX_TREE], n = 0, n_path = 0;
+    uint32_t root = sp->first_row + sp->n_prefix - 1, room = s->o.max_context - q->n_tokens;
+    uint32_t *tokens = q->tokens + q->n_tokens, path[NOUNS_MAX_TREE], n = 0, n_path = 0;
     for (uint32_t row = root; row != MODEL_NO_PARENT && n < room;) {
         if (row != root) path[n_path++] = row - root - 1;
         const float *logits = model_logits(s->o.model, sp->first_choice + (row - root));
-        tokens[n] = model_choose(logits, n_vocab, &q->sampling, s->position[row] + 1, s->work);
+        tokens[n] = choose(s, q, logits, q->n_tokens + n);
+        note_logprobs(s, sp, n, logits, tokens[n]);
         row = child(s, sp, row, tokens[n++]);
     }
     head[2] = n;
     head[3] = n_path;
-    memcpy(tokens + n, path, n_path * sizeof *path);
+    memcpy(head + DECISION_WORDS, tokens, n * sizeof *tokens);
+    memcpy(head + DECISION_WORDS + n, path, n_path * sizeof *path);
 }
 
 static void decide_item(step *s, const span *sp, uint32_t *head) {
@@ -275,6 +380,7 @@ const uint32_t *step_decide(step *s, uint32_t *n_words) {
         decide_item(s, &s->spans[i], at);
         at += DECISION_WORDS + at[2] + at[3];
     }
+    s->decided = true;
     *n_words = (uint32_t)(at - s->words);
     INVARIANT(*n_words <= step_max_words(&s->o));
     return s->words;
@@ -299,6 +405,7 @@ static void apply_item(step *s, const span *sp, const uint32_t *words, proto_ite
     uint32_t n = words[2], n_path = words[3];
     const uint32_t *tokens = words + DECISION_WORDS, *path = tokens + n;
     *item = (proto_item){.seq = q->id, .code = (st_code)words[0], .layer = words[1], .n_tokens = n, .tokens = tokens};
+    if (n && s->decided) item->logprobs = logprobs_of(s, sp);
     if (item->code) {
         q->bad = true;
         return;
@@ -333,6 +440,7 @@ st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_resul
     *out = (proto_result){
         .plan_id = s->plan_id, .n_rows = s->n_rows, .n_moved = s->n_moved, .n_items = s->n_spans, .items = s->items};
     s->n_spans = 0;
+    s->decided = false;
     return ST_OK;
 }
 

@@ -31,7 +31,8 @@ ST_CHECKED st_code step_run(step *s, const proto_plan *plan, st_error *e);
 /* What the leader chose at each item, as words; a view until the next call. At most step_max_words(). */
 const uint32_t *step_decide(step *s, uint32_t *n_words);
 uint32_t step_max_words(const step_options *o);
-/* Takes the chosen tokens and keeps the KV of accepted nodes. *out is a view into s and `words`; a sequence whose numbers stopped
+/* Takes the chosen tokens and keeps the KV of accepted nodes. Log-probabilities are with those who decided themselves. *out is a
+ * view into s and `words`; a sequence whose numbers stopped
  * being finite is one bad item of it. Errors: ST_FATAL_PROTOCOL (words that do not fit the plan), ST_FATAL_* from the device. */
 ST_CHECKED st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_result *out, st_error *e);
 uint32_t step_open_sequences(const step *s);

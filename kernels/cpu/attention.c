@@ -48,7 +48,7 @@ typedef struct {
     const float *k, *v; /* write: [n][n_kv_heads][head_dim] */
     const float *q;     /* attention: [n][n_heads][head_dim] */
     float *out, scale;
-    uint32_t n_heads, part_rows;
+    uint32_t n_heads, part_rows, window;
     const uint32_t *kv_head_of;
 } kv_job;
 
@@ -90,15 +90,21 @@ static inline uint32_t row_slot(const kernels_row *r, uint32_t position) {
     return position < r->n_before ? position : r->path[position - r->n_before];
 }
 
-/* Keys of the chunk from position p0 that the row sees. */
-static uint32_t n_visible(const kernels_row *r, uint32_t p0) {
+/* The first position that the row sees. */
+static uint32_t first_visible(const kv_job *job, const kernels_row *r) {
     uint32_t n = r->n_before + r->n_path;
-    return n > p0 ? least(n - p0, KERNELS_CHUNK_KEYS) : 0;
+    return n > job->window ? n - job->window : 0;
+}
+
+/* Keys of the chunk from position p0 up to the last that the row sees; 0 where it sees none of the chunk. */
+static uint32_t n_visible(const kv_job *job, const kernels_row *r, uint32_t p0) {
+    uint32_t n = r->n_before + r->n_path;
+    return n > p0 && first_visible(job, r) < p0 + KERNELS_CHUNK_KEYS ? least(n - p0, KERNELS_CHUNK_KEYS) : 0;
 }
 
 /* Whether those keys stand in the slots of their own positions: then they are the front of one block. */
-static bool in_order(const kernels_row *r, uint32_t p0) {
-    uint32_t end = p0 + n_visible(r, p0);
+static bool in_order(const kv_job *job, const kernels_row *r, uint32_t p0) {
+    uint32_t end = p0 + n_visible(job, r, p0);
     for (uint32_t p = p0 > r->n_before ? p0 : r->n_before; p < end; p++)
         if (r->path[p - r->n_before] != p) return false;
     return true;
@@ -131,46 +137,48 @@ typedef struct {
     uint32_t first, n_rows, kv_head, n_heads, heads[MAX_PART_HEADS];
 } attend_group;
 
-static void attend_row(const kv_job *job, const attend_group *g, uint32_t row, uint32_t n, const chunk_keys *c,
+/* Keys before the window are left out of the call, so that they enter neither the maximum nor the sums. */
+static void attend_row(const kv_job *job, const attend_group *g, uint32_t row, uint32_t p0, uint32_t n, const chunk_keys *c,
                        kernels_softmax *state) {
-    uint32_t dim = job->s.kv->head_dim;
+    uint32_t dim = job->s.kv->head_dim, lo = first_visible(job, &job->rows[row]), skip = lo > p0 ? lo - p0 : 0;
     for (uint32_t h = 0; h < g->n_heads; h++) {
         size_t at = ((size_t)row * job->n_heads + g->heads[h]) * dim;
-        job->p->attend(&state[h], job->out + at, job->q + at, c->k, c->v, n, dim, job->scale);
+        job->p->attend(&state[h], job->out + at, job->q + at, c->k + skip * dim, c->v + skip * dim, n - skip, dim, job->scale);
     }
 }
 
 static void attend_run(const kv_job *job, const attend_group *g) {
     kernels_softmax state[MAX_PART_ROWS][MAX_PART_HEADS];
     chunk_keys c;
-    uint32_t dim = job->s.kv->head_dim, longest = 0;
+    uint32_t dim = job->s.kv->head_dim, longest = 0, earliest = UINT32_MAX;
     for (uint32_t i = 0; i < g->n_rows; i++) {
         const kernels_row *r = &job->rows[g->first + i];
         if (r->n_before + r->n_path > longest) longest = r->n_before + r->n_path;
+        earliest = least(earliest, first_visible(job, r));
         for (uint32_t h = 0; h < g->n_heads; h++) {
             state[i][h] = (kernels_softmax){-INFINITY, 0};
             memset(job->out + ((size_t)(g->first + i) * job->n_heads + g->heads[h]) * dim, 0, dim * sizeof(float));
         }
     }
-    for (uint32_t p0 = 0; p0 < longest; p0 += KERNELS_CHUNK_KEYS) {
+    for (uint32_t p0 = earliest / KERNELS_CHUNK_KEYS * KERNELS_CHUNK_KEYS; p0 < longest; p0 += KERNELS_CHUNK_KEYS) {
         uint32_t n_block = 0; /* keys to decode for the rows that see this chunk in order */
         for (uint32_t i = 0; i < g->n_rows; i++) {
             const kernels_row *r = &job->rows[g->first + i];
-            uint32_t n = n_visible(r, p0);
-            if (n > n_block && in_order(r, p0)) n_block = n;
+            uint32_t n = n_visible(job, r, p0);
+            if (n > n_block && in_order(job, r, p0)) n_block = n;
         }
         if (n_block) decode_block(job, g->kv_head, job->rows[g->first].blocks, p0, n_block, &c);
         for (uint32_t i = 0; i < g->n_rows; i++) {
             const kernels_row *r = &job->rows[g->first + i];
-            uint32_t n = n_visible(r, p0);
-            if (n && in_order(r, p0)) attend_row(job, g, g->first + i, n, &c, state[i]);
+            uint32_t n = n_visible(job, r, p0);
+            if (n && in_order(job, r, p0)) attend_row(job, g, g->first + i, p0, n, &c, state[i]);
         }
         for (uint32_t i = 0; i < g->n_rows; i++) {
             const kernels_row *r = &job->rows[g->first + i];
-            uint32_t n = n_visible(r, p0);
-            if (!n || in_order(r, p0)) continue;
+            uint32_t n = n_visible(job, r, p0);
+            if (!n || in_order(job, r, p0)) continue;
             decode_scattered(job, g->kv_head, r, p0, n, &c);
-            attend_row(job, g, g->first + i, n, &c, state[i]);
+            attend_row(job, g, g->first + i, p0, n, &c, state[i]);
         }
     }
     for (uint32_t i = 0; i < g->n_rows; i++)
@@ -198,8 +206,8 @@ static void attend_part(void *context, uint32_t part) {
 }
 
 void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q,
-                           const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of) {
-    INVARIANT(layer < kv->n_layers);
+                           const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of, uint32_t window) {
+    INVARIANT(layer < kv->n_layers && window > 0);
     uint32_t per_thread = n / (2 * d->n_threads);
     kv_job job = {.s = store_of(kv),
                   .p = d->primitives,
@@ -210,6 +218,7 @@ void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t lay
                   .out = kernels_cpu_floats(out, n, n_heads * kv->head_dim),
                   .scale = 1.0f / sqrtf((float)kv->head_dim),
                   .n_heads = n_heads,
+                  .window = window,
                   .part_rows = per_thread < 1 ? 1 : least(per_thread, MAX_PART_ROWS),
                   .kv_head_of = kv_head_of};
     if (!n) return;

@@ -1,175 +1,15 @@
 /* The primitives for AVX2, FMA and F16C; compiled with those flags, so nothing here may run before kernels_avx2() has asked the
  * processor. Bits equal ref/ref.c: the same operations on the same values in the same order, eight lanes at a time; only exact
  * steps (integer sums, conversions) are arranged otherwise. */
-#include "kernels/kernels_int.h"
+#include "kernels/cpu/avx2_int.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "base/fmath.h"
 #include <cpuid.h>
-#include <immintrin.h>
 #include <math.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* -- integer products ---------------------------------------------------------------------------------------------------- */
-
-enum { NIBBLES = 256, VALUES = 512, HALF_ROWS = 8 }; /* ref/q4.c, ref/q8_0.c: tile bytes before the scales */
-
-INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
-INLINE __m256 halves(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
-INLINE __m256i four(const int8_t *q) { /* four columns of a token, for eight rows */
-    int32_t word;
-    memcpy(&word, q, sizeof word);
-    return _mm256_set1_epi32(word);
-}
-
-/* Compilers like to load all broadcasts of a tile at once and keep them on the stack; this makes them load as they go. */
-#define LOAD_AS_WE_GO() __asm__ volatile("" ::: "memory")
-
-/* isum[t][half] of one tile of nibbles. Eight byte products are added in int16, which cannot overflow
- * (8 * 2 * 15 * 127 = 30,480), before one widening. */
-INLINE void isum_q4(__m256i (*isum)[2], const uint8_t *tile, const kernels_act *const *a, const uint32_t n) {
-    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    for (uint32_t t = 0; t < n; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
-    for (uint32_t g = 0; g < 4; g++) {
-        __m256i w0 = load(tile + g * 64), w1 = load(tile + g * 64 + 32);
-        for (uint32_t high = 0; high < 2; high++) { /* low nibbles: columns 0-3 of the group, high ones: 4-7 */
-            __m256i x0 = _mm256_and_si256(high ? _mm256_srli_epi16(w0, 4) : w0, low);
-            __m256i x1 = _mm256_and_si256(high ? _mm256_srli_epi16(w1, 4) : w1, low);
-            for (uint32_t t = 0; t < n; t++) {
-                __m256i q = four(a[t]->q + g * 8 + high * 4);
-                isum[t][0] = _mm256_add_epi16(isum[t][0], _mm256_maddubs_epi16(x0, q));
-                isum[t][1] = _mm256_add_epi16(isum[t][1], _mm256_maddubs_epi16(x1, q));
-            }
-            LOAD_AS_WE_GO();
-        }
-    }
-    for (uint32_t t = 0; t < n; t++)
-        for (uint32_t half = 0; half < 2; half++) isum[t][half] = _mm256_madd_epi16(isum[t][half], ones);
-}
-
-/* The weight's sign goes to the activation, since one factor must be unsigned; |w| = 128 still fits: 2 * 128 * 127 = 32,512. */
-INLINE void isum_q8(__m256i (*isum)[2], const uint8_t *tile, const kernels_act *const *a, const uint32_t n) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    for (uint32_t t = 0; t < n; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
-    for (uint32_t g = 0; g < 8; g++) {
-        for (uint32_t half = 0; half < 2; half++) {
-            __m256i w = load(tile + g * 64 + half * 32), positive = _mm256_abs_epi8(w);
-            for (uint32_t t = 0; t < n; t++) {
-                __m256i p = _mm256_maddubs_epi16(positive, _mm256_sign_epi8(four(a[t]->q + g * 4), w));
-                isum[t][half] = _mm256_add_epi32(isum[t][half], _mm256_madd_epi16(p, ones));
-            }
-        }
-        LOAD_AS_WE_GO();
-    }
-}
-
-/* Adds one tile to the sums of n tokens. */
-INLINE void add_tile(__m256 (*acc)[2], const uint8_t *tile, kernels_format format, const kernels_act *const *a,
-                     const uint32_t n) {
-    __m256i isum[KERNELS_TILE_TOKENS][2];
-    const uint8_t *scales = tile + (format == KERNELS_Q8_0 ? VALUES : NIBBLES);
-    if (format == KERNELS_Q8_0)
-        isum_q8(isum, tile, a, n);
-    else
-        isum_q4(isum, tile, a, n);
-    for (uint32_t half = 0; half < 2; half++) {
-        __m256 d = halves(scales + 16 * half);
-        for (uint32_t t = 0; t < n; t++) {
-            __m256i s = isum[t][half];
-            if (format == KERNELS_Q4_0) s = _mm256_sub_epi32(s, _mm256_set1_epi32(8 * a[t]->sum)); /* values are nibble - 8 */
-            acc[t][half] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a[t]->d)), _mm256_cvtepi32_ps(s), acc[t][half]);
-            if (format == KERNELS_Q4_1)
-                acc[t][half] = _mm256_fmadd_ps(halves(scales + 32 + 16 * half), _mm256_set1_ps(a[t]->d_sum), acc[t][half]);
-        }
-    }
-}
-
-INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *tile, size_t tile_bytes, kernels_format format,
-                          const void *x, size_t stride, const uint32_t n, uint32_t n_k) {
-    const uint32_t n_blocks = n_k / KERNELS_GROUP, chunk = KERNELS_CHUNK / KERNELS_GROUP;
-    for (uint32_t b0 = 0; b0 < n_blocks; b0 += chunk) {
-        uint32_t end = n_blocks - b0 < chunk ? n_blocks : b0 + chunk;
-        __m256 acc[KERNELS_TILE_TOKENS][2];
-        for (uint32_t t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
-        for (uint32_t b = b0; b < end; b++) {
-            const kernels_act *a[KERNELS_TILE_TOKENS];
-            for (uint32_t t = 0; t < n; t++) a[t] = (const kernels_act *)((const char *)x + t * stride) + b;
-            add_tile(acc, tile + b * tile_bytes, format, a, n);
-        }
-        for (uint32_t t = 0; t < n; t++)
-            for (uint32_t half = 0; half < 2; half++) {
-                float *sum = out[t] + HALF_ROWS * half;
-                _mm256_storeu_ps(sum, b0 ? _mm256_add_ps(_mm256_loadu_ps(sum), acc[t][half]) : acc[t][half]);
-            }
-    }
-}
-
-/* -- float products ------------------------------------------------------------------------------------------------------ */
-
-INLINE void float_product(float (*out)[KERNELS_LANES], const uint8_t *tile, size_t tile_bytes, kernels_format format,
-                          const void *x, size_t stride, const uint32_t n, uint32_t n_k) {
-    for (uint32_t k0 = 0; k0 < n_k; k0 += KERNELS_CHUNK) {
-        uint32_t end = n_k - k0 < KERNELS_CHUNK ? n_k : k0 + KERNELS_CHUNK;
-        __m256 acc[KERNELS_TILE_TOKENS][2];
-        for (uint32_t t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
-        for (uint32_t k = k0; k < end; k++) {
-            const uint8_t *w = tile + k * tile_bytes;
-            __m256 w0 = format == KERNELS_F32 ? _mm256_loadu_ps((const void *)w) : halves(w);
-            __m256 w1 = format == KERNELS_F32 ? _mm256_loadu_ps((const void *)(w + 32)) : halves(w + 16);
-            for (uint32_t t = 0; t < n; t++) {
-                __m256 v = _mm256_broadcast_ss((const float *)((const char *)x + t * stride) + k);
-                acc[t][0] = _mm256_fmadd_ps(w0, v, acc[t][0]);
-                acc[t][1] = _mm256_fmadd_ps(w1, v, acc[t][1]);
-            }
-        }
-        for (uint32_t t = 0; t < n; t++)
-            for (uint32_t half = 0; half < 2; half++) {
-                float *sum = out[t] + HALF_ROWS * half;
-                _mm256_storeu_ps(sum, k0 ? _mm256_add_ps(_mm256_loadu_ps(sum), acc[t][half]) : acc[t][half]);
-            }
-    }
-}
-
-/* One function a format, with the number of tokens a constant of each case. */
-#define PRODUCT(id, kind, tile_bytes)                                                                                            \
-    static void product_##id(float(*out)[KERNELS_LANES], const uint8_t *tile, const void *x, size_t stride, uint32_t n,          \
-                             uint32_t n_k) {                                                                                     \
-        switch (n) {                                                                                                             \
-        case 1: kind##_product(out, tile, tile_bytes, KERNELS_##id, x, stride, 1, n_k); break;                                   \
-        case 2: kind##_product(out, tile, tile_bytes, KERNELS_##id, x, stride, 2, n_k); break;                                   \
-        case 3: kind##_product(out, tile, tile_bytes, KERNELS_##id, x, stride, 3, n_k); break;                                   \
-        default: kind##_product(out, tile, tile_bytes, KERNELS_##id, x, stride, 4, n_k); break;                                  \
-        }                                                                                                                        \
-    }
-PRODUCT(F32, float, 64)
-PRODUCT(F16, float, 32)
-PRODUCT(Q4_0, block, NIBBLES + 32)
-PRODUCT(Q4_1, block, NIBBLES + 64)
-PRODUCT(Q8_0, block, VALUES + 32)
-
 /* -- rows ---------------------------------------------------------------------------------------------------------------- */
-
-/* fmath_expf, eight at a time. Operand order of min and max lets NaN through. */
-INLINE __m256 exp8(__m256 x) {
-    const __m256 round = _mm256_set1_ps(FMATH_EXPF_ROUND);
-    x = _mm256_max_ps(_mm256_set1_ps(FMATH_EXPF_MIN), _mm256_min_ps(_mm256_set1_ps(FMATH_EXPF_MAX), x));
-    __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(FMATH_EXPF_LOG2E), round), n = _mm256_sub_ps(t, round);
-    __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(round));
-    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-FMATH_EXPF_LN2_HI), x);
-    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-FMATH_EXPF_LN2_LO), r);
-    __m256 p = _mm256_set1_ps(FMATH_EXPF_P5);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P4));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P3));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P2));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P1));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(FMATH_EXPF_P0));
-    __m256 y = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-    __m256i half = _mm256_srai_epi32(i, 1), rest = _mm256_sub_epi32(i, half), bias = _mm256_set1_epi32(127);
-    y = _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23)));
-    return _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23)));
-}
 
 /* The first n < 8 floats, the others 0. */
 INLINE __m256i first(uint32_t n) {
@@ -202,6 +42,17 @@ INLINE __m256 dot8(const float *a, const float *b, uint32_t n) {
         s1 = _mm256_fmadd_ps(a1, b1, s1);
     }
     return _mm256_add_ps(s0, s1);
+}
+
+static void add_on_grid(double *sum, const float *y, uint32_t n, double limit) {
+    const __m256d m = _mm256_set1_pd(0x1.8p24), limit4 = _mm256_set1_pd(limit), nan = _mm256_set1_pd(NAN);
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    for (uint32_t i = 0; i < n; i += 4) {
+        __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(y + i));
+        __m256d fits = _mm256_cmp_pd(_mm256_andnot_pd(sign, x), limit4, _CMP_LT_OQ);
+        x = _mm256_blendv_pd(nan, _mm256_sub_pd(_mm256_add_pd(x, m), m), fits);
+        _mm256_storeu_pd(sum + i, _mm256_add_pd(_mm256_loadu_pd(sum + i), x));
+    }
 }
 
 static void quantize_full(kernels_act *out, const float *x) {
@@ -365,15 +216,17 @@ static void attend(kernels_softmax *s, float *o, const float *q, const float *k,
 
 static const kernels_primitives table = {
     .isa = "avx2",
-    .product = {[KERNELS_F32] = product_F32,
-                [KERNELS_F16] = product_F16,
-                [KERNELS_Q4_0] = product_Q4_0,
-                [KERNELS_Q4_1] = product_Q4_1,
-                [KERNELS_Q8_0] = product_Q8_0},
+    .product =
+        {
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx2_product_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+        },
+    .add_on_grid = add_on_grid,
     .quantize = quantize,
     .rmsnorm = rmsnorm,
-    .rope = rope,
-    .swiglu = swiglu,
+    .rope = {[KERNELS_ROPE_NEIGHBOURS] = rope, [KERNELS_ROPE_HALVES] = kernels_avx2_rope_halves},
+    .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = kernels_avx2_geglu},
     .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
     .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
     .attend = attend,

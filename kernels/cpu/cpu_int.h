@@ -29,6 +29,7 @@ struct kernels_weight {
     kernels_slab *slab;
     kernels_product *product;
     uint32_t rows, cols;
+    uint32_t first_k;   /* columns of the first tile that are not the weight's: it starts inside a block */
     size_t strip_bytes; /* the tiles of KERNELS_LANES rows, ascending K */
     uint8_t *strips;    /* [(rows + 15) / 16][strip_bytes] */
 };
@@ -62,16 +63,21 @@ void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels
 void kernels_cpu_rmsnorm(kernels_device *d, kernels_view out, kernels_view x, kernels_view w, uint32_t n, uint32_t dim,
                          float eps);
 void kernels_cpu_add_reduced(kernels_device *d, kernels_view x, kernels_view sum, uint32_t n, uint32_t dim);
+void kernels_cpu_add_normed(kernels_device *d, kernels_view x, kernels_view sum, kernels_view w, uint32_t n, uint32_t dim,
+                            float eps);
+void kernels_cpu_add_bias(kernels_device *d, kernels_view x, kernels_view bias, uint32_t n, uint32_t dim);
+void kernels_cpu_scale(kernels_device *d, kernels_view x, float factor, uint32_t n, uint32_t dim);
 void kernels_cpu_rope(kernels_device *d, kernels_view x, kernels_view table, const uint32_t *position, uint32_t n,
-                      uint32_t n_heads, uint32_t head_dim);
-void kernels_cpu_swiglu(kernels_device *d, kernels_view out, kernels_view gate, kernels_view up, uint32_t n, uint32_t dim);
+                      uint32_t n_heads, uint32_t head_dim, kernels_rope_pairs pairs);
+void kernels_cpu_glu(kernels_device *d, kernels_view out, kernels_view gate, kernels_view up, uint32_t n, uint32_t dim,
+                     kernels_activation activation);
 void kernels_cpu_gather(kernels_device *d, kernels_view out, kernels_view x, const uint32_t *index, uint32_t n, uint32_t dim);
 void kernels_cpu_find_bad(kernels_device *d, uint8_t *bad, kernels_view x, uint32_t n, uint32_t dim);
 
 void kernels_cpu_kv_write(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view k, kernels_view v,
                           const kernels_row *rows, uint32_t n);
 void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q,
-                           const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of);
+                           const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of, uint32_t window);
 void kernels_cpu_kv_move(kernels_device *d, const kernels_kv *kv, const uint32_t *blocks, uint32_t to_slot, uint32_t from_slot);
 
 #endif

@@ -37,6 +37,7 @@ typedef struct {
     uint32_t n, n_strips, strips_a_part;
     float *out; /* [n][rows]; NULL for units */
     double *sums, limit;
+    void (*add_on_grid)(double *sum, const float *y, uint32_t n, double limit);
     uint32_t unit_cols;
 } product_job;
 
@@ -46,30 +47,23 @@ static void product_strip(const product_job *job, uint32_t strip, uint32_t t, ui
     const kernels_weight *w = job->w;
     uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
     float y[KERNELS_TILE_TOKENS][KERNELS_LANES];
-    w->product(y, w->strips + strip * w->strip_bytes, job->x + t * job->stride_bytes, job->stride_bytes, n_tokens, w->cols);
+    w->product(y, w->strips + strip * w->strip_bytes, w->first_k, job->x + t * job->stride_bytes, job->stride_bytes, n_tokens,
+               w->cols);
     for (uint32_t i = 0; i < n_tokens; i++) memcpy(job->out + (size_t)(t + i) * w->rows + row0, y[i], n_rows * sizeof(float));
-}
-
-/* A partial on the grid of 2^-28, half to even; NaN if it could make a sum of units inexact (docs/numerics.md). */
-static inline double on_grid(float x, double limit) {
-    const double m = 0x1.8p24;
-    double y = x;
-    return y > -limit && y < limit ? (y + m) - m : __builtin_nan("");
 }
 
 static void units_strip(const product_job *job, uint32_t strip, uint32_t t, uint32_t n_tokens) {
     const kernels_weight *w = job->w;
     const kernels_layout *l = w->layout;
     uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
-    size_t column_bytes = kernels_layout_is_float(l) ? sizeof(float) : sizeof(kernels_act);
+    size_t step_bytes = kernels_layout_is_float(l) ? sizeof(float) : sizeof(kernels_act);
     double sum[KERNELS_TILE_TOKENS][KERNELS_LANES] = {{0}};
     for (uint32_t k = 0; k < w->cols; k += job->unit_cols) {
         float y[KERNELS_TILE_TOKENS][KERNELS_LANES];
-        w->product(y, w->strips + strip * w->strip_bytes + (size_t)(k / l->tile_k) * l->tile_bytes,
-                   job->x + t * job->stride_bytes + k / l->tile_k * column_bytes, job->stride_bytes, n_tokens,
+        w->product(y, w->strips + strip * w->strip_bytes, w->first_k + k,
+                   job->x + t * job->stride_bytes + k / l->step_k * step_bytes, job->stride_bytes, n_tokens,
                    least(job->unit_cols, w->cols - k));
-        for (uint32_t i = 0; i < n_tokens; i++)
-            for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) sum[i][lane] += on_grid(y[i][lane], job->limit);
+        job->add_on_grid(sum[0], y[0], n_tokens * KERNELS_LANES, job->limit);
     }
     for (uint32_t i = 0; i < n_tokens; i++) memcpy(job->sums + (size_t)(t + i) * w->rows + row0, sum[i], n_rows * sizeof(double));
 }
@@ -104,12 +98,13 @@ void kernels_cpu_matmul(kernels_device *d, kernels_view out, const kernels_weigh
 
 void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
                               uint32_t n, uint32_t unit_cols, uint32_t n_units_total) {
-    INVARIANT(unit_cols && unit_cols % w->layout->tile_k == 0 && n_units_total);
+    INVARIANT(unit_cols && unit_cols % w->layout->step_k == 0 && n_units_total);
     double limit = 0x1p25 / n_units_total;
     product_job job = {.w = w,
                        .n = n,
                        .sums = kernels_cpu_at(out, (size_t)n * w->rows * sizeof(double)),
                        .limit = limit < 0x1p23 ? limit : 0x1p23,
+                       .add_on_grid = d->primitives->add_on_grid,
                        .unit_cols = unit_cols};
     run(d, &job, x, act);
 }

@@ -48,6 +48,7 @@ typedef struct {
     kernels_weight *w;
     const uint8_t *from; /* first block of the first row */
     size_t row_bytes, block_bytes;
+    uint32_t n_tiles; /* of a strip */
 } pack_job;
 
 static void pack_strip(void *context, uint32_t strip) {
@@ -55,7 +56,7 @@ static void pack_strip(void *context, uint32_t strip) {
     const kernels_layout *l = job->w->layout;
     uint32_t row0 = strip * KERNELS_LANES, n = job->w->rows - row0 < KERNELS_LANES ? job->w->rows - row0 : KERNELS_LANES;
     uint8_t *tile = job->w->strips + strip * job->w->strip_bytes;
-    for (uint32_t b = 0; b < job->w->cols / l->tile_k; b++, tile += l->tile_bytes)
+    for (uint32_t b = 0; b < job->n_tiles; b++, tile += l->tile_bytes)
         for (uint32_t lane = 0; lane < n; lane++) /* lanes behind the last row stay 0 */
             l->pack(tile, job->from + (row0 + lane) * job->row_bytes + b * job->block_bytes, lane);
 }
@@ -64,16 +65,19 @@ st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, ui
                                   uint32_t n_cols, kernels_weight **out) {
     const kernels_format_info *f = kernels_format_of(m->format);
     if (!f) return ST_ERR_UNSUPPORTED;
+    const kernels_layout *l = kernels_layout_of(m->format);
     if (!n_rows || !n_cols || row0 > m->rows || n_rows > m->rows - row0 || col0 > m->cols || n_cols > m->cols - col0 ||
-        m->cols % f->block_elements || col0 % f->block_elements || n_cols % f->block_elements)
+        m->cols % l->tile_k || col0 % l->step_k || n_cols % l->step_k)
         return ST_ERR_INVALID_ARGUMENT;
     kernels_weight *w = mem_alloc(1, sizeof *w);
     if (!w) return ST_FATAL_MEMORY;
-    w->layout = kernels_layout_of(m->format);
-    w->product = d->primitives->product[m->format] ? d->primitives->product[m->format] : w->layout->product;
+    w->layout = l;
+    w->product = d->primitives->product[m->format] ? d->primitives->product[m->format] : l->product;
     w->rows = n_rows;
     w->cols = n_cols;
-    w->strip_bytes = (size_t)n_cols / w->layout->tile_k * w->layout->tile_bytes;
+    w->first_k = col0 % l->tile_k;
+    uint32_t n_tiles = (w->first_k + n_cols - 1) / l->tile_k + 1;
+    w->strip_bytes = (size_t)n_tiles * l->tile_bytes;
     uint32_t n_strips = (n_rows - 1) / KERNELS_LANES + 1;
     size_t bytes = (kernels_cpu_weight_bytes(w) + 63) / 64 * 64;
     w->slab = slab_with(d, bytes);
@@ -85,9 +89,9 @@ st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, ui
     w->slab->used_bytes += bytes;
     w->slab->n_weights++;
     d->n_weights++;
-    size_t row_bytes = (size_t)m->cols / f->block_elements * f->block_bytes;
-    pack_job job = {w, (const uint8_t *)m->bytes + row0 * row_bytes + (size_t)col0 / f->block_elements * f->block_bytes,
-                    row_bytes, f->block_bytes};
+    size_t row_bytes = (size_t)m->cols / l->tile_k * f->block_bytes;
+    pack_job job = {w, (const uint8_t *)m->bytes + row0 * row_bytes + (size_t)col0 / l->tile_k * f->block_bytes, row_bytes,
+                    f->block_bytes, n_tiles};
     pool_run(d->threads, n_strips, pack_strip, &job);
     *out = w;
     return ST_OK;
@@ -113,10 +117,13 @@ static void embed_row(void *context, uint32_t i) {
     const kernels_weight *w = job->table;
     uint32_t token = job->token[i];
     INVARIANT(token < w->rows);
-    const uint8_t *tile = w->strips + token / KERNELS_LANES * w->strip_bytes;
+    const kernels_layout *l = w->layout;
+    const uint8_t *strip = w->strips + token / KERNELS_LANES * w->strip_bytes;
     float *out = job->out + (size_t)i * w->cols;
-    for (uint32_t k = 0; k < w->cols; k += w->layout->tile_k, tile += w->layout->tile_bytes)
-        w->layout->unpack(out + k, tile, token % KERNELS_LANES);
+    for (uint32_t c = 0; c < w->cols; c += l->step_k) {
+        uint32_t k = w->first_k + c;
+        l->unpack(out + c, strip + (size_t)(k / l->tile_k) * l->tile_bytes, k % l->tile_k, token % KERNELS_LANES);
+    }
 }
 
 void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_weight *table, const uint32_t *token, uint32_t n) {

@@ -5,6 +5,14 @@
 #include "kernels/kernels_int.h"
 #include <math.h> /* NAN; sqrtf and rintf are exact by IEEE 754 */
 
+static void add_on_grid(double *sum, const float *y, uint32_t n, double limit) {
+    const double m = 0x1.8p24;
+    for (uint32_t i = 0; i < n; i++) {
+        double x = y[i];
+        sum[i] += x > -limit && x < limit ? (x + m) - m : __builtin_nan("");
+    }
+}
+
 static void quantize_group(kernels_act *out, const float *x, uint32_t n) {
     uint32_t amax = 0; /* as bits: NaN sorts above infinity, on every instruction set */
     for (uint32_t i = 0; i < n; i++) {
@@ -92,10 +100,11 @@ static void attend(kernels_softmax *s, float *o, const float *q, const float *k,
 
 static const kernels_primitives table = {
     .isa = "scalar",
+    .add_on_grid = add_on_grid,
     .quantize = quantize,
     .rmsnorm = rmsnorm,
-    .rope = rope,
-    .swiglu = swiglu,
+    .rope = {[KERNELS_ROPE_NEIGHBOURS] = rope, [KERNELS_ROPE_HALVES] = kernels_ref_rope_halves},
+    .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = kernels_ref_geglu},
     .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
     .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
     .attend = attend,

@@ -16,7 +16,8 @@ MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
 TWIN = {"name": "twin", "kind": "model", "threads": 1, "kv_tokens": 8192}  # the target's own file
 PATIENT = {"draft_wait_ms": 60000}  # a busy machine may be slow: no draft is to come late
 POLICIES = ["lookup", "fixed:code", "fixed:twin", "all"]
-SAMPLED = [{}, {"temperature": 1.0, "seed": 7}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 8}]
+SAMPLED = [{}, {"temperature": 1.0, "seed": 7}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 8},
+           {"temperature": 0.9, "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "min_tokens": 20, "seed": 9}]
 STORY = [("user", "Tell me a long story about a ship.")]
 OWN_PROMPTS = ["Write a Python function that reverses a string.", "Repeat this sentence five times: the quick brown fox jumps.",
                "Anna has 12 apples, gives away 5 and buys 9. How many does she have?", "What is a fever, and when is it dangerous?"]
@@ -34,7 +35,7 @@ def prompts():
     return found
 
 
-REQUESTS = [([("user", prompt)], {"max_tokens": 32, **SAMPLED[i % 3]}) for i, prompt in enumerate(prompts())]
+REQUESTS = [([("user", prompt)], {"max_tokens": 32, **SAMPLED[i % len(SAMPLED)]}) for i, prompt in enumerate(prompts())]
 
 
 @pytest.fixture(scope="module")

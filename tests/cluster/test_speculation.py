@@ -9,7 +9,10 @@ REPEATING = [("user", "Repeat this sentence five times: the quick brown fox jump
 PROMPTS = [REPEATING, [("user", "Write a Python function that reverses a string.")], "1, 2, 3, 4, 5, 6, 7,", "Once upon a time"]
 
 
-@pytest.mark.parametrize("sampled", [{}, {"temperature": 1.0, "top_p": 0.95, "seed": 7}], ids=["greedy", "at temperature 1"])
+BENT = {"temperature": 0.7, "typical_p": 0.95, "repetition_penalty": 1.05, "presence_penalty": -0.3, "frequency_penalty": 0.1, "min_tokens": 70, "seed": 7}
+
+
+@pytest.mark.parametrize("sampled", [{}, {"temperature": 1.0, "top_p": 0.95, "seed": 7}, BENT], ids=["greedy", "at temperature 1", "bent"])
 def test_answers_are_the_same_with_and_without(cluster, sampled):
     accepted = 0
     for prompt in PROMPTS:

@@ -98,8 +98,8 @@ static void one_event(world *w) {
         ev.tokens = tokens;
         ev.n_tokens = byte(w);
         ev.max_tokens = byte(w);
-        ev.end_tokens = tokens;
-        ev.n_end_tokens = byte(w) % 8;
+        ev.rules.ends = tokens;
+        ev.rules.n_ends = byte(w) % 8;
         ev.deadline_ns = byte(w);
         ev.speculation = policies[byte(w) % 8];
     }

@@ -262,6 +262,7 @@ static void describe(house *h, const house_options *o) {
     static char address[] = "127.0.0.1:0";
     const bool drafts = h->n_members > DRAFTER;
     h->topology = (config_topology){.listen = address,
+                                    .chat_template = "",
                                     .speculation = drafts ? "fixed:d" : "none",
                                     .draft_budget = drafts ? BUDGET : 0,
                                     .draft_wait_ms = o->draft_wait_ms,

@@ -8,7 +8,7 @@
 
 static uint32_t accept(uint32_t n_known, uint32_t n_limit, const uint32_t *tokens, uint32_t n, sched_finish *finish) {
     const uint32_t ends[] = {7, 9};
-    sched_request r = {.n_prompt = 1, .n_known = n_known, .n_limit = n_limit, .ends = ends, .n_ends = 2};
+    sched_request r = {.n_prompt = 1, .n_known = n_known, .n_limit = n_limit, .rules = {.ends = ends, .n_ends = 2}};
     return sched_accept(&r, tokens, n, finish);
 }
 
@@ -37,24 +37,34 @@ static void an_item_answers_only_what_was_asked(void **state) {
     static const sched_tree tree = {.tree = {3, {4, 5, 6}, {NOUNS_TREE_ROOT, 0, 0}, {1, 1, 1}}};
     const uint32_t tokens[] = {4, 6, 9, 9};
     const sched_asked chunk = {.n_prefix = 16}, verify = {.n_prefix = 1, .drafts = &tree, .chooses = true};
-    const seq_id seq = {5}, other = {6};
-    proto_item item = {.seq = seq, .tokens = tokens};
-    assert_true(sched_answers(&chunk, seq, &item));
-    assert_false(sched_answers(&chunk, other, &item));
-    assert_false(sched_answers(&verify, seq, &item)); /* a choice is due */
+    sched_request r = {.seq = {5}}, other = {.seq = {6}};
+    proto_item item = {.seq = {5}, .tokens = tokens};
+    assert_true(sched_answers(&chunk, &r, &item));
+    assert_false(sched_answers(&chunk, &other, &item));
+    assert_false(sched_answers(&verify, &r, &item)); /* a choice is due */
     item.n_tokens = 1;
-    assert_false(sched_answers(&chunk, seq, &item)); /* none is */
-    assert_true(sched_answers(&verify, seq, &item));
+    assert_false(sched_answers(&chunk, &r, &item)); /* none is */
+    assert_true(sched_answers(&verify, &r, &item));
     item.n_tokens = 3; /* two drafts, one under the other, and a bonus */
-    assert_true(sched_answers(&verify, seq, &item));
-    assert_false(sched_answers(&(sched_asked){.n_prefix = 1, .chooses = true}, seq, &item)); /* none were asked about */
-    item.n_tokens = 4;                                                                       /* the third is no draft */
-    assert_false(sched_answers(&verify, seq, &item));
+    assert_true(sched_answers(&verify, &r, &item));
+    assert_false(sched_answers(&(sched_asked){.n_prefix = 1, .chooses = true}, &r, &item)); /* none were asked about */
+    const float logs[] = {-1, -2, -3};
+    item.logprobs = (token_logprobs){.n_top = 2, .own = logs};
+    assert_false(sched_answers(&verify, &r, &item)); /* nor asked for */
+    r.rules.logprobs = 3;
+    assert_true(sched_answers(&verify, &r, &item));
+    r.rules.logprobs = 2;
+    assert_false(sched_answers(&verify, &r, &item));
+    item.logprobs = (token_logprobs){0};
+    assert_false(sched_answers(&verify, &r, &item));
+    r.rules.logprobs = 0;
+    item.n_tokens = 4; /* the third is no draft */
+    assert_false(sched_answers(&verify, &r, &item));
     item.tokens = tokens + 1; /* no path from the root */
     item.n_tokens = 2;
-    assert_false(sched_answers(&verify, seq, &item));
+    assert_false(sched_answers(&verify, &r, &item));
     item.code = ST_ERR_NUMERIC; /* then tokens do not count */
-    assert_true(sched_answers(&verify, seq, &item));
+    assert_true(sched_answers(&verify, &r, &item));
 }
 
 static void accepted_drafts_are_cached_and_the_bonus_is_not(void **state) {

@@ -263,6 +263,7 @@ static void carry_out(world *w, const proto_plan *p) {
         rank_sequence *r = rank_of(w, o->seq);
         const client *c = &w->clients[o->seq.value - 1];
         CHECK(w, !r->open && r->n_known == 0 && o->n_tokens == c->n_prompt && !c->over);
+        CHECK(w, o->n_answered == 0 && o->rules.ends == c->ends);
         *r = (rank_sequence){.open = true, .n_known = o->n_tokens, .last_step = w->steps - 1};
         memcpy(r->tokens, o->tokens, o->n_tokens * sizeof *r->tokens);
     }
@@ -347,6 +348,9 @@ static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
         uint64_t at = p->open[i].seq.value - 1;
         CHECK(w, !d->sequences[at].open);
         d->sequences[at].open = true;
+        uint32_t n_prompt = w->clients[at].n_prompt, n_tokens = p->open[i].n_tokens;
+        CHECK(w, p->open[i].n_answered == (n_tokens > n_prompt ? n_tokens - n_prompt : 0));
+        CHECK(w, p->open[i].rules.ends == w->clients[at].ends);
         d->sequences[at].n = p->open[i].n_tokens;
         memcpy(d->sequences[at].tokens, p->open[i].tokens, p->open[i].n_tokens * sizeof *d->sequences[at].tokens);
     }
@@ -362,6 +366,10 @@ static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
 
 /* ---- the loop around the scheduler ---- */
 
+/* Every other request asks for log-probabilities and the likeliest token. */
+static bool wants_logprobs(seq_id seq) { return seq.value % 2; }
+static float log_of(uint32_t token) { return -0.5f * (float)token; }
+
 static void take_action(world *w, const sched_action *a) {
     client *c = a->seq.value > 0 ? &w->clients[a->seq.value - 1] : NULL;
     switch (a->kind) {
@@ -369,6 +377,9 @@ static void take_action(world *w, const sched_action *a) {
     case SCHED_ACT_DRAFT: carry_out_draft(w, &w->drafters[a->drafter], a->plan); break;
     case SCHED_ACT_TOKENS:
         CHECK(w, c && c->sent && !c->over && a->n_tokens > 0 && c->n_got + a->n_tokens <= CONTEXT);
+        CHECK(w, (a->logprobs.own != NULL) == wants_logprobs(a->seq));
+        for (uint32_t i = 0; a->logprobs.own && i < a->n_tokens; i++)
+            CHECK(w, a->logprobs.own[i] == log_of(a->tokens[i]) && a->logprobs.top[i] == a->tokens[i] + 1);
         memcpy(c->got + c->n_got, a->tokens, a->n_tokens * sizeof *a->tokens);
         c->n_got += a->n_tokens;
         break;
@@ -401,15 +412,15 @@ static void send_request(world *w) {
     client *c = &w->clients[w->n_sent++];
     invent(w, c);
     c->sent = true;
-    step(w, &(sched_event){.kind = SCHED_REQUEST,
-                           .seq = {w->n_sent},
-                           .tokens = c->prompt,
-                           .n_tokens = c->n_prompt,
-                           .max_tokens = c->max_tokens,
-                           .speculation = c->speculation,
-                           .end_tokens = c->ends,
-                           .n_end_tokens = c->n_ends,
-                           .deadline_ns = c->deadline_ns});
+    step(w,
+         &(sched_event){.kind = SCHED_REQUEST,
+                        .seq = {w->n_sent},
+                        .tokens = c->prompt,
+                        .n_tokens = c->n_prompt,
+                        .max_tokens = c->max_tokens,
+                        .speculation = c->speculation,
+                        .rules = {.ends = c->ends, .n_ends = c->n_ends, .logprobs = wants_logprobs((seq_id){w->n_sent}) ? 2 : 0},
+                        .deadline_ns = c->deadline_ns});
 }
 
 static void cancel(world *w) {
@@ -436,10 +447,15 @@ static void deliver(world *w) {
     if (w->result.plan_id == 0) return;
     proto_result result = w->result;
     proto_item items[PROTO_MAX_PLAN_SEQUENCES];
-    uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS];
+    uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS], top[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS];
+    float logs[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS];
     memcpy(items, w->items, sizeof items);
     memcpy(tokens, w->tokens, sizeof w->tokens);
-    for (uint32_t i = 0; i < result.n_items; i++) items[i].tokens = tokens[i];
+    for (uint32_t i = 0; i < result.n_items; i++) {
+        items[i].tokens = tokens[i];
+        for (uint32_t k = 0; k < items[i].n_tokens; k++) logs[i][k] = log_of(tokens[i][k]), top[i][k] = tokens[i][k] + 1;
+        if (wants_logprobs(items[i].seq)) items[i].logprobs = (token_logprobs){1, logs[i], top[i], logs[i]};
+    }
     result.items = items;
     if (result.n_items > 0 && draw(w, 500) == 0) garble(w, &result, items);
     w->result.plan_id = 0;

@@ -131,8 +131,8 @@ static void read_request(script *sc, sched_event *ev, char **words, uint32_t n) 
     ev->n_tokens = (uint32_t)number_of(words, n, "prompt", 0);
     ev->max_tokens = (uint32_t)number_of(words, n, "max", 0);
     ev->deadline_ns = number_of(words, n, "deadline", 0);
-    ev->n_end_tokens = list_of(value_of(words, n, "end"), ends, 8);
-    ev->end_tokens = ends;
+    ev->rules.n_ends = list_of(value_of(words, n, "end"), ends, 8);
+    ev->rules.ends = ends;
     ev->speculation = value_of(words, n, "speculation");
     ev->sampling = (sampling){.temperature = 0, .top_p = 1};
 }

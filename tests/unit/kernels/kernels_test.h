@@ -16,6 +16,7 @@
 #include "base/philox.h"
 #include "kernels/half.h"
 #include "kernels/kernels_int.h"
+#include "kernels/tile.h"
 #include <math.h>
 #include <string.h>
 
@@ -49,10 +50,18 @@ static inline uint8_t *random_blocks(values *v, kernels_format format, uint32_t 
             memcpy(b, &x, 4);
         } else if (format == KERNELS_F16) {
             memcpy(b, &m, 2);
+        } else if (format == KERNELS_BF16) {
+            memcpy(b, (uint8_t *)&x + 2, 2);
         } else {
+            const tile_shape *s = &tile_shapes[format];
+            float sub = s->scale == TILE_BYTES ? 16.0f : 1.0f; /* sub-scales make a scale so much larger */
+            uint16_t less = half_of_float(x * 0.05f / sub);
             for (uint32_t k = 0; k < f->block_bytes; k++) b[k] = (uint8_t)next_u32(v);
-            memcpy(b, &d, 2);
-            if (f->has_min) memcpy(b + 2, &m, 2);
+            if (s->scale == TILE_E8M0)
+                b[s->d_at] = (uint8_t)(118 + b[s->d_at] % 8);
+            else
+                memcpy(b + s->d_at, sub > 1 ? &less : &d, 2);
+            if (s->has_min) memcpy(b + s->d_at + 2, &m, 2);
         }
     }
     return bytes;

@@ -6,13 +6,13 @@ static const uint32_t kv_head_of[HEADS] = {0, 0, 1, 1, 1};
 
 /* Keys, values and queries of LONGEST positions, and the store. */
 typedef struct {
-    uint32_t dim;
+    uint32_t dim, window;
     float *k, *v, *q; /* [LONGEST][heads][dim] */
 } text;
 
-static text text_open(uint32_t dim, uint64_t seed) {
+static text text_open(uint32_t dim, uint32_t window, uint64_t seed) {
     values v = {.seed = seed};
-    text t = {dim, mem_alloc(LONGEST * KV_HEADS * dim, 4), mem_alloc(LONGEST * KV_HEADS * dim, 4),
+    text t = {dim, window, mem_alloc(LONGEST * KV_HEADS * dim, 4), mem_alloc(LONGEST * KV_HEADS * dim, 4),
               mem_alloc(LONGEST * HEADS * dim, 4)};
     fill(&v, t.k, LONGEST * KV_HEADS * dim, 2.0f);
     fill(&v, t.v, LONGEST * KV_HEADS * dim, 2.0f);
@@ -43,7 +43,7 @@ static void run_rows(rig *r, const kernels_kv *kv, const text *t, const kernels_
     }
     kernels_view o = rig_bytes(r, n * qn * 4);
     r->ops->kv_write(r->d, kv, 1, rig_put(r, k, n * kn * 4), rig_put(r, v, n * kn * 4), rows, n);
-    r->ops->attention(r->d, kv, 1, o, rig_put(r, q, n * qn * 4), rows, n, HEADS, kv_head_of);
+    r->ops->attention(r->d, kv, 1, o, rig_put(r, q, n * qn * 4), rows, n, HEADS, kv_head_of, t->window);
     rig_get(r, out, o, n * qn * 4);
     mem_free(k);
     mem_free(v);
@@ -65,10 +65,11 @@ static void run_text(rig *r, const kernels_kv *kv, const text *t, const uint32_t
 /* What docs/numerics.md says, spelled out for one row and head without chunks of storage, blocks or threads. */
 static void expected_row(const text *t, kernels_kv_type type, uint32_t position, uint32_t head, float *o) {
     const kernels_primitives *p = kernels_ref();
-    uint32_t dim = t->dim;
+    uint32_t dim = t->dim, first = position + 1 > t->window ? position + 1 - t->window : 0;
     kernels_softmax s = {-INFINITY, 0};
     memset(o, 0, dim * sizeof *o);
-    for (uint32_t p0 = 0; p0 <= position; p0 += 32) {
+    for (uint32_t p0 = first / 32 * 32; p0 <= position; p0 += 32) {
+        uint32_t skip = first > p0 ? first - p0 : 0;
         uint32_t n = position + 1 - p0 < 32 ? position + 1 - p0 : 32;
         float k[32 * KERNELS_MAX_HEAD_DIM], v[32 * KERNELS_MAX_HEAD_DIM], stored[KERNELS_MAX_HEAD_DIM];
         for (uint32_t j = 0; j < n; j++) {
@@ -78,19 +79,21 @@ static void expected_row(const text *t, kernels_kv_type type, uint32_t position,
             p->kv_encode[type](stored, t->v + at, dim);
             p->kv_decode[type](v + j * dim, stored, dim);
         }
-        p->attend(&s, o, t->q + (position * HEADS + head) * dim, k, v, n, dim, 1.0f / sqrtf((float)dim));
+        p->attend(&s, o, t->q + (position * HEADS + head) * dim, k + skip * dim, v + skip * dim, n - skip, dim,
+                  1.0f / sqrtf((float)dim));
     }
     for (uint32_t i = 0; i < dim; i++) o[i] *= 1.0f / s.l;
 }
 
 static void attention_is_what_the_contract_says_in_any_batch(void **state) {
     (void)state;
-    static const uint32_t dims[] = {16, 40, 64}, steps[] = {1, 7, 32, 150};
+    static const uint32_t dims[] = {16, 40, 64, 16, 40, 64, 16}, steps[] = {1, 7, 32, 150};
+    static const uint32_t windows[] = {KERNELS_NO_WINDOW, KERNELS_NO_WINDOW, KERNELS_NO_WINDOW, 1, 20, 45, 64};
     const uint32_t blocks[] = {7, 2, 11, 0, 5};
     for (size_t s = 0; s < sizeof dims / sizeof *dims; s++)
         for (int type = 0; type < KERNELS_N_KV_TYPES; type++) {
             uint32_t dim = dims[s], row = HEADS * dim;
-            text t = text_open(dim, 60 + s);
+            text t = text_open(dim, windows[s], 60 + s);
             float *expected = mem_alloc(LONGEST * row, 4), *out = mem_alloc(LONGEST * row, 4);
             for (uint32_t p = 0; p < LONGEST; p++)
                 for (uint32_t h = 0; h < HEADS; h++) expected_row(&t, (kernels_kv_type)type, p, h, expected + p * row + h * dim);
@@ -117,7 +120,7 @@ static void attention_is_what_the_contract_says_in_any_batch(void **state) {
 static void attention_is_softmax_of_scaled_products(void **state) {
     (void)state;
     enum { DIM = 64, AT = 149 };
-    text t = text_open(DIM, 70);
+    text t = text_open(DIM, KERNELS_NO_WINDOW, 70);
     float o[DIM];
     expected_row(&t, KERNELS_KV_F32, AT, 3, o);
     double sum = 0, exact[DIM] = {0};
@@ -134,12 +137,11 @@ static void attention_is_softmax_of_scaled_products(void **state) {
 }
 
 /* A tree over position 60 on: the branch 61, 62, ... of node numbers that jump, among siblings with other keys. */
-static void a_branch_of_a_tree_attends_as_if_it_were_contiguous(void **state) {
-    (void)state;
+static void branch_attends(uint32_t window) {
     enum { DIM = 64, BASE = 60, DEPTH = 9, ROW = HEADS * DIM };
     const uint32_t blocks[] = {3, 9, 1, 4}, straight[] = {6, 5, 8, 10};
     static const uint32_t node[DEPTH] = {0, 2, 3, 7, 8, 11, 14, 15, 19}; /* slots BASE + node; the gaps are other branches */
-    text t = text_open(DIM, 71), other = text_open(DIM, 72);
+    text t = text_open(DIM, window, 71), other = text_open(DIM, window, 72);
     float expected[DEPTH * ROW], out[40 * ROW], *prompt = mem_alloc(LONGEST * ROW, 4);
     for (int isa = 0; isa < RIG_N_ISAS; isa++)
         for (uint32_t threads = 1; threads <= 2; threads++) {
@@ -174,18 +176,24 @@ static void a_branch_of_a_tree_attends_as_if_it_were_contiguous(void **state) {
     text_close(&other);
 }
 
+static void a_branch_of_a_tree_attends_as_if_it_were_contiguous(void **state) {
+    (void)state;
+    static const uint32_t windows[] = {KERNELS_NO_WINDOW, 1, 5, 33};
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) branch_attends(windows[i]);
+}
+
 static void sequences_in_one_batch_do_not_see_each_other(void **state) {
     (void)state;
     enum { DIM = 16, ROW = HEADS * DIM, N = 11 };
     const uint32_t blocks_a[] = {0, 3}, blocks_b[] = {2, 1};
-    text a = text_open(DIM, 73), b = text_open(DIM, 74);
+    text a = text_open(DIM, KERNELS_NO_WINDOW, 73), b = text_open(DIM, KERNELS_NO_WINDOW, 74);
     float expected_a[N * ROW], expected_b[N * ROW], out[2 * N * ROW];
     rig r;
     assert_true(rig_open(&r, NULL, 2));
     kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
     run_text(&r, &kv, &a, blocks_a, 0, N, expected_a);
     run_text(&r, &kv, &b, blocks_b, 0, N, expected_b);
-    text both = text_open(DIM, 75); /* first N positions of a, then of b */
+    text both = text_open(DIM, KERNELS_NO_WINDOW, 75); /* first N positions of a, then of b */
     memcpy(both.k, a.k, N * KV_HEADS * DIM * 4);
     memcpy(both.v, a.v, N * KV_HEADS * DIM * 4);
     memcpy(both.q, a.q, N * ROW * 4);
@@ -212,7 +220,7 @@ static void a_row_that_is_not_finite_spoils_only_rows_that_see_it(void **state) 
     (void)state;
     enum { DIM = 16, ROW = HEADS * DIM, N = 40, BAD = 35 };
     const uint32_t blocks[] = {0, 3};
-    text t = text_open(DIM, 76);
+    text t = text_open(DIM, KERNELS_NO_WINDOW, 76);
     float clean[N * ROW], out[N * ROW];
     rig r;
     assert_true(rig_open(&r, NULL, 2));

@@ -77,10 +77,10 @@ static void run_layer(chain *c, uint32_t index, const kernels_row *rows, const u
     o->matmul(d, c->q, l->q, c->h, c->act, n);
     o->matmul(d, c->k, l->k, c->h, c->act, n);
     o->matmul(d, c->v, l->v, c->h, c->act, n);
-    o->rope(d, c->q, c->rope, position, n, HEADS, HEAD);
-    o->rope(d, c->k, c->rope, position, n, KV_HEADS, HEAD);
+    o->rope(d, c->q, c->rope, position, n, HEADS, HEAD, KERNELS_ROPE_NEIGHBOURS);
+    o->rope(d, c->k, c->rope, position, n, KV_HEADS, HEAD, KERNELS_ROPE_NEIGHBOURS);
     o->kv_write(d, &c->kv, index, c->k, c->v, rows, n);
-    o->attention(d, &c->kv, index, c->a, c->q, rows, n, HEADS, kv_head_of);
+    o->attention(d, &c->kv, index, c->a, c->q, rows, n, HEADS, kv_head_of, KERNELS_NO_WINDOW);
     o->quantize(d, c->act, c->a, n, DIM);
     o->matmul_units(d, c->sum, l->o, c->a, c->act, n, HEAD, HEADS);
     o->add_reduced(d, c->x, c->sum, n, DIM);
@@ -88,7 +88,7 @@ static void run_layer(chain *c, uint32_t index, const kernels_row *rows, const u
     o->quantize(d, c->act, c->h, n, DIM);
     o->matmul(d, c->gate, l->gate, c->h, c->act, n);
     o->matmul(d, c->up, l->up, c->h, c->act, n);
-    o->swiglu(d, c->gate, c->gate, c->up, n, FFN);
+    o->glu(d, c->gate, c->gate, c->up, n, FFN, KERNELS_SILU);
     o->quantize(d, c->act, c->gate, n, FFN);
     /* Units of 256, the last one short; in the second layer one unit longer than a chunk of K. */
     o->matmul_units(d, c->sum, l->down, c->gate, c->act, n, index ? FFN : 256, index ? 1 : 3);

@@ -49,12 +49,14 @@ static void quantizing_equals_ref(void **state) {
             }
 }
 
-static void one_product(const kernels_primitives *p, kernels_format f, uint32_t n_tokens, uint32_t cols, uint64_t seed) {
+/* Columns k0 .. k0 + cols - 1 of a strip. */
+static void one_product(const kernels_primitives *p, kernels_format f, uint32_t n_tokens, uint32_t k0, uint32_t cols,
+                        uint64_t seed) {
     values v = {.seed = seed};
     const kernels_format_info *info = kernels_format_of(f);
     const kernels_layout *l = kernels_layout_of(f);
-    uint8_t *blocks = random_blocks(&v, f, KERNELS_LANES, cols);
-    uint32_t n_tiles = cols / l->tile_k;
+    uint32_t n_tiles = (k0 + cols - 1) / l->tile_k + 1;
+    uint8_t *blocks = random_blocks(&v, f, KERNELS_LANES, n_tiles * l->tile_k);
     uint8_t *tiles = guarded((size_t)n_tiles * l->tile_bytes);
     for (uint32_t lane = 0; lane < KERNELS_LANES; lane++)
         for (uint32_t b = 0; b < n_tiles; b++)
@@ -70,10 +72,10 @@ static void one_product(const kernels_primitives *p, kernels_format f, uint32_t 
     const char *in = kernels_layout_is_float(l) ? (const char *)x : (const char *)act;
     size_t out_bytes = n_tokens * sizeof(float[KERNELS_LANES]);
     float(*all)[KERNELS_LANES] = guarded(out_bytes), (*one)[KERNELS_LANES] = guarded(sizeof *one);
-    p->product[f](all, tiles, in, stride, n_tokens, cols);
+    p->product[f](all, tiles, k0, in, stride, n_tokens, cols);
     assert_guarded(all, out_bytes);
     for (uint32_t t = 0; t < n_tokens; t++) { /* ref, a token at a time: also shows that grouping does not matter */
-        l->product(one, tiles, in + t * stride, stride, 1, cols);
+        l->product(one, tiles, k0, in + t * stride, stride, 1, cols);
         assert_guarded(one, sizeof *one);
         assert_same_floats(one[0], all[t], KERNELS_LANES);
     }
@@ -92,8 +94,11 @@ static void products_equal_ref_for_every_format_and_number_of_tokens(void **stat
         for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
             assert_non_null((*p)->product[f]);
             for (uint32_t n = 1; n <= KERNELS_TILE_TOKENS; n++)
-                for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-                    one_product(*p, f, n, kernels_layout_of(f)->tile_k == 1 ? sizes[s] * 23 : sizes[s] * 32, 100 * n + s + f);
+                for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+                    uint32_t step = kernels_layout_of(f)->step_k;
+                    one_product(*p, f, n, (uint32_t)s % 4 * 3 * step, step == 1 ? sizes[s] * 23 : sizes[s] * step,
+                                100 * n + s + f);
+                }
         }
 }
 
@@ -101,20 +106,27 @@ static void products_equal_ref_for_every_format_and_number_of_tokens(void **stat
 static void products_of_extreme_integers_do_not_saturate(void **state) {
     (void)state;
     for (const kernels_primitives **p = fast; *p; p++)
-        for (kernels_format f = KERNELS_Q4_0; f < KERNELS_N_FORMATS; f++)
+        for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++)
             for (int byte = 0; byte < 256; byte++)
                 for (int sign = -1; sign <= 1; sign += 2) {
                     const kernels_layout *l = kernels_layout_of(f);
-                    uint8_t block[64], *tile = mem_alloc(1, l->tile_bytes);
+                    const tile_shape *shape = &tile_shapes[f];
+                    if (kernels_layout_is_float(l)) continue;
+                    uint8_t block[256], *tile = mem_alloc(1, l->tile_bytes);
                     memset(block, byte, sizeof block);
-                    memcpy(block, (uint8_t[]){0, 0x3c, 0, 0x3c}, kernels_format_of(f)->has_min ? 4 : 2); /* 1.0 */
+                    if (shape->scale == TILE_E8M0)
+                        block[shape->d_at] = 128;
+                    else
+                        memcpy(block + shape->d_at, (uint8_t[]){0, 0x3c, 0, 0x3c}, shape->has_min ? 4 : 2); /* 1.0 */
                     for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->pack(tile, block, lane);
                     kernels_act a = {.d = 1, .d_sum = (float)(sign * 32 * 127), .sum = sign * 32 * 127};
                     memset(a.q, sign * 127, sizeof a.q);
                     float x[1][KERNELS_LANES], y[1][KERNELS_LANES];
-                    l->product(x, tile, &a, sizeof a, 1, 32);
-                    (*p)->product[f](y, tile, &a, sizeof a, 1, 32);
-                    assert_same_floats(x[0], y[0], KERNELS_LANES);
+                    for (uint32_t k = 0; k < l->tile_k; k += KERNELS_GROUP) {
+                        l->product(x, tile, k, &a, sizeof a, 1, KERNELS_GROUP);
+                        (*p)->product[f](y, tile, k, &a, sizeof a, 1, KERNELS_GROUP);
+                        assert_same_floats(x[0], y[0], KERNELS_LANES);
+                    }
                     mem_free(tile);
                 }
 }
@@ -132,21 +144,47 @@ static void row_primitives_equal_ref(void **state) {
                 kernels_ref()->rmsnorm(a, x, w, n, 1e-5f);
                 (*p)->rmsnorm(b, x, w, n, 1e-5f);
                 assert_same_floats(a, b, n);
-                kernels_ref()->swiglu(a, x, w, n);
-                (*p)->swiglu(b, x, w, n);
-                assert_same_floats(a, b, n);
-                uint32_t even = n & ~1u;
-                memcpy(a, x, n * 4);
-                memcpy(b, x, n * 4);
-                kernels_ref()->rope(a, w, 1, even);
-                (*p)->rope(b, w, 1, even);
-                assert_same_floats(a, b, n);
+                for (int k = 0; k < KERNELS_N_ACTIVATIONS; k++) {
+                    kernels_ref()->glu[k](a, x, w, n);
+                    (*p)->glu[k](b, x, w, n);
+                    assert_same_floats(a, b, n);
+                }
+                for (int k = 0; k < KERNELS_N_ROPES; k++) {
+                    memcpy(a, x, n * 4);
+                    memcpy(b, x, n * 4);
+                    kernels_ref()->rope[k](a, w, 1, n & ~1u);
+                    (*p)->rope[k](b, w, 1, n & ~1u);
+                    assert_same_floats(a, b, n);
+                }
                 assert_guarded(b, n * 4);
                 mem_free(a);
                 mem_free(b);
             }
     mem_free(x);
     mem_free(w);
+}
+
+/* Sums of 16 lanes a token, over several partials, with values at and beyond the limit. */
+static void sums_on_the_grid_equal_ref(void **state) {
+    (void)state;
+    enum { N = 4 * KERNELS_LANES };
+    values v = {.seed = 4};
+    float y[N];
+    double a[N], b[N], limits[] = {0x1p23, 0x1p25 / 90, 1.0};
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (uint32_t round = 0; round < 300; round++) {
+            memset(a, 0, sizeof a);
+            memset(b, 0, sizeof b);
+            for (uint32_t partial = 0; partial < 5; partial++) {
+                (round % 3 ? fill(&v, y, N, 3.0f) : fill_odd(&v, y, N));
+                double limit = limits[round % 3];
+                if (partial == 4) y[round % N] = (float)(round & 1 ? limit : -limit); /* just too large */
+                kernels_ref()->add_on_grid(a, y, N, limit);
+                (*p)->add_on_grid(b, y, N, limit);
+            }
+            for (uint32_t i = 0; i < N; i++) assert_true(memcmp(&a[i], &b[i], sizeof a[i]) == 0 || (isnan(a[i]) && isnan(b[i])));
+            assert_true(isnan(a[round % N]));
+        }
 }
 
 /* What the row primitives mean, in plain doubles. */
@@ -162,11 +200,16 @@ static void row_primitives_compute_their_formulas(void **state) {
     kernels_ref()->rmsnorm(out, x, w, DIM, 0.25f);
     for (uint32_t i = 0; i < DIM; i++)
         assert_true(fabs((double)x[i] * (double)w[i] / sqrt(sum / DIM + 0.25) - (double)out[i]) < 1e-5);
-    kernels_ref()->swiglu(out, x, w, DIM);
+    kernels_ref()->glu[KERNELS_SILU](out, x, w, DIM);
     for (uint32_t i = 0; i < DIM; i++)
         assert_true(fabs((double)x[i] * (double)w[i] / (1 + exp(-(double)x[i])) - (double)out[i]) < 1e-5);
+    kernels_ref()->glu[KERNELS_GELU](out, x, w, DIM);
+    for (uint32_t i = 0; i < DIM; i++) {
+        double g = (double)x[i], gelu = 0.5 * g * (1 + tanh(sqrt(2 / acos(-1)) * (g + 0.044715 * g * g * g)));
+        assert_true(fabs(gelu * (double)w[i] - (double)out[i]) < 1e-5);
+    }
     memcpy(out, x, sizeof out);
-    kernels_ref()->rope(out, w, 2, DIM / 2 - 1); /* two heads turn by the same angles */
+    kernels_ref()->rope[KERNELS_ROPE_NEIGHBOURS](out, w, 2, DIM / 2 - 1); /* two heads turn by the same angles */
     for (uint32_t h = 0; h < 2; h++)
         for (uint32_t i = 0; i < DIM / 2 - 1; i += 2) {
             const float *a = x + h * (DIM / 2 - 1) + i, *b = out + h * (DIM / 2 - 1) + i;
@@ -174,6 +217,13 @@ static void row_primitives_compute_their_formulas(void **state) {
             assert_true(fabs((double)a[0] * (double)w[i + 1] + (double)a[1] * (double)w[i] - (double)b[1]) < 1e-5);
         }
     assert_memory_equal(out + DIM - 2, x + DIM - 2, 2 * sizeof *x);
+    memcpy(out, x, sizeof out);
+    kernels_ref()->rope[KERNELS_ROPE_HALVES](out, w, 1, DIM);
+    for (uint32_t i = 0; i < DIM / 2; i++) {
+        double c = (double)w[2 * i], s = (double)w[2 * i + 1], a = (double)x[i], b = (double)x[i + DIM / 2];
+        assert_true(fabs(a * c - b * s - (double)out[i]) < 1e-5);
+        assert_true(fabs(a * s + b * c - (double)out[i + DIM / 2]) < 1e-5);
+    }
 }
 
 static void every_half_decodes_and_encodes_as_ref(void **state) {
@@ -243,6 +293,7 @@ int main(void) {
         cmocka_unit_test(products_equal_ref_for_every_format_and_number_of_tokens),
         cmocka_unit_test(products_of_extreme_integers_do_not_saturate),
         cmocka_unit_test(row_primitives_equal_ref),
+        cmocka_unit_test(sums_on_the_grid_equal_ref),
         cmocka_unit_test(row_primitives_compute_their_formulas),
         cmocka_unit_test(every_half_decodes_and_encodes_as_ref),
         cmocka_unit_test(attention_of_a_chunk_equals_ref),

@@ -25,32 +25,39 @@ static void assert_refused(const tiny *t, st_code code, const char *named) {
     if (!strstr(e.message, named) || !strstr(e.message, "tiny.gguf")) fail_msg("'%s' does not name %s", e.message, named);
 }
 
-/* Calls f with the name of each tensor of the usual file, as it stands in the file. */
-static void each_tensor(void (*f)(const char *name)) {
-    tiny t = tiny_usual();
+/* Calls f with each family and the name of each of its tensors, as it stands in the file. */
+static void each_tensor_of(const char *family, void (*f)(const char *family, const char *name)) {
+    tiny t = tiny_of(family);
+    t.rope_freqs = !family;
     tiny_file file = tiny_make(&t);
-    assert_int_equal(2 * 9 + 3, model_file_n_tensors(file.file));
     for (uint64_t i = 0; i < model_file_n_tensors(file.file); i++) {
         char name[64];
         model_string s = model_file_tensor_at(file.file, i)->name;
         snprintf(name, sizeof name, "%.*s", (int)s.size, s.bytes);
-        f(name);
+        f(family, name);
     }
     tiny_free(&file);
 }
 
-static void try_without(const char *name) {
-    tiny t = tiny_usual();
-    t.without = name;
-    st_error e = {0};
-    if (strcmp(name, "output.weight"))
-        assert_refused(&t, ST_ERR_FORMAT, name);
-    else
-        assert_int_equal(ST_OK, load(&t, &e)); /* then the token table is the head */
+static void each_tensor(void (*f)(const char *family, const char *name)) {
+    static const char *const families[] = {NULL, "qwen2", "qwen3", "gemma3"};
+    for (size_t i = 0; i < 4; i++) each_tensor_of(families[i], f);
 }
 
-static void try_bent(const char *name) {
-    tiny t = tiny_usual();
+static void try_without(const char *family, const char *name) {
+    tiny t = tiny_of(family);
+    t.rope_freqs = !family;
+    t.without = name;
+    st_error e = {0};
+    if (strcmp(name, "output.weight") && strcmp(name, "rope_freqs.weight"))
+        assert_refused(&t, ST_ERR_FORMAT, name);
+    else
+        assert_int_equal(ST_OK, load(&t, &e)); /* then the token table is the head, and no frequency has a factor */
+}
+
+static void try_bent(const char *family, const char *name) {
+    tiny t = tiny_of(family);
+    t.rope_freqs = !family;
     t.bent = name;
     /* The token table says how large the vocabulary is; the head then does not fit it. */
     assert_refused(&t, ST_ERR_FORMAT, strcmp(name, "token_embd.weight") ? name : "output.weight");
@@ -75,8 +82,9 @@ static void a_vector_that_is_not_f32_is_named(void **state) {
 
 static void a_tensor_that_would_be_left_out_is_named(void **state) {
     (void)state;
-    static const char *const extra[] = {"rope_freqs.weight", "blk.0.attn_q.bias", "blk.2.attn_q.weight"};
-    for (size_t i = 0; i < 3; i++) {
+    static const char *const extra[] = {"blk.0.attn_q_norm.weight", "blk.0.attn_q.bias", "blk.2.attn_q.weight",
+                                        "rope_freqs.weights"};
+    for (size_t i = 0; i < 4; i++) {
         tiny t = tiny_usual();
         t.extra = extra[i];
         assert_refused(&t, ST_ERR_UNSUPPORTED, extra[i]);
@@ -119,8 +127,20 @@ static void what_the_forward_pass_does_not_do_is_refused(void **state) {
     t.architecture = "mamba";
     assert_refused(&t, ST_ERR_UNSUPPORTED, "'mamba'");
     t = tiny_usual();
+    t.scaling = "longrope";
+    assert_refused(&t, ST_ERR_UNSUPPORTED, "'longrope'");
+    t.scaling = "linear";
+    assert_refused(&t, ST_ERR_FORMAT, "llama.rope.scaling.factor is missing");
+    t = tiny_usual();
     t.scaling = "yarn";
-    assert_refused(&t, ST_ERR_UNSUPPORTED, "'yarn'");
+    t.factor = 2;
+    assert_refused(&t, ST_ERR_NOT_FOUND, "llama.rope.scaling.original_context_length");
+    t = tiny_of("gemma3");
+    t.window = 0;
+    assert_refused(&t, ST_ERR_NOT_FOUND, "gemma3.attention.sliding_window");
+    t.window = 20;
+    t.n_layers = 62;
+    assert_refused(&t, ST_ERR_UNSUPPORTED, "Gemma 3 27B");
     t = tiny_usual();
     t.rope_dims = 16;
     assert_refused(&t, ST_ERR_UNSUPPORTED, "llama.rope.dimension_count is 16");

@@ -19,10 +19,11 @@ static void fill(float *logits, uint32_t n, uint64_t seed, float spread) {
     for (uint32_t i = 0; i < n; i++) logits[i] = spread * (float)((double)(tiny_random(&seed) >> 40) / 16777216.0);
 }
 
-/* Section 1 of speculation.md read aloud: sorts, keeps prefixes, draws for every token that is left. */
+/* "The choice" of numerics.md read aloud: sorts, keeps prefixes, draws for every token that is left. */
 typedef struct {
     float l;
     uint32_t id;
+    float deviation;
 } candidate;
 
 static int by_l_then_id(const void *a, const void *b) {
@@ -30,17 +31,50 @@ static int by_l_then_id(const void *a, const void *b) {
     return x->l > y->l ? -1 : x->l < y->l ? 1 : x->id < y->id ? -1 : x->id > y->id;
 }
 
+static int by_id(const void *a, const void *b) {
+    const candidate *x = a, *y = b;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static int by_deviation_then_id(const void *a, const void *b) {
+    const candidate *x = a, *y = b;
+    return x->deviation < y->deviation ? -1 : x->deviation > y->deviation ? 1 : by_id(a, b);
+}
+
 static uint64_t plain_weight(float l, float l_max) { return (uint64_t)((double)fmath_expf(l - l_max) * 1099511627776.0); }
+
+/* c[0, n): descending; so it is after. Returns how many stay. */
+static uint32_t plain_typical(candidate *c, uint32_t n, float p) {
+    float l_max = c[0].l;
+    uint64_t all = 0, sum = 0;
+    double mean = 0;
+    uint32_t k = 0;
+    while (n && plain_weight(c[n - 1].l, l_max) == 0) n--;
+    qsort(c, n, sizeof *c, by_id);
+    for (uint32_t i = 0; i < n; i++) {
+        all += plain_weight(c[i].l, l_max);
+        mean += (double)plain_weight(c[i].l, l_max) * (double)(c[i].l - l_max);
+    }
+    mean /= (double)all;
+    for (uint32_t i = 0; i < n; i++) c[i].deviation = (float)fabs(mean - (double)(c[i].l - l_max));
+    qsort(c, n, sizeof *c, by_deviation_then_id);
+    do sum += plain_weight(c[k++].l, l_max);
+    while (k < n && (double)sum < (double)p * (double)all);
+    qsort(c, k, sizeof *c, by_l_then_id);
+    return k;
+}
 
 static uint32_t plain_choose(const float *logits, uint32_t n, const sampling *s, uint32_t position) {
     candidate *c = malloc(n * sizeof *c);
     assert_non_null(c);
-    for (uint32_t i = 0; i < n; i++) c[i] = (candidate){s->temperature > 0 ? logits[i] / s->temperature : logits[i], i};
+    for (uint32_t i = 0; i < n; i++) c[i] = (candidate){s->temperature > 0 ? logits[i] / s->temperature : logits[i], i, 0};
     qsort(c, n, sizeof *c, by_l_then_id);
     uint32_t best = c[0].id;
     if (s->temperature > 0) {
-        float l_max = c[0].l, best_score = -INFINITY;
         if (s->top_k && s->top_k < n) n = s->top_k;
+        if (s->typical_p > 0 && s->typical_p < 1) n = plain_typical(c, n, s->typical_p);
+        float l_max = c[0].l, best_score = -INFINITY;
+        best = c[0].id;
         if (s->top_p < 1) {
             uint64_t all = 0, sum = 0;
             uint32_t k = 0;
@@ -65,7 +99,8 @@ static void every_setting_chooses_as_the_plain_loop_does(void **state) {
     (void)state;
     static float logits[N];
     static uint64_t work[N];
-    static const float temperatures[] = {0, 0.2f, 0.7f, 1, 3}, top_ps[] = {1, 0.95f, 0.5f, 0.01f}, min_ps[] = {0, 0.02f, 0.9f};
+    static const float temperatures[] = {0, 0.2f, 0.7f, 1, 3}, top_ps[] = {1, 0.95f, 0.5f, 0.01f}, min_ps[] = {0, 0.02f, 0.9f},
+                       typical_ps[] = {0, 1, 0.9f, 0.4f, 0.001f};
     static const uint32_t top_ks[] = {0, 1, 2, 40, N - 1, N, N + 5};
     uint32_t position = 0;
     for (uint64_t round = 0; round < 7; round++) {
@@ -79,7 +114,13 @@ static void every_setting_chooses_as_the_plain_loop_does(void **state) {
             for (size_t p = 0; p < 4; p++)
                 for (size_t m = 0; m < 3; m++)
                     for (size_t k = 0; k < 7; k++) {
-                        sampling s = {temperatures[t], top_ps[p], min_ps[m], top_ks[k], round * 77, (uint32_t)k};
+                        sampling s = {.temperature = temperatures[t],
+                                      .top_p = top_ps[p],
+                                      .min_p = min_ps[m],
+                                      .top_k = top_ks[k],
+                                      .seed = round * 77,
+                                      .sample = (uint32_t)k,
+                                      .typical_p = typical_ps[position % 5]};
                         assert_int_equal(plain_choose(logits, N, &s, position), model_choose(logits, N, &s, position, work));
                         position++;
                     }
@@ -147,6 +188,23 @@ static void min_p_removes_what_is_less_likely_than_its_share_of_the_best(void **
     assert_true(seen[0] && seen[1] && !seen[2] && !seen[3] && seen[4]);
 }
 
+/* p = 0.5, 0.3, 0.1, 0.1: the mean surprise is 1.168 nats, that of 0.3 is 1.204, nearest of all. */
+static void typical_p_keeps_what_is_as_surprising_as_expected_even_if_that_is_not_the_likeliest(void **state) {
+    (void)state;
+    float logits[] = {-0.6931f, -1.2040f, -2.3026f, -2.3026f, -INFINITY};
+    uint64_t work[5];
+    sampling s = open_sampling;
+    s.typical_p = 0.2f;
+    for (uint32_t p = 0; p < 200; p++) assert_int_equal(model_choose(logits, 5, &s, p, work), 1);
+    bool seen[5] = {0};
+    s.typical_p = 0.75f;
+    for (uint32_t p = 0; p < 2000; p++) seen[model_choose(logits, 5, &s, p, work)] = true;
+    assert_true(seen[0] && seen[1] && !seen[2] && !seen[3] && !seen[4]);
+    s.min_p = 0.61f; /* of the likeliest that is left */
+    s.typical_p = 0.2f;
+    assert_int_equal(model_choose(logits, 5, &s, 0, work), 1);
+}
+
 /* Gumbel-max draws from softmax(logits / T): chi-square over 16 tokens; 99.99 % of true draws stay under 44.3 (15 degrees). */
 static void choices_follow_the_softmax(void **state) {
     (void)state;
@@ -195,8 +253,10 @@ static void known_choices_never_change(void **state) {
                                             {646, 99, 607, 320, 667, 59},
                                             {320, 100, 197, 829, 127, 261},
                                             {928, 531, 995, 928, 534, 801}};
-    static const sampling settings[] = {
-        {1, 1, 0, 0, 1, 0}, {0.7f, 0.9f, 0, 50, UINT64_C(0xfedcba9876543210), 0}, {2, 1, 0.05f, 0, 7, 3}, {1, 0.5f, 0, 0, 0, 0}};
+    static const sampling settings[] = {{.temperature = 1, .top_p = 1, .seed = 1},
+                                        {.temperature = 0.7f, .top_p = 0.9f, .top_k = 50, .seed = UINT64_C(0xfedcba9876543210)},
+                                        {.temperature = 2, .top_p = 1, .min_p = 0.05f, .seed = 7, .sample = 3},
+                                        {.temperature = 1, .top_p = 0.5f}};
     fill(logits, N, 2026, 12);
     for (uint32_t i = 0; i < 4; i++)
         for (uint32_t p = 0; p < 6; p++) {
@@ -222,6 +282,7 @@ int main(void) {
         cmocka_unit_test(ties_go_to_the_lowest_id),
         cmocka_unit_test(the_set_that_top_p_keeps_does_not_depend_on_the_order_of_ids),
         cmocka_unit_test(min_p_removes_what_is_less_likely_than_its_share_of_the_best),
+        cmocka_unit_test(typical_p_keeps_what_is_as_surprising_as_expected_even_if_that_is_not_the_likeliest),
         cmocka_unit_test(choices_follow_the_softmax),
         cmocka_unit_test(a_choice_depends_on_seed_position_and_sample),
         cmocka_unit_test(known_choices_never_change),

@@ -115,7 +115,7 @@ static void rows(maker *m, const char *name, uint32_t format, uint64_t cols, uin
             for (uint64_t c = 0; c < cols; c++) {
                 float x;
                 memcpy(&x, m->data.bytes + at + 4 * c, 4);
-                x += 1.0f;
+                x += strstr(name, ".bias") ? 0.0f : 1.0f; /* of norms, and divisors of frequencies */
                 memcpy(m->data.bytes + at + 4 * c, &x, 4);
             }
         if (is(m->t->poison, name) && r == n_rows - 1) {
@@ -129,7 +129,7 @@ static void rows(maker *m, const char *name, uint32_t format, uint64_t cols, uin
 
 static void tensor(maker *m, const char *name, uint32_t format, uint32_t cols, uint32_t n_rows) {
     static const uint32_t ggml[] = {
-#define FORMAT(id, number, text, elements, size, has_min) [KERNELS_##id] = number,
+#define FORMAT(id, number, text, elements, size, ...) [KERNELS_##id] = number,
 #include "kernels/formats.def"
 #undef FORMAT
     };
@@ -149,43 +149,78 @@ static void tensor(maker *m, const char *name, uint32_t format, uint32_t cols, u
     rows(m, name, format, cols, vector ? 1 : n_rows, vector);
 }
 
-static void layer(maker *m, uint32_t l) {
-    const tiny *t = m->t;
-    uint32_t heads = t->n_heads * t->head_dim, kv = t->n_kv_heads * t->head_dim;
-    const struct {
-        const char *name;
-        uint32_t format, cols, rows;
-    } all[] = {{"attn_norm", KERNELS_F32, t->dim, 0},
-               {"attn_q", KERNELS_Q4_1, t->dim, heads},
-               {"attn_k", KERNELS_Q8_0, t->dim, kv},
-               {"attn_v", KERNELS_F16, t->dim, kv},
-               {"attn_output", KERNELS_Q4_0, heads, t->dim},
-               {"ffn_norm", KERNELS_F32, t->dim, 0},
-               {"ffn_gate", KERNELS_Q4_1, t->dim, t->ffn_dim},
-               {"ffn_up", KERNELS_Q8_0, t->dim, t->ffn_dim},
-               {"ffn_down", l % 2 ? KERNELS_F32 : KERNELS_Q4_1, t->ffn_dim, t->dim}};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+static bool is_family(const tiny *t, const char *name) { return is(t->architecture ? t->architecture : "llama", name); }
+
+typedef struct {
+    const char *name;
+    uint32_t format, cols, rows;
+} tensor_of_layer;
+
+static void layer_tensors(maker *m, uint32_t l, const tensor_of_layer *all, size_t n) {
+    for (size_t i = 0; i < n; i++) {
         char name[64];
-        snprintf(name, sizeof name, "blk.%u.%s.weight", l, all[i].name);
+        snprintf(name, sizeof name, "blk.%u.%s", l, all[i].name);
         tensor(m, name, all[i].format, all[i].cols, all[i].rows);
     }
 }
 
+static void layer(maker *m, uint32_t l) {
+    const tiny *t = m->t;
+    uint32_t heads = t->n_heads * t->head_dim, kv = t->n_kv_heads * t->head_dim;
+    const tensor_of_layer all[] = {{"attn_norm.weight", KERNELS_F32, t->dim, 0},
+                                   {"attn_q.weight", KERNELS_Q4_1, t->dim, heads},
+                                   {"attn_k.weight", KERNELS_Q8_0, t->dim, kv},
+                                   {"attn_v.weight", KERNELS_F16, t->dim, kv},
+                                   {"attn_output.weight", KERNELS_Q4_0, heads, t->dim},
+                                   {"ffn_norm.weight", KERNELS_F32, t->dim, 0},
+                                   {"ffn_gate.weight", KERNELS_Q4_1, t->dim, t->ffn_dim},
+                                   {"ffn_up.weight", KERNELS_Q8_0, t->dim, t->ffn_dim},
+                                   {"ffn_down.weight", l % 2 ? KERNELS_F32 : KERNELS_Q4_1, t->ffn_dim, t->dim}};
+    const tensor_of_layer biases[] = {
+        {"attn_q.bias", KERNELS_F32, heads, 0}, {"attn_k.bias", KERNELS_F32, kv, 0}, {"attn_v.bias", KERNELS_F32, kv, 0}};
+    const tensor_of_layer head_norms[] = {{"attn_q_norm.weight", KERNELS_F32, t->head_dim, 0},
+                                          {"attn_k_norm.weight", KERNELS_F32, t->head_dim, 0}};
+    const tensor_of_layer post_norms[] = {{"post_attention_norm.weight", KERNELS_F32, t->dim, 0},
+                                          {"post_ffw_norm.weight", KERNELS_F32, t->dim, 0}};
+    layer_tensors(m, l, all, sizeof all / sizeof *all);
+    if (is_family(t, "qwen2")) layer_tensors(m, l, biases, 3);
+    if (is_family(t, "qwen3") || is_family(t, "gemma3")) layer_tensors(m, l, head_norms, 2);
+    if (is_family(t, "gemma3")) layer_tensors(m, l, post_norms, 2);
+}
+
+static const char *of_family(const maker *m, const char *name, char out[96]) {
+    snprintf(out, 96, "%s.%s", m->t->architecture ? m->t->architecture : "llama", name);
+    return out;
+}
+
+static void rope_keys(maker *m) {
+    const tiny *t = m->t;
+    char k[96];
+    key_u32(m, of_family(m, "rope.dimension_count", k), t->rope_dims ? t->rope_dims : t->head_dim);
+    key_f32(m, of_family(m, "rope.freq_base", k), 10000.0f);
+    if (t->scaling) key_text(m, of_family(m, "rope.scaling.type", k), t->scaling);
+    if (t->factor > 0) key_f32(m, of_family(m, "rope.scaling.factor", k), t->factor);
+    if (t->trained_context) key_u32(m, of_family(m, "rope.scaling.original_context_length", k), t->trained_context);
+    if (!t->window) return;
+    key_u32(m, of_family(m, "attention.sliding_window", k), t->window);
+    key_u32(m, of_family(m, "attention.sliding_window_pattern", k), t->global_every ? t->global_every : 2);
+    key_f32(m, of_family(m, "rope.freq_base_swa", k), t->rope_base_local > 0 ? t->rope_base_local : 500.0f);
+}
+
 static void keys(maker *m) {
     const tiny *t = m->t;
+    char k[96];
     key_text(m, "general.architecture", t->architecture ? t->architecture : "llama");
-    key_u32(m, "llama.block_count", t->n_layers);
-    key_u32(m, "llama.embedding_length", t->dim);
-    key_u32(m, "llama.feed_forward_length", t->ffn_dim);
-    key_u32(m, "llama.attention.head_count", t->n_heads);
-    key_u32(m, "llama.attention.head_count_kv", t->n_kv_heads);
-    key_u32(m, "llama.attention.key_length", t->head_dim);
-    key_u32(m, "llama.attention.value_length", t->head_dim);
-    key_u32(m, "llama.context_length", t->max_context);
-    key_u32(m, "llama.rope.dimension_count", t->rope_dims ? t->rope_dims : t->head_dim);
-    key_f32(m, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    key_f32(m, "llama.rope.freq_base", 10000.0f);
-    if (t->scaling) key_text(m, "llama.rope.scaling.type", t->scaling);
+    key_u32(m, of_family(m, "block_count", k), t->n_layers);
+    key_u32(m, of_family(m, "embedding_length", k), t->dim);
+    key_u32(m, of_family(m, "feed_forward_length", k), t->ffn_dim);
+    key_u32(m, of_family(m, "attention.head_count", k), t->n_heads);
+    key_u32(m, of_family(m, "attention.head_count_kv", k), t->n_kv_heads);
+    key_u32(m, of_family(m, "attention.key_length", k), t->head_dim);
+    key_u32(m, of_family(m, "attention.value_length", k), t->head_dim);
+    key_u32(m, of_family(m, "context_length", k), t->max_context);
+    key_f32(m, of_family(m, "attention.layer_norm_rms_epsilon", k), 1e-5f);
+    rope_keys(m);
     if (t->n_tokens && key(m, "tokenizer.ggml.tokens", MODEL_ARRAY)) {
         put_u32(&m->keys, MODEL_STRING);
         put_u64(&m->keys, t->n_tokens);
@@ -205,6 +240,13 @@ tiny tiny_usual(void) {
                   .seed = 1};
 }
 
+tiny tiny_of(const char *architecture) {
+    tiny t = tiny_usual();
+    t.architecture = architecture;
+    if (is(architecture, "gemma3")) t.window = 20;
+    return t;
+}
+
 tiny_file tiny_make(const tiny *t) {
     maker m = {.t = t, .random = t->seed};
     writer all = {0};
@@ -215,6 +257,7 @@ tiny_file tiny_make(const tiny *t) {
     for (uint32_t l = 0; l < t->n_layers; l++) layer(&m, l);
     tensor(&m, "output_norm.weight", KERNELS_F32, t->dim, 0);
     if (!t->tied) tensor(&m, "output.weight", KERNELS_F32, t->dim, t->n_vocab);
+    if (t->rope_freqs) tensor(&m, "rope_freqs.weight", KERNELS_F32, t->head_dim / 2, 0);
     if (t->extra) tensor(&m, t->extra, KERNELS_F32, 32, 1);
     put(&all, "GGUF", 4);
     put_u32(&all, 3);

@@ -1,4 +1,4 @@
-/* tiny: small random llama models as GGUF bytes, made from a seed, with one thing wrong if asked. For tests. */
+/* tiny: small random models of all families as GGUF bytes, made from a seed, with one thing wrong if asked. For tests. */
 #ifndef CONSORT_TESTS_TINY_H
 #define CONSORT_TESTS_TINY_H
 
@@ -14,14 +14,21 @@ typedef struct {
     const char *half;         /* tensor written as F16 */
     const char *extra;        /* tensor too many */
     const char *poison;       /* tensor whose last row begins with an infinity */
-    const char *architecture; /* NULL: llama */
+    const char *architecture; /* NULL: llama; the keys of others begin with theirs */
     const char *scaling;      /* rope.scaling.type; NULL: not said */
+    float factor;             /* rope.scaling.factor; 0: not said */
+    uint32_t trained_context; /* rope.scaling.original_context_length; 0: not said */
+    bool rope_freqs;          /* a factor for each frequency */
+    uint32_t window;          /* 0: not said */
+    uint32_t global_every;    /* of windowed models; 0: 2 */
+    float rope_base_local;    /* of their windowed layers; 0: 500 */
     uint32_t rope_dims;       /* 0: head_dim */
     uint32_t n_tokens;        /* 0: no tokenizer.ggml.tokens */
 } tiny;
 
 /* 3 heads of 32 over one KV head; the FFN has three units, the last one short; formats are mixed. */
 tiny tiny_usual(void);
+tiny tiny_of(const char *architecture); /* the same of a family, whose windows are shorter than a chunk of keys */
 
 typedef struct {
     void *bytes;

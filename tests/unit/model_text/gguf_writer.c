@@ -75,10 +75,9 @@ static void byte_text(int byte, char out[3]) {
 
 static void write_tokens(gguf *g, const wv_options *o) {
     w_array(g, "tokenizer.ggml.tokens", MODEL_STRING, WV_N);
-    w_text(g, "<|endoftext|>");
-    w_text(g, "<|im_start|>");
-    w_text(g, "<|im_end|>");
-    w_text(g, "<|im_start|>x"); /* user-defined, and longer than a control token that starts it */
+    /* The last is user-defined, and longer than a control token that starts it. */
+    static const char *const special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_start|>x"};
+    for (int i = 0; i < 4; i++) w_text(g, o->special[i] ? o->special[i] : special[i]);
     for (int byte = 0; byte < 256; byte++) {
         char text[3];
         byte_text(byte, text);

@@ -46,6 +46,7 @@ typedef struct {
     uint32_t n_types;                        /* 0: WV_N */
     int32_t first_type;                      /* 0: control */
     const char *last_token, *last_merge;     /* NULL: as they should be */
+    const char *special[4];                  /* the first four tokens; NULL: as they should be */
     const char *true_flag;                   /* a bool key set to true, or NULL */
 } wv_options;
 

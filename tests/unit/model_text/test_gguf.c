@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-enum { F32 = 0, Q4_1 = 3, Q4_K = 12, REMOVED = 4, UNASSIGNED = 99, DATA_BYTES = 128 };
+enum { F32 = 0, Q4_1 = 3, IQ1_M = 29, REMOVED = 4, UNASSIGNED = 99, DATA_BYTES = 128 };
 static const uint64_t shape[5] = {32, 1, 1, 1, 1};
 
 /* ---- crafted files ------------------------------------------------------------------------------------------------------- */
@@ -73,7 +73,7 @@ static void elements_wrap(gguf *g) { one(g, "t", 2, (uint64_t[]){UINT64_C(1) << 
 static void elements_2_63(gguf *g) { one(g, "t", 1, (uint64_t[]){UINT64_C(1) << 63}, F32, 0); }
 static void bytes_wrap(gguf *g) { one(g, "t", 1, (uint64_t[]){UINT64_C(1) << 62}, F32, 0); }
 static void half_a_block(gguf *g) { one(g, "t", 2, (uint64_t[]){48, 2}, Q4_1, 0); }
-static void unsupported_type(gguf *g) { one(g, "t", 1, shape, Q4_K, 0); }
+static void unsupported_type(gguf *g) { one(g, "t", 1, shape, IQ1_M, 0); }
 static void removed_type(gguf *g) { one(g, "t", 1, shape, REMOVED, 0); }
 static void unassigned_type(gguf *g) { one(g, "t", 1, shape, UNASSIGNED, 0); }
 static void misaligned(gguf *g) { one(g, "t", 1, shape, F32, 8); }
@@ -184,7 +184,7 @@ static const crafted crafted_files[] = {
     {"rows of broken blocks are refused", half_a_block, ST_ERR_FORMAT,
      "tensor 't', byte 53: expected rows in whole blocks of 32 for Q4_1, found rows of 48"},
     {"a tensor type that we lack is named", unsupported_type, ST_ERR_UNSUPPORTED,
-     "tensor 't', byte 45: expected a tensor type that Consort has, found 12 (Q4_K)"},
+     "tensor 't', byte 45: expected a tensor type that Consort has, found 29 (IQ1_M)"},
     {"a removed tensor type is refused", removed_type, ST_ERR_FORMAT,
      "tensor 't', byte 45: expected a tensor type that Consort has, found 4 (unknown)"},
     {"an unassigned tensor type is refused", unassigned_type, ST_ERR_FORMAT,

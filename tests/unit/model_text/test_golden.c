@@ -1,7 +1,8 @@
-/* The real vocabulary against golden files of other engines: the committed sample, and all of ../shared/golden where it lies.
- * Skips, with a line that says so, what is not there: scripts/test always fetches the model. */
+/* Real vocabularies and expressions against golden files of other programs (tests/golden/make_text.py): the committed ones, and
+ * all of ../shared/golden where it lies. Skips, with a line that says so, what is not there: scripts/test always fetches SmolLM2,
+ * and never Gemma. */
 #include "base/mem.h"
-#include "model/text.h"
+#include "model/text_int.h"
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,20 +16,22 @@
 #define MODEL "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 static const char *const files[] = {"tests/golden/smollm2-tokenize-sample.jsonl", "../shared/golden/smollm2/tokenize.jsonl"};
+#define GEMMA "models/gemma-3-270m-q4_k_m.gguf"
+#define SPM   "tests/golden/spm-vocabulary.gguf"
+
 static const char chats[] = "../shared/golden/smollm2/teacher.jsonl";
 
-static int setup(void **state) {
+static model_tokenizer *opened(const char *path, const char *fetch) {
     model_file *f = NULL;
     model_tokenizer *t = NULL;
     st_error e;
-    *state = NULL;
-    if (access(MODEL, R_OK)) return print_message("SKIPPED: %s is not there (scripts/fetch-model)\n", MODEL), 0;
-    if (model_file_open(MODEL, &f, &e) || model_tokenizer_create(f, &t, &e)) return print_error("%s\n", e.message), 1;
+    if (access(path, R_OK)) return print_message("SKIPPED: %s is not there (%s)\n", path, fetch), NULL;
+    if (model_file_open(path, &f, &e) || model_tokenizer_create(f, &t, &e)) fail_msg("%s", e.message);
     model_file_close(f);
-    *state = t;
-    return 0;
+    return t;
 }
 
+static int setup(void **state) { return *state = opened(MODEL, "scripts/fetch-model"), 0; }
 static int teardown(void **state) { return model_tokenizer_destroy(*state), 0; }
 
 typedef void check(const model_tokenizer *t, const json_t *line, const char *where);
@@ -58,27 +61,81 @@ static bool same_ids(model_ids ids, const json_t *expected, size_t n) {
     return same;
 }
 
-static void check_tokens(const model_tokenizer *t, const json_t *line, const char *where) {
+/* `n_before`: bytes that the vocabulary puts before text. */
+static void check_text(const model_tokenizer *t, const json_t *line, const char *where, bool special, size_t n_before) {
     const json_t *text = json_object_get(line, "text"), *expected = json_object_get(line, "ids");
     const char *bytes = json_string_value(text);
     const size_t size = json_string_length(text);
     model_ids ids;
     model_detokenizer d = {0};
     size_t n = 0;
-    assert_int_equal(model_tokenize(t, bytes, size, true, SIZE_MAX, &ids, NULL), ST_OK);
+    assert_int_equal(model_tokenize(t, bytes, size, special, SIZE_MAX, &ids, NULL), ST_OK);
     if (!same_ids(ids, expected, json_array_size(expected))) fail_msg("%s: other ids", where);
     char *back = malloc((ids.n + 1) * model_token_max_bytes(t));
     assert_non_null(back);
     for (size_t i = 0; i < ids.n; i++) model_detokenize(t, &d, ids.ids[i], true, back, &n);
     model_detokenize_end(&d, back, &n);
-    if (n != size || memcmp(back, bytes, n)) fail_msg("%s: other text back", where);
+    if (!size) n_before = 0;
+    if (n != size + n_before || memcmp(back + n_before, bytes, size)) fail_msg("%s: other text back", where);
     free(back);
     mem_free(ids.ids);
 }
 
+static void check_tokens(const model_tokenizer *t, const json_t *line, const char *where) { check_text(t, line, where, true, 0); }
+static void check_gemma(const model_tokenizer *t, const json_t *line, const char *where) { check_text(t, line, where, false, 0); }
+static void check_spm(const model_tokenizer *t, const json_t *line, const char *where) { check_text(t, line, where, false, 1); }
+
 static void texts_get_the_ids_of_other_engines_and_come_back(void **state) {
     if (!*state) skip();
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) each_line(files[i], *state, check_tokens);
+}
+
+static void texts_get_the_ids_of_sentencepiece(void **state) {
+    (void)state;
+    model_tokenizer *t = opened(SPM, "tests/golden/make_text.py");
+    if (!t) skip();
+    each_line("tests/golden/spm-tokenize.jsonl", t, check_spm);
+    model_tokenizer_destroy(t);
+}
+
+static void texts_get_the_ids_of_gemma(void **state) {
+    (void)state;
+    model_tokenizer *t = opened(GEMMA, "scripts/fetch-model --gemma");
+    if (!t) skip();
+    each_line("../shared/golden/gemma3/tokenize.jsonl", t, check_gemma);
+    model_tokenizer_destroy(t);
+}
+
+typedef struct {
+    const json_t *expected;
+    size_t n;
+    const char *where;
+} words;
+
+static st_code check_word(void *context, const uint8_t *word, size_t n) {
+    words *w = context;
+    (void)word;
+    if ((size_t)json_integer_value(json_array_get(w->expected, w->n++)) != n) fail_msg("%s: other word %zu", w->where, w->n);
+    return ST_OK;
+}
+
+static void check_words(const model_tokenizer *t, const json_t *line, const char *where) {
+    const json_t *text = json_object_get(line, "text"), *pre = json_object_get(line, "pre");
+    words w = {.expected = json_object_get(line, "words"), .where = where};
+    model_splitter *s = NULL;
+    st_error e;
+    (void)t;
+    model_string name = {json_string_value(pre), json_string_length(pre)};
+    if (model_splitter_create(name, &s, &e) ||
+        model_split(s, (const uint8_t *)json_string_value(text), json_string_length(text), check_word, &w, &e))
+        fail_msg("%s: %s", where, e.message);
+    assert_int_equal(w.n, json_array_size(w.expected));
+    model_splitter_destroy(s);
+}
+
+static void words_are_those_of_the_published_expressions(void **state) {
+    (void)state;
+    each_line("tests/golden/pretokenize.jsonl", NULL, check_words);
 }
 
 /* The prompts there are ChatML with the default system message and one user message: taken apart and made again. */
@@ -112,6 +169,9 @@ static void chat_prompts_get_the_ids_of_other_engines(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts_get_the_ids_of_other_engines_and_come_back),
+        cmocka_unit_test(texts_get_the_ids_of_sentencepiece),
+        cmocka_unit_test(texts_get_the_ids_of_gemma),
+        cmocka_unit_test(words_are_those_of_the_published_expressions),
         cmocka_unit_test(chat_prompts_get_the_ids_of_other_engines),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -10,7 +10,22 @@ static sampling random_sampling(source *s) {
                       .min_p = unit(s),
                       .top_k = any32(s),
                       .seed = any64(s),
-                      .sample = below(s, 4)};
+                      .sample = below(s, 4),
+                      .typical_p = unit(s),
+                      .repetition = 10 * unit(s),
+                      .presence = 4 * unit(s) - 2,
+                      .frequency = 4 * unit(s) - 2};
+}
+
+static token_rules random_rules(source *s, arena *a) {
+    uint32_t n_ends = below(s, 2) ? below(s, PROTO_MAX_ENDS + 1) : 0, n_bias = below(s, 2) ? below(s, PROTO_MAX_BIAS + 1) : 0;
+    return (token_rules){.min_tokens = below(s, 2) ? any32(s) : 0,
+                         .n_ends = n_ends,
+                         .n_bias = n_bias,
+                         .ends = some32(s, a, n_ends),
+                         .bias_token = some32(s, a, n_bias),
+                         .bias = some_bias(s, a, n_bias),
+                         .logprobs = below(s, PROTO_MAX_TOP_LOGPROBS + 2)};
 }
 
 static token_tree random_tree(source *s, arena *a) {
@@ -33,7 +48,13 @@ static proto_plan random_plan(source *s, arena *a) {
     for (uint32_t i = 0; i < n_close; i++) close[i].value = 1 + any64(s) / 2;
     for (uint32_t i = 0; i < n_open; i++) {
         uint32_t n = 1 + below(s, 600);
-        open[i] = (proto_open){{1 + any64(s) / 2}, any32(s), random_sampling(s), n, some32(s, a, n)};
+        open[i] = (proto_open){.seq = {1 + any64(s) / 2},
+                               .seq_epoch = any32(s),
+                               .sampling = random_sampling(s),
+                               .rules = random_rules(s, a),
+                               .n_tokens = n,
+                               .tokens = some32(s, a, n),
+                               .n_answered = below(s, n)};
     }
     for (uint32_t i = 0; i < n_work; i++) {
         uint32_t n = below(s, 9);
@@ -93,6 +114,8 @@ static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
         assert_int_equal(a->open[i].seq.value, b->open[i].seq.value);
         assert_int_equal(a->open[i].seq_epoch, b->open[i].seq_epoch);
         assert_same_sampling(&a->open[i].sampling, &b->open[i].sampling);
+        assert_same_rules(&a->open[i].rules, &b->open[i].rules);
+        assert_int_equal(a->open[i].n_answered, b->open[i].n_answered);
         assert_same_numbers(a->open[i].tokens, a->open[i].n_tokens, b->open[i].tokens, b->open[i].n_tokens);
     }
     assert_int_equal(a->n_work, b->n_work);
@@ -141,8 +164,11 @@ typedef struct {
 } sample;
 
 static void make_sample(sample *x) {
-    x->open =
-        (proto_open){{9}, 2, {.temperature = 1, .top_p = 0.5f, .min_p = 0.25f, .top_k = 40, .seed = 77, .sample = 0}, 3, prompt};
+    x->open = (proto_open){.seq = {9},
+                           .seq_epoch = 2,
+                           .sampling = {.temperature = 1, .top_p = 0.5f, .min_p = 0.25f, .top_k = 40, .seed = 77, .sample = 0},
+                           .n_tokens = 3,
+                           .tokens = prompt};
     x->work = (proto_work){{9}, 0, 3, 2, blocks, {3, tree_token, tree_parent, tree_probability}};
     x->draft = (proto_draft){{9}, 3, prompt, 4};
     x->plan = (proto_plan){.id = 12,
@@ -207,7 +233,8 @@ static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
     (void)state;
     static const seq_id none[] = {{3}, {0}};
     static const uint32_t late[] = {NOUNS_TREE_ROOT, 2, 0}, self[] = {0, 0, 0};
-    static const float odd[] = {0.5f, NAN, 0}, big[] = {0.5f, 0.5f, 1.5f};
+    static const float odd[] = {0.5f, NAN, 0}, big[] = {0.5f, 0.5f, 1.5f}, biases[PROTO_MAX_BIAS + 1];
+    static const uint32_t many[PROTO_MAX_BIAS + 1];
     REFUSED(x.plan.id = 0, "Plan: id: 0; plans count from 1");
     REFUSED(x.plan.kind = (proto_plan_kind)9, "Plan: kind: 9 is unknown");
     REFUSED(x.plan.close = none, "Plan: close[1]: 0 is none");
@@ -219,6 +246,19 @@ static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
     REFUSED(x.open.sampling.top_p = NAN, "Plan: open[0]: sampling.top_p: nan is outside 0 .. 1");
     REFUSED(x.open.sampling.top_p = 1.5f, "Plan: open[0]: sampling.top_p: 1.5 is outside 0 .. 1");
     REFUSED(x.open.sampling.min_p = -1, "Plan: open[0]: sampling.min_p: -1 is outside 0 .. 1");
+    REFUSED(x.open.sampling.typical_p = 2, "Plan: open[0]: sampling.typical_p: 2 is outside 0 .. 1");
+    REFUSED(x.open.sampling.repetition = -1, "Plan: open[0]: sampling.repetition: -1 is outside 0 .. 10");
+    REFUSED(x.open.sampling.presence = NAN, "Plan: open[0]: sampling.presence: nan is outside -2 .. 2");
+    REFUSED(x.open.sampling.frequency = 2.5f, "Plan: open[0]: sampling.frequency: 2.5 is outside -2 .. 2");
+    REFUSED(x.open.n_answered = 3, "Plan: open[0]: n_answered: 3 of 3 tokens; expected a prompt before them");
+    REFUSED((x.open.rules = (token_rules){.n_ends = 129, .ends = many}), "Plan: open[0]: end_tokens: 129 are over 128");
+    REFUSED((x.open.rules = (token_rules){.n_bias = 301, .bias_token = many, .bias = biases}),
+            "Plan: open[0]: bias_token: 301 are over 300");
+    REFUSED((x.open.rules = (token_rules){.n_bias = 1, .bias_token = many, .bias = odd + 1}),
+            "Plan: open[0]: bias[0]: nan is outside -100 .. 100");
+    REFUSED((x.open.rules = (token_rules){.n_bias = 1, .bias_token = many, .bias = &(float){-100.5f}}),
+            "Plan: open[0]: bias[0]: -100.5 is outside -100 .. 100");
+    REFUSED(x.open.rules.logprobs = 22, "Plan: open[0]: logprobs: 21 likeliest tokens are over 20");
     REFUSED(x.work.seq.value = 0, "Plan: work[0]: seq: 0 is none");
     REFUSED(x.work.n_prefix = 0, "Plan: work[0]: n_prefix: 0; expected 1 or more");
     REFUSED(x.work.start = UINT32_MAX, "Plan: work[0]: n_prefix: 3 from 4294967295 is over 1048576 tokens");
@@ -268,17 +308,21 @@ static void a_plan_with_too_many_parts_is_refused(void **state) {
 }
 
 /* Field numbers of control.proto. */
+static void assert_bytes_refused(const raw_message *m, const char *expected) {
+    proto_plan back;
+    st_error e;
+    arena a = arena_for(m->n);
+    assert_int_equal(proto_plan_decode(m->bytes, m->n, &a, &back, &e), ST_FATAL_PROTOCOL);
+    assert_string_equal(e.message, expected);
+    arena_deinit(&a);
+}
+
 static void assert_work_refused(const raw_message *work, const char *expected) {
     raw_message m = {.n = 0};
     put_number(&m, 1, 1);
     put_number(&m, 2, 1);
     put_bytes(&m, 5, work->bytes, work->n);
-    proto_plan back;
-    st_error e;
-    arena a = arena_for(m.n);
-    assert_int_equal(proto_plan_decode(m.bytes, m.n, &a, &back, &e), ST_FATAL_PROTOCOL);
-    assert_string_equal(e.message, expected);
-    arena_deinit(&a);
+    assert_bytes_refused(&m, expected);
 }
 
 static void arrays_that_belong_together_have_one_length(void **state) {
@@ -292,6 +336,33 @@ static void arrays_that_belong_together_have_one_length(void **state) {
     assert_work_refused(&m, "Plan: work[0]: tree_parent: 1 for 2 nodes");
     m = good, put_bytes(&m, 6, "\1", 1), put_bytes(&m, 7, "\0", 1), put_bytes(&m, 8, "\0\0\0\0\0\0\0\0", 8);
     assert_work_refused(&m, "Plan: work[0]: tree_probability: 2 for 1 nodes");
+    raw_message open = {.n = 0}, plan = {.n = 0};
+    put_number(&open, 1, 5), put_bytes(&open, 3, "", 0), put_bytes(&open, 4, "\1", 1), put_bytes(&open, 8, "\1\2", 2);
+    put_bytes(&open, 9, "\0\0\0\0", 4);
+    put_number(&plan, 1, 1), put_number(&plan, 2, 1), put_bytes(&plan, 4, open.bytes, open.n);
+    assert_bytes_refused(&plan, "Plan: open[0]: bias: 1 for 2 tokens");
+}
+
+/* Fields 4, 10, 11 and 12 of control.proto's Item. */
+static void logprobs_are_as_many_as_tokens_and_their_likeliest_as_many_for_each(void **state) {
+    (void)state;
+    static const uint8_t floats[16] = {0};
+    static const struct {
+        uint32_t n_tokens, n_own, n_top, n_log;
+    } wrong[] = {{0, 1, 0, 0}, {2, 1, 0, 0}, {0, 0, 2, 2}, {2, 2, 3, 3}, {2, 2, 2, 4}, {2, 0, 2, 2}, {2, 2, 0, 2}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        raw_message item = {.n = 0}, m = {.n = 0};
+        proto_result back;
+        st_error e;
+        put_number(&item, 1, 5);
+        put_bytes(&item, 4, "\1\2\3", wrong[i].n_tokens), put_bytes(&item, 10, floats, 4 * wrong[i].n_own);
+        put_bytes(&item, 11, "\1\2\3\4", wrong[i].n_top), put_bytes(&item, 12, floats, 4 * wrong[i].n_log);
+        put_number(&m, 1, 1), put_bytes(&m, 4, item.bytes, item.n);
+        arena a = arena_for(m.n);
+        assert_int_equal(proto_result_decode(m.bytes, m.n, &a, &back, &e), ST_FATAL_PROTOCOL);
+        if (!strstr(e.message, "Result: items[0]: logprobs: ")) fail_msg("case %zu: %s", i, e.message);
+        arena_deinit(&a);
+    }
 }
 
 static void a_cut_or_bent_plan_never_breaks_the_decoder(void **state) {
@@ -366,7 +437,7 @@ static void a_result_comes_back_as_it_went(void **state) {
     (void)state;
     source s = {6};
     for (int i = 0; i < 100; i++) {
-        arena made = arena_for(1 << 18);
+        arena made = arena_for(1 << 20);
         uint32_t n = below(&s, PROTO_MAX_PLAN_SEQUENCES + 1);
         proto_item *items = arena_alloc(&made, n, sizeof *items);
         for (uint32_t k = 0; k < n; k++) {
@@ -378,6 +449,7 @@ static void a_result_comes_back_as_it_went(void **state) {
                                     .tokens = some32(&s, &made, m),
                                     .n_scored = scored,
                                     .n_hits = scored / 2};
+            items[k].logprobs = some_logprobs(&s, &made, m);
             if (below(&s, 2)) items[k].tree = random_tree(&s, &made);
         }
         proto_result r = {1 + any64(&s) / 2, any64(&s), any32(&s), any32(&s), n, items}, back;
@@ -396,6 +468,7 @@ static void a_result_comes_back_as_it_went(void **state) {
             assert_int_equal(items[k].code, back.items[k].code);
             assert_int_equal(items[k].layer, back.items[k].layer);
             assert_same_numbers(items[k].tokens, items[k].n_tokens, back.items[k].tokens, back.items[k].n_tokens);
+            assert_same_logprobs(&items[k].logprobs, items[k].n_tokens, &back.items[k].logprobs);
             assert_same_tree(&items[k].tree, &back.items[k].tree);
             assert_int_equal(items[k].n_scored, back.items[k].n_scored);
             assert_int_equal(items[k].n_hits, back.items[k].n_hits);
@@ -433,6 +506,18 @@ static void a_result_with_a_bad_field_is_refused_by_its_name(void **state) {
     assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: code: 99 is outside 0 .. 15");
     items[1] = (proto_item){.seq = {1}, .n_tokens = NOUNS_MAX_TREE + 2, .tokens = many};
     assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: tokens: 66 are over 65");
+    const float logs[3] = {-1, 0.5f, -2};
+    items[1] = (proto_item){.seq = {1}, .n_tokens = 3, .tokens = prompt, .logprobs = {.own = logs}};
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items},
+                          "Result: items[1]: logprobs[1]: 0.5 is no logarithm of a probability");
+    items[1] = (proto_item){.seq = {1}, .n_tokens = 1, .tokens = prompt, .logprobs = {1, logs, prompt, logs + 1}};
+    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items},
+                          "Result: items[1]: top_logprobs[0]: 0.5 is no logarithm of a probability");
+    float tops[21] = {0};
+    items[1].logprobs = (token_logprobs){21, logs, many, tops};
+    assert_result_refused(
+        &(proto_result){1, 1, 1, 0, 2, items},
+        "Result: items[1]: logprobs: 21 likeliest tokens and 21 logarithms for 1 tokens; expected at most 20 each");
     items[1] = (proto_item){.seq = {1}, .n_scored = 1, .n_hits = 2};
     assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: n_hits: 2 are over n_scored 1");
     items[1] = (proto_item){.seq = {1}, .tree = {2, prompt, prompt, NULL}};
@@ -451,6 +536,7 @@ int main(void) {
         cmocka_unit_test(a_full_arena_is_said_and_left_as_it_was),
         cmocka_unit_test(encoding_survives_each_failing_allocation),
         cmocka_unit_test(a_result_comes_back_as_it_went),
+        cmocka_unit_test(logprobs_are_as_many_as_tokens_and_their_likeliest_as_many_for_each),
         cmocka_unit_test(a_result_with_a_bad_field_is_refused_by_its_name),
     };
     return cmocka_run_group_tests_name("proto_plan", tests, NULL, NULL);

@@ -28,6 +28,7 @@ static void assert_same_reply(const proto_reply *a, const proto_reply *b) {
     assert_int_equal(a->text_bytes, b->text_bytes);
     if (a->text_bytes) assert_memory_equal(a->text, b->text, a->text_bytes);
     assert_same_numbers(a->tokens, a->n_tokens, b->tokens, b->n_tokens);
+    assert_same_logprobs(&a->logprobs, a->n_tokens, &b->logprobs);
     assert_int_equal(a->finish_reason != NULL, b->finish_reason != NULL);
     if (!a->finish_reason) return;
     assert_string_equal(a->finish_reason, b->finish_reason);
@@ -46,7 +47,7 @@ static void a_reply_comes_back_as_it_went(void **state) {
     (void)state;
     source s = {1};
     for (int i = 0; i < 300; i++) {
-        arena made = arena_for(1 << 12);
+        arena made = arena_for(1 << 14);
         proto_reply r = {.has_seed = below(&s, 2), .n_tokens = below(&s, 70)}, back;
         proto_bytes b;
         st_error e = {0};
@@ -54,6 +55,7 @@ static void a_reply_comes_back_as_it_went(void **state) {
         if (below(&s, 2)) r.request_id = "r-1";
         if (below(&s, 2)) r.text = "na\xC3\xAFve", r.text_bytes = 6;
         r.tokens = some32(&s, &made, r.n_tokens);
+        r.logprobs = some_logprobs(&s, &made, r.n_tokens);
         if (below(&s, 2)) {
             r.finish_reason = below(&s, 2) ? "stop" : "length";
             r.prompt_tokens = any32(&s), r.completion_tokens = any32(&s);
@@ -88,6 +90,21 @@ static void a_reply_with_bad_text_is_refused(void **state) {
     assert_int_equal(proto_reply_decode((const uint8_t *)"\x0F", 1, &a, &back, &e), ST_ERR_FORMAT);
     assert_int_equal(a.used_bytes, 0);
     proto_bytes_free(&b);
+    arena_deinit(&a);
+}
+
+static void a_reply_with_logprobs_for_other_tokens_is_refused(void **state) {
+    (void)state;
+    raw_message m = {.n = 0}, logs = {.n = 0};
+    proto_reply back;
+    st_error e;
+    arena a = arena_for(1 << 12);
+    put_bytes(&logs, 1, "\0\0\0\0", 4);
+    put_bytes(&m, 4, "\1\2", 2);
+    put_bytes(&m, 9, logs.bytes, logs.n);
+    assert_int_equal(proto_reply_decode(m.bytes, m.n, &a, &back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "logprobs: 1 for 2 tokens");
+    assert_int_equal(a.used_bytes, 0);
     arena_deinit(&a);
 }
 
@@ -232,6 +249,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reply_comes_back_as_it_went),
         cmocka_unit_test(a_reply_with_bad_text_is_refused),
+        cmocka_unit_test(a_reply_with_logprobs_for_other_tokens_is_refused),
         cmocka_unit_test(a_reply_with_bad_figures_is_refused),
         cmocka_unit_test(a_status_comes_back_as_it_went),
         cmocka_unit_test(a_status_with_a_bad_worker_is_refused_by_its_index),

@@ -16,7 +16,9 @@ enum {
     MIN_P,
     IGNORE_END,
     STOP,
-    STOP_TOKENS
+    STOP_TOKENS,
+    MIN_TOKENS = 16,
+    LOGIT_BIAS
 }; /* consort.proto */
 
 static void random_prompt(source *s, arena *a, proto_request *r) {
@@ -49,11 +51,23 @@ static proto_request random_request(source *s, arena *a) {
     r.sampling.top_k = below(s, 1048577);
     r.sampling.top_p = unit(s);
     r.sampling.min_p = unit(s);
+    r.sampling.typical_p = unit(s);
+    r.sampling.repetition = 0.1f + 9 * unit(s);
+    r.sampling.presence = 4 * unit(s) - 2;
+    r.sampling.frequency = 4 * unit(s) - 2;
     r.ignore_end = below(s, 2);
     r.n_stops = below(s, PROTO_MAX_STOPS + 1);
     for (uint32_t i = 0; i < r.n_stops; i++) r.stops[i] = below(s, 2) ? "\n\n" : "</code>";
     r.n_stop_tokens = below(s, PROTO_MAX_STOP_TOKENS + 1);
     r.stop_tokens = some32(s, a, r.n_stop_tokens);
+    r.min_tokens = below(s, PROTO_MAX_PROMPT_TOKENS + 1);
+    r.logprobs = below(s, 2);
+    r.top_logprobs = below(s, PROTO_MAX_TOP_LOGPROBS + 1);
+    r.n_bias = below(s, 2) ? below(s, PROTO_MAX_BIAS + 1) : 0;
+    uint32_t *ids = some32(s, a, r.n_bias);
+    for (uint32_t i = 0; i < r.n_bias; i++) ids[i] = i * 7 + 1; /* no id twice */
+    r.bias_token = ids;
+    r.bias = some_bias(s, a, r.n_bias);
     return r;
 }
 
@@ -75,6 +89,11 @@ static void assert_same_request(const proto_request *a, const proto_request *b) 
     assert_int_equal(a->n_stops, b->n_stops);
     for (uint32_t i = 0; i < a->n_stops; i++) assert_string_equal(a->stops[i], b->stops[i]);
     assert_same_numbers(a->stop_tokens, a->n_stop_tokens, b->stop_tokens, b->n_stop_tokens);
+    assert_int_equal(a->min_tokens, b->min_tokens);
+    assert_int_equal(a->logprobs, b->logprobs);
+    assert_int_equal(a->top_logprobs, b->top_logprobs);
+    assert_same_numbers(a->bias_token, a->n_bias, b->bias_token, b->n_bias);
+    if (a->n_bias) assert_memory_equal(a->bias, b->bias, a->n_bias * sizeof *a->bias);
 }
 
 static void a_request_comes_back_as_it_went(void **state) {
@@ -214,6 +233,13 @@ static void every_row_keeps_its_range_as_text(void **state) {
     arena_deinit(&a);
 }
 
+static void put_bias(raw_message *m, uint32_t token, float bias) {
+    raw_message item = {.n = 0};
+    put_number(&item, 1, token);
+    put_float(&item, 2, bias);
+    put_bytes(m, LOGIT_BIAS, item.bytes, item.n);
+}
+
 static void a_command_line_sets_what_the_wire_sets(void **state) {
     (void)state;
     arena a = arena_for(1 << 10);
@@ -229,7 +255,9 @@ static void a_command_line_sets_what_the_wire_sets(void **state) {
                                 {"ignore-end", ""},
                                 {"stop", "\n\n"},
                                 {"stop", "\xC3\xA9"},
-                                {"stop-tokens", "1,2,4294967295"}};
+                                {"stop-tokens", "1,2,4294967295"},
+                                {"min-tokens", "3"},
+                                {"logit-bias", "7:-100,4294967295:2.5"}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         if (proto_request_set(&r, options[i][0], options[i][1], &a, &e)) fail_msg("%s", e.message);
     r.text = "Hi";
@@ -247,8 +275,13 @@ static void a_command_line_sets_what_the_wire_sets(void **state) {
     put_bytes(&m, STOP, "\n\n", 2);
     put_bytes(&m, STOP, "\xC3\xA9", 2);
     put_bytes(&m, STOP_TOKENS, ids, sizeof ids);
-    assert_int_equal(decode(&m, &back, &e), ST_OK);
+    put_number(&m, MIN_TOKENS, 3);
+    put_bias(&m, 7, -100);
+    put_bias(&m, UINT32_MAX, 2.5f);
+    arena wire = arena_for(m.n);
+    assert_int_equal(proto_request_decode(m.bytes, m.n, &wire, &back, &e), ST_OK);
     assert_same_request(&r, &back);
+    arena_deinit(&wire);
     arena_deinit(&a);
 }
 
@@ -275,6 +308,15 @@ static void a_bad_option_is_refused_and_changes_nothing(void **state) {
     assert_not_set("ignore-end", "yes", "ignore_end: 'yes': expected true or false");
     assert_not_set("stop", "", "stop[0]: 0 bytes are outside 1 .. 256");
     assert_not_set("stop-tokens", "1,x", "stop_tokens: '1,x': expected token ids, 0 .. 64 of them");
+    assert_not_set("min-tokens", "1048577", "min_tokens: 1048577 is outside 0 .. 1048576");
+    static const char *const pairs[] = {"5", "5:", ":1", "5:1,", "5:1,6", "5:x", "x:1", "5:1:2", "5: 1", "5:1;6:1"};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        char expected[96];
+        snprintf(expected, sizeof expected, "logit_bias: '%s': expected ID:BIAS pairs, 0 .. 300 of them", pairs[i]);
+        assert_not_set("logit-bias", pairs[i], expected);
+    }
+    assert_not_set("logit-bias", "5:1,6:-101", "logit_bias[1]: -101 is outside -100 .. 100");
+    assert_not_set("logit-bias", "5:1,5:2", "logit_bias[1]: token 5 is named twice");
     assert_not_set("request-id", "a b", "request_id: byte 0x20 at 1: expected printable ASCII without spaces");
     assert_not_set("request-id", "0123456789012345678901234567890123456789012345678901234567890123456",
                    "request_id: 67 bytes are outside 0 .. 64");
@@ -342,6 +384,27 @@ static void stops_are_counted_and_measured(void **state) {
     assert_int_equal(decode(&m, &r, &e), ST_OK);
     put_number(&m, STOP_TOKENS, 7);
     assert_refused(m, "stop_tokens: 65 is outside 0 .. 64 of them");
+}
+
+static void biases_are_few_bounded_and_of_different_tokens(void **state) {
+    (void)state;
+    st_error e = {0};
+    raw_message m = good();
+    arena a = arena_for(1 << 16);
+    proto_request r;
+    for (uint32_t i = 0; i < PROTO_MAX_BIAS; i++) put_bias(&m, i, i % 2 ? 100 : -100);
+    if (proto_request_decode(m.bytes, m.n, &a, &r, &e)) fail_msg("%s", e.message);
+    assert_int_equal(r.n_bias, PROTO_MAX_BIAS);
+    assert_true(r.bias_token[299] == 299 && r.bias[299] == 100 && r.bias[298] == -100);
+    put_bias(&m, 300, 0);
+    assert_refused(m, "logit_bias: 301 is outside 0 .. 300 of them");
+    m = good(), put_bias(&m, 5, 1), put_bias(&m, 6, 100.5f);
+    assert_refused(m, "logit_bias[1]: 100.5 is outside -100 .. 100");
+    m = good(), put_bias(&m, 5, NAN);
+    assert_refused(m, "logit_bias[0]: nan is outside -100 .. 100");
+    m = good(), put_bias(&m, 5, 1), put_bias(&m, 6, 1), put_bias(&m, 5, 2);
+    assert_refused(m, "logit_bias[2]: token 5 is named twice");
+    arena_deinit(&a);
 }
 
 static void a_request_id_is_one_word(void **state) {
@@ -493,6 +556,7 @@ int main(void) {
         cmocka_unit_test(a_prompt_is_needed_and_must_be_text),
         cmocka_unit_test(a_chat_message_is_refused_by_its_index),
         cmocka_unit_test(stops_are_counted_and_measured),
+        cmocka_unit_test(biases_are_few_bounded_and_of_different_tokens),
         cmocka_unit_test(a_request_id_is_one_word),
         cmocka_unit_test(a_field_of_the_wrong_wire_type_is_refused_or_ignored),
         cmocka_unit_test(a_cut_message_is_refused_or_smaller),

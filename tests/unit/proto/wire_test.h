@@ -52,9 +52,48 @@ static inline void assert_same_numbers(const uint32_t *a, uint32_t n_a, const ui
 
 static inline void assert_same_sampling(const sampling *a, const sampling *b) {
     assert_true(a->temperature == b->temperature && a->top_p == b->top_p && a->min_p == b->min_p);
+    assert_true(a->typical_p == b->typical_p && a->repetition == b->repetition);
+    assert_true(a->presence == b->presence && a->frequency == b->frequency);
     assert_int_equal(a->top_k, b->top_k);
     assert_int_equal(a->seed, b->seed);
     assert_int_equal(a->sample, b->sample);
+}
+
+static inline void assert_same_rules(const token_rules *a, const token_rules *b) {
+    assert_int_equal(a->min_tokens, b->min_tokens);
+    assert_int_equal(a->logprobs, b->logprobs);
+    assert_same_numbers(a->ends, a->n_ends, b->ends, b->n_ends);
+    assert_same_numbers(a->bias_token, a->n_bias, b->bias_token, b->n_bias);
+    if (a->n_bias) assert_memory_equal(a->bias, b->bias, a->n_bias * sizeof *a->bias);
+}
+
+static inline void assert_same_logprobs(const token_logprobs *a, uint32_t n_tokens, const token_logprobs *b) {
+    assert_int_equal(a->own != NULL && n_tokens, b->own != NULL);
+    if (!b->own) return;
+    assert_memory_equal(a->own, b->own, n_tokens * sizeof *a->own);
+    assert_same_numbers(a->top, n_tokens * a->n_top, b->top, n_tokens * b->n_top);
+    if (a->n_top) assert_memory_equal(a->top_log, b->top_log, n_tokens * a->n_top * sizeof *a->top_log);
+}
+
+static inline float *some_logs(source *s, arena *a, uint32_t n) {
+    float *p = arena_alloc(a, n, sizeof *p);
+    assert_non_null(p);
+    for (uint32_t i = 0; i < n; i++) p[i] = -50 * unit(s);
+    return p;
+}
+
+static inline token_logprobs some_logprobs(source *s, arena *a, uint32_t n_tokens) {
+    uint32_t n_top = below(s, PROTO_MAX_TOP_LOGPROBS + 1), n = n_tokens * n_top;
+    if (!n_tokens || below(s, 2)) return (token_logprobs){0};
+    return (token_logprobs){n_top, some_logs(s, a, n_tokens), some32(s, a, n), some_logs(s, a, n)};
+}
+
+/* Values from -100 to 100. */
+static inline float *some_bias(source *s, arena *a, uint32_t n) {
+    float *p = arena_alloc(a, n, sizeof *p);
+    assert_non_null(p);
+    for (uint32_t i = 0; i < n; i++) p[i] = 200 * unit(s) - 100;
+    return p;
 }
 
 /* Member by member: padding has no value. */

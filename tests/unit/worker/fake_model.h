@@ -50,6 +50,9 @@ uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, 
 static uint32_t mix(uint32_t h, uint32_t token) { return (h ^ token) * 16777619u; }
 static uint32_t choice_of(uint32_t h) { return (h ^ h >> 15) % VOCAB; }
 
+/* 1 for the choice, less for all others, of both signs. */
+static float logit_of(uint32_t h, uint32_t v) { return v == choice_of(h) ? 1 : (float)(mix(h, v) >> 8 & 0xff) / 256 - 0.5f; }
+
 static uint32_t *slot_of(kv_store *kv, const uint32_t *blocks, uint32_t slot) {
     return &kv->token[blocks[slot / NOUNS_BLOCK_TOKENS] * NOUNS_BLOCK_TOKENS + slot % NOUNS_BLOCK_TOKENS];
 }
@@ -69,21 +72,22 @@ st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
         hash[r] = mix(h, b->token[r]);
         *slot_of(kv, blocks, b->slot[r]) = b->token[r];
     }
-    memset(m->logits, 0, sizeof m->logits);
-    for (uint32_t i = 0; i < b->n_choose; i++) m->logits[i][choice_of(hash[b->choose[i]])] = 1;
+    for (uint32_t i = 0; i < b->n_choose; i++)
+        for (uint32_t v = 0; v < VOCAB; v++) m->logits[i][v] = logit_of(hash[b->choose[i]], v);
     return ST_OK;
 }
 
 double model_nll(const float *logits, uint32_t n_vocab, uint32_t id) {
     (void)n_vocab;
-    return logits[id] > 0 ? 0.5 : 5.0;
+    return logits[id] >= 1 ? 0.5 : 5.0;
 }
 
 /* What the fake model says after these tokens. */
-static uint32_t truth(const uint32_t *tokens, uint32_t n) {
+static uint32_t hash_of(const uint32_t *tokens, uint32_t n) {
     uint32_t h = 2166136261u;
     for (uint32_t i = 0; i < n; i++) h = mix(h, tokens[i]);
-    return choice_of(h);
+    return h;
 }
+static uint32_t truth(const uint32_t *tokens, uint32_t n) { return choice_of(hash_of(tokens, n)); }
 
 #endif

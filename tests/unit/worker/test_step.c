@@ -4,6 +4,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <math.h>
 
 #include "base/mem.h"
 #include "tests/unit/worker/fake_model.h"
@@ -28,6 +29,9 @@ typedef struct rig {
     step *step;
     uint64_t next_plan, n_moved;
     struct rig *follower; /* another rank of the group; NULL: none */
+    token_rules rules;    /* of the sequences that `grow` opens, with prompts of n_prompt tokens */
+    sampling sampling;
+    uint32_t n_prompt;
 } rig;
 
 static int make_rig(void **state) {
@@ -60,6 +64,7 @@ static st_code step_all(rig *r, const proto_plan *p, proto_result *out, st_error
         memset(r->follower->model.logits, 0, sizeof r->follower->model.logits); /* it has none */
         assert_int_equal(step_apply(r->follower->step, words, n_words, &same, e), ST_OK);
         r->follower->n_moved += same.n_moved;
+        for (uint32_t i = 0; i < same.n_items; i++) assert_null(same.items[i].logprobs.own);
     }
     code = step_apply(r->step, words, n_words, out, e);
     if (!code) r->n_moved += out->n_moved;
@@ -97,6 +102,50 @@ static void a_prompt_in_chunks_chooses_only_at_its_end(void **state) {
     assert_int_equal(out.items[0].tokens[0], truth(tokens, 50));
 }
 
+/* What must be chosen after these tokens under the rig's rules: each id in turn, from the definitions. */
+static uint32_t wanted(const rig *r, const uint32_t *tokens, uint32_t n) {
+    uint32_t best = 0, h = hash_of(tokens, n);
+    float best_l = -INFINITY;
+    for (uint32_t v = 0; v < VOCAB; v++) {
+        float l = logit_of(h, v);
+        for (uint32_t i = 0; i < r->rules.n_bias; i++)
+            if (r->rules.bias_token[i] == v) l += r->rules.bias[i];
+        uint32_t n_all = 0, n_answer = 0;
+        for (uint32_t i = 0; i < n; i++) n_all += tokens[i] == v, n_answer += i >= r->n_prompt && tokens[i] == v;
+        if (n_all && r->sampling.repetition > 0) l = l > 0 ? l / r->sampling.repetition : l * r->sampling.repetition;
+        if (n_answer) l = l - (float)n_answer * r->sampling.frequency - r->sampling.presence;
+        for (uint32_t i = 0; i < r->rules.n_ends; i++)
+            if (r->rules.ends[i] == v && n < r->n_prompt + r->rules.min_tokens) l = -INFINITY;
+        if (l > best_l) best_l = l, best = v;
+    }
+    return best;
+}
+
+/* Of the raw logits after the n known tokens and those of the item before; the likeliest are found one after the other. */
+static void check_logprobs(const rig *r, const uint32_t *known, uint32_t n, const proto_item *item) {
+    uint32_t tokens[CONTEXT], n_top = r->rules.logprobs ? r->rules.logprobs - 1 : 0;
+    float logits[VOCAB];
+    assert_int_equal(item->logprobs.own != NULL, r->rules.logprobs > 0);
+    assert_int_equal(item->logprobs.n_top, n_top);
+    memcpy(tokens, known, n * sizeof *tokens);
+    for (uint32_t i = 0; item->logprobs.own && i < item->n_tokens; i++) {
+        bool taken[VOCAB] = {false};
+        for (uint32_t v = 0; v < VOCAB; v++) logits[v] = logit_of(hash_of(tokens, n), v);
+        double own = -model_nll(logits, VOCAB, item->tokens[i]);
+        assert_true(item->logprobs.own[i] == (float)own);
+        for (uint32_t k = 0; k < n_top; k++) {
+            uint32_t best = VOCAB;
+            for (uint32_t v = 0; v < VOCAB; v++)
+                if (!taken[v] && (best == VOCAB || logits[v] > logits[best])) best = v;
+            taken[best] = true;
+            assert_int_equal(item->logprobs.top[i * n_top + k], best);
+            double log = own + ((double)logits[best] - (double)logits[item->tokens[i]]);
+            assert_true(item->logprobs.top_log[i * n_top + k] == (float)log);
+        }
+        tokens[n++] = item->tokens[i];
+    }
+}
+
 /* Grows sequence `id` from `tokens` to n_total tokens in single steps or with trees built around the truth: `seed` decides the
  * shapes. */
 static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, uint32_t n, uint32_t n_total, unsigned seed,
@@ -110,7 +159,7 @@ static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, ui
         uint32_t n_right = n;
         seed = seed * 1103515245u + 12345u;
         for (uint32_t depth = trees ? seed >> 16 & 3 : 0; depth > 0; depth--) { /* wrong siblings around the right child */
-            uint32_t good = truth(right, n_right), before = seed >> 18 & 1, after = seed >> 19 & 1;
+            uint32_t good = wanted(r, right, n_right), before = seed >> 18 & 1, after = seed >> 19 & 1;
             for (uint32_t k = 0; k < before; k++) token[n_nodes] = (good + 1 + k) % VOCAB, parent[n_nodes++] = spine;
             token[n_nodes] = good;
             parent[n_nodes] = spine;
@@ -123,7 +172,7 @@ static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, ui
                  need = all > n_blocks ? all - n_blocks : 0; /* a tree may have asked for more before */
         block_id ids[8];
         name_blocks(ids, first_block + n_blocks, need);
-        proto_open open = {.seq = {id}, .n_tokens = n, .tokens = tokens};
+        proto_open open = {.seq = {id}, .sampling = r->sampling, .rules = r->rules, .n_tokens = n, .tokens = tokens};
         proto_work work = {.seq = {id},
                            .start = n_kv,
                            .n_prefix = n - n_kv,
@@ -134,8 +183,9 @@ static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, ui
         n_blocks += need;
         n_kv = n;
         assert_int_equal(out.items[0].n_tokens, n_right - n + 1); /* every right draft, and the bonus */
+        check_logprobs(r, tokens, n, &out.items[0]);
         for (uint32_t i = 0; i < out.items[0].n_tokens; i++) {
-            assert_int_equal(out.items[0].tokens[i], truth(tokens, n));
+            assert_int_equal(out.items[0].tokens[i], wanted(r, tokens, n));
             tokens[n++] = out.items[0].tokens[i];
         }
         n_kv = n - 1;
@@ -157,6 +207,114 @@ static void trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_
     }
     assert_int_equal(step_open_sequences(r->step), 0);
     assert_true(r->n_moved > 20);
+}
+
+static void close_sequence(rig *r, uint64_t id) {
+    seq_id close = {id};
+    proto_plan p = {.id = r->next_plan++, .n_close = 1, .close = &close};
+    proto_result out;
+    st_error e = {0};
+    assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+}
+
+/* Grows with trees and in single steps; both must be what `wanted` says. Returns how many choices the rules changed. */
+static uint32_t grow_both_ways(rig *r, unsigned seed) {
+    uint32_t tokens[CONTEXT] = {seed, 2, 3}, plain[CONTEXT] = {seed, 2, 3}, n_changed = 0;
+    r->n_prompt = 3;
+    grow(r, 2 * seed, 0, tokens, 3, 100, seed, true);
+    grow(r, 2 * seed + 1, 20, plain, 3, 100, seed, false);
+    assert_memory_equal(tokens, plain, 100 * sizeof *tokens);
+    close_sequence(r, 2 * seed);
+    close_sequence(r, 2 * seed + 1);
+    for (uint32_t n = 3; n < 100; n++) n_changed += tokens[n] != truth(tokens, n);
+    return n_changed;
+}
+
+static void biased_tokens_and_ends_that_come_too_early_are_the_same_with_trees_and_without(void **state) {
+    rig *r = *state;
+    static const uint32_t liked[] = {5, 11, 17, 90};
+    static const float bias[] = {0.9f, -100, 0.25f, 100};
+    uint32_t ends[VOCAB / 2], n_early = 0, n_biased = 0;
+    for (uint32_t i = 0; i < VOCAB / 2; i++) ends[i] = 2 * i + 1; /* many, so that some follow min_tokens at once */
+    r->rules = (token_rules){.min_tokens = 50, .n_ends = VOCAB / 2, .ends = ends};
+    for (unsigned seed = 1; seed < 20; seed++) n_early += grow_both_ways(r, seed);
+    r->rules = (token_rules){.n_bias = 3, .bias_token = liked, .bias = bias};
+    for (unsigned seed = 20; seed < 30; seed++) n_biased += grow_both_ways(r, seed);
+    assert_in_range(n_early, 19 * 10, 19 * 50);
+    assert_true(n_biased > 10);
+    r->rules = (token_rules){.min_tokens = 50, .n_ends = VOCAB / 2, .ends = ends, .n_bias = 4, .bias_token = liked, .bias = bias};
+    assert_true(grow_both_ways(r, 30) > 80); /* 90, all the time */
+    r->rules = (token_rules){0};             /* a sequence leaves nothing to the next in its place */
+    for (unsigned seed = 31; seed < 35; seed++) assert_int_equal(grow_both_ways(r, seed), 0);
+}
+
+static void penalties_count_the_tokens_of_the_path_too(void **state) {
+    rig *r = *state;
+    static const sampling asked[] = {
+        {.repetition = 3}, {.presence = 0.7f}, {.frequency = 0.6f}, {.repetition = 0.5f, .presence = -0.9f, .frequency = 0.05f}};
+    for (unsigned i = 0; i < 4; i++) {
+        r->sampling = asked[i];
+        uint32_t n_changed = 0;
+        for (unsigned seed = 1; seed < 20; seed++) n_changed += grow_both_ways(r, 20 * i + seed);
+        assert_true(n_changed > 50);
+    }
+}
+
+static void logprobs_are_of_the_raw_logits_with_trees_and_without(void **state) {
+    rig *r = *state;
+    static const uint32_t wants[] = {1, 2, 6, 21};
+    static const uint32_t liked[] = {7};
+    static const float bias[] = {1.2f};
+    assert_int_equal(make_rig((void **)&r->follower), 0); /* which gets none, and is not confused */
+    for (uint32_t i = 0; i < 4; i++) {
+        r->rules = (token_rules){.logprobs = wants[i], .n_bias = i % 2, .bias_token = liked, .bias = bias};
+        r->sampling.repetition = i % 2 ? 2 : 1;
+        for (unsigned seed = 1; seed < 6; seed++) (void)grow_both_ways(r, 10 * i + seed);
+    }
+    free_rig((void **)&r->follower);
+}
+
+static void two_sequences_in_a_step_get_their_own_logprobs(void **state) {
+    rig *r = *state;
+    uint32_t a[2] = {1, 2}, b[3] = {3, 4, 5}, c[2] = {8, 9};
+    block_id ids[3];
+    proto_result out;
+    st_error e = {0};
+    name_blocks(ids, 0, 3);
+    proto_open opens[3] = {{.seq = {1}, .n_tokens = 2, .tokens = a, .rules = {.logprobs = 4}},
+                           {.seq = {2}, .n_tokens = 3, .tokens = b},
+                           {.seq = {3}, .n_tokens = 2, .tokens = c, .rules = {.logprobs = 21}}};
+    proto_work work[3] = {{.seq = {1}, .n_prefix = 2, .n_blocks = 1, .blocks = ids},
+                          {.seq = {2}, .n_prefix = 3, .n_blocks = 1, .blocks = ids + 1},
+                          {.seq = {3}, .n_prefix = 2, .n_blocks = 1, .blocks = ids + 2}};
+    proto_plan p = {.id = 1, .n_open = 3, .open = opens, .n_work = 3, .work = work};
+    assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+    r->rules.logprobs = 4;
+    check_logprobs(r, a, 2, &out.items[0]);
+    r->rules.logprobs = 0;
+    check_logprobs(r, b, 3, &out.items[1]);
+    r->rules.logprobs = 21;
+    check_logprobs(r, c, 2, &out.items[2]);
+}
+
+static void the_answer_begins_where_the_open_says(void **state) {
+    rig *r = *state;
+    uint32_t tokens[4] = {1, 2, 3};
+    block_id ids[1] = {{0, 1}};
+    proto_result out;
+    st_error e = {0};
+    uint32_t end = truth(tokens, 3);
+    for (uint32_t n_answered = 0; n_answered < 3; n_answered++) { /* two must come: with two it may end */
+        proto_open open = {.seq = {n_answered + 1},
+                           .rules = {.min_tokens = 2, .n_ends = 1, .ends = &end},
+                           .n_tokens = 3,
+                           .tokens = tokens,
+                           .n_answered = n_answered};
+        proto_work work = {.seq = {n_answered + 1}, .n_prefix = 3, .n_blocks = 1, .blocks = ids};
+        assert_int_equal(run(r, &open, &work, 1, &out, &e), ST_OK);
+        assert_int_equal(out.items[0].tokens[0] == end, n_answered == 2);
+        close_sequence(r, n_answered + 1);
+    }
 }
 
 static void a_rank_without_logits_follows_the_leader_slot_by_slot(void **state) {
@@ -264,6 +422,20 @@ static void a_plan_that_contradicts_the_rank_is_a_protocol_error_that_says_how(v
     assert_non_null(strstr(e.message, "open already"));
     assert_int_equal(run(r, &bad_token, NULL, 0, &out, &e), ST_FATAL_PROTOCOL);
     assert_non_null(strstr(e.message, "token 97 is outside the vocabulary of 97"));
+    proto_open bad_rules[] = {
+        {.seq = {2}, .n_tokens = 4, .tokens = tokens, .rules = {.n_ends = 1, .ends = wild}},
+        {.seq = {2}, .n_tokens = 4, .tokens = tokens, .rules = {.n_bias = 1, .bias_token = wild, .bias = &(float){1}}},
+        {.seq = {2}, .n_tokens = 4, .tokens = tokens, .rules = {.n_bias = PROTO_MAX_BIAS + 1}},
+        {.seq = {2}, .n_tokens = 4, .tokens = tokens, .rules = {.n_ends = PROTO_MAX_ENDS + 1}},
+        {.seq = {2}, .n_tokens = 4, .tokens = tokens, .n_answered = 4},
+        {.seq = {2}, .n_tokens = 4, .tokens = tokens, .rules = {.logprobs = 22}},
+    };
+    static const char *const says[] = {"end token 97 is outside", "bias of token 97 is outside",   "301 biases",
+                                       "129 end tokens",          "4 tokens of an answer among 4", "21 likeliest tokens"};
+    for (size_t i = 0; i < 6; i++) {
+        assert_int_equal(run(r, &bad_rules[i], NULL, 0, &out, &e), ST_FATAL_PROTOCOL);
+        if (!strstr(e.message, says[i])) fail_msg("rules %zu: %s", i, e.message);
+    }
     assert_int_equal(run(r, &empty, NULL, 0, &out, &e), ST_FATAL_PROTOCOL);
     assert_non_null(strstr(e.message, "0 tokens, expected 1 .. 256"));
     assert_int_equal(r->model.n_runs, 1);
@@ -303,6 +475,11 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         WITH_RIG(a_prompt_in_chunks_chooses_only_at_its_end),
         WITH_RIG(trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_order),
+        WITH_RIG(biased_tokens_and_ends_that_come_too_early_are_the_same_with_trees_and_without),
+        WITH_RIG(penalties_count_the_tokens_of_the_path_too),
+        WITH_RIG(logprobs_are_of_the_raw_logits_with_trees_and_without),
+        WITH_RIG(two_sequences_in_a_step_get_their_own_logprobs),
+        WITH_RIG(the_answer_begins_where_the_open_says),
         WITH_RIG(a_rank_without_logits_follows_the_leader_slot_by_slot),
         WITH_RIG(decisions_that_do_not_fit_the_plan_are_refused),
         WITH_RIG(a_bad_row_ends_only_its_own_sequence),

@@ -1,0 +1,22 @@
+/* Qwen 3 (arXiv 2505.09388): no biases, but q and k of each head are normed before they turn; heads of a size of their own. */
+#include "model/model_int.h"
+
+const model_arch model_arch_qwen3 = {
+    .name = "qwen3",
+    .outer = {[MODEL_TOKEN_EMBD] = {"token_embd.weight", MODEL_VOCAB, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_OUTPUT_NORM] = {"output_norm.weight", MODEL_ONE, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_OUTPUT] = {"output.weight", MODEL_VOCAB, MODEL_DIM, MODEL_LEADER}},
+    .layer = {[MODEL_ATTN_NORM] = {"attn_norm.weight", MODEL_ONE, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_ATTN_Q] = {"attn_q.weight", MODEL_HEADS, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_ATTN_K] = {"attn_k.weight", MODEL_KV_HEADS, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_ATTN_V] = {"attn_v.weight", MODEL_KV_HEADS, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_ATTN_OUTPUT] = {"attn_output.weight", MODEL_DIM, MODEL_HEADS, MODEL_EVERYWHERE},
+              [MODEL_FFN_NORM] = {"ffn_norm.weight", MODEL_ONE, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_FFN_GATE] = {"ffn_gate.weight", MODEL_FFN, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_FFN_UP] = {"ffn_up.weight", MODEL_FFN, MODEL_DIM, MODEL_EVERYWHERE},
+              [MODEL_FFN_DOWN] = {"ffn_down.weight", MODEL_DIM, MODEL_FFN, MODEL_EVERYWHERE},
+              [MODEL_ATTN_Q_NORM] = {"attn_q_norm.weight", MODEL_ONE, MODEL_HEAD, MODEL_EVERYWHERE},
+              [MODEL_ATTN_K_NORM] = {"attn_k_norm.weight", MODEL_ONE, MODEL_HEAD, MODEL_EVERYWHERE}},
+    .pairs = KERNELS_ROPE_HALVES,
+    .activation = KERNELS_SILU,
+};
