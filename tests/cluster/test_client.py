@@ -1,5 +1,6 @@
 """The command `consort`: what it says and how it ends when something is wrong."""
 import json
+import math
 import os
 import signal
 import socket
@@ -164,3 +165,29 @@ def test_a_stranger_on_the_control_link_gets_a_closed_socket(cluster):
             except ConnectionResetError:
                 pass
     assert cluster.status().ready
+
+
+def test_perplexity_is_that_of_the_scores_of_its_windows(tmp_path):
+    text = "The quick brown fox jumps over the lazy dog. It was not the first time, and it would not be the last; the dog knew it, too."
+    path = tmp_path / "text"
+    path.write_text(text, encoding="utf-8")
+    ids = json.loads(consort("tokenize", "--no-special", "--model", MODEL, text=json.dumps({"text": text}) + "\n").stdout)["ids"]
+
+    def scores(window, first):
+        line = json.dumps({"ids": window, "n_prompt": first}) + "\n"
+        return json.loads(consort("score", "--model", MODEL, text=line).stdout)["nll"]
+
+    def perplexity(context):
+        return json.loads(consort("perplexity", "--model", MODEL, "--text", path, "--context", context, "--json").stdout)
+
+    whole = perplexity(512)
+    assert whole["tokens"] == len(ids) - 1 and abs(whole["nll"] - sum(scores(ids, 1)) / (len(ids) - 1)) < 1e-6
+    assert abs(math.log(whole["perplexity"]) - whole["nll"]) < 1e-6
+    nll = scores(ids[:8], 1)  # windows of 8, each 4 on
+    for start in range(4, len(ids) - 4, 4):
+        nll += scores(ids[start:start + 8], 4)
+    assert len(nll) == len(ids) - 1
+    assert abs(perplexity(8)["nll"] - sum(nll) / len(nll)) < 1e-6
+    path.write_text("", encoding="utf-8")
+    fails("perplexity", "--model", MODEL, "--text", path, says=[str(path), "at least 2"])
+    fails("perplexity", "--model", MODEL, "--text", path, "--context", 7, says=["text"])
