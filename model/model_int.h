@@ -159,4 +159,20 @@ st_code model_add_sum(model *m, uint32_t n, const model_weight *norm, st_error *
 /* Only where the pass locates: notes the rows that are not finite after `layer`. */
 st_code model_layer_done(model *m, const model_pass *p, uint32_t layer, st_error *e);
 
+/* The tensors that every family of decoders has. */
+#define MODEL_DECODER_OUTER                                                                                                      \
+    [MODEL_TOKEN_EMBD] = {"token_embd.weight", MODEL_VOCAB, MODEL_DIM, MODEL_EVERYWHERE},                                        \
+    [MODEL_OUTPUT_NORM] = {"output_norm.weight", MODEL_ONE, MODEL_DIM, MODEL_EVERYWHERE},                                        \
+    [MODEL_OUTPUT] = {"output.weight", MODEL_VOCAB, MODEL_DIM, MODEL_LEADER}
+#define MODEL_DECODER_LAYER                                                                                                      \
+    [MODEL_ATTN_NORM] = {"attn_norm.weight", MODEL_ONE, MODEL_DIM, MODEL_EVERYWHERE},                                            \
+    [MODEL_ATTN_Q] = {"attn_q.weight", MODEL_HEADS, MODEL_DIM, MODEL_EVERYWHERE},                                                \
+    [MODEL_ATTN_K] = {"attn_k.weight", MODEL_KV_HEADS, MODEL_DIM, MODEL_EVERYWHERE},                                             \
+    [MODEL_ATTN_V] = {"attn_v.weight", MODEL_KV_HEADS, MODEL_DIM, MODEL_EVERYWHERE},                                             \
+    [MODEL_ATTN_OUTPUT] = {"attn_output.weight", MODEL_DIM, MODEL_HEADS, MODEL_EVERYWHERE},                                      \
+    [MODEL_FFN_NORM] = {"ffn_norm.weight", MODEL_ONE, MODEL_DIM, MODEL_EVERYWHERE},                                              \
+    [MODEL_FFN_GATE] = {"ffn_gate.weight", MODEL_FFN, MODEL_DIM, MODEL_EVERYWHERE},                                              \
+    [MODEL_FFN_UP] = {"ffn_up.weight", MODEL_FFN, MODEL_DIM, MODEL_EVERYWHERE},                                                  \
+    [MODEL_FFN_DOWN] = {"ffn_down.weight", MODEL_DIM, MODEL_FFN, MODEL_EVERYWHERE}
+
 #endif
