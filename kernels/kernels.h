@@ -97,6 +97,7 @@ typedef struct {
                                         uint32_t n_cols, kernels_weight **out);
     void (*weight_free)(kernels_device *d, kernels_weight *w);
     size_t (*weight_bytes)(const kernels_weight *w);
+    void (*weight_shape)(const kernels_weight *w, uint32_t *rows, uint32_t *cols);
 
     /* out[n][cols] f32 = rows `token` of the table, dequantized as the gguf package does */
     void (*embed)(kernels_device *d, kernels_view out, const kernels_weight *table, const uint32_t *token, uint32_t n);

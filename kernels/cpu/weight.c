@@ -106,6 +106,11 @@ void kernels_cpu_weight_free(kernels_device *d, kernels_weight *w) {
 
 size_t kernels_cpu_weight_bytes(const kernels_weight *w) { return ((size_t)(w->rows - 1) / KERNELS_LANES + 1) * w->strip_bytes; }
 
+void kernels_cpu_weight_shape(const kernels_weight *w, uint32_t *rows, uint32_t *cols) {
+    *rows = w->rows;
+    *cols = w->cols;
+}
+
 typedef struct {
     float *out;
     const kernels_weight *table;
