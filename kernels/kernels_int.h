@@ -55,6 +55,13 @@ typedef struct {
     float m, l; /* running maximum and sum of online softmax; starts at -infinity, 0 */
 } kernels_softmax;
 
+/* A query of attention: its state, the running sum o[head_dim], and q[head_dim]. */
+typedef struct {
+    kernels_softmax *state;
+    float *o;
+    const float *q;
+} kernels_query;
+
 typedef struct {
     const char *isa;
     kernels_product *product[KERNELS_N_FORMATS]; /* NULL: the layout's scalar one */
@@ -69,9 +76,9 @@ typedef struct {
     void (*glu[KERNELS_N_ACTIVATIONS])(float *out, const float *gate, const float *up, uint32_t dim);
     void (*kv_encode[KERNELS_N_KV_TYPES])(void *out, const float *x, uint32_t n);
     void (*kv_decode[KERNELS_N_KV_TYPES])(float *out, const void *x, uint32_t n);
-    /* One chunk of keys: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]; o[head_dim] is the running sum. */
-    void (*attend)(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                   uint32_t head_dim, float scale);
+    /* One chunk of keys, which all n queries see: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]. */
+    void (*attend)(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                   float scale);
 } kernels_primitives;
 
 /* GELU by tanh is x / (1 + exp(-u)), u = x (C1 + C2 x^2): C1 = 2 sqrt(2 / pi), C2 = 0.044715 C1. */
