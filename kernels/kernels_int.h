@@ -65,9 +65,9 @@ typedef struct {
 typedef struct {
     const char *isa;
     kernels_product *product[KERNELS_N_FORMATS]; /* NULL: the layout's scalar one */
-    /* sum[i] += y[i] rounded to the grid of 2^-28, half to even; NaN where |y[i]| >= limit (docs/numerics.md). n: of
-     * KERNELS_LANES */
-    void (*add_on_grid)(double *sum, const float *y, uint32_t n, double limit);
+    /* sum[i] += each y[u][i] rounded to the grid of 2^-28, half to even; NaN where |y[u][i]| >= limit (docs/numerics.md).
+     * y[n_units][n]; n: of KERNELS_LANES */
+    void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);
     void (*quantize)(kernels_act *out, const float *x, uint32_t k); /* out[(k + 31) / 32]; a short last group is filled with 0 */
     void (*rmsnorm)(float *out, const float *x, const float *w, uint32_t dim, float eps);
     /* [kernels_rope_pairs]; cos_sin[head_dim / 2][2] */

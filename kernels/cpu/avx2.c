@@ -38,14 +38,30 @@ INLINE __m256 dot8(const float *a, const float *b, uint32_t n) {
     return _mm256_add_ps(s0, s1);
 }
 
-static void add_on_grid(double *sum, const float *y, uint32_t n, double limit) {
-    const __m256d m = _mm256_set1_pd(0x1.8p24), limit4 = _mm256_set1_pd(limit), nan = _mm256_set1_pd(NAN);
-    const __m256d sign = _mm256_set1_pd(-0.0);
-    for (uint32_t i = 0; i < n; i += 4) {
-        __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(y + i));
-        __m256d fits = _mm256_cmp_pd(_mm256_andnot_pd(sign, x), limit4, _CMP_LT_OQ);
-        x = _mm256_blendv_pd(nan, _mm256_sub_pd(_mm256_add_pd(x, m), m), fits);
-        _mm256_storeu_pd(sum + i, _mm256_add_pd(_mm256_loadu_pd(sum + i), x));
+INLINE __m256d on_grid(__m128 x) {
+    const __m256d m = _mm256_set1_pd(0x1.8p24);
+    return _mm256_sub_pd(_mm256_add_pd(_mm256_cvtps_pd(x), m), m);
+}
+
+/* Sums are exact, so that a value that does not fit may spoil its sum at the end. */
+INLINE void store_fitting(double *sum, __m256d s, __m128 most, double limit) {
+    __m256d fits = _mm256_cmp_pd(_mm256_cvtps_pd(most), _mm256_set1_pd(limit), _CMP_LT_OQ);
+    _mm256_storeu_pd(sum, _mm256_blendv_pd(_mm256_set1_pd(NAN), s, fits));
+}
+
+static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit) {
+    for (uint32_t i = 0; i < n; i += 8, y += 8) {
+        __m256d s0 = _mm256_loadu_pd(sum + i), s1 = _mm256_loadu_pd(sum + i + 4);
+        __m256i most = _mm256_setzero_si256(); /* of the magnitudes as bits: NaN sorts above infinity */
+        for (uint32_t u = 0; u < n_units; u++) {
+            __m256 x = _mm256_loadu_ps(y + (size_t)u * n);
+            most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)));
+            s0 = _mm256_add_pd(s0, on_grid(_mm256_castps256_ps128(x)));
+            s1 = _mm256_add_pd(s1, on_grid(_mm256_extractf128_ps(x, 1)));
+        }
+        __m256 largest = _mm256_castsi256_ps(most);
+        store_fitting(sum + i, s0, _mm256_castps256_ps128(largest), limit);
+        store_fitting(sum + i + 4, s1, _mm256_extractf128_ps(largest, 1), limit);
     }
 }
 

@@ -5,11 +5,11 @@
 #include "kernels/kernels_int.h"
 #include <math.h> /* NAN; sqrtf and rintf are exact by IEEE 754 */
 
-static void add_on_grid(double *sum, const float *y, uint32_t n, double limit) {
+static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit) {
     const double m = 0x1.8p24;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n_units * n; i++) {
         double x = y[i];
-        sum[i] += x > -limit && x < limit ? (x + m) - m : __builtin_nan("");
+        sum[i % n] += x > -limit && x < limit ? (x + m) - m : __builtin_nan("");
     }
 }
 

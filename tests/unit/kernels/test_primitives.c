@@ -169,19 +169,19 @@ static void sums_on_the_grid_equal_ref(void **state) {
     (void)state;
     enum { N = 4 * KERNELS_LANES };
     values v = {.seed = 4};
-    float y[N];
+    float y[5 * N];
     double a[N], b[N], limits[] = {0x1p23, 0x1p25 / 90, 1.0};
     for (const kernels_primitives **p = fast; *p; p++)
         for (uint32_t round = 0; round < 300; round++) {
             memset(a, 0, sizeof a);
             memset(b, 0, sizeof b);
-            for (uint32_t partial = 0; partial < 5; partial++) {
-                (round % 3 ? fill(&v, y, N, 3.0f) : fill_odd(&v, y, N));
-                double limit = limits[round % 3];
-                if (partial == 4) y[round % N] = (float)(round & 1 ? limit : -limit); /* just too large */
-                kernels_ref()->add_on_grid(a, y, N, limit);
-                (*p)->add_on_grid(b, y, N, limit);
-            }
+            double limit = limits[round % 3];
+            (round % 3 ? fill(&v, y, 5 * N, 3.0f) : fill_odd(&v, y, 5 * N));
+            y[round % (5 * N)] = (float)(round & 1 ? limit : -limit); /* just too large */
+            kernels_ref()->add_on_grid(a, y, 4, N, limit);
+            kernels_ref()->add_on_grid(a, y + 4 * N, 1, N, limit);
+            (*p)->add_on_grid(b, y, 3, N, limit);
+            (*p)->add_on_grid(b, y + 3 * N, 2, N, limit);
             for (uint32_t i = 0; i < N; i++) assert_true(memcmp(&a[i], &b[i], sizeof a[i]) == 0 || (isnan(a[i]) && isnan(b[i])));
             assert_true(isnan(a[round % N]));
         }
