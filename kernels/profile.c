@@ -57,7 +57,7 @@ static void note(kernels_profile *p, const char *operation, const kernels_weight
     }
 #define UNPACK(...) __VA_ARGS__
 
-TIMED(embed, (kernels_view out, const kernels_weight *table, const uint32_t *token, uint32_t n), (out, table, token, n), NULL, n)
+TIMED(embed, (kernels_view out, const kernels_matrix *table, const uint32_t *token, uint32_t n), (out, table, token, n), NULL, n)
 TIMED(rmsnorm, (kernels_view out, kernels_view x, kernels_view w, uint32_t n, uint32_t dim, float eps), (out, x, w, n, dim, eps),
       NULL, n)
 TIMED(quantize, (kernels_view act, kernels_view x, uint32_t n, uint32_t k), (act, x, n, k), NULL, n)
@@ -97,6 +97,7 @@ static st_code pass_alloc(kernels_device *d, size_t size_bytes, kernels_buffer *
     return of(d)->inner->alloc(of(d)->device, size_bytes, out);
 }
 static void pass_free(kernels_device *d, kernels_buffer *b) { of(d)->inner->free(of(d)->device, b); }
+static const void *pass_host(kernels_device *d, kernels_view v, size_t n) { return of(d)->inner->host(of(d)->device, v, n); }
 static st_code pass_wait(kernels_device *d) {
     st_code c = of(d)->inner->wait(of(d)->device);
     return of(d)->failed ? of(d)->failed : c;
@@ -123,6 +124,7 @@ st_code kernels_profile_create(const kernels_ops *ops, kernels_device *device, k
     p->ops.destroy = profile_destroy;
     p->ops.alloc = pass_alloc;
     p->ops.free = pass_free;
+    p->ops.host = pass_host;
     p->ops.wait = pass_wait;
     p->ops.weight_create = pass_weight_create;
     p->ops.weight_free = pass_weight_free;
