@@ -42,6 +42,9 @@ static st_code scalar_create(uint32_t n_threads, kernels_device **out, st_error 
 static st_code avx2_create(uint32_t n_threads, kernels_device **out, st_error *e) {
     return cpu_create(kernels_avx2(), n_threads, out, e);
 }
+static st_code avx512_create(uint32_t n_threads, kernels_device **out, st_error *e) {
+    return cpu_create(kernels_avx512(), n_threads, out, e);
+}
 
 static st_code buffer_alloc(kernels_device *d, size_t size, kernels_buffer **out) {
     kernels_buffer *b = mem_alloc(1, sizeof *b);
@@ -111,6 +114,7 @@ static const struct {
     const kernels_primitives *(*primitives)(void);
     kernels_ops ops;
 } backends[] = {
+    {kernels_avx512, CPU_OPS("avx512", avx512_create)},
     {kernels_avx2, CPU_OPS("avx2", avx2_create)},
     {kernels_ref, CPU_OPS("scalar", scalar_create)},
 };
@@ -126,6 +130,6 @@ st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e) {
             return ST_OK;
         }
     }
-    return st_fail(e, ST_ERR_UNSUPPORTED, "instruction set \"%s\": %s; expected \"auto\", \"avx2\" or \"scalar\"", isa,
-                   known ? "this processor or build lacks it" : "unknown");
+    return st_fail(e, ST_ERR_UNSUPPORTED, "instruction set \"%s\": %s; expected \"auto\", \"avx512\", \"avx2\" or \"scalar\"",
+                   isa, known ? "this processor or build lacks it" : "unknown");
 }
