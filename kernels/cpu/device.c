@@ -45,6 +45,9 @@ static st_code avx2_create(uint32_t n_threads, kernels_device **out, st_error *e
 static st_code avx512_create(uint32_t n_threads, kernels_device **out, st_error *e) {
     return cpu_create(kernels_avx512(), n_threads, out, e);
 }
+static st_code neon_create(uint32_t n_threads, kernels_device **out, st_error *e) {
+    return cpu_create(kernels_neon(), n_threads, out, e);
+}
 
 static st_code buffer_alloc(kernels_device *d, size_t size, kernels_buffer **out) {
     kernels_buffer *b = mem_alloc(1, sizeof *b);
@@ -116,6 +119,7 @@ static const struct {
 } backends[] = {
     {kernels_avx512, CPU_OPS("avx512", avx512_create)},
     {kernels_avx2, CPU_OPS("avx2", avx2_create)},
+    {kernels_neon, CPU_OPS("neon", neon_create)},
     {kernels_ref, CPU_OPS("scalar", scalar_create)},
 };
 
@@ -130,6 +134,7 @@ st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e) {
             return ST_OK;
         }
     }
-    return st_fail(e, ST_ERR_UNSUPPORTED, "instruction set \"%s\": %s; expected \"auto\", \"avx512\", \"avx2\" or \"scalar\"",
-                   isa, known ? "this processor or build lacks it" : "unknown");
+    return st_fail(e, ST_ERR_UNSUPPORTED,
+                   "instruction set \"%s\": %s; expected \"auto\", \"avx512\", \"avx2\", \"neon\" or \"scalar\"", isa,
+                   known ? "this processor or build lacks it" : "unknown");
 }

@@ -96,8 +96,11 @@ static inline const kernels_primitives *kernels_emulated_avx512(void) { return N
 static const struct {
     const char *isa;
     const kernels_primitives *(*primitives)(void);
-} rig_isas[] = {
-    {"scalar", kernels_ref}, {"avx2", kernels_avx2}, {"avx512", kernels_avx512}, {"emulated", kernels_emulated_avx512}};
+} rig_isas[] = {{"scalar", kernels_ref},
+                {"avx2", kernels_avx2},
+                {"avx512", kernels_avx512},
+                {"neon", kernels_neon},
+                {"emulated", kernels_emulated_avx512}};
 enum { RIG_N_ISAS = sizeof rig_isas / sizeof *rig_isas };
 
 /* A device of the best instruction set. */

@@ -7,7 +7,7 @@ static void picking_names_what_there_is(void **state) {
     assert_int_equal(kernels_pick(NULL, &best, &e), ST_OK);
     assert_int_equal(kernels_pick("auto", &other, &e), ST_OK);
     assert_ptr_equal(best, other);
-    assert_string_equal(best->isa, kernels_avx512() ? "avx512" : kernels_avx2() ? "avx2" : "scalar");
+    assert_string_equal(best->isa, kernels_avx512() ? "avx512" : kernels_avx2() ? "avx2" : kernels_neon() ? "neon" : "scalar");
     for (int isa = 0; isa < RIG_N_ISAS; isa++) {
         if (rig_isas[isa].primitives == kernels_emulated_avx512) continue;
         kernels_device *d;
