@@ -4,6 +4,7 @@
 #include "kernels/cpu/cpu_int.h"
 
 #include "base/mem.h"
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -124,7 +125,12 @@ static const struct {
 };
 
 st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e) {
-    bool any = !isa || !strcmp(isa, "auto");
+    const char *forced = getenv("CONSORT_ISA");
+    bool any = !isa || !strcmp(isa, "auto"), by_environment = any && forced && *forced;
+    if (by_environment) {
+        isa = forced;
+        any = !strcmp(isa, "auto");
+    }
     bool known = any;
     for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
         bool named = !any && !strcmp(isa, backends[i].ops.isa);
@@ -135,6 +141,7 @@ st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e) {
         }
     }
     return st_fail(e, ST_ERR_UNSUPPORTED,
-                   "instruction set \"%s\": %s; expected \"auto\", \"avx512\", \"avx2\", \"neon\" or \"scalar\"", isa,
+                   "instruction set \"%s\"%s: %s; expected \"auto\", \"avx512\", \"avx2\", \"neon\" or \"scalar\"", isa,
+                   by_environment ? " of the environment variable CONSORT_ISA" : "",
                    known ? "this processor or build lacks it" : "unknown");
 }

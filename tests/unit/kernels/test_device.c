@@ -1,9 +1,11 @@
 #include "tests/unit/kernels/kernels_test.h"
+#include <stdlib.h>
 
 static void picking_names_what_there_is(void **state) {
     (void)state;
     const kernels_ops *best = NULL, *other = NULL;
     st_error e;
+    unsetenv("CONSORT_ISA");
     assert_int_equal(kernels_pick(NULL, &best, &e), ST_OK);
     assert_int_equal(kernels_pick("auto", &other, &e), ST_OK);
     assert_ptr_equal(best, other);
@@ -23,6 +25,33 @@ static void picking_names_what_there_is(void **state) {
     assert_int_equal(kernels_pick("mmx", &other, &e), ST_ERR_UNSUPPORTED);
     assert_non_null(strstr(e.message, "mmx"));
     assert_non_null(strstr(e.message, "scalar"));
+}
+
+static void the_environment_picks_where_nobody_else_does(void **state) {
+    (void)state;
+    const kernels_ops *best = NULL, *ops = NULL, *scalar = NULL;
+    st_error e;
+    unsetenv("CONSORT_ISA");
+    assert_int_equal(kernels_pick(NULL, &best, &e), ST_OK);
+    assert_int_equal(kernels_pick("scalar", &scalar, &e), ST_OK);
+    setenv("CONSORT_ISA", "scalar", 1);
+    assert_int_equal(kernels_pick(NULL, &ops, &e), ST_OK);
+    assert_ptr_equal(ops, scalar);
+    assert_int_equal(kernels_pick("auto", &ops, &e), ST_OK);
+    assert_ptr_equal(ops, scalar);
+    assert_int_equal(kernels_pick(best->isa, &ops, &e), ST_OK);
+    assert_ptr_equal(ops, best);
+    static const char *const none[] = {"", "auto"};
+    for (size_t i = 0; i < 2; i++) {
+        setenv("CONSORT_ISA", none[i], 1);
+        assert_int_equal(kernels_pick("auto", &ops, &e), ST_OK);
+        assert_ptr_equal(ops, best);
+    }
+    setenv("CONSORT_ISA", "mmx", 1);
+    assert_int_equal(kernels_pick("auto", &ops, &e), ST_ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.message, "mmx"));
+    assert_non_null(strstr(e.message, "CONSORT_ISA"));
+    unsetenv("CONSORT_ISA");
 }
 
 static void creating_refuses_bad_thread_counts_and_survives_lack_of_memory(void **state) {
@@ -189,6 +218,7 @@ static void bad_rows_are_found_and_only_they(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(picking_names_what_there_is),
+        cmocka_unit_test(the_environment_picks_where_nobody_else_does),
         cmocka_unit_test(creating_refuses_bad_thread_counts_and_survives_lack_of_memory),
         cmocka_unit_test(buffers_and_weights_survive_lack_of_memory),
         cmocka_unit_test(weights_outside_their_matrix_are_refused),
