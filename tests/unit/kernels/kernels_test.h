@@ -101,7 +101,10 @@ static const struct {
                 {"avx512", kernels_avx512},
                 {"neon", kernels_neon},
                 {"emulated", kernels_emulated_avx512}};
-enum { RIG_N_ISAS = sizeof rig_isas / sizeof *rig_isas };
+enum {
+    RIG_N_ISAS = sizeof rig_isas / sizeof *rig_isas,
+    RIG_N_REAL = RIG_N_ISAS - 1, /* without the emulated one, which is slow: for what any of them shows */
+};
 
 /* A device of the best instruction set. */
 static inline void rig_open(rig *r, uint32_t n_threads) {

@@ -97,7 +97,7 @@ static void attention_is_what_the_contract_says_in_any_batch(void **state) {
             float *expected = mem_alloc(LONGEST * row, 4), *out = mem_alloc(LONGEST * row, 4);
             for (uint32_t p = 0; p < LONGEST; p++)
                 for (uint32_t h = 0; h < HEADS; h++) expected_row(&t, (kernels_kv_type)type, p, h, expected + p * row + h * dim);
-            for (int isa = 0; isa < RIG_N_ISAS; isa++)
+            for (int isa = 0; isa < RIG_N_REAL; isa++)
                 for (uint32_t c = 0; c < 4; c++) {
                     rig r;
                     if (!rig_open_isa(&r, isa, 1 + c % 3)) continue;
@@ -143,7 +143,7 @@ static void branch_attends(uint32_t window) {
     static const uint32_t node[DEPTH] = {0, 2, 3, 7, 8, 11, 14, 15, 19}; /* slots BASE + node; the gaps are other branches */
     text t = text_open(DIM, window, 71), other = text_open(DIM, window, 72);
     float expected[DEPTH * ROW], out[40 * ROW], *prompt = mem_alloc(LONGEST * ROW, 4);
-    for (int isa = 0; isa < RIG_N_ISAS; isa++)
+    for (int isa = 0; isa < RIG_N_REAL; isa++)
         for (uint32_t threads = 1; threads <= 2; threads++) {
             rig r;
             if (!rig_open_isa(&r, isa, threads)) continue;

@@ -79,7 +79,7 @@ static void tokens_threads_and_instruction_sets_do_not_change_a_bit(void **state
     double *s = mem_alloc(TOKENS * ROWS, 8);
     for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
         problem p = problem_open(f, TOKENS);
-        for (int isa = 0; isa < RIG_N_ISAS; isa++)
+        for (int isa = 0; isa < RIG_N_REAL; isa++)
             for (uint32_t threads = isa ? 1 : 3; threads <= 3; threads++)
                 for (size_t g = isa ? 0 : 6; g < sizeof groups / sizeof *groups; g++) {
                     rig r;
@@ -246,7 +246,7 @@ static void the_grid_rounds_half_to_even_and_ends_at_its_limit(void **state) {
 static void a_bad_row_is_found_and_the_others_are_untouched(void **state) {
     (void)state;
     static const float poison[] = {NAN, INFINITY, -INFINITY, 3e38f, 0x1p-149f};
-    for (int isa = 0; isa < RIG_N_ISAS; isa++)
+    for (int isa = 0; isa < RIG_N_REAL; isa++)
         for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
             enum { N = 9 };
             rig r;
