@@ -184,7 +184,7 @@ int client_bench(int argc, char **argv) {
         {"--prompt", CLIENT_U32, &b.n_prompt, "N", "tokens of the prompt (default: 512)", false},
         {"--generate", CLIENT_U32, &b.n_generate, "N", "tokens decoded by each sequence (default: 64)", false},
         {"--batch", CLIENT_TEXT, &b.batch_text, "N,N", "sequences that decode together (default: 1,4,8,16)", false},
-        {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx2, scalar", false},
+        {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar", false},
         {"--profile", CLIENT_FLAG, &b.engine.profile, NULL, "time by operation, too; costs some speed", false},
         {"--json", CLIENT_FLAG, &b.json, NULL, "one JSON list of {test, threads, batch, tokens_per_s}", false},
     };

@@ -97,7 +97,8 @@ int client_perplexity(int argc, char **argv) {
         {"--text", CLIENT_TEXT, &o.text, "F", "a file of UTF-8 text", true},
         {"--context", CLIENT_U32, &o.context, "N", "tokens of a window (512)", false},
         {"--threads", CLIENT_U32, &eo.n_threads, "N", "compute threads (default: one a processor)", false},
-        {"--isa", CLIENT_TEXT, &eo.isa, "X", "instruction set: auto, avx2, scalar (the answers are the same)", false},
+        {"--isa", CLIENT_TEXT, &eo.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar (the answers are the same)",
+         false},
         {"--kv-type", CLIENT_TEXT, &eo.kv_type, "T", "how KV elements are rounded: f16 (default), f32", false},
         {"--json", CLIENT_FLAG, &o.json, NULL, "one JSON object", false},
     };

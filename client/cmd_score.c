@@ -67,7 +67,8 @@ int client_score(int argc, char **argv) {
     const client_option options[] = {
         {"--model", CLIENT_TEXT, &o.path, "F", "GGUF file", true},
         {"--threads", CLIENT_U32, &o.n_threads, "N", "compute threads (default: one a processor)", false},
-        {"--isa", CLIENT_TEXT, &o.isa, "X", "instruction set: auto, avx2, scalar (the answers are the same)", false},
+        {"--isa", CLIENT_TEXT, &o.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar (the answers are the same)",
+         false},
         {"--kv-type", CLIENT_TEXT, &o.kv_type, "T", "how KV elements are rounded: f16 (default), f32", false},
     };
     int rc = client_options(

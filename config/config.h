@@ -29,7 +29,7 @@ typedef struct {
     uint32_t threads;         /* compute threads a rank; 0: a share of the host's cores */
     char *kv_type;            /* "f16", "f32" */
     uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32 */
-    char *isa;                /* "auto", "scalar", "avx2" */
+    char *isa;                /* "auto", or as of kernels_pick */
 } config_group;
 
 typedef struct {

@@ -139,7 +139,7 @@ static uint32_t count_neighbours(const config_topology *t, uint32_t rank, const 
 }
 
 static st_code run_worker(const config_topology *t, uint32_t rank, uint32_t n_neighbours, start *s, st_error *e) {
-    worker_options wo = {.topology = t, .rank = rank, .n_neighbours = n_neighbours, .isa = getenv("CONSORT_ISA")};
+    worker_options wo = {.topology = t, .rank = rank, .n_neighbours = n_neighbours};
     st_code code = parallel_world_broadcast(s, sizeof *s, START_DEADLINE_MS, e);
     if (code) return code;
     if (!s->ok) return st_fail(e, ST_ERR_UNAVAILABLE, "the coordinator could not start");

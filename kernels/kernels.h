@@ -75,7 +75,7 @@ typedef enum { KERNELS_SILU, KERNELS_GELU } kernels_activation;
 #define KERNELS_NO_WINDOW UINT32_MAX
 
 typedef struct {
-    const char *isa; /* "scalar", "avx2", "avx512" */
+    const char *isa; /* "scalar", "avx2", "avx512", "neon" */
 
     /* n_threads >= 1, the caller's included. Errors: ST_FATAL_MEMORY, ST_ERR_INVALID_ARGUMENT, ST_ERR_UNSUPPORTED,
      * ST_ERR_RESOURCE_EXHAUSTED (no more threads). */
@@ -144,7 +144,8 @@ typedef struct {
     void (*find_bad)(kernels_device *d, uint8_t *bad, kernels_view x, uint32_t n, uint32_t dim);
 } kernels_ops;
 
-/* The functions for an instruction set: "scalar", "avx2", or NULL or "auto" for the best that this processor has. Static.
+/* The functions for an instruction set: "scalar", "avx2", "avx512" (F, BW, VL, DQ and VNNI) or "neon" (with dot products). NULL
+ * or "auto": the one that the environment variable CONSORT_ISA names, if it is set, or the best that this processor has. Static.
  * Errors: ST_ERR_UNSUPPORTED names what was asked and what there is. */
 ST_CHECKED st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e);
 

@@ -90,6 +90,8 @@ void kernels_ref_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, u
 void kernels_ref_geglu(float *out, const float *gate, const float *up, uint32_t dim);
 
 const kernels_primitives *kernels_ref(void);
-const kernels_primitives *kernels_avx2(void); /* NULL where this build or this processor lacks AVX2, FMA or F16C */
+const kernels_primitives *kernels_avx2(void);   /* NULL where this build or this processor lacks AVX2, FMA or F16C */
+const kernels_primitives *kernels_avx512(void); /* ... AVX-512 F, BW, VL, DQ or VNNI, or what kernels_avx2 needs */
+const kernels_primitives *kernels_neon(void);   /* ... Armv8.2's dot product */
 
 #endif

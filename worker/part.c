@@ -52,7 +52,7 @@ static void describe(part *p, const part_engine *n) {
 st_code part_engine_init(part *p, const char *path, parallel_group *group, part_engine *n, st_error *e) {
     const config_topology *t = p->o->topology;
     p->info.n_threads = compute_threads(p);
-    st_code code = kernels_pick(p->o->isa ? p->o->isa : p->config->isa, &n->ops, e);
+    st_code code = kernels_pick(p->config->isa, &n->ops, e);
     if (!code) code = n->ops->create(p->info.n_threads, &n->device, e);
     if (!code) code = load_model(p, path, group, n, e);
     if (code) return code;

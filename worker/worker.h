@@ -18,7 +18,6 @@ typedef struct {
     uint32_t cluster_epoch;
     uint32_t n_neighbours;      /* ranks that compute on this host, this one among them: they share its cores */
     parallel_group *group_link; /* of this rank's group; borrowed */
-    const char *isa;            /* overrides the topology's; NULL: not */
 } worker_options;
 
 /* Runs until the end. ST_OK: stopped by the coordinator. Errors say why it left. */

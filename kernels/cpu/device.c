@@ -4,6 +4,7 @@
 #include "kernels/cpu/cpu_int.h"
 
 #include "base/mem.h"
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -41,6 +42,12 @@ static st_code scalar_create(uint32_t n_threads, kernels_device **out, st_error 
 }
 static st_code avx2_create(uint32_t n_threads, kernels_device **out, st_error *e) {
     return cpu_create(kernels_avx2(), n_threads, out, e);
+}
+static st_code avx512_create(uint32_t n_threads, kernels_device **out, st_error *e) {
+    return cpu_create(kernels_avx512(), n_threads, out, e);
+}
+static st_code neon_create(uint32_t n_threads, kernels_device **out, st_error *e) {
+    return cpu_create(kernels_neon(), n_threads, out, e);
 }
 
 static st_code buffer_alloc(kernels_device *d, size_t size, kernels_buffer **out) {
@@ -117,12 +124,19 @@ static const struct {
     const kernels_primitives *(*primitives)(void);
     kernels_ops ops;
 } backends[] = {
+    {kernels_avx512, CPU_OPS("avx512", avx512_create)},
     {kernels_avx2, CPU_OPS("avx2", avx2_create)},
+    {kernels_neon, CPU_OPS("neon", neon_create)},
     {kernels_ref, CPU_OPS("scalar", scalar_create)},
 };
 
 st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e) {
-    bool any = !isa || !strcmp(isa, "auto");
+    const char *forced = getenv("CONSORT_ISA");
+    bool any = !isa || !strcmp(isa, "auto"), by_environment = any && forced && *forced;
+    if (by_environment) {
+        isa = forced;
+        any = !strcmp(isa, "auto");
+    }
     bool known = any;
     for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
         bool named = !any && !strcmp(isa, backends[i].ops.isa);
@@ -132,6 +146,8 @@ st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e) {
             return ST_OK;
         }
     }
-    return st_fail(e, ST_ERR_UNSUPPORTED, "instruction set \"%s\": %s; expected \"auto\", \"avx2\" or \"scalar\"", isa,
+    return st_fail(e, ST_ERR_UNSUPPORTED,
+                   "instruction set \"%s\"%s: %s; expected \"auto\", \"avx512\", \"avx2\", \"neon\" or \"scalar\"", isa,
+                   by_environment ? " of the environment variable CONSORT_ISA" : "",
                    known ? "this processor or build lacks it" : "unknown");
 }

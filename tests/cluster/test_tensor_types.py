@@ -36,7 +36,7 @@ def test_a_model_of_this_type_scores_the_same_everywhere(make_gguf, tmp_path, ki
     answer = json.loads(first)
     assert len(answer["nll"]) == 39 and all(math.isfinite(x) and x > 0 for x in answer["nll"]), answer
     assert len(set(answer["argmax"])) > 5, "a model that says one thing whatever it reads"
-    for isa, threads in (("scalar", 2), ("avx2", 1), ("avx2", 2)):
+    for isa, threads in (("scalar", 2), ("avx2", 1), ("avx2", 2), ("avx512", 2), ("neon", 2)):
         assert score(path, isa, threads) in (first, None), (isa, threads)
     tensors = json.loads(consort("inspect", "--json", path).stdout)["tensors"]
     assert {t["type"] for t in tensors} == {kind, "F32"}

@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 #include "base/philox.h"
+#include "kernels/cpu/cpu_int.h"
 #include "kernels/half.h"
 #include "kernels/kernels_int.h"
 #include "kernels/tile.h"
@@ -83,15 +84,40 @@ typedef struct {
     kernels_weight *weights[48];
 } rig;
 
-static const char *const rig_isas[] = {"scalar", "avx2"};
-enum { RIG_N_ISAS = 2 };
+/* The AVX-512 kernels on a processor that need not have it (emulated_avx512.h); NULL without AVX2, or where SIMDe is missing. */
+#ifdef CONSORT_EMULATED_AVX512
+const kernels_primitives *kernels_emulated_avx512(void);
+#else
+static inline const kernels_primitives *kernels_emulated_avx512(void) { return NULL; }
+#endif
 
-/* False where this processor lacks `isa`. */
-static inline bool rig_open(rig *r, const char *isa, uint32_t n_threads) {
+/* All tables of primitives that there are; each gives NULL where it cannot run. The first is what the others are compared with.
+ */
+static const struct {
+    const char *isa;
+    const kernels_primitives *(*primitives)(void);
+} rig_isas[] = {{"scalar", kernels_ref},
+                {"avx2", kernels_avx2},
+                {"avx512", kernels_avx512},
+                {"neon", kernels_neon},
+                {"emulated", kernels_emulated_avx512}};
+enum {
+    RIG_N_ISAS = sizeof rig_isas / sizeof *rig_isas,
+    RIG_N_REAL = RIG_N_ISAS - 1, /* without the emulated one, which is slow: for what any of them shows */
+};
+
+/* A device of the best instruction set. */
+static inline void rig_open(rig *r, uint32_t n_threads) {
     st_error e;
     memset(r, 0, sizeof *r);
-    if (kernels_pick(isa, &r->ops, &e)) return false;
+    assert_int_equal(kernels_pick(NULL, &r->ops, &e), ST_OK);
     assert_int_equal(r->ops->create(n_threads, &r->d, &e), ST_OK);
+}
+/* A device of rig_isas[isa]; false where it cannot run. */
+static inline bool rig_open_isa(rig *r, int isa, uint32_t n_threads) {
+    if (!rig_isas[isa].primitives()) return false;
+    rig_open(r, n_threads);
+    r->d->primitives = rig_isas[isa].primitives();
     return true;
 }
 static inline void rig_close(rig *r) {

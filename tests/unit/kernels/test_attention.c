@@ -97,10 +97,10 @@ static void attention_is_what_the_contract_says_in_any_batch(void **state) {
             float *expected = mem_alloc(LONGEST * row, 4), *out = mem_alloc(LONGEST * row, 4);
             for (uint32_t p = 0; p < LONGEST; p++)
                 for (uint32_t h = 0; h < HEADS; h++) expected_row(&t, (kernels_kv_type)type, p, h, expected + p * row + h * dim);
-            for (int isa = 0; isa < RIG_N_ISAS; isa++)
+            for (int isa = 0; isa < RIG_N_REAL; isa++)
                 for (uint32_t c = 0; c < 4; c++) {
                     rig r;
-                    if (!rig_open(&r, rig_isas[isa], 1 + c % 3)) continue;
+                    if (!rig_open_isa(&r, isa, 1 + c % 3)) continue;
                     kernels_kv kv = store_open(&r, (kernels_kv_type)type, dim);
                     for (uint32_t p = 0; p < LONGEST; p += steps[c]) {
                         uint32_t end = p + steps[c] < LONGEST ? p + steps[c] : LONGEST;
@@ -143,10 +143,10 @@ static void branch_attends(uint32_t window) {
     static const uint32_t node[DEPTH] = {0, 2, 3, 7, 8, 11, 14, 15, 19}; /* slots BASE + node; the gaps are other branches */
     text t = text_open(DIM, window, 71), other = text_open(DIM, window, 72);
     float expected[DEPTH * ROW], out[40 * ROW], *prompt = mem_alloc(LONGEST * ROW, 4);
-    for (int isa = 0; isa < RIG_N_ISAS; isa++)
+    for (int isa = 0; isa < RIG_N_REAL; isa++)
         for (uint32_t threads = 1; threads <= 2; threads++) {
             rig r;
-            if (!rig_open(&r, rig_isas[isa], threads)) continue;
+            if (!rig_open_isa(&r, isa, threads)) continue;
             kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
             run_text(&r, &kv, &t, straight, 0, BASE + DEPTH, prompt);
             memcpy(expected, prompt + BASE * ROW, sizeof expected);
@@ -189,7 +189,7 @@ static void sequences_in_one_batch_do_not_see_each_other(void **state) {
     text a = text_open(DIM, KERNELS_NO_WINDOW, 73), b = text_open(DIM, KERNELS_NO_WINDOW, 74);
     float expected_a[N * ROW], expected_b[N * ROW], out[2 * N * ROW];
     rig r;
-    assert_true(rig_open(&r, NULL, 2));
+    rig_open(&r, 2);
     kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
     run_text(&r, &kv, &a, blocks_a, 0, N, expected_a);
     run_text(&r, &kv, &b, blocks_b, 0, N, expected_b);
@@ -223,7 +223,7 @@ static void a_row_that_is_not_finite_spoils_only_rows_that_see_it(void **state) 
     text t = text_open(DIM, KERNELS_NO_WINDOW, 76);
     float clean[N * ROW], out[N * ROW];
     rig r;
-    assert_true(rig_open(&r, NULL, 2));
+    rig_open(&r, 2);
     kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
     run_text(&r, &kv, &t, blocks, 0, N, clean);
     for (uint32_t i = 0; i < KV_HEADS * DIM; i++) t.k[BAD * KV_HEADS * DIM + i] = 1e6f; /* infinite as a half */
@@ -244,7 +244,7 @@ static void moving_a_token_moves_all_layers_and_nothing_else(void **state) {
     const uint32_t blocks[] = {4, 2};
     rig r;
     values v = {.seed = 77};
-    assert_true(rig_open(&r, NULL, 1));
+    rig_open(&r, 1);
     kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
     size_t n = kernels_kv_block_bytes(&kv) * BLOCKS, row = DIM * 2, run = row * 32;
     assert_int_equal(n, (size_t)BLOCKS * LAYERS * 2 * KV_HEADS * 32 * DIM * 2);

@@ -1,18 +1,56 @@
 #include "tests/unit/kernels/kernels_test.h"
+#include <stdlib.h>
 
 static void picking_names_what_there_is(void **state) {
     (void)state;
     const kernels_ops *best = NULL, *other = NULL;
     st_error e;
+    unsetenv("CONSORT_ISA");
     assert_int_equal(kernels_pick(NULL, &best, &e), ST_OK);
     assert_int_equal(kernels_pick("auto", &other, &e), ST_OK);
     assert_ptr_equal(best, other);
-    assert_string_equal(best->isa, kernels_avx2() ? "avx2" : "scalar");
-    assert_int_equal(kernels_pick("scalar", &other, &e), ST_OK);
-    assert_string_equal(other->isa, "scalar");
+    assert_string_equal(best->isa, kernels_avx512() ? "avx512" : kernels_avx2() ? "avx2" : kernels_neon() ? "neon" : "scalar");
+    for (int isa = 0; isa < RIG_N_REAL; isa++) {
+        kernels_device *d;
+        const kernels_primitives *p = rig_isas[isa].primitives();
+        assert_int_equal(kernels_pick(rig_isas[isa].isa, &other, &e), p ? ST_OK : ST_ERR_UNSUPPORTED);
+        if (!p) continue;
+        assert_string_equal(other->isa, rig_isas[isa].isa);
+        assert_string_equal(p->isa, rig_isas[isa].isa);
+        assert_int_equal(other->create(1, &d, &e), ST_OK);
+        assert_ptr_equal(d->primitives, p);
+        other->destroy(d);
+    }
     assert_int_equal(kernels_pick("mmx", &other, &e), ST_ERR_UNSUPPORTED);
     assert_non_null(strstr(e.message, "mmx"));
     assert_non_null(strstr(e.message, "scalar"));
+}
+
+static void the_environment_picks_where_nobody_else_does(void **state) {
+    (void)state;
+    const kernels_ops *best = NULL, *ops = NULL, *scalar = NULL;
+    st_error e;
+    unsetenv("CONSORT_ISA");
+    assert_int_equal(kernels_pick(NULL, &best, &e), ST_OK);
+    assert_int_equal(kernels_pick("scalar", &scalar, &e), ST_OK);
+    setenv("CONSORT_ISA", "scalar", 1);
+    assert_int_equal(kernels_pick(NULL, &ops, &e), ST_OK);
+    assert_ptr_equal(ops, scalar);
+    assert_int_equal(kernels_pick("auto", &ops, &e), ST_OK);
+    assert_ptr_equal(ops, scalar);
+    assert_int_equal(kernels_pick(best->isa, &ops, &e), ST_OK);
+    assert_ptr_equal(ops, best);
+    static const char *const none[] = {"", "auto"};
+    for (size_t i = 0; i < 2; i++) {
+        setenv("CONSORT_ISA", none[i], 1);
+        assert_int_equal(kernels_pick("auto", &ops, &e), ST_OK);
+        assert_ptr_equal(ops, best);
+    }
+    setenv("CONSORT_ISA", "mmx", 1);
+    assert_int_equal(kernels_pick("auto", &ops, &e), ST_ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.message, "mmx"));
+    assert_non_null(strstr(e.message, "CONSORT_ISA"));
+    unsetenv("CONSORT_ISA");
 }
 
 static void creating_refuses_bad_thread_counts_and_survives_lack_of_memory(void **state) {
@@ -41,7 +79,7 @@ static void buffers_and_weights_survive_lack_of_memory(void **state) {
     values v = {.seed = 31};
     uint8_t *blocks = random_blocks(&v, KERNELS_Q4_1, 40, 64);
     kernels_matrix m = {KERNELS_Q4_1, 40, 64, blocks};
-    assert_true(rig_open(&r, "scalar", 1));
+    assert_true(rig_open_isa(&r, 0, 1));
     for (uint64_t n = 1;; n++) {
         kernels_buffer *b = NULL;
         mem_fail_at(n);
@@ -75,7 +113,7 @@ static void weights_outside_their_matrix_are_refused(void **state) {
     uint8_t *blocks = random_blocks(&v, KERNELS_Q4_1, 40, 64);
     kernels_matrix m = {KERNELS_Q4_1, 40, 64, blocks};
     kernels_weight *w = NULL;
-    assert_true(rig_open(&r, "scalar", 1));
+    assert_true(rig_open_isa(&r, 0, 1));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(r.ops->weight_create(r.d, &m, bad[i][0], bad[i][1], bad[i][2], bad[i][3], &w), ST_ERR_INVALID_ARGUMENT);
     m.format = KERNELS_N_FORMATS;
@@ -92,7 +130,7 @@ static void many_weights_come_and_go(void **state) {
     uint8_t *blocks = random_blocks(&v, KERNELS_Q8_0, 600, 1024);
     kernels_matrix m = {KERNELS_Q8_0, 600, 1024, blocks};
     kernels_weight *w[12] = {NULL};
-    assert_true(rig_open(&r, "scalar", 1));
+    assert_true(rig_open_isa(&r, 0, 1));
     for (uint32_t i = 0; i < 100; i++) { /* slabs fill, empty, and are made anew */
         uint32_t k = below(&v, 12);
         r.ops->weight_free(r.d, w[k]);
@@ -110,7 +148,7 @@ static void bytes_go_up_and_down_and_across(void **state) {
     rig r;
     uint8_t from[300], to[300];
     for (uint32_t i = 0; i < 300; i++) from[i] = (uint8_t)(i * 7);
-    assert_true(rig_open(&r, NULL, 2));
+    rig_open(&r, 2);
     kernels_view a = rig_bytes(&r, 512), b = rig_bytes(&r, 512);
     rig_get(&r, to, a, 300);
     for (uint32_t i = 0; i < 300; i++) assert_int_equal(to[i], 0); /* new buffers are zeroed */
@@ -134,7 +172,7 @@ static void embedding_and_gathering_pick_rows(void **state) {
         const kernels_layout *l = kernels_layout_of(f);
         const uint32_t token[] = {36, 0, 15, 16, 36}, index[] = {4, 1, 1};
         float out[5 * COLS], expected[KERNELS_GROUP], picked[3 * COLS];
-        assert_true(rig_open(&r, NULL, 2));
+        rig_open(&r, 2);
         kernels_view x = rig_bytes(&r, sizeof out), y = rig_bytes(&r, sizeof picked);
         r.ops->embed(r.d, x, &m, token, 5);
         rig_get(&r, out, x, sizeof out);
@@ -164,7 +202,7 @@ static void bad_rows_are_found_and_only_they(void **state) {
     uint8_t found[N + 1];
     fill(&v, x, N * DIM, 3e38f);
     for (uint32_t i = 0; i < N; i += 3) x[i * DIM + below(&v, DIM)] = bad_values[i % 4];
-    assert_true(rig_open(&r, NULL, 3));
+    rig_open(&r, 3);
     memset(found, 7, sizeof found);
     r.ops->find_bad(r.d, found, rig_put(&r, x, N * DIM * sizeof *x), N, DIM);
     assert_int_equal(r.ops->wait(r.d), ST_OK);
@@ -177,6 +215,7 @@ static void bad_rows_are_found_and_only_they(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(picking_names_what_there_is),
+        cmocka_unit_test(the_environment_picks_where_nobody_else_does),
         cmocka_unit_test(creating_refuses_bad_thread_counts_and_survives_lack_of_memory),
         cmocka_unit_test(buffers_and_weights_survive_lack_of_memory),
         cmocka_unit_test(weights_outside_their_matrix_are_refused),

@@ -4,7 +4,7 @@
 enum { GUARD = 64, GUARD_BYTE = 0xA5, MAX = 1700 };
 
 /* What every fast table is compared with; NULL-terminated. */
-static const kernels_primitives *fast[2];
+static const kernels_primitives *fast[RIG_N_ISAS];
 
 static void *guarded(size_t n_bytes) {
     uint8_t *p = mem_alloc_aligned(n_bytes + GUARD, 1, 64);
@@ -129,6 +129,26 @@ static void products_of_extreme_integers_do_not_saturate(void **state) {
                     }
                     mem_free(tile);
                 }
+}
+
+/* E8M0 bytes, of which the two smallest are subnormal. */
+static void every_power_of_two_as_a_scale_equals_ref(void **state) {
+    (void)state;
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (int byte = 0; byte < 256; byte++) {
+            const kernels_layout *l = kernels_layout_of(KERNELS_MXFP4);
+            uint8_t block[17], *tile = mem_alloc(1, l->tile_bytes);
+            memset(block, 0x21, sizeof block);
+            block[0] = (uint8_t)byte;
+            for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->pack(tile, block, lane);
+            kernels_act a = {.q = {1, 3, -5}, .d = 0.75f, .d_sum = -0.75f, .sum = -1};
+            float x[1][KERNELS_LANES], y[1][KERNELS_LANES];
+            l->product(x, tile, 0, &a, sizeof a, 1, KERNELS_GROUP);
+            (*p)->product[KERNELS_MXFP4](y, tile, 0, &a, sizeof a, 1, KERNELS_GROUP);
+            assert_true(x[0][0] != 0);
+            assert_same_floats(x[0], y[0], KERNELS_LANES);
+            mem_free(tile);
+        }
 }
 
 static void row_primitives_equal_ref(void **state) {
@@ -296,11 +316,13 @@ static void attention_of_a_chunk_equals_ref(void **state) {
 }
 
 int main(void) {
-    fast[0] = kernels_avx2(); /* NULL on a machine without: then the tests walk an empty list */
+    for (int isa = 1, n = 0; isa < RIG_N_ISAS; isa++)
+        if (rig_isas[isa].primitives()) fast[n++] = rig_isas[isa].primitives();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(quantizing_equals_ref),
         cmocka_unit_test(products_equal_ref_for_every_format_and_number_of_tokens),
         cmocka_unit_test(products_of_extreme_integers_do_not_saturate),
+        cmocka_unit_test(every_power_of_two_as_a_scale_equals_ref),
         cmocka_unit_test(row_primitives_equal_ref),
         cmocka_unit_test(sums_on_the_grid_equal_ref),
         cmocka_unit_test(row_primitives_compute_their_formulas),

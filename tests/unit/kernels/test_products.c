@@ -49,7 +49,7 @@ static problem problem_open(kernels_format f, uint32_t n) {
                  mem_alloc(TOKENS * ROWS, 8)};
     fill(&v, p.x, TOKENS * COLS, 2.0f);
     rig r;
-    assert_true(rig_open(&r, "scalar", 1));
+    assert_true(rig_open_isa(&r, 0, 1));
     kernels_matrix m = matrix_of(&p);
     kernels_weight *w = rig_weight(&r, &m, 0, ROWS, 0, COLS);
     kernels_view x = rig_bytes(&r, COLS * 4), act = rig_bytes(&r, r.ops->act_bytes(1, COLS));
@@ -79,12 +79,12 @@ static void tokens_threads_and_instruction_sets_do_not_change_a_bit(void **state
     double *s = mem_alloc(TOKENS * ROWS, 8);
     for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
         problem p = problem_open(f, TOKENS);
-        for (int isa = 0; isa < RIG_N_ISAS; isa++)
+        for (int isa = 0; isa < RIG_N_REAL; isa++)
             for (uint32_t threads = isa ? 1 : 3; threads <= 3; threads++)
                 for (size_t g = isa ? 0 : 6; g < sizeof groups / sizeof *groups; g++) {
                     rig r;
                     uint32_t n = groups[g], t0 = TOKENS - n;
-                    if (!rig_open(&r, rig_isas[isa], threads)) continue;
+                    if (!rig_open_isa(&r, isa, threads)) continue;
                     multiply(&r, &p, t0, n, 0, ROWS, y, s);
                     assert_same_floats(y, p.product + t0 * ROWS, n * ROWS);
                     assert_memory_equal(s, p.sums + t0 * ROWS, n * ROWS * sizeof *s);
@@ -134,7 +134,7 @@ static void rows_split_over_ranks_are_the_rows_of_the_whole(void **state) {
         for (uint32_t half = 0; half < 2; half++) {
             rig r;
             uint32_t row0 = half ? cuts[c] : 0, n_rows = half ? ROWS - cuts[c] : cuts[c];
-            assert_true(rig_open(&r, NULL, 2));
+            rig_open(&r, 2);
             multiply(&r, &p, 0, 4, row0, n_rows, y, s);
             for (uint32_t t = 0; t < 4; t++) assert_same_floats(y + t * n_rows, p.product + t * ROWS + row0, n_rows);
             rig_close(&r);
@@ -159,7 +159,7 @@ static void units_split_over_ranks_in_any_order_sum_to_the_whole(void **state) {
                 rig r;
                 uint32_t col0 = cuts[rank] * UNIT, n_cols = (cuts[rank + 1] - cuts[rank]) * UNIT;
                 float x[COLS];
-                assert_true(rig_open(&r, NULL, 1));
+                rig_open(&r, 1);
                 kernels_weight *w = rig_weight(&r, &m, 0, ROWS, col0, n_cols);
                 memcpy(x, p.x + col0, n_cols * sizeof *x);
                 kernels_view in = rig_put(&r, x, n_cols * sizeof *x), out = rig_bytes(&r, ROWS * sizeof *part);
@@ -184,7 +184,7 @@ static void run_units(const float *partial, uint32_t n, double *sum, uint32_t n_
     rig r;
     float ones[64];
     for (uint32_t i = 0; i < n; i++) ones[i] = 1;
-    assert_true(rig_open(&r, NULL, 1));
+    rig_open(&r, 1);
     kernels_matrix m = {KERNELS_F32, 1, n, partial};
     kernels_view out = rig_bytes(&r, sizeof *sum);
     r.ops->matmul_units(r.d, out, rig_weight(&r, &m, 0, 1, 0, n), rig_put(&r, ones, n * sizeof *ones), (kernels_view){0}, 1, 1,
@@ -246,7 +246,7 @@ static void the_grid_rounds_half_to_even_and_ends_at_its_limit(void **state) {
 static void a_bad_row_is_found_and_the_others_are_untouched(void **state) {
     (void)state;
     static const float poison[] = {NAN, INFINITY, -INFINITY, 3e38f, 0x1p-149f};
-    for (int isa = 0; isa < RIG_N_ISAS; isa++)
+    for (int isa = 0; isa < RIG_N_REAL; isa++)
         for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
             enum { N = 9 };
             rig r;
@@ -255,7 +255,7 @@ static void a_bad_row_is_found_and_the_others_are_untouched(void **state) {
             float *y = mem_alloc(N * ROWS, 4);
             double *s = mem_alloc(N * ROWS, 8);
             for (uint32_t i = 0; i < 5; i++) p.x[(size_t)(i + 2) * COLS + 100 * i] = poison[i];
-            if (rig_open(&r, rig_isas[isa], 2)) {
+            if (rig_open_isa(&r, isa, 2)) {
                 multiply(&r, &p, 0, N, 0, ROWS, y, s);
                 kernels_view sum = rig_put(&r, s, N * ROWS * 8), x = rig_bytes(&r, N * ROWS * 4);
                 r.ops->find_bad(r.d, bad, rig_put(&r, y, N * ROWS * 4), N, ROWS);

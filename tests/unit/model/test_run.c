@@ -95,8 +95,8 @@ static void a_prompt_gives_the_same_logits_in_chunks_of_any_size(void **state) {
 
 static void threads_and_instruction_sets_give_the_same_logits(void **state) {
     truth *t = *state;
-    static const char *const isa[] = {"scalar", "avx2", "auto"};
-    for (size_t i = 0; i < 3; i++)
+    static const char *const isa[] = {"scalar", "avx2", "avx512", "neon", "auto"};
+    for (size_t i = 0; i < sizeof isa / sizeof *isa; i++)
         for (uint32_t threads = 1; threads <= 3; threads++) {
             const kernels_ops *ops;
             if (kernels_pick(isa[i], &ops, NULL) != ST_OK) continue; /* not on this processor */

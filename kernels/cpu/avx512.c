@@ -1,0 +1,259 @@
+/* The primitives for AVX-512. Bits equal ref/ref.c: the same operations on the same values in the same order, sixteen lanes at a
+ * time, which is just the order of sums that docs/numerics.md asks for. */
+#include "kernels/cpu/avx512_int.h"
+
+#ifdef KERNELS_HAS_AVX512
+#include "base/fmath.h"
+#include <math.h>
+#include <string.h>
+
+/* -- rows ---------------------------------------------------------------------------------------------------------------- */
+
+/* The first n lanes. */
+INLINE __mmask16 first(uint32_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1u); }
+
+/* The first n floats, the others 0; and back. */
+INLINE __m512 load(const float *x, uint32_t n) { return n >= 16 ? _mm512_loadu_ps(x) : _mm512_maskz_loadu_ps(first(n), x); }
+INLINE void store(float *x, __m512 v, uint32_t n) {
+    if (n >= 16)
+        _mm512_storeu_ps(x, v);
+    else
+        _mm512_mask_storeu_ps(x, first(n), v);
+}
+
+INLINE __m512 dot16(const float *a, const float *b, uint32_t n) {
+    __m512 s = _mm512_setzero_ps();
+    for (uint32_t i = 0; i < n; i += 16) s = _mm512_fmadd_ps(load(a + i, n - i), load(b + i, n - i), s);
+    return s;
+}
+
+/* Lanes i and i + 8, i and i + 4, i and i + 2, i and i + 1. */
+INLINE float sum16(__m512 v) {
+    v = _mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0x4e));
+    v = _mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
+    v = _mm512_add_ps(v, _mm512_shuffle_ps(v, v, 0x4e));
+    v = _mm512_add_ps(v, _mm512_shuffle_ps(v, v, 0xb1));
+    return _mm_cvtss_f32(_mm512_castps512_ps128(v));
+}
+
+/* fmath_expf, sixteen at a time. Operand order of min and max lets NaN through. */
+INLINE __m512 exp16(__m512 x) {
+    const __m512 round = _mm512_set1_ps(FMATH_EXPF_ROUND);
+    x = _mm512_max_ps(_mm512_set1_ps(FMATH_EXPF_MIN), _mm512_min_ps(_mm512_set1_ps(FMATH_EXPF_MAX), x));
+    __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(FMATH_EXPF_LOG2E), round), n = _mm512_sub_ps(t, round);
+    __m512i i = _mm512_sub_epi32(_mm512_castps_si512(t), _mm512_castps_si512(round));
+    __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-FMATH_EXPF_LN2_HI), x);
+    r = _mm512_fmadd_ps(n, _mm512_set1_ps(-FMATH_EXPF_LN2_LO), r);
+    __m512 p = _mm512_set1_ps(FMATH_EXPF_P5);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P4));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P3));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P2));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P1));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P0));
+    __m512 y = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+    __m512i half = _mm512_srai_epi32(i, 1), rest = _mm512_sub_epi32(i, half), bias = _mm512_set1_epi32(127);
+    y = _mm512_mul_ps(y, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23)));
+    return _mm512_mul_ps(y, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(rest, bias), 23)));
+}
+
+static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit) {
+    const __m512d m = _mm512_set1_pd(0x1.8p24), limit8 = _mm512_set1_pd(limit), nan = _mm512_set1_pd(NAN);
+    for (uint32_t i = 0; i < n; i += 8) {
+        __m512d s = _mm512_loadu_pd(sum + i);
+        for (uint32_t u = 0; u < n_units; u++) {
+            __m512d x = _mm512_cvtps_pd(_mm256_loadu_ps(y + (size_t)u * n + i));
+            __mmask8 fits = _mm512_cmp_pd_mask(_mm512_abs_pd(x), limit8, _CMP_LT_OQ);
+            s = _mm512_add_pd(s, _mm512_mask_sub_pd(nan, fits, _mm512_add_pd(x, m), m));
+        }
+        _mm512_storeu_pd(sum + i, s);
+    }
+}
+
+/* n <= KERNELS_GROUP; values behind are 0. */
+INLINE void quantize_group(kernels_act *out, const float *x, uint32_t n) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512 x0 = load(x, n), x1 = n > 16 ? load(x + 16, n - 16) : _mm512_setzero_ps();
+    uint32_t amax = _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(x0), magnitude),
+                                                             _mm512_and_si512(_mm512_castps_si512(x1), magnitude)));
+    if (amax >= 0x7f800000u || amax < 0x0d800000u) { /* not finite; below 2^-100 */
+        *out = (kernels_act){.d = 0};
+        if (amax >= 0x7f800000u) out->d = out->d_sum = NAN;
+        return;
+    }
+    float a;
+    memcpy(&a, &amax, sizeof a);
+    __m512 inverse = _mm512_set1_ps(127.0f / a);
+    __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse)), q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
+    _mm_storeu_si128((void *)out->q, _mm512_cvtepi32_epi8(q0)); /* to nearest, half to even */
+    _mm_storeu_si128((void *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
+    out->sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+    out->d = a / 127.0f;
+    out->d_sum = out->d * (float)out->sum;
+}
+
+static void quantize(kernels_act *out, const float *x, uint32_t k) {
+    for (; k >= KERNELS_GROUP; k -= KERNELS_GROUP, x += KERNELS_GROUP) quantize_group(out++, x, KERNELS_GROUP);
+    if (k) quantize_group(out, x, k);
+}
+
+static void rmsnorm(float *out, const float *x, const float *w, uint32_t dim, float eps) {
+    __m512 r = _mm512_set1_ps(1.0f / sqrtf(sum16(dot16(x, x, dim)) / (float)dim + eps));
+    for (uint32_t i = 0; i < dim; i += 16)
+        store(out + i, _mm512_mul_ps(_mm512_mul_ps(load(x + i, dim - i), r), load(w + i, dim - i)), dim - i);
+}
+
+static void rope(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim) {
+    for (uint32_t h = 0; h < n_heads; h++, x += head_dim)
+        for (uint32_t i = 0; i < head_dim; i += 16) {
+            __m512 v = load(x + i, head_dim - i), t = load(cos_sin + i, head_dim - i);
+            __m512 crossed = _mm512_mul_ps(_mm512_shuffle_ps(v, v, 0xb1), _mm512_shuffle_ps(t, t, 0xf5));
+            store(x + i, _mm512_fmaddsub_ps(v, _mm512_shuffle_ps(t, t, 0xa0), crossed), head_dim - i);
+        }
+}
+
+static void rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const uint32_t half = head_dim / 2;
+    for (uint32_t h = 0; h < n_heads; h++, x += head_dim)
+        for (uint32_t i = 0; i < half; i += 16) {
+            uint32_t n = half - i;
+            __m512 t0 = load(cos_sin + 2 * i, 2 * n), t1 = n > 8 ? load(cos_sin + 2 * i + 16, 2 * n - 16) : _mm512_setzero_ps();
+            __m512 c = _mm512_permutex2var_ps(t0, even, t1), s = _mm512_permutex2var_ps(t0, odd, t1);
+            __m512 a = load(x + i, n), b = load(x + i + half, n);
+            store(x + i, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)), n);
+            store(x + i + half, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)), n);
+        }
+}
+
+/* (gate / (1 + exp(-u))) * up */
+INLINE void glu(float *out, __m512 gate, __m512 u, const float *up, uint32_t n) {
+    __m512 minus_u = _mm512_xor_ps(u, _mm512_set1_ps(-0.0f));
+    store(out, _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(_mm512_set1_ps(1.0f), exp16(minus_u))), load(up, n)), n);
+}
+
+static void swiglu(float *out, const float *gate, const float *up, uint32_t dim) {
+    for (uint32_t i = 0; i < dim; i += 16) {
+        __m512 g = load(gate + i, dim - i);
+        glu(out + i, g, g, up + i, dim - i);
+    }
+}
+
+static void geglu(float *out, const float *gate, const float *up, uint32_t dim) {
+    const __m512 c1 = _mm512_set1_ps(KERNELS_GELU_C1), c2 = _mm512_set1_ps(KERNELS_GELU_C2);
+    for (uint32_t i = 0; i < dim; i += 16) {
+        __m512 g = load(gate + i, dim - i);
+        glu(out + i, g, _mm512_mul_ps(g, _mm512_fmadd_ps(c2, _mm512_mul_ps(g, g), c1)), up + i, dim - i);
+    }
+}
+
+/* -- KV and attention ---------------------------------------------------------------------------------------------------- */
+
+static void encode_f16(void *out, const float *x, uint32_t n) {
+    uint16_t *to = out;
+    for (uint32_t i = 0; i < n; i += 16)
+        _mm256_mask_storeu_epi16(to + i, first(n - i), _mm512_cvtps_ph(load(x + i, n - i), _MM_FROUND_TO_NEAREST_INT));
+}
+
+static void decode_f16(float *out, const void *x, uint32_t n) {
+    const uint16_t *from = x;
+    for (uint32_t i = 0; i < n; i += 16) store(out + i, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n - i), from + i)), n - i);
+}
+
+static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n * sizeof *x); }
+static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
+
+/* Lane j: sum16 of r[j]. Each step adds the halves of what is left of two rows, and leaves them side by side. */
+INLINE __m512 sum16_of_16(const __m512 *r) {
+    __m512 a[8], b[4], c[2];
+    for (uint32_t j = 0; j < 8; j++)
+        a[j] =
+            _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * j], r[2 * j + 1], 0x44), _mm512_shuffle_f32x4(r[2 * j], r[2 * j + 1], 0xee));
+    for (uint32_t j = 0; j < 4; j++)
+        b[j] =
+            _mm512_add_ps(_mm512_shuffle_f32x4(a[2 * j], a[2 * j + 1], 0x88), _mm512_shuffle_f32x4(a[2 * j], a[2 * j + 1], 0xdd));
+    for (uint32_t j = 0; j < 2; j++)
+        c[j] = _mm512_add_ps(_mm512_shuffle_ps(b[2 * j], b[2 * j + 1], 0x44), _mm512_shuffle_ps(b[2 * j], b[2 * j + 1], 0xee));
+    __m512 all = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), all);
+}
+
+/* o += p_j * v_j, ascending, over `width` vectors, the last of which may have n values only. */
+INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys, uint32_t head_dim, __m512 rescale,
+                       const uint32_t width, uint32_t n) {
+    __m512 acc[8];
+    for (uint32_t i = 0; i < width; i++) acc[i] = _mm512_mul_ps(load(o + 16 * i, n), rescale);
+    for (uint32_t j = 0; j < n_keys; j++, v += head_dim) {
+        __m512 pj = _mm512_set1_ps(p[j]);
+        for (uint32_t i = 0; i < width; i++) acc[i] = _mm512_fmadd_ps(pj, load(v + 16 * i, n), acc[i]);
+    }
+    for (uint32_t i = 0; i < width; i++) store(o + 16 * i, acc[i], n);
+}
+
+INLINE void attend_dim(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
+                       const uint32_t head_dim, float scale) {
+    float p[KERNELS_CHUNK_KEYS];
+    __m512 largest = _mm512_set1_ps(s->m);
+    for (uint32_t j0 = 0; j0 < n_keys; j0 += 16) {
+        __m512 r[16];
+        for (uint32_t j = 0; j < 16; j++) /* behind the last key: that key again, which changes no maximum */
+            r[j] = dot16(q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
+        __m512 score = _mm512_mul_ps(sum16_of_16(r), _mm512_set1_ps(scale));
+        largest = _mm512_max_ps(score, largest); /* where the score is NaN: the second */
+        _mm512_storeu_ps(p + j0, score);
+    }
+    float m = _mm512_reduce_max_ps(largest), rescale = fmath_expf(s->m - m);
+    for (uint32_t j = 0; j < n_keys; j += 16)
+        _mm512_storeu_ps(p + j, exp16(_mm512_sub_ps(_mm512_loadu_ps(p + j), _mm512_set1_ps(m))));
+    s->m = m;
+    s->l *= rescale;
+    for (uint32_t j = 0; j < n_keys; j++) s->l += p[j];
+    uint32_t i = 0;
+    __m512 rescale16 = _mm512_set1_ps(rescale);
+    for (; i + 128 <= head_dim; i += 128) add_values(o + i, v + i, p, n_keys, head_dim, rescale16, 8, 16);
+    for (; i + 64 <= head_dim; i += 64) add_values(o + i, v + i, p, n_keys, head_dim, rescale16, 4, 16);
+    for (; i < head_dim; i += 16) add_values(o + i, v + i, p, n_keys, head_dim, rescale16, 1, head_dim - i);
+}
+
+/* The common sizes as constants, so that the loops over them unroll. */
+static void attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                   float scale) {
+    for (; n; n--, query++) switch (head_dim) {
+        case 64: attend_dim(query->state, query->o, query->q, k, v, n_keys, 64, scale); break;
+        case 128: attend_dim(query->state, query->o, query->q, k, v, n_keys, 128, scale); break;
+        default: attend_dim(query->state, query->o, query->q, k, v, n_keys, head_dim, scale); break;
+        }
+}
+
+static const kernels_primitives table = {
+    .isa = "avx512",
+    .product =
+        {
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx512_product_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+        },
+    .add_on_grid = add_on_grid,
+    .quantize = quantize,
+    .rmsnorm = rmsnorm,
+    .rope = {[KERNELS_ROPE_NEIGHBOURS] = rope, [KERNELS_ROPE_HALVES] = rope_halves},
+    .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = geglu},
+    .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
+    .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
+    .attend = attend,
+};
+
+const kernels_primitives *kernels_avx512(void) {
+    return kernels_avx2() && /* FMA and F16C, too */
+                   __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vnni")
+               ? &table
+               : NULL;
+}
+
+#else
+
+const kernels_primitives *kernels_avx512(void) { return NULL; }
+
+#endif

@@ -1,0 +1,204 @@
+/* Matrix products for AVX-512 with VNNI, built as those of avx2_product.c: one source for every quantized format, its shape a
+ * constant of each instance. A vector is one quad of all 16 rows of a tile, and `vpdpbusd` adds its four columns in int32, which
+ * is exact: nothing has to be widened, and codes may have all of 0 .. 255. Bits equal ref/block.h. */
+#include "kernels/cpu/avx512_int.h"
+
+#ifdef KERNELS_HAS_AVX512
+#include "kernels/tile.h"
+
+/* How far ahead the weights are asked for, as in avx2_product.c: the processor's own streams end at each 4 KiB page. */
+enum { PREFETCH_BYTES = 2048 };
+
+/* -- integer sums -------------------------------------------------------------------------------------------------------- */
+
+/* Of a group of 32 columns: the planes at hand, and the sums by token. */
+typedef struct {
+    __m512i low, high;
+    __m512i sum[KERNELS_TILE_TOKENS];
+} group_sums;
+
+/* One factor of vpdpbusd is unsigned: values that have a sign without a bias get one here. */
+INLINE int32_t bias_of(const tile_shape s) { return s.bias + (s.is_signed ? 128 : 0); }
+
+INLINE __m512i bits(__m512i plane, const uint32_t from, const uint32_t to, const uint32_t n) {
+    __m512i x = from > to ? _mm512_srli_epi32(plane, from - to) : from < to ? _mm512_slli_epi32(plane, to - from) : plane;
+    return n == 8 ? x : _mm512_and_si512(x, _mm512_set1_epi8((char)(((1 << n) - 1) << to)));
+}
+
+/* Four columns of 16 rows as unsigned values: their value + bias_of(s). */
+INLINE __m512i quad_of(const group_sums *g, const uint32_t quad, const tile_shape s) {
+    __m512i x = bits(g->low, quad % (8 / s.low) * s.low, 0, s.low);
+    if (s.high) x = _mm512_or_si512(x, bits(g->high, quad % (8 / s.high) * s.high, s.low, s.high));
+    if (s.book) x = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)tile_books[s.book])), x);
+    return s.is_signed ? _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80)) : x;
+}
+
+INLINE __m512i four(const int8_t *q) { /* four columns of a token, for all rows */
+    int32_t word;
+    memcpy(&word, q, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+/* The sums of a run of columns start with what the bias will have added. */
+INLINE void start_run(group_sums *g, const int32_t *sum, const uint32_t n, const tile_shape s) {
+    for (uint32_t t = 0; t < n; t++) g->sum[t] = bias_of(s) ? _mm512_set1_epi32(-bias_of(s) * sum[t]) : _mm512_setzero_si512();
+}
+
+/* Adds four columns to the sums of n tokens. */
+INLINE void add_quad(group_sums *g, const uint8_t *codes, const kernels_act *const *a, const uint32_t n, const uint32_t quad,
+                     const tile_shape s) {
+    if (quad % (8 / s.low) == 0) g->low = _mm512_loadu_si512(codes + quad * s.low / 8 * 64);
+    if (s.high && quad % (8 / s.high) == 0) g->high = _mm512_loadu_si512(codes + (s.low + quad * s.high / 8) * 64);
+    __m512i w = quad_of(g, quad, s);
+    for (uint32_t t = 0; t < n; t++) g->sum[t] = _mm512_dpbusd_epi32(g->sum[t], w, four(a[t]->q + quad * 4));
+}
+
+INLINE int32_t sum_of_16(const int8_t *q) {
+    __m128i p = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), _mm_loadu_si128((const void *)q));
+    p = _mm_add_epi32(p, _mm_shuffle_epi32(p, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(p, _mm_shuffle_epi32(p, 0xb1)));
+}
+
+/* -- scales -------------------------------------------------------------------------------------------------------------- */
+
+INLINE __m512i bytes16(const uint8_t *p, const bool is_signed) {
+    __m128i x = _mm_loadu_si128((const void *)p);
+    return is_signed ? _mm512_cvtepi8_epi32(x) : _mm512_cvtepu8_epi32(x);
+}
+
+/* tile_e8m0, sixteen at a time. */
+INLINE __m512 e8m0(const uint8_t *p) {
+    __m512i e = bytes16(p, false), normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    __mmask16 is_tiny = _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(2), e);
+    return _mm512_castsi512_ps(_mm512_mask_blend_epi32(is_tiny, normal, _mm512_sllv_epi32(_mm512_set1_epi32(0x200000), e)));
+}
+
+/* Scales of the rows; `run` counts the runs of columns that share a sub-scale. */
+INLINE __m512 scale_of(const uint8_t *tile, const uint32_t run, const tile_shape s) {
+    if (s.scale == TILE_E8M0) return e8m0(tile + tile_d(s));
+    __m512 d = halves(tile + tile_d(s));
+    if (s.scale == TILE_HALF) return d;
+    __m512i sub = bytes16(tile + tile_sub(s) + run * KERNELS_LANES, s.scale == TILE_BYTES);
+    if (s.scale == TILE_NIBBLES) sub = _mm512_and_si512(sub, _mm512_set1_epi32(15));
+    return _mm512_mul_ps(d, _mm512_cvtepi32_ps(sub));
+}
+
+/* The same of minimums; where there are sub-minimums, not yet negated. */
+INLINE __m512 min_of(const uint8_t *tile, const uint32_t run, const tile_shape s) {
+    __m512 m = halves(tile + tile_m(s));
+    if (s.scale == TILE_HALF) return m;
+    const uint32_t at = s.scale == TILE_BYTES ? tile_sub_min(s) : tile_sub(s);
+    __m512i sub = bytes16(tile + at + run * KERNELS_LANES, false);
+    if (s.scale == TILE_NIBBLES) sub = _mm512_srli_epi32(sub, 4);
+    return _mm512_mul_ps(m, _mm512_cvtepi32_ps(sub));
+}
+
+/* -- products ------------------------------------------------------------------------------------------------------------ */
+
+/* Adds the sums of a run of columns, whose activations sum to sum[t], to those of n tokens. */
+INLINE void add_run(__m512 *acc, const group_sums *g, const uint8_t *tile, const uint32_t run, const kernels_act *const *a,
+                    const int32_t *sum, const uint32_t n, const tile_shape s) {
+    __m512 d = scale_of(tile, run, s), m = s.has_min ? min_of(tile, run, s) : d;
+    for (uint32_t t = 0; t < n; t++) {
+        acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(a[t]->d)), _mm512_cvtepi32_ps(g->sum[t]), acc[t]);
+        if (!s.has_min) continue;
+        __m512 d_sum = _mm512_set1_ps(s.halves ? a[t]->d * (float)sum[t] : a[t]->d_sum);
+        acc[t] = s.scale == TILE_HALF ? _mm512_fmadd_ps(m, d_sum, acc[t]) : _mm512_fnmadd_ps(m, d_sum, acc[t]);
+    }
+}
+
+/* Adds a group of 32 columns to the sums of n tokens. */
+INLINE void add_group(__m512 *acc, const uint8_t *tile, uint32_t group, const kernels_act *const *a, const uint32_t n,
+                      const tile_shape s) {
+    const uint8_t *codes = tile + group * tile_codes_bytes(s);
+    group_sums g;
+    int32_t sum[KERNELS_TILE_TOKENS];
+    for (uint32_t t = 0; t < n; t++) sum[t] = s.halves ? sum_of_16(a[t]->q) : a[t]->sum;
+    start_run(&g, sum, n, s);
+    add_quad(&g, codes, a, n, 0, s);
+    add_quad(&g, codes, a, n, 1, s);
+    add_quad(&g, codes, a, n, 2, s);
+    add_quad(&g, codes, a, n, 3, s);
+    if (s.halves) {
+        add_run(acc, &g, tile, 2 * group, a, sum, n, s);
+        for (uint32_t t = 0; t < n; t++) sum[t] = a[t]->sum - sum[t];
+        start_run(&g, sum, n, s);
+    }
+    add_quad(&g, codes, a, n, 4, s);
+    add_quad(&g, codes, a, n, 5, s);
+    add_quad(&g, codes, a, n, 6, s);
+    add_quad(&g, codes, a, n, 7, s);
+    add_run(acc, &g, tile, s.halves ? 2 * group + 1 : group, a, sum, n, s);
+}
+
+INLINE void store_chunk(float (*out)[KERNELS_LANES], const __m512 *acc, const uint32_t n, bool is_first) {
+    for (uint32_t t = 0; t < n; t++) _mm512_storeu_ps(out[t], is_first ? acc[t] : _mm512_add_ps(_mm512_loadu_ps(out[t]), acc[t]));
+}
+
+INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
+                          const uint32_t n, uint32_t n_k, const tile_shape s) {
+    const uint32_t n_groups = n_k / KERNELS_GROUP, chunk = KERNELS_CHUNK / KERNELS_GROUP;
+    for (uint32_t g0 = 0; g0 < n_groups; g0 += chunk) {
+        uint32_t end = n_groups - g0 < chunk ? n_groups : g0 + chunk;
+        __m512 acc[KERNELS_TILE_TOKENS];
+        for (uint32_t t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
+        for (uint32_t g = g0; g < end; g++) {
+            const kernels_act *a[KERNELS_TILE_TOKENS];
+            for (uint32_t t = 0; t < n; t++) a[t] = (const kernels_act *)((const char *)x + t * stride) + g;
+            uint32_t at = k0 / KERNELS_GROUP + g;
+            const uint32_t share = tile_bytes(s) / s.groups; /* about: where a tile has many groups they are not cut at lines */
+            const char *ahead = (const char *)strip + (size_t)at * share + PREFETCH_BYTES;
+            for (uint32_t line = 0; line < share; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
+            add_group(acc, strip + (size_t)(at / s.groups) * tile_bytes(s), at % s.groups, a, n, s);
+        }
+        store_chunk(out, acc, n, !g0);
+    }
+}
+
+INLINE __m512 floats(const uint8_t *w, const kernels_format format) {
+    if (format == KERNELS_F32) return _mm512_loadu_ps((const void *)w);
+    if (format == KERNELS_F16) return halves(w);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)w)), 16));
+}
+
+INLINE void float_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
+                          const uint32_t n, uint32_t n_k, const kernels_format format) {
+    const uint32_t column_bytes = KERNELS_LANES * (format == KERNELS_F32 ? 4 : 2);
+    const uint8_t *tile = strip + (size_t)k0 * column_bytes;
+    for (uint32_t c0 = 0; c0 < n_k; c0 += KERNELS_CHUNK) {
+        uint32_t end = n_k - c0 < KERNELS_CHUNK ? n_k : c0 + KERNELS_CHUNK;
+        __m512 acc[KERNELS_TILE_TOKENS];
+        for (uint32_t t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
+        for (uint32_t k = c0; k < end; k++) {
+            __m512 w = floats(tile + (size_t)k * column_bytes, format);
+            for (uint32_t t = 0; t < n; t++)
+                acc[t] = _mm512_fmadd_ps(w, _mm512_set1_ps(((const float *)((const char *)x + t * stride))[k]), acc[t]);
+        }
+        store_chunk(out, acc, n, !c0);
+    }
+}
+
+/* Both kinds under one name, since formats.def does not say which a row is. */
+INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
+                    const uint32_t n, uint32_t n_k, const kernels_format format) {
+    if (format <= KERNELS_BF16)
+        float_product(out, strip, k0, x, stride, n, n_k, format);
+    else
+        block_product(out, strip, k0, x, stride, n, n_k, tile_shapes[format]);
+}
+
+/* One function a format, with the number of tokens a constant of each case. */
+#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
+    void kernels_avx512_product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x,               \
+                                     size_t stride, uint32_t n, uint32_t n_k) {                                                  \
+        switch (n) {                                                                                                             \
+        case 1: product(out, strip, k0, x, stride, 1, n_k, KERNELS_##id); break;                                                 \
+        case 2: product(out, strip, k0, x, stride, 2, n_k, KERNELS_##id); break;                                                 \
+        case 3: product(out, strip, k0, x, stride, 3, n_k, KERNELS_##id); break;                                                 \
+        default: product(out, strip, k0, x, stride, 4, n_k, KERNELS_##id); break;                                                \
+        }                                                                                                                        \
+    }
+#include "kernels/formats.def"
+#undef FORMAT
+
+#endif

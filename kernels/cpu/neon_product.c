@@ -1,0 +1,232 @@
+/* Matrix products for NEON with the dot product instructions, built as those of avx2_product.c: one source for every quantized
+ * format, its shape a constant of each instance. A vector is a quad of four rows, and `sdot` adds its four columns in int32,
+ * which is exact; all codes fit into a signed byte. Bits equal ref/block.h. */
+#include "kernels/cpu/neon_int.h"
+
+#ifdef KERNELS_HAS_NEON
+#include "kernels/tile.h"
+
+enum {
+    QUARTER_ROWS =
+        4, /* a vector has four rows: a tile is four quarters, done one after the other so that sums stay in registers */
+    QUARTERS = KERNELS_LANES / QUARTER_ROWS,
+    /* How far ahead the weights are asked for, as in avx2_product.c. */
+    PREFETCH_BYTES = 2048,
+};
+
+/* -- integer sums -------------------------------------------------------------------------------------------------------- */
+
+/* A group of 32 columns of n tokens: their codes, and what a run of columns sums to. */
+typedef struct {
+    int8x16_t q[KERNELS_TILE_TOKENS][2];
+    int32_t sum[KERNELS_TILE_TOKENS][2]; /* of the two halves, or of all and nothing */
+} group_act;
+
+/* Of a quarter: the planes at hand, and the sums by token. */
+typedef struct {
+    uint8x16_t low, high;
+    int32x4_t sum[KERNELS_TILE_TOKENS];
+} group_sums;
+
+INLINE uint8x16_t bits(uint8x16_t plane, const uint32_t from, const uint32_t to, const uint32_t n) {
+    const uint8x16_t down = vdupq_n_u8((uint8_t)(from > to ? from - to : 0)),
+                     up = vdupq_n_u8((uint8_t)(to > from ? to - from : 0));
+    uint8x16_t x = from > to ? plane >> down : from < to ? plane << up : plane;
+    return !to && from + n == 8 ? x : vandq_u8(x, vdupq_n_u8((uint8_t)(((1u << n) - 1) << to)));
+}
+
+/* Four columns of four rows: codes, or values of the book. */
+INLINE int8x16_t quad_of(const group_sums *g, const uint32_t quad, const tile_shape s) {
+    uint8x16_t x = bits(g->low, quad % (8 / s.low) * s.low, 0, s.low);
+    if (s.high) x = vorrq_u8(x, bits(g->high, quad % (8 / s.high) * s.high, s.low, s.high));
+    return s.book ? vqtbl1q_s8(vld1q_s8(tile_books[s.book]), x) : vreinterpretq_s8_u8(x);
+}
+
+/* The instruction names the quad of activations by a constant. */
+INLINE int32x4_t dot(int32x4_t sum, int8x16_t w, int8x16_t q, const uint32_t quad) {
+    switch (quad) {
+    case 0: return vdotq_laneq_s32(sum, w, q, 0);
+    case 1: return vdotq_laneq_s32(sum, w, q, 1);
+    case 2: return vdotq_laneq_s32(sum, w, q, 2);
+    default: return vdotq_laneq_s32(sum, w, q, 3);
+    }
+}
+
+/* Adds four columns to the sums of n tokens. */
+INLINE void add_quad(group_sums *g, const uint8_t *codes, const group_act *a, const uint32_t n, const uint32_t quad,
+                     const tile_shape s) {
+    if (quad % (8 / s.low) == 0) g->low = vld1q_u8(codes + quad * s.low / 8 * 64);
+    if (s.high && quad % (8 / s.high) == 0) g->high = vld1q_u8(codes + (s.low + quad * s.high / 8) * 64);
+    int8x16_t w = quad_of(g, quad, s);
+    for (uint32_t t = 0; t < n; t++) g->sum[t] = dot(g->sum[t], w, a->q[t][quad / 4], quad % 4);
+}
+
+/* -- scales -------------------------------------------------------------------------------------------------------------- */
+
+INLINE int32x4_t bytes4(const uint8_t *p, const bool is_signed) {
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    if (is_signed) return vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(word))));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(word)))));
+}
+
+/* tile_e8m0, four at a time. */
+INLINE float32x4_t e8m0(const uint8_t *p) {
+    int32x4_t e = bytes4(p, false), normal = vshlq_n_s32(vsubq_s32(e, vdupq_n_s32(1)), 23);
+    int32x4_t tiny = vshlq_s32(vdupq_n_s32(0x200000), e);
+    return vreinterpretq_f32_s32(vbslq_s32(vcltq_s32(e, vdupq_n_s32(2)), tiny, normal));
+}
+
+/* Scales of four rows; `run` counts the runs of columns that share a sub-scale. */
+INLINE float32x4_t scale_of(const uint8_t *tile, const uint32_t run, const uint32_t quarter, const tile_shape s) {
+    if (s.scale == TILE_E8M0) return e8m0(tile + tile_d(s) + QUARTER_ROWS * quarter);
+    float32x4_t d = halves(tile + tile_d(s) + 2 * QUARTER_ROWS * quarter);
+    if (s.scale == TILE_HALF) return d;
+    int32x4_t sub = bytes4(tile + tile_sub(s) + run * KERNELS_LANES + QUARTER_ROWS * quarter, s.scale == TILE_BYTES);
+    if (s.scale == TILE_NIBBLES) sub = vandq_s32(sub, vdupq_n_s32(15));
+    return vmulq_f32(d, vcvtq_f32_s32(sub));
+}
+
+/* The same of minimums; where there are sub-minimums, not yet negated. */
+INLINE float32x4_t min_of(const uint8_t *tile, const uint32_t run, const uint32_t quarter, const tile_shape s) {
+    float32x4_t m = halves(tile + tile_m(s) + 2 * QUARTER_ROWS * quarter);
+    if (s.scale == TILE_HALF) return m;
+    const uint32_t at = s.scale == TILE_BYTES ? tile_sub_min(s) : tile_sub(s);
+    int32x4_t sub = bytes4(tile + at + run * KERNELS_LANES + QUARTER_ROWS * quarter, false);
+    if (s.scale == TILE_NIBBLES) sub = vshrq_n_s32(sub, 4);
+    return vmulq_f32(m, vcvtq_f32_s32(sub));
+}
+
+/* -- products ------------------------------------------------------------------------------------------------------------ */
+
+/* Adds the sums of a run of columns, half `part` of a group or all of it, to those of n tokens. */
+INLINE void add_run(float32x4_t (*acc)[QUARTERS], const group_sums *g, const uint8_t *tile, const uint32_t run,
+                    const uint32_t part, const uint32_t quarter, const kernels_act *const *a, const group_act *act,
+                    const uint32_t n, const tile_shape s) {
+    float32x4_t d = scale_of(tile, run, quarter, s), m = s.has_min ? min_of(tile, run, quarter, s) : d;
+    for (uint32_t t = 0; t < n; t++) {
+        float32x4_t sum = vfmaq_f32(acc[t][quarter], vmulq_n_f32(d, a[t]->d), vcvtq_f32_s32(g->sum[t]));
+        if (s.has_min) {
+            const float d_sum = s.halves ? a[t]->d * (float)act->sum[t][part] : a[t]->d_sum;
+            sum = s.scale == TILE_HALF ? vfmaq_n_f32(sum, m, d_sum) : vfmsq_n_f32(sum, m, d_sum);
+        }
+        acc[t][quarter] = sum;
+    }
+}
+
+/* The sums of a run start with what the bias will have added. */
+INLINE void start_run(group_sums *g, const group_act *act, const uint32_t part, const uint32_t n, const tile_shape s) {
+    for (uint32_t t = 0; t < n; t++) g->sum[t] = vdupq_n_s32(-s.bias * act->sum[t][part]);
+}
+
+/* Adds a group of 32 columns to the sums of n tokens. */
+INLINE void add_group(float32x4_t (*acc)[QUARTERS], const uint8_t *tile, uint32_t group, const kernels_act *const *a,
+                      const uint32_t n, const tile_shape s) {
+    group_act act;
+    for (uint32_t t = 0; t < n; t++) {
+        act.q[t][0] = vld1q_s8(a[t]->q);
+        act.q[t][1] = vld1q_s8(a[t]->q + 16);
+        act.sum[t][0] = s.halves ? vaddlvq_s8(act.q[t][0]) : a[t]->sum;
+        act.sum[t][1] = a[t]->sum - act.sum[t][0];
+    }
+    for (uint32_t quarter = 0; quarter < QUARTERS; quarter++) {
+        const uint8_t *codes = tile + group * tile_codes_bytes(s) + 16 * quarter;
+        group_sums g;
+        start_run(&g, &act, 0, n, s);
+        add_quad(&g, codes, &act, n, 0, s);
+        add_quad(&g, codes, &act, n, 1, s);
+        add_quad(&g, codes, &act, n, 2, s);
+        add_quad(&g, codes, &act, n, 3, s);
+        if (s.halves) {
+            add_run(acc, &g, tile, 2 * group, 0, quarter, a, &act, n, s);
+            start_run(&g, &act, 1, n, s);
+        }
+        add_quad(&g, codes, &act, n, 4, s);
+        add_quad(&g, codes, &act, n, 5, s);
+        add_quad(&g, codes, &act, n, 6, s);
+        add_quad(&g, codes, &act, n, 7, s);
+        add_run(acc, &g, tile, s.halves ? 2 * group + 1 : group, 1, quarter, a, &act, n, s);
+    }
+}
+
+INLINE void start_chunk(float32x4_t (*acc)[QUARTERS], const uint32_t n) {
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t i = 0; i < QUARTERS; i++) acc[t][i] = vdupq_n_f32(0);
+}
+
+INLINE void store_chunk(float (*out)[KERNELS_LANES], float32x4_t (*acc)[QUARTERS], const uint32_t n, bool is_first) {
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t i = 0; i < QUARTERS; i++) {
+            float *sum = out[t] + QUARTER_ROWS * i;
+            vst1q_f32(sum, is_first ? acc[t][i] : vaddq_f32(vld1q_f32(sum), acc[t][i]));
+        }
+}
+
+INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
+                          const uint32_t n, uint32_t n_k, const tile_shape s) {
+    const uint32_t n_groups = n_k / KERNELS_GROUP, chunk = KERNELS_CHUNK / KERNELS_GROUP;
+    for (uint32_t g0 = 0; g0 < n_groups; g0 += chunk) {
+        uint32_t end = n_groups - g0 < chunk ? n_groups : g0 + chunk;
+        float32x4_t acc[KERNELS_TILE_TOKENS][QUARTERS];
+        start_chunk(acc, n);
+        for (uint32_t g = g0; g < end; g++) {
+            const kernels_act *a[KERNELS_TILE_TOKENS];
+            for (uint32_t t = 0; t < n; t++) a[t] = (const kernels_act *)((const char *)x + t * stride) + g;
+            uint32_t at = k0 / KERNELS_GROUP + g;
+            const uint32_t share = tile_bytes(s) / s.groups; /* about: where a tile has many groups they are not cut at lines */
+            const char *ahead = (const char *)strip + (size_t)at * share + PREFETCH_BYTES;
+            for (uint32_t line = 0; line < share; line += 64) __builtin_prefetch(ahead + line);
+            add_group(acc, strip + (size_t)(at / s.groups) * tile_bytes(s), at % s.groups, a, n, s);
+        }
+        store_chunk(out, acc, n, !g0);
+    }
+}
+
+INLINE float32x4_t floats(const uint8_t *w, const kernels_format format) {
+    if (format == KERNELS_F32) return vreinterpretq_f32_u8(vld1q_u8(w));
+    if (format == KERNELS_F16) return halves(w);
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(w)), 16));
+}
+
+INLINE void float_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
+                          const uint32_t n, uint32_t n_k, const kernels_format format) {
+    const uint32_t quarter_bytes = QUARTER_ROWS * (format == KERNELS_F32 ? 4 : 2);
+    const uint8_t *tile = strip + (size_t)k0 * QUARTERS * quarter_bytes;
+    for (uint32_t c0 = 0; c0 < n_k; c0 += KERNELS_CHUNK) {
+        uint32_t end = n_k - c0 < KERNELS_CHUNK ? n_k : c0 + KERNELS_CHUNK;
+        float32x4_t acc[KERNELS_TILE_TOKENS][QUARTERS];
+        start_chunk(acc, n);
+        for (uint32_t k = c0; k < end; k++)
+            for (uint32_t i = 0; i < QUARTERS; i++) {
+                float32x4_t w = floats(tile + ((size_t)k * QUARTERS + i) * quarter_bytes, format);
+                for (uint32_t t = 0; t < n; t++)
+                    acc[t][i] = vfmaq_n_f32(acc[t][i], w, ((const float *)((const char *)x + t * stride))[k]);
+            }
+        store_chunk(out, acc, n, !c0);
+    }
+}
+
+/* Both kinds under one name, since formats.def does not say which a row is. */
+INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
+                    const uint32_t n, uint32_t n_k, const kernels_format format) {
+    if (format <= KERNELS_BF16)
+        float_product(out, strip, k0, x, stride, n, n_k, format);
+    else
+        block_product(out, strip, k0, x, stride, n, n_k, tile_shapes[format]);
+}
+
+/* One function a format, with the number of tokens a constant of each case. */
+#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
+    void kernels_neon_product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,  \
+                                   uint32_t n, uint32_t n_k) {                                                                   \
+        switch (n) {                                                                                                             \
+        case 1: product(out, strip, k0, x, stride, 1, n_k, KERNELS_##id); break;                                                 \
+        case 2: product(out, strip, k0, x, stride, 2, n_k, KERNELS_##id); break;                                                 \
+        case 3: product(out, strip, k0, x, stride, 3, n_k, KERNELS_##id); break;                                                 \
+        default: product(out, strip, k0, x, stride, 4, n_k, KERNELS_##id); break;                                                \
+        }                                                                                                                        \
+    }
+#include "kernels/formats.def"
+#undef FORMAT
+
+#endif
