@@ -59,12 +59,18 @@ INLINE float32x4_t exp4(float32x4_t x) {
     return vmulq_f32(y, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23)));
 }
 
-static void add_on_grid(double *sum, const float *y, uint32_t n, double limit) {
+static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit) {
     const float64x2_t m = vdupq_n_f64(0x1.8p24), limit2 = vdupq_n_f64(limit), nan = vdupq_n_f64(NAN);
     for (uint32_t i = 0; i < n; i += 2) {
-        float64x2_t x = vcvt_f64_f32(vld1_f32(y + i));
-        x = vbslq_f64(vcaltq_f64(x, limit2), vsubq_f64(vaddq_f64(x, m), m), nan);
-        vst1q_f64(sum + i, vaddq_f64(vld1q_f64(sum + i), x));
+        float64x2_t s = vld1q_f64(sum + i);
+        uint64x2_t fits =
+            vdupq_n_u64(UINT64_MAX); /* sums are exact, so that a value that does not fit may spoil its sum at the end */
+        for (uint32_t u = 0; u < n_units; u++) {
+            float64x2_t x = vcvt_f64_f32(vld1_f32(y + (size_t)u * n + i));
+            fits = vandq_u64(fits, vcaltq_f64(x, limit2));
+            s = vaddq_f64(s, vsubq_f64(vaddq_f64(x, m), m));
+        }
+        vst1q_f64(sum + i, vbslq_f64(fits, s, nan));
     }
 }
 
@@ -206,13 +212,15 @@ INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys
     for (uint32_t i = 0; i < width; i++) vst1q_f32(o + 4 * i, acc[i]);
 }
 
-static void attend(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                   uint32_t head_dim, float scale) {
+static void attend_one(const kernels_query *query, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                       float scale) {
+    kernels_softmax *s = query->state;
+    float *o = query->o;
     float p[KERNELS_CHUNK_KEYS], m = s->m;
     for (uint32_t j0 = 0; j0 < n_keys; j0 += 4) {
         float32x4_t r[4];
         for (uint32_t j = 0; j < 4; j++) /* behind the last key: that key again, not looked at */
-            r[j] = dot4(q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
+            r[j] = dot4(query->q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
         vst1q_f32(p + j0, vmulq_n_f32(vpaddq_f32(pairs(r[0], r[1]), pairs(r[2], r[3])), scale)); /* lane i with i + 1 */
     }
     for (uint32_t j = 0; j < n_keys; j++)
@@ -229,6 +237,11 @@ static void attend(kernels_softmax *s, float *o, const float *q, const float *k,
         o[i] *= rescale;
         for (uint32_t j = 0; j < n_keys; j++) o[i] = __builtin_fmaf(p[j], v[j * head_dim + i], o[i]);
     }
+}
+
+static void attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                   float scale) {
+    for (uint32_t i = 0; i < n; i++) attend_one(&query[i], k, v, n_keys, head_dim, scale);
 }
 
 static const kernels_primitives table = {

@@ -210,7 +210,8 @@ typedef struct hub {
     pthread_barrier_t barrier;
     uint32_t n_ranks;
     double *values[4];
-    double *sum; /* [room] */
+    const void *parts[4]; /* of a gather */
+    double *sum;          /* [room] */
     size_t n_sums;
 } hub;
 
@@ -231,7 +232,17 @@ static st_code meet_and_add(parallel_group *g, double *values, size_t n) {
     return ST_OK;
 }
 
-static const parallel_group_ops thread_ops = {.name = "threads", .all_reduce = meet_and_add};
+static st_code meet_and_gather(parallel_group *g, const void *mine, size_t n, void *all, uint32_t root) {
+    hub *h = ((thread_group *)g)->hub;
+    h->parts[g->rank] = mine;
+    pthread_barrier_wait(&h->barrier);
+    if (g->rank == root)
+        for (uint32_t k = 0; k < h->n_ranks; k++) memcpy((char *)all + k * n, h->parts[k], n);
+    pthread_barrier_wait(&h->barrier);
+    return ST_OK;
+}
+
+static const parallel_group_ops thread_ops = {.name = "threads", .all_reduce = meet_and_add, .gather = meet_and_gather};
 
 typedef struct {
     const truth *t;
@@ -286,7 +297,7 @@ static void units_split_over_ranks_give_the_same_logits_from_shares_of_the_weigh
     rig_free(&r);
     for (uint32_t n = 2; n <= 3; n++) {
         size_t total = run_ranks(t, t->file.file, t->logits[0], n, &largest);
-        assert_true(total >= whole && total < whole + whole / 4); /* the token table and the one KV head are on each */
+        assert_true(total >= whole && total < whole + whole / 10); /* the one KV head is on each */
         assert_true(largest < (n == 2 ? whole * 4 / 5 : whole * 11 / 20));
     }
 }
