@@ -60,12 +60,13 @@ static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t 
     const __m512d m = _mm512_set1_pd(0x1.8p24), limit8 = _mm512_set1_pd(limit), nan = _mm512_set1_pd(NAN);
     for (uint32_t i = 0; i < n; i += 8) {
         __m512d s = _mm512_loadu_pd(sum + i);
+        __mmask8 fits = 0xff; /* sums are exact, so that a value that does not fit may spoil its sum at the end */
         for (uint32_t u = 0; u < n_units; u++) {
             __m512d x = _mm512_cvtps_pd(_mm256_loadu_ps(y + (size_t)u * n + i));
-            __mmask8 fits = _mm512_cmp_pd_mask(_mm512_abs_pd(x), limit8, _CMP_LT_OQ);
-            s = _mm512_add_pd(s, _mm512_mask_sub_pd(nan, fits, _mm512_add_pd(x, m), m));
+            fits &= _mm512_cmp_pd_mask(_mm512_abs_pd(x), limit8, _CMP_LT_OQ);
+            s = _mm512_add_pd(s, _mm512_sub_pd(_mm512_add_pd(x, m), m));
         }
-        _mm512_storeu_pd(sum + i, s);
+        _mm512_storeu_pd(sum + i, _mm512_mask_blend_pd(fits, nan, s));
     }
 }
 
@@ -190,14 +191,16 @@ INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys
     for (uint32_t i = 0; i < width; i++) store(o + 16 * i, acc[i], n);
 }
 
-INLINE void attend_dim(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                       const uint32_t head_dim, float scale) {
+INLINE void attend_one(const kernels_query *query, const float *k, const float *v, uint32_t n_keys, const uint32_t head_dim,
+                       float scale) {
+    kernels_softmax *s = query->state;
+    float *o = query->o;
     float p[KERNELS_CHUNK_KEYS];
     __m512 largest = _mm512_set1_ps(s->m);
     for (uint32_t j0 = 0; j0 < n_keys; j0 += 16) {
         __m512 r[16];
         for (uint32_t j = 0; j < 16; j++) /* behind the last key: that key again, which changes no maximum */
-            r[j] = dot16(q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
+            r[j] = dot16(query->q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
         __m512 score = _mm512_mul_ps(sum16_of_16(r), _mm512_set1_ps(scale));
         largest = _mm512_max_ps(score, largest); /* where the score is NaN: the second */
         _mm512_storeu_ps(p + j0, score);
@@ -218,10 +221,10 @@ INLINE void attend_dim(kernels_softmax *s, float *o, const float *q, const float
 /* The common sizes as constants, so that the loops over them unroll. */
 static void attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
                    float scale) {
-    for (; n; n--, query++) switch (head_dim) {
-        case 64: attend_dim(query->state, query->o, query->q, k, v, n_keys, 64, scale); break;
-        case 128: attend_dim(query->state, query->o, query->q, k, v, n_keys, 128, scale); break;
-        default: attend_dim(query->state, query->o, query->q, k, v, n_keys, head_dim, scale); break;
+    for (uint32_t i = 0; i < n; i++) switch (head_dim) {
+        case 64: attend_one(&query[i], k, v, n_keys, 64, scale); break;
+        case 128: attend_one(&query[i], k, v, n_keys, 128, scale); break;
+        default: attend_one(&query[i], k, v, n_keys, head_dim, scale); break;
         }
 }
 

@@ -63,11 +63,14 @@ static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t 
     const float64x2_t m = vdupq_n_f64(0x1.8p24), limit2 = vdupq_n_f64(limit), nan = vdupq_n_f64(NAN);
     for (uint32_t i = 0; i < n; i += 2) {
         float64x2_t s = vld1q_f64(sum + i);
+        uint64x2_t fits =
+            vdupq_n_u64(UINT64_MAX); /* sums are exact, so that a value that does not fit may spoil its sum at the end */
         for (uint32_t u = 0; u < n_units; u++) {
             float64x2_t x = vcvt_f64_f32(vld1_f32(y + (size_t)u * n + i));
-            s = vaddq_f64(s, vbslq_f64(vcaltq_f64(x, limit2), vsubq_f64(vaddq_f64(x, m), m), nan));
+            fits = vandq_u64(fits, vcaltq_f64(x, limit2));
+            s = vaddq_f64(s, vsubq_f64(vaddq_f64(x, m), m));
         }
-        vst1q_f64(sum + i, s);
+        vst1q_f64(sum + i, vbslq_f64(fits, s, nan));
     }
 }
 
@@ -209,13 +212,15 @@ INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys
     for (uint32_t i = 0; i < width; i++) vst1q_f32(o + 4 * i, acc[i]);
 }
 
-static void attend_one(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                       uint32_t head_dim, float scale) {
+static void attend_one(const kernels_query *query, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                       float scale) {
+    kernels_softmax *s = query->state;
+    float *o = query->o;
     float p[KERNELS_CHUNK_KEYS], m = s->m;
     for (uint32_t j0 = 0; j0 < n_keys; j0 += 4) {
         float32x4_t r[4];
         for (uint32_t j = 0; j < 4; j++) /* behind the last key: that key again, not looked at */
-            r[j] = dot4(q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
+            r[j] = dot4(query->q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
         vst1q_f32(p + j0, vmulq_n_f32(vpaddq_f32(pairs(r[0], r[1]), pairs(r[2], r[3])), scale)); /* lane i with i + 1 */
     }
     for (uint32_t j = 0; j < n_keys; j++)
@@ -236,7 +241,7 @@ static void attend_one(kernels_softmax *s, float *o, const float *q, const float
 
 static void attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
                    float scale) {
-    for (; n; n--, query++) attend_one(query->state, query->o, query->q, k, v, n_keys, head_dim, scale);
+    for (uint32_t i = 0; i < n; i++) attend_one(&query[i], k, v, n_keys, head_dim, scale);
 }
 
 static const kernels_primitives table = {
