@@ -78,7 +78,7 @@ static void place_sizes(const model *m, size_t vector_bytes, size_t bytes[MODEL_
            ffn = m->share[MODEL_FFN].n;
     uint32_t widest = (uint32_t)max_size(max_size(dim, heads), ffn);
     bytes[MODEL_X] = bytes[MODEL_H] = n * dim * sizeof(float);
-    bytes[MODEL_ACT] = max_size(m->ops->act_bytes(m->max_rows, widest), m->ops->act_bytes(m->max_choose, i->dim));
+    if (m->precision == KERNELS_FAST) bytes[MODEL_ACT] = m->ops->act_bytes(m->max_rows, widest); /* max_choose <= max_rows */
     bytes[MODEL_Q] = bytes[MODEL_ATT] = n * heads * sizeof(float);
     bytes[MODEL_K] = bytes[MODEL_V] = n * kv * sizeof(float);
     bytes[MODEL_GATE] = bytes[MODEL_UP] = n * ffn * sizeof(float);
@@ -147,7 +147,7 @@ static st_code load_tensor(model *m, loading *now, const model_tensor_row *row, 
     } else if (row->holder == MODEL_EVERYWHERE || m->group->rank == 0) {
         model_share rows = m->share[row->rows], cols = m->share[row->cols];
         kernels_matrix matrix = {(kernels_format)t->format, rows.whole, cols.whole, t->bytes};
-        c = m->ops->weight_create(m->device, &matrix, rows.first, rows.n, cols.first, cols.n, &out->weight);
+        c = m->ops->weight_create(m->device, &matrix, rows.first, rows.n, cols.first, cols.n, m->precision, &out->weight);
         if (c == ST_OK) m->weight_bytes += m->ops->weight_bytes(out->weight);
     }
     now->done_bytes += t->size_bytes;
@@ -204,6 +204,7 @@ st_code model_load(const model_file *f, const model_options *o, model **out, st_
     m->group = o->group;
     m->max_rows = o->max_rows;
     m->max_choose = o->max_choose;
+    m->precision = o->precision;
     if (e) e->code = ST_OK;
     c = load(m, f, o, e);
     if (c != ST_OK) {
