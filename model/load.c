@@ -78,7 +78,7 @@ static void place_sizes(const model *m, size_t vector_bytes, size_t bytes[MODEL_
            ffn = m->share[MODEL_FFN].n;
     uint32_t widest = (uint32_t)max_size(max_size(dim, heads), ffn);
     bytes[MODEL_X] = bytes[MODEL_H] = n * dim * sizeof(float);
-    if (m->precision == KERNELS_FAST) bytes[MODEL_ACT] = m->ops->act_bytes(m->max_rows, widest); /* max_choose <= max_rows */
+    bytes[MODEL_ACT] = m->precision == KERNELS_FAST ? m->ops->act_bytes(m->max_rows, widest) : 0; /* max_choose <= max_rows */
     bytes[MODEL_Q] = bytes[MODEL_ATT] = n * heads * sizeof(float);
     bytes[MODEL_K] = bytes[MODEL_V] = n * kv * sizeof(float);
     bytes[MODEL_GATE] = bytes[MODEL_UP] = n * ffn * sizeof(float);
