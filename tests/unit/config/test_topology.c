@@ -100,11 +100,11 @@ static void every_number_takes_its_range_and_nothing_else(void **state) {
 
 static void values_are_taken_as_written(void **state) {
     (void)state;
-    config_topology *t =
-        load_good("model: a b/m.gguf\nprecision: fp32\nlisten: '[::1]:0'\ncontrol_advertise: head\nmax_running: 256\nmax_queue: 0\n"
-                  "heartbeat_ms: 10\ndead_after_ms: 20\nmax_rows: 8192\nprefill_chunk: 8192\nmax_batch: 256\n"
-                  "groups:\n- {name: big, tensor_parallel: 3, threads: 8, kv_type: f32, kv_tokens: 32, isa: scalar}\n"
-                  "- {name: small, role: verifier}\n");
+    config_topology *t = load_good(
+        "model: a b/m.gguf\nprecision: fp32\nlisten: '[::1]:0'\ncontrol_advertise: head\nmax_running: 256\nmax_queue: 0\n"
+        "heartbeat_ms: 10\ndead_after_ms: 20\nmax_rows: 8192\nprefill_chunk: 8192\nmax_batch: 256\n"
+        "groups:\n- {name: big, tensor_parallel: 3, threads: 8, kv_type: f32, kv_tokens: 32, isa: scalar}\n"
+        "- {name: small, role: verifier}\n");
     assert_string_equal(t->model, "a b/m.gguf");
     assert_string_equal(t->control_advertise, "head");
     assert_int_equal(t->max_running, 256);
