@@ -185,6 +185,7 @@ int client_bench(int argc, char **argv) {
         {"--generate", CLIENT_U32, &b.n_generate, "N", "tokens decoded by each sequence (default: 64)", false},
         {"--batch", CLIENT_TEXT, &b.batch_text, "N,N", "sequences that decode together (default: 1,4,8,16)", false},
         {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar", false},
+        {"--precision", CLIENT_TEXT, &b.engine.precision, "P", "of products: fast (default), fp32", false},
         {"--profile", CLIENT_FLAG, &b.engine.profile, NULL, "time by operation, too; costs some speed", false},
         {"--json", CLIENT_FLAG, &b.json, NULL, "one JSON list of {test, threads, batch, tokens_per_s}", false},
     };

@@ -81,6 +81,12 @@ static st_code check_drafters(const config_topology *t, st_error *e) {
     return code;
 }
 
+static const char *kv_name(const config_topology *t, const config_group *g) {
+    kernels_precision precision;
+    const kv_type *type = kernels_precision_find(t->precision, &precision) ? kv_type_choose(g->kv_type, precision) : NULL;
+    return type ? type->name : g->kv_type;
+}
+
 static void print_rank(const config_topology *t, uint32_t rank, uint32_t group, uint32_t group_rank) {
     const config_group *g = &t->groups[group];
     char threads[32] = "its share of the cores";
@@ -92,7 +98,7 @@ static void print_rank(const config_topology *t, uint32_t rank, uint32_t group, 
     if (g->table[0])
         putchar('\n');
     else
-        printf(": %s, %u tokens of KV in %s\n", threads, g->kv_tokens, g->kv_type);
+        printf(": %s, %s, %u tokens of KV in %s\n", threads, t->precision, g->kv_tokens, kv_name(t, g));
 }
 
 static void print_summary(const char *path, const config_topology *t, const model_info *info) {

@@ -99,7 +99,9 @@ int client_perplexity(int argc, char **argv) {
         {"--threads", CLIENT_U32, &eo.n_threads, "N", "compute threads (default: one a processor)", false},
         {"--isa", CLIENT_TEXT, &eo.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar (the answers are the same)",
          false},
-        {"--kv-type", CLIENT_TEXT, &eo.kv_type, "T", "how KV elements are rounded: f16 (default), f32", false},
+        {"--precision", CLIENT_TEXT, &eo.precision, "P", "of products: fast (default), fp32", false},
+        {"--kv-type", CLIENT_TEXT, &eo.kv_type, "T",
+         "how KV elements are rounded: f16, f32 (default: f16 with fast, f32 with fp32)", false},
         {"--json", CLIENT_FLAG, &o.json, NULL, "one JSON object", false},
     };
     int rc =

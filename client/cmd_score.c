@@ -69,7 +69,9 @@ int client_score(int argc, char **argv) {
         {"--threads", CLIENT_U32, &o.n_threads, "N", "compute threads (default: one a processor)", false},
         {"--isa", CLIENT_TEXT, &o.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar (the answers are the same)",
          false},
-        {"--kv-type", CLIENT_TEXT, &o.kv_type, "T", "how KV elements are rounded: f16 (default), f32", false},
+        {"--precision", CLIENT_TEXT, &o.precision, "P", "of products: fast (default), fp32", false},
+        {"--kv-type", CLIENT_TEXT, &o.kv_type, "T",
+         "how KV elements are rounded: f16, f32 (default: f16 with fast, f32 with fp32)", false},
     };
     int rc = client_options(
         argc, argv,

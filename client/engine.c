@@ -24,8 +24,11 @@ enum { TOKEN, POSITION, SLOT, PARENT, SEQUENCE, CHOOSE, N_COLUMNS };
 static st_code open_parts(engine *g, const engine_options *o, st_error *e) {
     long n_processors = sysconf(_SC_NPROCESSORS_ONLN);
     uint32_t n_threads = o->n_threads ? o->n_threads : n_processors > 0 ? (uint32_t)n_processors : 1;
-    g->type = kv_type_find(o->kv_type ? o->kv_type : "f16");
-    if (!g->type) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no KV type '%s' (f16, f32)", o->kv_type);
+    kernels_precision precision;
+    if (!kernels_precision_find(o->precision, &precision))
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no precision '%s' (fast, fp32)", o->precision);
+    g->type = kv_type_choose(o->kv_type, precision);
+    if (!g->type) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no KV type '%s' (auto, f16, f32)", o->kv_type);
     st_code c = model_file_open(o->path, &g->file, e);
     if (c == ST_OK) c = kernels_pick(o->isa, &g->ops, e);
     if (c == ST_OK) c = g->ops->create(n_threads, &g->device, e);
@@ -49,7 +52,8 @@ static st_code open_parts(engine *g, const engine_options *o, st_error *e) {
                              .device = g->device,
                              .group = g->group,
                              .max_rows = g->max_rows = o->max_rows,
-                             .max_choose = g->max_choose = o->max_choose};
+                             .max_choose = g->max_choose = o->max_choose,
+                             .precision = precision};
     return model_load(g->file, &options, &g->model, e);
 }
 

@@ -9,8 +9,8 @@
 #include "model/model.h"
 
 typedef struct {
-    const char *path, *isa, *kv_type; /* isa NULL: the best; kv_type NULL: f16 */
-    uint32_t n_threads;               /* 0: one a processor */
+    const char *path, *isa, *precision, *kv_type; /* NULL: the best; fast; what goes with the precision */
+    uint32_t n_threads;                           /* 0: one a processor */
     uint32_t max_rows, max_choose;
     bool profile; /* time the operations, see engine_profile */
 } engine_options;

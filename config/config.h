@@ -27,7 +27,7 @@ typedef struct {
     char *table;              /* kind ngram: its table; else empty */
     uint32_t tensor_parallel; /* ranks of the group, >= 1; a drafter has one */
     uint32_t threads;         /* compute threads a rank; 0: a share of the host's cores */
-    char *kv_type;            /* "f16", "f32" */
+    char *kv_type;            /* "auto", "f16", "f32" */
     uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32 */
     char *isa;                /* "auto", or as of kernels_pick */
 } config_group;
@@ -39,6 +39,7 @@ typedef struct {
     char *http_listen;       /* host:port of /health and /metrics; port 0: any; empty: none */
     char *model;             /* path of the GGUF file, relative to the working directory */
     char *chat_template;     /* name of one; empty: the file's */
+    char *precision;         /* "fast", "fp32" */
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
     char *speculation; /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     uint32_t draft_budget, draft_floor, draft_wait_ms;

@@ -263,6 +263,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->http_listen);
     mem_free(t->model);
     mem_free(t->chat_template);
+    mem_free(t->precision);
     mem_free(t->speculation);
     mem_free(t);
 }

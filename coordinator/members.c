@@ -139,6 +139,9 @@ static bool agrees(const coordinator *c, const proto_register *r, char *text, si
         snprintf(text, n,
                  "rank %u (%s) holds another model file than the coordinator (SHA-256 differs): copy %s to that host again",
                  r->rank, r->hostname, c->t->model);
+    else if (!drafts && strcmp(r->precision, c->t->precision))
+        snprintf(text, n, "rank %u (%s) computes with precision %s, the topology says %s: do all hosts read the same file?",
+                 r->rank, r->hostname, r->precision, c->t->precision);
     else if (memcmp(r->vocabulary_hash, c->vocabulary_hash, sizeof c->vocabulary_hash))
         snprintf(text, n, "rank %u (%s, %s) has another vocabulary than %s", r->rank, c->t->groups[r->group].name, r->hostname,
                  c->t->model);
@@ -176,9 +179,10 @@ static void on_ready(coordinator *c, net_link *k, member *m, const net_frame *f)
     m->info = info;
     m->state = MEMBER_READY;
     m->load_share = 1;
-    log_line(LOG_INFO, "coordinator", "rank %u is ready: %s%s%s %s on %s, %u threads%s%s, %.1f MB weights, %.1f MB KV", info.rank,
-             info.role, info.kind[0] ? " " : "", info.kind, c->t->groups[m->group].name, info.hostname, info.n_threads,
-             info.isa[0] ? " of " : "", info.isa, (double)info.weight_bytes / 1e6, (double)info.kv_bytes / 1e6);
+    log_line(LOG_INFO, "coordinator", "rank %u is ready: %s%s%s %s on %s, %u threads%s%s%s%s, %.1f MB weights, %.1f MB KV",
+             info.rank, info.role, info.kind[0] ? " " : "", info.kind, c->t->groups[m->group].name, info.hostname, info.n_threads,
+             info.isa[0] ? " of " : "", info.isa, info.precision[0] ? ", " : "", info.precision, (double)info.weight_bytes / 1e6,
+             (double)info.kv_bytes / 1e6);
     group_may_be_up(c, group_of(c, m));
 }
 

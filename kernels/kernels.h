@@ -28,6 +28,12 @@ typedef struct {
 /* Static table entry; NULL for a number that is not a format. */
 const kernels_format_info *kernels_format_of(kernels_format format);
 
+/* What a product with a quantized matrix does: rounds activations to int8, or turns its weights to fp32 as it needs them. */
+typedef enum { KERNELS_FAST, KERNELS_FP32 } kernels_precision;
+
+/* "fast", "fp32"; NULL: fast. False: there is none of this name. */
+bool kernels_precision_find(const char *name, kernels_precision *out);
+
 typedef struct kernels_device kernels_device;
 typedef struct kernels_buffer kernels_buffer;
 typedef struct kernels_weight kernels_weight;
@@ -93,10 +99,10 @@ typedef struct {
     ST_CHECKED st_code (*wait)(kernels_device *d);                                       /* all operations before are done */
 
     /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on borders of 32 (a block of 256 may be
-     * cut) or, of a float format, anywhere. Errors: ST_FATAL_MEMORY, ST_ERR_UNSUPPORTED (format), ST_ERR_INVALID_ARGUMENT (a
-     * range outside `m` or off the borders). */
+     * cut) or, of a float format, anywhere. They take the same memory in either precision. Errors: ST_FATAL_MEMORY,
+     * ST_ERR_UNSUPPORTED (format), ST_ERR_INVALID_ARGUMENT (a range outside `m` or off the borders). */
     ST_CHECKED st_code (*weight_create)(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
-                                        uint32_t n_cols, kernels_weight **out);
+                                        uint32_t n_cols, kernels_precision precision, kernels_weight **out);
     void (*weight_free)(kernels_device *d, kernels_weight *w);
     size_t (*weight_bytes)(const kernels_weight *w);
     void (*weight_shape)(const kernels_weight *w, uint32_t *rows, uint32_t *cols);
@@ -109,7 +115,7 @@ typedef struct {
     /* act = rows of x[n][k] quantized to int8 in groups of 32; act_bytes(n, k) bytes */
     size_t (*act_bytes)(uint32_t n, uint32_t k);
     void (*quantize)(kernels_device *d, kernels_view act, kernels_view x, uint32_t n, uint32_t k);
-    /* out[n][rows of w] f32 = x . w^T; quantized formats read `act` (made from x), float formats read x[n][cols of w] */
+    /* out[n][rows of w] f32 = x . w^T; quantized formats in KERNELS_FAST read `act` (made from x), all others x[n][cols of w] */
     void (*matmul)(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act, uint32_t n);
     /* out[n][rows of w] f64 = sum over the units of unit_cols columns of the partial on the grid of 2^-28 (NaN where a partial is
      * not finite or too large for an exact sum over n_units_total): may be summed with other ranks' in any order */

@@ -35,6 +35,9 @@ typedef struct {
 typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride_bytes,
                              uint32_t n_tokens, uint32_t n_k);
 
+/* out[column][lane] = a group of 32 columns of a tile of a quantized format, as its layout unpacks them. */
+typedef void kernels_dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_t group);
+
 typedef struct {
     uint32_t tile_k; /* columns of a tile: the elements of a block */
     uint32_t step_k; /* columns that can be taken alone: KERNELS_GROUP, or 1 of a float format */
@@ -64,7 +67,8 @@ typedef struct {
 
 typedef struct {
     const char *isa;
-    kernels_product *product[KERNELS_N_FORMATS]; /* NULL: the layout's scalar one */
+    kernels_product *product[KERNELS_N_FORMATS];       /* NULL: the layout's scalar one */
+    kernels_dequantize *dequantize[KERNELS_N_FORMATS]; /* NULL: by the layout's unpack */
     /* sum[i] += each y[u][i] rounded to the grid of 2^-28, half to even; NaN where |y[u][i]| >= limit (docs/numerics.md).
      * y[n_units][n]; n: of KERNELS_LANES */
     void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);

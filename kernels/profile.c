@@ -103,8 +103,8 @@ static st_code pass_wait(kernels_device *d) {
     return of(d)->failed ? of(d)->failed : c;
 }
 static st_code pass_weight_create(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
-                                  uint32_t n_cols, kernels_weight **out) {
-    return of(d)->inner->weight_create(of(d)->device, m, row0, n_rows, col0, n_cols, out);
+                                  uint32_t n_cols, kernels_precision precision, kernels_weight **out) {
+    return of(d)->inner->weight_create(of(d)->device, m, row0, n_rows, col0, n_cols, precision, out);
 }
 static void pass_weight_free(kernels_device *d, kernels_weight *w) { of(d)->inner->weight_free(of(d)->device, w); }
 

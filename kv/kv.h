@@ -16,7 +16,9 @@ typedef struct {
 } kv_type;
 
 const kv_type *kv_type_find(const char *name); /* NULL if there is none */
-const kv_type *kv_type_at(uint32_t i);         /* the table, row by row; NULL behind its end */
+/* As kv_type_find; of NULL or "auto": what goes with the precision, f16 with fast and f32 with fp32. */
+const kv_type *kv_type_choose(const char *name, kernels_precision precision);
+const kv_type *kv_type_at(uint32_t i); /* the table, row by row; NULL behind its end */
 
 typedef struct kv_store kv_store;
 typedef struct {

@@ -10,6 +10,11 @@
 static const model_weight *weights_of(const model *m, uint32_t layer) { return &m->layer[(size_t)layer * MODEL_N_LAYER]; }
 static bool has(const model_weight *w) { return w->vector.buffer != NULL; }
 
+/* What the next product reads beside its fp32 rows; in KERNELS_FP32 it reads nothing else. */
+static void quantize(model *m, model_place x, uint32_t n, uint32_t cols) {
+    if (m->precision == KERNELS_FAST) m->ops->quantize(m->device, m->place[MODEL_ACT], m->place[x], n, cols);
+}
+
 /* One of q, k, v: product, bias, and for q and k the norm of each head and the turn by position. */
 static void project(model *m, const model_pass *p, model_place place, const model_weight *w, const model_weight *bias,
                     const model_weight *norm, uint32_t cols, const kernels_view *table) {
@@ -33,14 +38,14 @@ static st_code attention(model *m, const model_pass *p, uint32_t l, st_error *e)
     const kernels_view *table = &at[windowed ? MODEL_ROPE_LOCAL : MODEL_ROPE];
 
     ops->rmsnorm(d, at[MODEL_H], at[MODEL_X], w[MODEL_ATTN_NORM].vector, n, dim, m->info.rms_eps);
-    ops->quantize(d, at[MODEL_ACT], at[MODEL_H], n, dim);
+    quantize(m, MODEL_H, n, dim);
     project(m, p, MODEL_Q, &w[MODEL_ATTN_Q], &w[MODEL_ATTN_Q_BIAS], &w[MODEL_ATTN_Q_NORM], cols, table);
     project(m, p, MODEL_K, &w[MODEL_ATTN_K], &w[MODEL_ATTN_K_BIAS], &w[MODEL_ATTN_K_NORM], kv_cols, table);
     project(m, p, MODEL_V, &w[MODEL_ATTN_V], &w[MODEL_ATTN_V_BIAS], NULL, kv_cols, NULL);
     ops->kv_write(d, p->kv, l, at[MODEL_K], at[MODEL_V], m->rows, n);
     ops->attention(d, p->kv, l, at[MODEL_ATT], at[MODEL_Q], m->rows, n, cols / m->info.head_dim, m->kv_head_of,
                    windowed ? m->info.window : KERNELS_NO_WINDOW);
-    ops->quantize(d, at[MODEL_ACT], at[MODEL_ATT], n, cols);
+    quantize(m, MODEL_ATT, n, cols);
     ops->matmul_units(d, at[MODEL_SUM], w[MODEL_ATTN_OUTPUT].weight, at[MODEL_ATT], at[MODEL_ACT], n, m->head_unit_cols,
                       m->n_head_units);
     return model_add_sum(m, n, &w[MODEL_ATTN_POST_NORM], e);
@@ -54,11 +59,11 @@ static st_code feed_forward(model *m, const model_pass *p, uint32_t l, st_error 
     uint32_t n = p->batch->n_rows, dim = m->info.dim, cols = m->share[MODEL_FFN].n;
 
     ops->rmsnorm(d, at[MODEL_H], at[MODEL_X], w[MODEL_FFN_NORM].vector, n, dim, m->info.rms_eps);
-    ops->quantize(d, at[MODEL_ACT], at[MODEL_H], n, dim);
+    quantize(m, MODEL_H, n, dim);
     ops->matmul(d, at[MODEL_GATE], w[MODEL_FFN_GATE].weight, at[MODEL_H], at[MODEL_ACT], n);
     ops->matmul(d, at[MODEL_UP], w[MODEL_FFN_UP].weight, at[MODEL_H], at[MODEL_ACT], n);
     ops->glu(d, at[MODEL_GATE], at[MODEL_GATE], at[MODEL_UP], n, cols, m->arch->activation);
-    ops->quantize(d, at[MODEL_ACT], at[MODEL_GATE], n, cols);
+    quantize(m, MODEL_GATE, n, cols);
     ops->matmul_units(d, at[MODEL_SUM], w[MODEL_FFN_DOWN].weight, at[MODEL_GATE], at[MODEL_ACT], n, MODEL_UNIT_COLS,
                       m->n_ffn_units);
     return model_add_sum(m, n, &w[MODEL_FFN_POST_NORM], e);
@@ -81,6 +86,6 @@ void model_decode_head(model *m, uint32_t n) {
     const kernels_view *at = m->place;
     m->ops->rmsnorm(m->device, at[MODEL_CHOSEN], at[MODEL_CHOSEN], m->outer[MODEL_OUTPUT_NORM].vector, n, m->info.dim,
                     m->info.rms_eps);
-    m->ops->quantize(m->device, at[MODEL_ACT], at[MODEL_CHOSEN], n, m->info.dim);
+    quantize(m, MODEL_CHOSEN, n, m->info.dim);
     m->ops->matmul(m->device, at[MODEL_LOGITS], m->outer[MODEL_OUTPUT].weight, at[MODEL_CHOSEN], at[MODEL_ACT], n);
 }

@@ -91,7 +91,7 @@ static void place_sizes(const model *m, size_t vector_bytes, size_t bytes[MODEL_
            ffn = m->share[MODEL_FFN].n;
     uint32_t widest = (uint32_t)max_size(max_size(dim, heads), ffn);
     bytes[MODEL_X] = bytes[MODEL_H] = n * dim * sizeof(float);
-    bytes[MODEL_ACT] = max_size(m->ops->act_bytes(m->max_rows, widest), m->ops->act_bytes(m->max_choose, i->dim));
+    bytes[MODEL_ACT] = m->precision == KERNELS_FAST ? m->ops->act_bytes(m->max_rows, widest) : 0; /* max_choose <= max_rows */
     bytes[MODEL_Q] = bytes[MODEL_ATT] = n * heads * sizeof(float);
     bytes[MODEL_K] = bytes[MODEL_V] = n * kv * sizeof(float);
     bytes[MODEL_GATE] = bytes[MODEL_UP] = n * ffn * sizeof(float);
@@ -163,7 +163,7 @@ static kernels_matrix matrix_of(const model *m, const model_tensor_row *row, con
 static st_code load_matrix(model *m, const model_tensor_row *row, const model_tensor *t, model_weight *out) {
     model_share rows = m->share[row->rows], cols = m->share[row->cols];
     kernels_matrix matrix = matrix_of(m, row, t);
-    st_code c = m->ops->weight_create(m->device, &matrix, rows.first, rows.n, cols.first, cols.n, &out->weight);
+    st_code c = m->ops->weight_create(m->device, &matrix, rows.first, rows.n, cols.first, cols.n, m->precision, &out->weight);
     if (c == ST_OK) m->weight_bytes += m->ops->weight_bytes(out->weight);
     return c;
 }
@@ -238,6 +238,7 @@ st_code model_load(const model_file *f, const model_options *o, model **out, st_
     m->group = o->group;
     m->max_rows = o->max_rows;
     m->max_choose = o->max_choose;
+    m->precision = o->precision;
     if (e) e->code = ST_OK;
     c = load(m, f, o, e);
     if (c != ST_OK) {

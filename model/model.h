@@ -2,8 +2,8 @@
  *
  * Nouns: a model (weights of one shard on one device), a batch (flat rows: token, position, slot, parent, sequence), a choice.
  * The rows of many sequences go through together: prompt chunks, single tokens and draft trees are all just rows. The logits of a
- * row depend on the model, the KV type and the tokens before it, and on nothing else (docs/numerics.md). Owner and thread: the
- * step thread. */
+ * row depend on the model, the precision, the KV type and the tokens before it, and on nothing else (docs/numerics.md). Owner and
+ * thread: the step thread. */
 #ifndef CONSORT_MODEL_H
 #define CONSORT_MODEL_H
 
@@ -41,9 +41,10 @@ uint32_t model_max_ranks(const model_info *info);
 typedef struct {
     const kernels_ops *ops;
     kernels_device *device;
-    parallel_group *group;                         /* rank and size of the shard; the all-reduces */
-    uint32_t max_rows;                             /* rows of the largest batch */
-    uint32_t max_choose;                           /* rows whose logits are wanted at once */
+    parallel_group *group; /* rank and size of the shard; the all-reduces */
+    uint32_t max_rows;     /* rows of the largest batch */
+    uint32_t max_choose;   /* rows whose logits are wanted at once */
+    kernels_precision precision;
     void (*progress)(void *context, double share); /* may be NULL; 0 .. 1 while weights are packed */
     void *context;
 } model_options;

@@ -88,7 +88,7 @@ typedef struct {
 typedef enum {
     MODEL_X,          /* f32 [n][dim] the residual */
     MODEL_H,          /* f32 [n][dim] normed */
-    MODEL_ACT,        /* int8 groups of what the next product reads */
+    MODEL_ACT,        /* int8 groups of what the next product reads; in fp32 unused */
     MODEL_Q,          /* f32 [n][local heads][head_dim] */
     MODEL_K,          /* f32 [n][local KV heads][head_dim] */
     MODEL_V,          /* the same */
@@ -118,6 +118,7 @@ struct model {
     kernels_device *device;
     parallel_group *group;
     uint32_t max_rows, max_choose;
+    kernels_precision precision;
     model_share share[MODEL_N_EXTENTS];
     uint32_t head_unit_cols, n_head_units, n_ffn_units; /* of all ranks */
     uint32_t *kv_head_of;                               /* [local heads] */

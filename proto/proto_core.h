@@ -150,7 +150,7 @@ typedef struct {
     bool wants_hidden;
     char hostname[64];
     char isa[16];
-    char kv_type[8];
+    char precision[8], kv_type[8]; /* of a rank that holds a model */
     uint8_t model_hash[32], vocabulary_hash[32];
     uint64_t kv_blocks, weight_bytes, kv_bytes;
     uint32_t max_rows, max_sequences, max_context, n_vocab, n_threads;

@@ -288,7 +288,6 @@ static st_code make_part(worker *w) {
     snprintf(i->role, sizeof i->role, "%s", drafts ? "drafter" : "verifier");
     snprintf(i->kind, sizeof i->kind, "%s", drafts ? w->config->kind : "");
     snprintf(i->name, sizeof i->name, "%s", w->config->name);
-    snprintf(i->kv_type, sizeof i->kv_type, "%s", w->config->kv_type);
     if (gethostname(i->hostname, sizeof i->hostname - 1)) snprintf(i->hostname, sizeof i->hostname, "unknown");
     w->info = *i;
     return ST_OK;

@@ -31,6 +31,7 @@ static st_code load_model(part *p, const char *path, parallel_group *group, part
                        .group = group,
                        .max_rows = t->max_rows,
                        .max_choose = t->max_rows,
+                       .precision = n->precision,
                        .progress = show_progress,
                        .context = p};
     st_code code = model_file_open(path, &n->file, e);
@@ -39,9 +40,11 @@ static st_code load_model(part *p, const char *path, parallel_group *group, part
     return code ? code : model_load(n->file, &o, &n->model, e);
 }
 
-static void describe(part *p, const part_engine *n) {
+static void describe(part *p, const part_engine *n, const kv_type *type) {
     proto_register *i = &p->info;
     snprintf(i->isa, sizeof i->isa, "%s", n->ops->isa);
+    snprintf(i->precision, sizeof i->precision, "%s", p->o->topology->precision);
+    snprintf(i->kv_type, sizeof i->kv_type, "%s", type->name);
     i->kv_blocks = n->n_blocks;
     i->kv_bytes = kv_store_bytes(n->kv);
     i->weight_bytes = model_weight_bytes(n->model);
@@ -52,19 +55,21 @@ static void describe(part *p, const part_engine *n) {
 st_code part_engine_init(part *p, const char *path, parallel_group *group, part_engine *n, st_error *e) {
     const config_topology *t = p->o->topology;
     p->info.n_threads = compute_threads(p);
+    if (!kernels_precision_find(t->precision, &n->precision))
+        return st_fail(e, ST_ERR_UNSUPPORTED, "precision: there is no %s", t->precision);
     st_code code = kernels_pick(p->config->isa, &n->ops, e);
     if (!code) code = n->ops->create(p->info.n_threads, &n->device, e);
     if (!code) code = load_model(p, path, group, n, e);
     if (code) return code;
     kv_shape shape = model_kv_shape(n->model);
-    shape.type = kv_type_find(p->config->kv_type);
+    shape.type = kv_type_choose(p->config->kv_type, n->precision);
     shape.n_blocks = n->n_blocks = p->config->kv_tokens / NOUNS_BLOCK_TOKENS;
     if (!shape.type) return st_fail(e, ST_ERR_UNSUPPORTED, "kv_type: there is no type %s", p->config->kv_type);
     code = kv_store_create(n->ops, n->device, &shape, &n->kv, e);
     if (code) return code;
     uint32_t trained = model_get_info(n->model)->max_context;
     n->max_context = t->max_context && t->max_context < trained ? t->max_context : trained;
-    describe(p, n);
+    describe(p, n, shape.type);
     return ST_OK;
 }
 

@@ -46,6 +46,7 @@ typedef struct {
     kernels_device *device;
     const kernels_ops *ops;
     model_file *file; /* the model looks up tokens in it */
+    kernels_precision precision;
     model *model;
     kv_store *kv;
     uint32_t n_blocks, max_context; /* tokens: of the topology, or what the model was made for */

@@ -1,4 +1,4 @@
-/* Between the AVX2 files: what avx2_product.c, avx2_rows.c and avx2_attend.c have for the table of avx2.c, and what they share.
+/* Between the AVX2 files: what the others have for the table of avx2.c, and what they share.
  *
  * All of them are compiled for AVX2, FMA and F16C, so nothing of them may run before kernels_avx2() has asked the processor.
  * Pure; any thread. */
@@ -7,7 +7,9 @@
 
 #include "kernels/kernels_int.h"
 
-#define FORMAT(id, ggml, name, elements, bytes, ...) kernels_product kernels_avx2_product_##id;
+#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
+    kernels_product kernels_avx2_product_##id;                                                                                   \
+    kernels_dequantize kernels_avx2_dequantize_##id;
 #include "kernels/formats.def"
 #undef FORMAT
 

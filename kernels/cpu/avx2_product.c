@@ -1,13 +1,11 @@
 /* Matrix products for AVX2: one source for every quantized format, since a tile is planes of bits and a few scales (tile.h). The
  * shape is a constant of each instance, so shifts, masks and formulas are chosen when this is compiled. Bits equal
  * ref/block.h: only integer sums, which are exact, are arranged otherwise. */
-#include "kernels/cpu/avx2_int.h"
+#include "kernels/cpu/avx2_tile.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include "kernels/tile.h"
 
 enum {
-    HALF_ROWS = 8, /* a vector has eight rows: a tile is two halves */
     /* How far ahead the weights are asked for: the processor's own streams end at each 4 KiB page. Tried: 1, 2, 4 KiB. */
     PREFETCH_BYTES = 2048,
 };
@@ -37,21 +35,6 @@ INLINE uint32_t narrow_quads(const tile_shape s) {
     return largest <= 15 ? 8 : largest <= 31 ? 4 : 2;
 }
 
-INLINE __m256i bits(__m256i plane, const uint32_t from, const uint32_t to, const uint32_t n) {
-    __m256i x = from > to   ? _mm256_srli_epi16(plane, (int)(from - to))
-                : from < to ? _mm256_slli_epi16(plane, (int)(to - from))
-                            : plane;
-    return n == 8 ? x : _mm256_and_si256(x, _mm256_set1_epi8((char)(((1 << n) - 1) << to)));
-}
-
-/* Four columns of eight rows: unsigned codes, or signed values. */
-INLINE __m256i quad_of(const group_sums *g, const uint32_t half, const uint32_t quad, const tile_shape s) {
-    __m256i x = bits(g->low[half], quad % (8 / s.low) * s.low, 0, s.low);
-    if (s.high) x = _mm256_or_si256(x, bits(g->high[half], quad % (8 / s.high) * s.high, s.low, s.high));
-    if (!s.book) return x;
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)tile_books[s.book])), x);
-}
-
 /* Adds four columns to the sums of n tokens. A signed weight gives its sign to the activation, since one factor must be unsigned;
  * |w| = 128 still fits: 2 * 128 * 127 = 32,512. */
 INLINE void add_quad(group_sums *g, const uint8_t *codes, const kernels_act *const *a, const uint32_t n, const uint32_t quad,
@@ -62,7 +45,7 @@ INLINE void add_quad(group_sums *g, const uint8_t *codes, const kernels_act *con
         if (quad % (8 / s.low) == 0) g->low[half] = load(codes + quad * s.low / 8 * 64 + half * 32);
         if (s.high && quad % (8 / s.high) == 0) g->high[half] = load(codes + (s.low + quad * s.high / 8) * 64 + half * 32);
     }
-    __m256i w[2] = {quad_of(g, 0, quad, s), quad_of(g, 1, quad, s)};
+    __m256i w[2] = {quad_of(&g->low[0], &g->high[0], quad, s), quad_of(&g->low[1], &g->high[1], quad, s)};
     for (uint32_t t = 0; t < n; t++) {
         __m256i q = four(a[t]->q + quad * 4);
         for (uint32_t half = 0; half < 2; half++) {
@@ -88,40 +71,6 @@ INLINE int32_t sum_of_16(const int8_t *q) {
     p = _mm_madd_epi16(p, _mm_set1_epi16(1));
     p = _mm_add_epi32(p, _mm_shuffle_epi32(p, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(p, _mm_shuffle_epi32(p, 0xb1)));
-}
-
-/* -- scales -------------------------------------------------------------------------------------------------------------- */
-
-INLINE __m256i bytes8(const uint8_t *p, const bool is_signed) {
-    __m128i x = _mm_loadl_epi64((const void *)p);
-    return is_signed ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x);
-}
-
-/* tile_e8m0, eight at a time. */
-INLINE __m256 e8m0(const uint8_t *p) {
-    __m256i e = bytes8(p, false), tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e);
-    __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
-}
-
-/* Scales of eight rows; `run` counts the runs of columns that share a sub-scale. */
-INLINE __m256 scale_of(const uint8_t *tile, const uint32_t run, const uint32_t half, const tile_shape s) {
-    if (s.scale == TILE_E8M0) return e8m0(tile + tile_d(s) + HALF_ROWS * half);
-    __m256 d = halves(tile + tile_d(s) + 2 * HALF_ROWS * half);
-    if (s.scale == TILE_HALF) return d;
-    __m256i sub = bytes8(tile + tile_sub(s) + run * KERNELS_LANES + HALF_ROWS * half, s.scale == TILE_BYTES);
-    if (s.scale == TILE_NIBBLES) sub = _mm256_and_si256(sub, _mm256_set1_epi32(15));
-    return _mm256_mul_ps(d, _mm256_cvtepi32_ps(sub));
-}
-
-/* The same of minimums; where there are sub-minimums, not yet negated. */
-INLINE __m256 min_of(const uint8_t *tile, const uint32_t run, const uint32_t half, const tile_shape s) {
-    __m256 m = halves(tile + tile_m(s) + 2 * HALF_ROWS * half);
-    if (s.scale == TILE_HALF) return m;
-    const uint32_t at = s.scale == TILE_BYTES ? tile_sub_min(s) : tile_sub(s);
-    __m256i sub = bytes8(tile + at + run * KERNELS_LANES + HALF_ROWS * half, false);
-    if (s.scale == TILE_NIBBLES) sub = _mm256_srli_epi32(sub, 4);
-    return _mm256_mul_ps(m, _mm256_cvtepi32_ps(sub));
 }
 
 /* -- products ------------------------------------------------------------------------------------------------------------ */

@@ -27,7 +27,9 @@ struct kernels_buffer {
 struct kernels_weight {
     const kernels_layout *layout;
     kernels_slab *slab;
-    kernels_product *product;
+    kernels_product *product; /* of its format; where it expands, of F32 */
+    bool expands;             /* a quantized format in KERNELS_FP32 */
+    kernels_dequantize *dequantize;
     uint32_t rows, cols;
     uint32_t first_k;   /* columns of the first tile that are not the weight's: it starts inside a block */
     size_t strip_bytes; /* the tiles of KERNELS_LANES rows, ascending K */
@@ -48,7 +50,7 @@ void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part 
 
 /* The members of kernels_ops, by file; see kernels.h. */
 st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
-                                  uint32_t n_cols, kernels_weight **out);
+                                  uint32_t n_cols, kernels_precision precision, kernels_weight **out);
 void kernels_cpu_weight_free(kernels_device *d, kernels_weight *w);
 size_t kernels_cpu_weight_bytes(const kernels_weight *w);
 void kernels_cpu_weight_shape(const kernels_weight *w, uint32_t *rows, uint32_t *cols);

@@ -1,6 +1,7 @@
 /* Design: a product is cut into ranges of strips (16 output rows each); a part takes its strips through all tokens, a block of
  * tokens at a time, so that a strip stays in the first-level cache while it meets them and the activations of the block stay in
- * the second. A value never depends on the cut: it is one lane of one tile product. */
+ * the second. A value never depends on the cut: it is one lane of one tile product. Where a weight expands to fp32, a chunk of a
+ * strip is turned into floats once and meets all tokens of the block: 32 KB that never leave the second-level cache. */
 #include "kernels/cpu/cpu_int.h"
 
 enum {
@@ -77,20 +78,73 @@ static void units_strip(const product_job *job, uint32_t strip, uint32_t t, uint
     }
 }
 
+/* w[column][lane] = columns k to k + n_k - 1 of a strip. */
+static void expand(const kernels_weight *w, float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k, uint32_t n_k) {
+    const kernels_layout *l = w->layout;
+    for (uint32_t end = k + n_k; k < end; k += KERNELS_GROUP, out += KERNELS_GROUP) {
+        const uint8_t *tile = strip + (size_t)(k / l->tile_k) * l->tile_bytes;
+        float column[KERNELS_GROUP];
+        if (w->dequantize) {
+            w->dequantize(out, tile, k % l->tile_k / KERNELS_GROUP);
+            continue;
+        }
+        for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) {
+            l->unpack(column, tile, k % l->tile_k, lane);
+            for (uint32_t i = 0; i < KERNELS_GROUP; i++) out[i][lane] = column[i];
+        }
+    }
+}
+
+/* product_strip and units_strip of a weight that expands, for up to BLOCK_TOKENS. */
+static void expanded_strip(const product_job *job, uint32_t strip, uint32_t t0, uint32_t n_tokens) {
+    const kernels_weight *w = job->w;
+    const uint8_t *tiles = w->strips + strip * w->strip_bytes;
+    uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
+    _Alignas(64) float columns[KERNELS_CHUNK][KERNELS_LANES], y[BLOCK_TOKENS][KERNELS_LANES];
+    float part[KERNELS_TILE_TOKENS][KERNELS_LANES];
+    double sum[BLOCK_TOKENS][KERNELS_LANES];
+    memset(sum, 0, n_tokens * sizeof *sum);
+    for (uint32_t k = 0, unit = 0, n_k; k < w->cols; k += n_k) {
+        uint32_t unit_end = job->out ? w->cols : least(w->cols, unit + job->unit_cols);
+        n_k = least(KERNELS_CHUNK, unit_end - k);
+        expand(w, columns, tiles, w->first_k + k, n_k);
+        for (uint32_t t = 0; t < n_tokens; t += KERNELS_TILE_TOKENS) {
+            uint32_t n = least(KERNELS_TILE_TOKENS, n_tokens - t);
+            w->product(k > unit ? part : y + t, (const uint8_t *)columns, 0,
+                       job->x + (t0 + t) * job->stride_bytes + k * sizeof(float), job->stride_bytes, n, n_k);
+            for (uint32_t i = 0; k > unit && i < n; i++)
+                for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) y[t + i][lane] += part[i][lane];
+        }
+        if (k + n_k < unit_end) continue;
+        unit = unit_end;
+        if (job->sums) job->add_on_grid(sum[0], y[0], 1, n_tokens * KERNELS_LANES, job->limit);
+    }
+    for (uint32_t i = 0; i < n_tokens; i++) {
+        size_t at = (size_t)(t0 + i) * w->rows + row0;
+        if (job->out) memcpy(job->out + at, y[i], n_rows * sizeof(float));
+        if (job->sums) memcpy(job->sums + at, sum[i], n_rows * sizeof(double));
+    }
+}
+
 static void product_part(void *context, uint32_t part) {
     const product_job *job = context;
     uint32_t from = part * job->strips_a_part, to = least(job->n_strips, from + job->strips_a_part);
     for (uint32_t t0 = 0; t0 < job->n; t0 += BLOCK_TOKENS) {
         uint32_t end = least(job->n, t0 + BLOCK_TOKENS);
-        for (uint32_t strip = from; strip < to; strip++)
+        for (uint32_t strip = from; strip < to; strip++) {
+            if (job->w->expands) {
+                expanded_strip(job, strip, t0, end - t0);
+                continue;
+            }
             for (uint32_t t = t0; t < end; t += KERNELS_TILE_TOKENS)
                 (job->out ? product_strip : units_strip)(job, strip, t, least(KERNELS_TILE_TOKENS, end - t));
+        }
     }
 }
 
 static void run(kernels_device *d, product_job *job, kernels_view x, kernels_view act) {
     const kernels_weight *w = job->w;
-    bool is_float = kernels_layout_is_float(w->layout);
+    bool is_float = w->expands || kernels_layout_is_float(w->layout);
     job->stride_bytes = is_float ? w->cols * sizeof(float) : kernels_cpu_act_bytes(1, w->cols);
     job->x = kernels_cpu_at(is_float ? x : act, job->n * job->stride_bytes);
     job->n_strips = (w->rows - 1) / KERNELS_LANES + 1;

@@ -61,8 +61,12 @@ static void pack_strip(void *context, uint32_t strip) {
             l->pack(tile, job->from + (row0 + lane) * job->row_bytes + b * job->block_bytes, lane);
 }
 
+static kernels_product *product_of(const kernels_primitives *p, kernels_format format) {
+    return p->product[format] ? p->product[format] : kernels_layout_of(format)->product;
+}
+
 st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,
-                                  uint32_t n_cols, kernels_weight **out) {
+                                  uint32_t n_cols, kernels_precision precision, kernels_weight **out) {
     const kernels_format_info *f = kernels_format_of(m->format);
     if (!f) return ST_ERR_UNSUPPORTED;
     const kernels_layout *l = kernels_layout_of(m->format);
@@ -72,7 +76,9 @@ st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, ui
     kernels_weight *w = mem_alloc(1, sizeof *w);
     if (!w) return ST_FATAL_MEMORY;
     w->layout = l;
-    w->product = d->primitives->product[m->format] ? d->primitives->product[m->format] : l->product;
+    w->expands = precision == KERNELS_FP32 && !kernels_layout_is_float(l);
+    w->dequantize = d->primitives->dequantize[m->format];
+    w->product = product_of(d->primitives, w->expands ? KERNELS_F32 : m->format);
     w->rows = n_rows;
     w->cols = n_cols;
     w->first_k = col0 % l->tile_k;

@@ -12,3 +12,8 @@ const kv_type *kv_type_find(const char *name) {
         if (!strcmp(types[i]->name, name)) return types[i];
     return NULL;
 }
+
+const kv_type *kv_type_choose(const char *name, kernels_precision precision) {
+    if (name && strcmp(name, "auto")) return kv_type_find(name);
+    return precision == KERNELS_FP32 ? &kv_type_f32 : &kv_type_f16;
+}

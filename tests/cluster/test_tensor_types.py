@@ -1,4 +1,5 @@
-"""A tiny model of every tensor type: the same scores on every instruction set and number of threads. No cluster runs."""
+"""A tiny model of every tensor type: the same scores on every instruction set and number of threads, in both precisions. No cluster
+runs."""
 import importlib.machinery
 import importlib.util
 import json
@@ -23,8 +24,8 @@ def make_gguf():
     return module
 
 
-def score(path, isa, threads):
-    done = consort("score", "--model", path, "--isa", isa, "--threads", threads, text=TEXT, check=False)
+def score(path, isa, threads, precision):
+    done = consort("score", "--model", path, "--isa", isa, "--threads", threads, "--precision", precision, text=TEXT, check=False)
     return None if "lacks" in done.stderr else done.stdout  # this processor may lack an instruction set
 
 
@@ -32,12 +33,16 @@ def score(path, isa, threads):
 def test_a_model_of_this_type_scores_the_same_everywhere(make_gguf, tmp_path, kind):
     path = tmp_path / f"{kind}.gguf"
     make_gguf.main(["--type", kind, "--tied", str(path)])
-    first = score(path, "scalar", 1)
-    answer = json.loads(first)
-    assert len(answer["nll"]) == 39 and all(math.isfinite(x) and x > 0 for x in answer["nll"]), answer
-    assert len(set(answer["argmax"])) > 5, "a model that says one thing whatever it reads"
-    for isa, threads in (("scalar", 2), ("avx2", 1), ("avx2", 2), ("avx512", 2), ("neon", 2)):
-        assert score(path, isa, threads) in (first, None), (isa, threads)
+    answers = []
+    for precision in ("fast", "fp32"):
+        first = score(path, "scalar", 1, precision)
+        answer = json.loads(first)
+        assert len(answer["nll"]) == 39 and all(math.isfinite(x) and x > 0 for x in answer["nll"]), answer
+        assert len(set(answer["argmax"])) > 5, "a model that says one thing whatever it reads"
+        for isa, threads in (("scalar", 2), ("avx2", 1), ("avx2", 2), ("avx512", 2), ("neon", 2)):
+            assert score(path, isa, threads, precision) in (first, None), (isa, threads)
+        answers.append(answer["nll"])
+    assert answers[0] != answers[1], "the precision, or the KV type that goes with it, was not heeded"
     tensors = json.loads(consort("inspect", "--json", path).stdout)["tensors"]
     assert {t["type"] for t in tensors} == {kind, "F32"}
 

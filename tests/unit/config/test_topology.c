@@ -54,7 +54,8 @@ static void a_short_file_gets_the_defaults(void **state) {
     assert_int_equal(t->groups[0].role, CONFIG_VERIFIER);
     assert_int_equal(t->groups[0].tensor_parallel, 1);
     assert_int_equal(t->groups[0].threads, 0);
-    assert_string_equal(t->groups[0].kv_type, "f16");
+    assert_string_equal(t->precision, "fast");
+    assert_string_equal(t->groups[0].kv_type, "auto");
     assert_int_equal(t->groups[0].kv_tokens, 65536);
     assert_string_equal(t->groups[0].isa, "auto");
     assert_string_equal(t->groups[0].kind, "model");
@@ -99,16 +100,17 @@ static void every_number_takes_its_range_and_nothing_else(void **state) {
 
 static void values_are_taken_as_written(void **state) {
     (void)state;
-    config_topology *t =
-        load_good("model: a b/m.gguf\nlisten: '[::1]:0'\ncontrol_advertise: head\nmax_running: 256\nmax_queue: 0\n"
-                  "heartbeat_ms: 10\ndead_after_ms: 20\nmax_rows: 8192\nprefill_chunk: 8192\nmax_batch: 256\n"
-                  "groups:\n- {name: big, tensor_parallel: 3, threads: 8, kv_type: f32, kv_tokens: 32, isa: scalar}\n"
-                  "- {name: small, role: verifier}\n");
+    config_topology *t = load_good(
+        "model: a b/m.gguf\nprecision: fp32\nlisten: '[::1]:0'\ncontrol_advertise: head\nmax_running: 256\nmax_queue: 0\n"
+        "heartbeat_ms: 10\ndead_after_ms: 20\nmax_rows: 8192\nprefill_chunk: 8192\nmax_batch: 256\n"
+        "groups:\n- {name: big, tensor_parallel: 3, threads: 8, kv_type: f32, kv_tokens: 32, isa: scalar}\n"
+        "- {name: small, role: verifier}\n");
     assert_string_equal(t->model, "a b/m.gguf");
     assert_string_equal(t->control_advertise, "head");
     assert_int_equal(t->max_running, 256);
     assert_int_equal(t->max_queue, 0);
     assert_int_equal(t->groups[0].threads, 8);
+    assert_string_equal(t->precision, "fp32");
     assert_string_equal(t->groups[0].kv_type, "f32");
     assert_string_equal(t->groups[0].isa, "scalar");
     config_destroy(t);

@@ -269,6 +269,7 @@ static void describe(house *h, const house_options *o) {
                                     .control_listen = address,
                                     .http_listen = "",
                                     .model = h->model,
+                                    .precision = "fast",
                                     .max_running = 4,
                                     .max_queue = 4,
                                     .max_rows = MAX_ROWS,
@@ -297,6 +298,7 @@ static void describe(house *h, const house_options *o) {
     }
     proto_register *verifier = &h->members[VERIFIER].info;
     memcpy(verifier->isa, "none", sizeof "none");
+    memcpy(verifier->precision, "fast", sizeof "fast");
     memcpy(verifier->kv_type, "f16", sizeof "f16");
     verifier->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
     verifier->max_context = CONTEXT;

@@ -253,6 +253,19 @@ static void a_drafter_with_another_vocabulary_is_refused_and_requests_are_served
     house_stop(h);
 }
 
+static void a_verifier_of_another_precision_is_refused(void **state) {
+    (void)state;
+    house *h = start_two(GIVE_UP_MS, GIVE_UP_MS);
+    member *v = &h->members[VERIFIER];
+    memcpy(v->info.precision, "fp32", sizeof "fp32");
+    member_join_and_load(v);
+    member_say_register(v, PROTO_MSG_READY);
+    UNTIL(h, !v->link);
+    assert_int_equal(v->n_aborts, 1);
+    assert_non_null(strstr(v->said, "precision fp32, the topology says fast"));
+    house_stop(h);
+}
+
 /* And accepted drafts save steps. */
 static void draft_plans_go_to_the_drafter_and_step_plans_to_the_verifier(void **state) {
     (void)state;
@@ -377,6 +390,7 @@ int main(void) {
         cmocka_unit_test(the_cluster_does_not_wait_for_a_drafter_that_is_lost_while_it_loads),
         cmocka_unit_test(the_cluster_does_not_wait_for_ever_for_a_drafter_that_does_not_join),
         cmocka_unit_test(the_cluster_does_not_wait_for_ever_for_a_drafter_that_loads_for_ever),
+        cmocka_unit_test(a_verifier_of_another_precision_is_refused),
         cmocka_unit_test(a_drafter_with_another_vocabulary_is_refused_and_requests_are_served_without_it),
         cmocka_unit_test(draft_plans_go_to_the_drafter_and_step_plans_to_the_verifier),
         cmocka_unit_test(a_drafter_that_vanishes_costs_its_link_and_no_request),

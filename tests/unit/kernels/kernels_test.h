@@ -79,6 +79,7 @@ static inline void assert_same_floats(const float *a, const float *b, size_t n) 
 typedef struct {
     const kernels_ops *ops;
     kernels_device *d;
+    kernels_precision precision; /* of the weights to come */
     uint32_t n_buffers, n_weights;
     kernels_buffer *buffers[48];
     kernels_weight *weights[48];
@@ -144,7 +145,7 @@ static inline kernels_weight *rig_weight(rig *r, const kernels_matrix *m, uint32
                                          uint32_t n_cols) {
     assert_true(r->n_weights < 48);
     kernels_weight **w = &r->weights[r->n_weights++];
-    assert_int_equal(r->ops->weight_create(r->d, m, row0, n_rows, col0, n_cols, w), ST_OK);
+    assert_int_equal(r->ops->weight_create(r->d, m, row0, n_rows, col0, n_cols, r->precision, w), ST_OK);
     return *w;
 }
 /* Activations of x[n][k], quantized on the device. */

@@ -93,7 +93,7 @@ static void buffers_and_weights_survive_lack_of_memory(void **state) {
     for (uint64_t n = 1;; n++) {
         kernels_weight *w = NULL;
         mem_fail_at(n);
-        st_code code = r.ops->weight_create(r.d, &m, 0, 40, 0, 64, &w);
+        st_code code = r.ops->weight_create(r.d, &m, 0, 40, 0, 64, KERNELS_FAST, &w);
         mem_fail_at(0);
         r.ops->weight_free(r.d, w);
         if (!code) break;
@@ -115,9 +115,10 @@ static void weights_outside_their_matrix_are_refused(void **state) {
     kernels_weight *w = NULL;
     assert_true(rig_open_isa(&r, 0, 1));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_int_equal(r.ops->weight_create(r.d, &m, bad[i][0], bad[i][1], bad[i][2], bad[i][3], &w), ST_ERR_INVALID_ARGUMENT);
+        assert_int_equal(r.ops->weight_create(r.d, &m, bad[i][0], bad[i][1], bad[i][2], bad[i][3], KERNELS_FAST, &w),
+                         ST_ERR_INVALID_ARGUMENT);
     m.format = KERNELS_N_FORMATS;
-    assert_int_equal(r.ops->weight_create(r.d, &m, 0, 40, 0, 64, &w), ST_ERR_UNSUPPORTED);
+    assert_int_equal(r.ops->weight_create(r.d, &m, 0, 40, 0, 64, KERNELS_FAST, &w), ST_ERR_UNSUPPORTED);
     assert_null(w);
     rig_close(&r);
     mem_free(blocks);
@@ -135,7 +136,7 @@ static void many_weights_come_and_go(void **state) {
         uint32_t k = below(&v, 12);
         r.ops->weight_free(r.d, w[k]);
         w[k] = NULL;
-        if (below(&v, 4)) assert_int_equal(r.ops->weight_create(r.d, &m, 0, 600, 0, 1024, &w[k]), ST_OK);
+        if (below(&v, 4)) assert_int_equal(r.ops->weight_create(r.d, &m, 0, 600, 0, 1024, KERNELS_FAST, &w[k]), ST_OK);
         if (w[k]) assert_int_equal(r.ops->weight_bytes(w[k]), 608 * 1024 / 32 * 34);
     }
     for (uint32_t k = 0; k < 12; k++) r.ops->weight_free(r.d, w[k]);

@@ -49,6 +49,32 @@ static void quantizing_equals_ref(void **state) {
             }
 }
 
+/* All bits of codes and scales, not finite ones too. */
+static void dequantizing_equals_the_layouts_unpack(void **state) {
+    (void)state;
+    values v = {.seed = 3};
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (kernels_format f = KERNELS_Q4_0; f < KERNELS_N_FORMATS; f++) {
+            const kernels_layout *l = kernels_layout_of(f);
+            uint8_t *tile = guarded(l->tile_bytes);
+            float(*out)[KERNELS_LANES] = guarded(KERNELS_GROUP * sizeof *out);
+            for (uint32_t trial = 0; trial < 60; trial++) {
+                for (uint32_t i = 0; i < l->tile_bytes; i++) tile[i] = (uint8_t)next_u32(&v);
+                for (uint32_t g = 0; g < l->tile_k / KERNELS_GROUP; g++) {
+                    if ((*p)->dequantize[f]) (*p)->dequantize[f](out, tile, g);
+                    assert_guarded(out, KERNELS_GROUP * sizeof *out);
+                    for (uint32_t lane = 0; lane < KERNELS_LANES && (*p)->dequantize[f]; lane++) {
+                        float expected[KERNELS_GROUP];
+                        l->unpack(expected, tile, g * KERNELS_GROUP, lane);
+                        for (uint32_t k = 0; k < KERNELS_GROUP; k++) assert_same_floats(&expected[k], &out[k][lane], 1);
+                    }
+                }
+            }
+            mem_free(tile);
+            mem_free(out);
+        }
+}
+
 /* Columns k0 .. k0 + cols - 1 of a strip. */
 static void one_product(const kernels_primitives *p, kernels_format f, uint32_t n_tokens, uint32_t k0, uint32_t cols,
                         uint64_t seed) {
@@ -319,6 +345,7 @@ int main(void) {
     for (int isa = 1, n = 0; isa < RIG_N_ISAS; isa++)
         if (rig_isas[isa].primitives()) fast[n++] = rig_isas[isa].primitives();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dequantizing_equals_the_layouts_unpack),
         cmocka_unit_test(quantizing_equals_ref),
         cmocka_unit_test(products_equal_ref_for_every_format_and_number_of_tokens),
         cmocka_unit_test(products_of_extreme_integers_do_not_saturate),

@@ -1,5 +1,5 @@
-/* Matrix products on the device: any grouping of tokens, any number of threads and any split of rows or units give the same
- * bits, and a bad row stays alone. */
+/* Matrix products on the device, in both precisions: any grouping of tokens, any number of threads and any split of rows or units
+ * give the same bits, and a bad row stays alone. */
 #include "tests/unit/kernels/kernels_test.h"
 
 enum {
@@ -12,11 +12,17 @@ enum {
 
 typedef struct {
     kernels_format format;
+    kernels_precision precision;
     uint8_t *blocks;
     float *x;       /* [TOKENS][COLS] */
     float *product; /* [TOKENS][ROWS]: scalar, one thread, one token at a time */
     double *sums;
 } problem;
+
+/* Float formats have one precision. */
+#define EACH_KIND(f, p)                                                                                                          \
+    for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++)                                                                       \
+        for (kernels_precision p = 0; p <= (kernels_layout_is_float(kernels_layout_of(f)) ? KERNELS_FAST : KERNELS_FP32); p++)
 
 static kernels_matrix matrix_of(const problem *p) { return (kernels_matrix){p->format, ROWS, COLS, p->blocks}; }
 
@@ -24,6 +30,7 @@ static kernels_matrix matrix_of(const problem *p) { return (kernels_matrix){p->f
 static void multiply(rig *r, const problem *p, uint32_t t0, uint32_t n, uint32_t row0, uint32_t n_rows, float *product,
                      double *sums) {
     kernels_matrix m = matrix_of(p);
+    r->precision = p->precision;
     kernels_weight *w = rig_weight(r, &m, row0, n_rows, 0, COLS);
     kernels_view x = rig_put(r, p->x + (size_t)t0 * COLS, (size_t)n * COLS * 4), act = rig_act(r, x, n, COLS);
     kernels_view y = rig_bytes(r, (size_t)n * n_rows * 4 + 4), s = rig_bytes(r, (size_t)n * n_rows * 8 + 8);
@@ -43,13 +50,18 @@ static void multiply(rig *r, const problem *p, uint32_t t0, uint32_t n, uint32_t
 }
 
 /* With the results of the first n tokens: scalar, one thread, one token at a time. */
-static problem problem_open(kernels_format f, uint32_t n) {
+static problem problem_open(kernels_format f, kernels_precision precision, uint32_t n) {
     values v = {.seed = 40 + f};
-    problem p = {f, random_blocks(&v, f, ROWS, COLS), mem_alloc(TOKENS * COLS, 4), mem_alloc(TOKENS * ROWS, 4),
+    problem p = {f,
+                 precision,
+                 random_blocks(&v, f, ROWS, COLS),
+                 mem_alloc(TOKENS * COLS, 4),
+                 mem_alloc(TOKENS * ROWS, 4),
                  mem_alloc(TOKENS * ROWS, 8)};
     fill(&v, p.x, TOKENS * COLS, 2.0f);
     rig r;
     assert_true(rig_open_isa(&r, 0, 1));
+    r.precision = precision;
     kernels_matrix m = matrix_of(&p);
     kernels_weight *w = rig_weight(&r, &m, 0, ROWS, 0, COLS);
     kernels_view x = rig_bytes(&r, COLS * 4), act = rig_bytes(&r, r.ops->act_bytes(1, COLS));
@@ -77,8 +89,8 @@ static void tokens_threads_and_instruction_sets_do_not_change_a_bit(void **state
     static const uint32_t groups[] = {1, 2, 3, 4, 5, 8, TOKENS};
     float *y = mem_alloc(TOKENS * ROWS, 4);
     double *s = mem_alloc(TOKENS * ROWS, 8);
-    for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
-        problem p = problem_open(f, TOKENS);
+    EACH_KIND(f, precision) {
+        problem p = problem_open(f, precision, TOKENS);
         for (int isa = 0; isa < RIG_N_REAL; isa++)
             for (uint32_t threads = isa ? 1 : 3; threads <= 3; threads++)
                 for (size_t g = isa ? 0 : 6; g < sizeof groups / sizeof *groups; g++) {
@@ -99,8 +111,8 @@ static void tokens_threads_and_instruction_sets_do_not_change_a_bit(void **state
 /* The contract's blocks and chunks compute what a matrix product is, up to the rounding of activations to int8. */
 static void a_product_is_the_product_of_the_dequantized_weights(void **state) {
     (void)state;
-    for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
-        problem p = problem_open(f, 1);
+    EACH_KIND(f, precision) {
+        problem p = problem_open(f, precision, 1);
         const kernels_layout *l = kernels_layout_of(f);
         uint8_t *tile = mem_alloc(1, l->tile_bytes);
         for (uint32_t row = 0; row < ROWS; row++) {
@@ -114,7 +126,8 @@ static void a_product_is_the_product_of_the_dequantized_weights(void **state) {
                     size += (double)(w[i] * w[i] * p.x[k + i] * p.x[k + i]);
                 }
             }
-            double error = fabs(exact - (double)p.product[row]), bound = (kernels_layout_is_float(l) ? 1e-5 : 0.05) * sqrt(size);
+            double error = fabs(exact - (double)p.product[row]),
+                   bound = (kernels_layout_is_float(l) || precision ? 1e-5 : 0.05) * sqrt(size);
             if (!(error <= bound))
                 fail_msg("%s row %u: %g, exactly %g", kernels_format_of(f)->name, row, (double)p.product[row], exact);
             assert_true(fabs(p.sums[row] - exact) <= bound);
@@ -124,12 +137,85 @@ static void a_product_is_the_product_of_the_dequantized_weights(void **state) {
     }
 }
 
+/* One output of columns c0 .. c0 + n - 1: by fma, ascending, in chunks that start at 0. */
+static float in_order(const float *w, const float *x, uint32_t n) {
+    float sum = 0;
+    for (uint32_t c = 0; c < n; c += KERNELS_CHUNK) {
+        float acc = 0;
+        for (uint32_t k = c; k < n && k < c + KERNELS_CHUNK; k++) acc = fmaf(w[k], x[k], acc);
+        sum = c ? sum + acc : acc;
+    }
+    return sum;
+}
+
+/* The definition of fp32, written out: what `unpack` gives, column by column, chunk by chunk, unit by unit. */
+static void in_fp32_a_product_is_bit_for_bit_the_sum_over_dequantized_columns(void **state) {
+    (void)state;
+    for (kernels_format f = KERNELS_Q4_0; f < KERNELS_N_FORMATS; f++) {
+        problem p = problem_open(f, KERNELS_FP32, 1);
+        const kernels_layout *l = kernels_layout_of(f);
+        uint8_t *tile = mem_alloc(1, l->tile_bytes);
+        float w[COLS];
+        for (uint32_t row = 0; row < ROWS; row++) {
+            double sum = 0;
+            for (uint32_t k = 0; k < COLS; k += l->tile_k) {
+                l->pack(tile, p.blocks + ((size_t)row * COLS + k) / l->tile_k * kernels_format_of(f)->block_bytes, 3);
+                for (uint32_t i = 0; i < l->tile_k; i += l->step_k) l->unpack(w + k + i, tile, i, 3);
+            }
+            float y = in_order(w, p.x, COLS);
+            assert_same_floats(&y, p.product + row, 1);
+            for (uint32_t k = 0; k < COLS; k += UNIT) {
+                const double m = 0x1.8p24, x = in_order(w + k, p.x + k, UNIT);
+                sum += (x + m) - m;
+            }
+            assert_memory_equal(&sum, p.sums + row, sizeof sum);
+        }
+        mem_free(tile);
+        problem_close(&p);
+    }
+}
+
+/* Units longer than a chunk, and a weight that starts inside a block of 256. */
+static void in_fp32_units_longer_than_a_chunk_restart_where_they_begin(void **state) {
+    (void)state;
+    enum { LONG = 576, FIRST = 96, N = 2 * LONG };
+    problem p = problem_open(KERNELS_Q4_K, KERNELS_FP32, 1);
+    kernels_matrix m = matrix_of(&p);
+    const kernels_layout *l = kernels_layout_of(p.format);
+    for (int isa = 0; isa < RIG_N_ISAS; isa++) {
+        rig r;
+        double sums[ROWS];
+        float w[COLS];
+        uint8_t *tile = mem_alloc(1, l->tile_bytes);
+        if (rig_open_isa(&r, isa, 1)) {
+            r.precision = KERNELS_FP32;
+            kernels_weight *weight = rig_weight(&r, &m, 0, ROWS, FIRST, N);
+            kernels_view out = rig_bytes(&r, sizeof sums), x = rig_put(&r, p.x, N * sizeof *p.x);
+            r.ops->matmul_units(r.d, out, weight, x, (kernels_view){0}, 1, LONG, 2);
+            rig_get(&r, sums, out, sizeof sums);
+            for (uint32_t row = 0; row < ROWS; row++) {
+                const double grid = 0x1.8p24;
+                for (uint32_t k = 0; k < COLS; k += l->tile_k) {
+                    l->pack(tile, p.blocks + ((size_t)row * COLS + k) / 256 * kernels_format_of(p.format)->block_bytes, 0);
+                    for (uint32_t i = 0; i < l->tile_k; i += l->step_k) l->unpack(w + k + i, tile, i, 0);
+                }
+                double a = in_order(w + FIRST, p.x, LONG), b = in_order(w + FIRST + LONG, p.x + LONG, LONG);
+                double sum = 0 + ((a + grid) - grid) + ((b + grid) - grid);
+                assert_memory_equal(&sum, sums + row, sizeof sum);
+            }
+            rig_close(&r);
+        }
+        mem_free(tile);
+    }
+    problem_close(&p);
+}
+
 static void rows_split_over_ranks_are_the_rows_of_the_whole(void **state) {
     (void)state;
     static const uint32_t cuts[] = {1, 16, 40, 50};
     float *y = mem_alloc(4 * ROWS, 4);
     double *s = mem_alloc(4 * ROWS, 8);
-    problem p = problem_open(KERNELS_Q4_1, 4);
+    problem p = problem_open(KERNELS_Q4_1, KERNELS_FAST, 4);
     for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++)
         for (uint32_t half = 0; half < 2; half++) {
             rig r;
@@ -147,8 +233,8 @@ static void rows_split_over_ranks_are_the_rows_of_the_whole(void **state) {
 /* Every rank holds a run of units; the ranks' sums are added in any order. */
 static void units_split_over_ranks_in_any_order_sum_to_the_whole(void **state) {
     (void)state;
-    for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
-        problem p = problem_open(f, 1);
+    EACH_KIND(f, precision) {
+        problem p = problem_open(f, precision, 1);
         kernels_matrix m = matrix_of(&p);
         double *part = mem_alloc(N_UNITS * ROWS, sizeof *part);
         values v = {.seed = 50};
@@ -160,6 +246,7 @@ static void units_split_over_ranks_in_any_order_sum_to_the_whole(void **state) {
                 uint32_t col0 = cuts[rank] * UNIT, n_cols = (cuts[rank + 1] - cuts[rank]) * UNIT;
                 float x[COLS];
                 rig_open(&r, 1);
+                r.precision = precision;
                 kernels_weight *w = rig_weight(&r, &m, 0, ROWS, col0, n_cols);
                 memcpy(x, p.x + col0, n_cols * sizeof *x);
                 kernels_view in = rig_put(&r, x, n_cols * sizeof *x), out = rig_bytes(&r, ROWS * sizeof *part);
@@ -246,11 +333,10 @@ static void the_grid_rounds_half_to_even_and_ends_at_its_limit(void **state) {
 static void a_bad_row_is_found_and_the_others_are_untouched(void **state) {
     (void)state;
     static const float poison[] = {NAN, INFINITY, -INFINITY, 3e38f, 0x1p-149f};
-    for (int isa = 0; isa < RIG_N_REAL; isa++)
-        for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
+    for (int isa = 0; isa < RIG_N_REAL; isa++) EACH_KIND(f, precision) {
             enum { N = 9 };
             rig r;
-            problem p = problem_open(f, N);
+            problem p = problem_open(f, precision, N);
             uint8_t bad[N], bad_sum[N];
             float *y = mem_alloc(N * ROWS, 4);
             double *s = mem_alloc(N * ROWS, 8);
@@ -283,6 +369,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_threads_and_instruction_sets_do_not_change_a_bit),
         cmocka_unit_test(a_product_is_the_product_of_the_dequantized_weights),
+        cmocka_unit_test(in_fp32_a_product_is_bit_for_bit_the_sum_over_dequantized_columns),
+        cmocka_unit_test(in_fp32_units_longer_than_a_chunk_restart_where_they_begin),
         cmocka_unit_test(rows_split_over_ranks_are_the_rows_of_the_whole),
         cmocka_unit_test(units_split_over_ranks_in_any_order_sum_to_the_whole),
         cmocka_unit_test(sums_on_the_grid_do_not_depend_on_order),

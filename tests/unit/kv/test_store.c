@@ -52,6 +52,18 @@ static void every_type_is_found_by_its_name_and_sizes_its_store(void **state) {
     assert_null(kv_type_find("q3"));
 }
 
+static void a_type_that_is_not_named_goes_with_the_precision(void **state) {
+    (void)state;
+    static const char *const names[] = {NULL, "auto"};
+    for (int i = 0; i < 2; i++) {
+        assert_ptr_equal(kv_type_find("f16"), kv_type_choose(names[i], KERNELS_FAST));
+        assert_ptr_equal(kv_type_find("f32"), kv_type_choose(names[i], KERNELS_FP32));
+    }
+    assert_ptr_equal(kv_type_find("f16"), kv_type_choose("f16", KERNELS_FP32));
+    assert_ptr_equal(kv_type_find("f32"), kv_type_choose("f32", KERNELS_FAST));
+    assert_null(kv_type_choose("q3", KERNELS_FP32));
+}
+
 static void shapes_without_content_are_refused(void **state) {
     const machine *m = *state;
     for (int i = 0; i < 6; i++) {
@@ -127,6 +139,7 @@ static void creation_survives_any_failed_allocation(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_is_found_by_its_name_and_sizes_its_store),
+        cmocka_unit_test(a_type_that_is_not_named_goes_with_the_precision),
         cmocka_unit_test(shapes_without_content_are_refused),
         cmocka_unit_test(a_store_that_memory_cannot_hold_says_how_large_it_would_be),
         cmocka_unit_test(a_plan_may_name_a_block_again_and_under_a_newer_generation_but_not_an_older),

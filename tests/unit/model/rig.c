@@ -13,11 +13,16 @@ static st_code make(const model_file *f, const rig_options *o, rig *r, st_error 
     if (c == ST_OK && !o->group) c = parallel_group_local(&r->own_group);
     if (c != ST_OK) return c;
     r->group = o->group ? o->group : r->own_group;
-    model_options options = {.ops = r->ops, .device = r->device, .group = r->group, .max_rows = RIG_ROWS, .max_choose = RIG_ROWS};
+    model_options options = {.ops = r->ops,
+                             .device = r->device,
+                             .group = r->group,
+                             .max_rows = RIG_ROWS,
+                             .max_choose = RIG_ROWS,
+                             .precision = o->precision};
     c = model_load(f, &options, &r->model, e);
     if (c != ST_OK) return c;
     kv_shape shape = model_kv_shape(r->model);
-    shape.type = kv_type_find(o->kv_type ? o->kv_type : "f16");
+    shape.type = kv_type_choose(o->kv_type, o->precision);
     shape.n_blocks = RIG_SEQUENCES * RIG_BLOCKS;
     for (uint32_t s = 0; s < RIG_SEQUENCES; s++) {
         for (uint32_t b = 0; b < RIG_BLOCKS; b++) r->table[s][b] = (s + b * RIG_SEQUENCES) * 5 % shape.n_blocks;

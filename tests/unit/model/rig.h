@@ -14,7 +14,8 @@ typedef struct {
     const char *isa;
     uint32_t n_threads;
     parallel_group *group; /* NULL: local; otherwise borrowed */
-    const char *kv_type;   /* NULL: f16 */
+    const char *kv_type;   /* NULL: what goes with the precision */
+    kernels_precision precision;
 } rig_options;
 
 typedef struct {

@@ -180,7 +180,7 @@ static void progress_rises_to_one(void **state) {
     assert_int_equal(ST_OK, rig_make(f.file, &o, &r, NULL));
     double last = 0;
     model *m;
-    model_options options = {r.ops, r.device, r.group, 4, 4, note, &last};
+    model_options options = {r.ops, r.device, r.group, 4, 4, KERNELS_FAST, note, &last};
     assert_int_equal(ST_OK, model_load(f.file, &options, &m, NULL));
     assert_true(last == 1);
     model_destroy(m);

@@ -21,13 +21,16 @@ typedef struct {
     float *work;      /* the same size */
 } truth;
 
-static const char *family; /* of the group of tests that runs; NULL: llama */
+/* Of the group of tests that runs. */
+static const char *family; /* NULL: llama */
+static kernels_precision precision;
 
 static const rig_options plain = {.isa = "scalar", .n_threads = 1};
 
 static rig open_rig(const model_file *f, rig_options o) {
     rig r;
     st_error e = {0};
+    o.precision = precision;
     if (rig_make(f, &o, &r, &e) != ST_OK) fail_msg("%s", e.message);
     return r;
 }
@@ -107,9 +110,10 @@ static void threads_and_instruction_sets_give_the_same_logits(void **state) {
         }
 }
 
-static void the_kv_type_changes_the_logits_and_f32_holds_chunking_too(void **state) {
+static void the_kv_type_changes_the_logits_and_the_other_holds_chunking_too(void **state) {
     truth *t = *state;
-    rig r = open_rig(t->file.file, (rig_options){.isa = "auto", .n_threads = 1, .kv_type = "f32"});
+    rig r = open_rig(t->file.file,
+                     (rig_options){.isa = "auto", .n_threads = 1, .kv_type = precision == KERNELS_FP32 ? "f16" : "f32"});
     float *once = malloc((size_t)N_TOKENS * N_VOCAB * sizeof *once);
     assert_non_null(once);
     rig_feed(&r, 0, t->token[0], 0, N_TOKENS, N_TOKENS, once);
@@ -321,18 +325,26 @@ static void a_kv_head_is_held_by_each_rank_whose_query_heads_read_it(void **stat
 static void the_bits_of_the_logits_are_frozen(void **state) {
     truth *t = *state;
     static const struct {
-        const char *family, *hash;
-    } frozen[] = {{"llama", "13a277c0b247cda0eee006383099264a12ad66c5c67d2d3f4f318e7535b75033"},
-                  {"qwen2", "21afc0c9fdc53f2fa9c245f2e0cec538ced3bd0473398635ddcbbad9530d3038"},
-                  {"qwen3", "0d25c3a619fffb00b74ac9a0a9469efb68ddacc3bb79ec758fa2f646dfe74238"},
-                  {"gemma3", "087723e081a8f1fbfe089fc7a58ca5d42fddab54ab86511603bc051f8c0fd17f"}};
+        const char *family, *hash[2]; /* by precision */
+    } frozen[] = {{"llama",
+                   {"13a277c0b247cda0eee006383099264a12ad66c5c67d2d3f4f318e7535b75033",
+                    "b7da1ef466b91152494ae9b7997abd17285d90c666977b2a8aa3b45d86885dad"}},
+                  {"qwen2",
+                   {"21afc0c9fdc53f2fa9c245f2e0cec538ced3bd0473398635ddcbbad9530d3038",
+                    "c5ffa85cc2680b6577b6e0f6417491043fb9906ba52e016ef23c6c2a39721f68"}},
+                  {"qwen3",
+                   {"0d25c3a619fffb00b74ac9a0a9469efb68ddacc3bb79ec758fa2f646dfe74238",
+                    "6a1fa0ae054c0fa2dafde075772198c157f9e02db058e576b1c9e77837bdff3b"}},
+                  {"gemma3",
+                   {"087723e081a8f1fbfe089fc7a58ca5d42fddab54ab86511603bc051f8c0fd17f",
+                    "c8e0c421dd5b7506d5a3de92bef580669d3bdf75d219e22fe75f36cad4afae14"}}};
     size_t row = 0;
     while (strcmp(frozen[row].family, family ? family : "llama")) row++;
     uint8_t hash[SHA256_BYTES];
     char text[2 * SHA256_BYTES + 1];
     assert_int_equal(ST_OK, sha256_of(t->logits[0], (size_t)N_TOKENS * N_VOCAB * sizeof(float), hash));
     sha256_hex(hash, text);
-    assert_string_equal(frozen[row].hash, text);
+    assert_string_equal(frozen[row].hash[precision], text);
 }
 
 static void more_ranks_than_units_are_refused(void **state) {
@@ -512,7 +524,7 @@ int main(void) {
         cmocka_unit_test(logits_depend_on_all_tokens_before),
         cmocka_unit_test(a_prompt_gives_the_same_logits_in_chunks_of_any_size),
         cmocka_unit_test(threads_and_instruction_sets_give_the_same_logits),
-        cmocka_unit_test(the_kv_type_changes_the_logits_and_f32_holds_chunking_too),
+        cmocka_unit_test(the_kv_type_changes_the_logits_and_the_other_holds_chunking_too),
         cmocka_unit_test(a_branch_of_a_draft_tree_gives_the_logits_of_its_tokens_in_order),
         cmocka_unit_test(after_the_accepted_path_is_compacted_the_sequence_goes_on_as_if_it_were_in_order),
         cmocka_unit_test(a_sequence_gives_the_same_logits_alone_and_among_others_with_trees),
@@ -539,10 +551,14 @@ int main(void) {
         cmocka_unit_test(what_is_not_finite_stays_in_its_own_sequence),
     };
     static const char *const families[] = {"qwen2", "qwen3", "gemma3"};
-    int failed = cmocka_run_group_tests_name("llama", all, set_up, tear_down);
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-        family = families[i];
-        failed += cmocka_run_group_tests_name(family, each, set_up, tear_down);
+    int failed = 0;
+    for (precision = KERNELS_FAST; precision <= KERNELS_FP32; precision++) {
+        family = NULL;
+        failed += cmocka_run_group_tests_name("llama", all, set_up, tear_down);
+        for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+            family = families[i];
+            failed += cmocka_run_group_tests_name(family, each, set_up, tear_down);
+        }
     }
     return failed;
 }

@@ -14,6 +14,7 @@ static proto_register sample_register(void) {
                         .wants_hidden = true,
                         .hostname = "node-7.example",
                         .isa = "avx2",
+                        .precision = "fp32",
                         .kv_type = "f16",
                         .kv_blocks = 2048,
                         .weight_bytes = UINT64_MAX,
