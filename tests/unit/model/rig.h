@@ -10,6 +10,9 @@ enum {
     RIG_SEQUENCES = 4,
 };
 
+/* All instruction sets that any build has; kernels_pick refuses those that are not at hand. */
+static const char *const rig_isas[] = {"scalar", "avx2", "avx512", "neon", "auto"};
+
 typedef struct {
     const char *isa;
     uint32_t n_threads;
