@@ -58,10 +58,15 @@ static st_code run_prompt(engine *g, uint32_t sequence, uint32_t n, st_error *e)
     return c;
 }
 
+static double start_clock(engine *g) {
+    if (engine_profile(g)) kernels_profile_reset(engine_profile(g));
+    return now_s();
+}
+
 static st_code time_prompt(engine *g, uint32_t n, double *tokens_per_s, st_error *e) {
     st_code c = engine_make_room(g, 1, n, e);
     if (c == ST_OK) c = run_prompt(g, 0, n < WARM_UP ? n : WARM_UP, e);
-    double start = now_s();
+    double start = start_clock(g);
     if (c == ST_OK) c = run_prompt(g, 0, n, e);
     *tokens_per_s = n / (now_s() - start);
     return c;
@@ -75,7 +80,7 @@ static st_code time_decode(engine *g, uint32_t n_batch, uint32_t n_tokens, doubl
         c = run_prompt(g, s, base, e);
         token[s] = c == ST_OK && base ? model_choose(engine_logits(g, 0), n_vocab, &greedy, base, NULL) : some_token(g, s, 0);
     }
-    double start = now_s();
+    double start = start_clock(g);
     for (uint32_t k = 0; c == ST_OK && k < n_tokens; k++) {
         for (uint32_t s = 0; s < n_batch; s++) (void)engine_add(g, s, token[s], base + k, true);
         c = engine_run(g, e);
@@ -86,12 +91,40 @@ static st_code time_decode(engine *g, uint32_t n_batch, uint32_t n_tokens, doubl
     return c;
 }
 
-static void note(const bench *b, json_t *out, const char *test, uint32_t batch, double tokens_per_s) {
-    if (b->json)
-        json_array_append_new(out, json_pack("{s:s, s:i, s:i, s:f}", "test", test, "threads", (int)b->engine.n_threads, "batch",
-                                             (int)batch, "tokens_per_s", tokens_per_s));
-    else
-        printf("%-7s threads %2u  batch %3u  %10.1f tokens/s\n", test, b->engine.n_threads, batch, tokens_per_s);
+/* Rates are of the weights: bytes read, each once a call, and multiplications with activations. */
+static void note_operation(const bench *b, json_t *out, const kernels_profile_line *l, uint64_t all_ns) {
+    double ns = (double)l->total_ns, gb_per_s = (double)l->weight_bytes / ns, gmac_per_s = (double)l->multiplications / ns;
+    if (b->json) {
+        json_t *line = json_pack("{s:s, s:i, s:f}", "operation", l->operation, "calls", (int)l->n_calls, "ms", ns * 1e-6);
+        if (l->rows)
+            json_object_update_new(line, json_pack("{s:i, s:i, s:f, s:f}", "rows", (int)l->rows, "cols", (int)l->cols, "gb_per_s",
+                                                   gb_per_s, "gmac_per_s", gmac_per_s));
+        json_array_append_new(out, line);
+        return;
+    }
+    printf("    %-13s %9.2f ms %5.1f %% %8llu calls", l->operation, ns * 1e-6, 100 * ns / (double)all_ns,
+           (unsigned long long)l->n_calls);
+    if (l->rows) printf("  %6u x %-6u %6.1f GB/s %6.1f GMAC/s", l->rows, l->cols, gb_per_s, gmac_per_s);
+    putchar('\n');
+}
+
+static void note(const bench *b, json_t *out, engine *g, const char *test, uint32_t batch, double tokens_per_s) {
+    json_t *operations = json_array();
+    if (!b->json) printf("%-7s threads %2u  batch %3u  %10.1f tokens/s\n", test, b->engine.n_threads, batch, tokens_per_s);
+    if (engine_profile(g)) {
+        uint32_t n;
+        uint64_t all_ns = 0;
+        const kernels_profile_line *line = kernels_profile_lines(engine_profile(g), &n);
+        for (uint32_t i = 0; i < n; i++) all_ns += line[i].total_ns;
+        for (uint32_t i = 0; i < n; i++) note_operation(b, operations, &line[i], all_ns);
+    }
+    if (b->json) {
+        json_t *result = json_pack("{s:s, s:i, s:i, s:f}", "test", test, "threads", (int)b->engine.n_threads, "batch", (int)batch,
+                                   "tokens_per_s", tokens_per_s);
+        if (engine_profile(g)) json_object_set(result, "operations", operations);
+        json_array_append_new(out, result);
+    }
+    json_decref(operations);
     fflush(stdout);
 }
 
@@ -100,10 +133,10 @@ static st_code measure(const bench *b, json_t *out, st_error *e) {
     double speed = 0;
     st_code c = engine_open(&b->engine, &g, e);
     if (c == ST_OK) c = time_prompt(g, b->n_prompt, &speed, e);
-    if (c == ST_OK) note(b, out, "prompt", 1, speed);
+    if (c == ST_OK) note(b, out, g, "prompt", 1, speed);
     for (uint32_t i = 0; c == ST_OK && i < b->batch.n; i++) {
         c = time_decode(g, b->batch.value[i], b->n_generate, &speed, e);
-        if (c == ST_OK) note(b, out, "decode", b->batch.value[i], speed);
+        if (c == ST_OK) note(b, out, g, "decode", b->batch.value[i], speed);
     }
     engine_close(g);
     return c;
@@ -152,6 +185,7 @@ int client_bench(int argc, char **argv) {
         {"--generate", CLIENT_U32, &b.n_generate, "N", "tokens decoded by each sequence (default: 64)", false},
         {"--batch", CLIENT_TEXT, &b.batch_text, "N,N", "sequences that decode together (default: 1,4,8,16)", false},
         {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx2, scalar", false},
+        {"--profile", CLIENT_FLAG, &b.engine.profile, NULL, "time by operation, too; costs some speed", false},
         {"--json", CLIENT_FLAG, &b.json, NULL, "one JSON list of {test, threads, batch, tokens_per_s}", false},
     };
     int rc = client_options(argc, argv, "Measures, and prints tokens per second of all sequences together.", options,

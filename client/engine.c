@@ -7,6 +7,7 @@ struct engine {
     model_file *file;
     const kernels_ops *ops;
     kernels_device *device;
+    kernels_profile *profile; /* is the device, where there is one */
     parallel_group *group;
     model *model;
     const kv_type *type;
@@ -28,6 +29,12 @@ static st_code open_parts(engine *g, const engine_options *o, st_error *e) {
     st_code c = model_file_open(o->path, &g->file, e);
     if (c == ST_OK) c = kernels_pick(o->isa, &g->ops, e);
     if (c == ST_OK) c = g->ops->create(n_threads, &g->device, e);
+    if (c == ST_OK && o->profile) {
+        c = kernels_profile_create(g->ops, g->device, &g->profile);
+        if (c != ST_OK) return st_fail(e, c, "out of memory");
+        g->ops = kernels_profile_ops(g->profile);
+        g->device = kernels_profile_device(g->profile);
+    }
     if (c != ST_OK) return c;
     if (parallel_group_local(&g->group) != ST_OK) return st_fail(e, ST_FATAL_MEMORY, "out of memory");
     for (int i = 0; i < N_COLUMNS; i++)
@@ -72,6 +79,7 @@ void engine_close(engine *g) {
 }
 
 const model_info *engine_info(const engine *g) { return model_get_info(g->model); }
+kernels_profile *engine_profile(engine *g) { return g->profile; }
 
 st_code engine_make_room(engine *g, uint32_t n_sequences, uint32_t n_tokens, st_error *e) {
     if (n_tokens > engine_info(g)->max_context)

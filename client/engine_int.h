@@ -5,12 +5,14 @@
 #ifndef CONSORT_CLIENT_ENGINE_INT_H
 #define CONSORT_CLIENT_ENGINE_INT_H
 
+#include "kernels/profile.h"
 #include "model/model.h"
 
 typedef struct {
     const char *path, *isa, *kv_type; /* isa NULL: the best; kv_type NULL: f16 */
     uint32_t n_threads;               /* 0: one a processor */
     uint32_t max_rows, max_choose;
+    bool profile; /* time the operations, see engine_profile */
 } engine_options;
 
 typedef struct engine engine;
@@ -19,6 +21,7 @@ typedef struct engine engine;
 ST_CHECKED st_code engine_open(const engine_options *o, engine **out, st_error *e);
 void engine_close(engine *g); /* NULL-safe */
 const model_info *engine_info(const engine *g);
+kernels_profile *engine_profile(engine *g); /* NULL where options did not ask for it */
 
 /* Room for sequences 0 .. n_sequences-1 of n_tokens each; what was there before is lost. Errors: ST_FATAL_MEMORY,
  * ST_ERR_INVALID_ARGUMENT (longer than the model's context). */

@@ -87,6 +87,8 @@ typedef struct {
     void (*free)(kernels_device *d, kernels_buffer *b);
     void (*upload)(kernels_device *d, kernels_view to, const void *from, size_t n_bytes);
     void (*download)(kernels_device *d, void *to, kernels_view from, size_t n_bytes);
+    /* What the view holds, for the host to read until the next operation; waits for the operations before. */
+    const void *(*host)(kernels_device *d, kernels_view v, size_t n_bytes);
     void (*copy)(kernels_device *d, kernels_view to, kernels_view from, size_t n_bytes); /* must not overlap */
     ST_CHECKED st_code (*wait)(kernels_device *d);                                       /* all operations before are done */
 
@@ -97,9 +99,11 @@ typedef struct {
                                         uint32_t n_cols, kernels_weight **out);
     void (*weight_free)(kernels_device *d, kernels_weight *w);
     size_t (*weight_bytes)(const kernels_weight *w);
+    void (*weight_shape)(const kernels_weight *w, uint32_t *rows, uint32_t *cols);
 
-    /* out[n][cols] f32 = rows `token` of the table, dequantized as the gguf package does */
-    void (*embed)(kernels_device *d, kernels_view out, const kernels_weight *table, const uint32_t *token, uint32_t n);
+    /* out[n][cols] f32 = rows `token` of the table, dequantized as the gguf package does. The table stays as it stands in the
+     * file: a pass reads a few rows of it. */
+    void (*embed)(kernels_device *d, kernels_view out, const kernels_matrix *table, const uint32_t *token, uint32_t n);
     /* out[n][dim] = x * r * w, r = 1 / sqrt(sum of squares / dim + eps); w: f32 [dim] */
     void (*rmsnorm)(kernels_device *d, kernels_view out, kernels_view x, kernels_view w, uint32_t n, uint32_t dim, float eps);
     /* act = rows of x[n][k] quantized to int8 in groups of 32; act_bytes(n, k) bytes */

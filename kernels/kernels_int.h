@@ -55,12 +55,19 @@ typedef struct {
     float m, l; /* running maximum and sum of online softmax; starts at -infinity, 0 */
 } kernels_softmax;
 
+/* A query of attention: its state, the running sum o[head_dim], and q[head_dim]. */
+typedef struct {
+    kernels_softmax *state;
+    float *o;
+    const float *q;
+} kernels_query;
+
 typedef struct {
     const char *isa;
     kernels_product *product[KERNELS_N_FORMATS]; /* NULL: the layout's scalar one */
-    /* sum[i] += y[i] rounded to the grid of 2^-28, half to even; NaN where |y[i]| >= limit (docs/numerics.md). n: of
-     * KERNELS_LANES */
-    void (*add_on_grid)(double *sum, const float *y, uint32_t n, double limit);
+    /* sum[i] += each y[u][i] rounded to the grid of 2^-28, half to even; NaN where |y[u][i]| >= limit (docs/numerics.md).
+     * y[n_units][n]; n: of KERNELS_LANES */
+    void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);
     void (*quantize)(kernels_act *out, const float *x, uint32_t k); /* out[(k + 31) / 32]; a short last group is filled with 0 */
     void (*rmsnorm)(float *out, const float *x, const float *w, uint32_t dim, float eps);
     /* [kernels_rope_pairs]; cos_sin[head_dim / 2][2] */
@@ -69,9 +76,9 @@ typedef struct {
     void (*glu[KERNELS_N_ACTIVATIONS])(float *out, const float *gate, const float *up, uint32_t dim);
     void (*kv_encode[KERNELS_N_KV_TYPES])(void *out, const float *x, uint32_t n);
     void (*kv_decode[KERNELS_N_KV_TYPES])(float *out, const void *x, uint32_t n);
-    /* One chunk of keys: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]; o[head_dim] is the running sum. */
-    void (*attend)(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                   uint32_t head_dim, float scale);
+    /* One chunk of keys, which all n queries see: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]. */
+    void (*attend)(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                   float scale);
 } kernels_primitives;
 
 /* GELU by tanh is x / (1 + exp(-u)), u = x (C1 + C2 x^2): C1 = 2 sqrt(2 / pi), C2 = 0.044715 C1. */

@@ -223,8 +223,9 @@ static st_code check_tensor(const model_file *f, const model_info *info, const m
     *found = t;
     if (!row->name) return ST_OK;
     if (!t)
-        return row->holder != MODEL_EVERYWHERE ? ST_OK
-                                               : st_fail(e, ST_ERR_FORMAT, "%s: tensor %s is missing", model_file_path(f), name);
+        return row->holder == MODEL_OPTIONAL || row->holder == MODEL_LOADING
+                   ? ST_OK
+                   : st_fail(e, ST_ERR_FORMAT, "%s: tensor %s is missing", model_file_path(f), name);
     uint32_t rows = model_extent_size(info, row->rows), cols = model_extent_size(info, row->cols);
     uint32_t n_dims = row->rows == MODEL_ONE ? 1 : 2;
     if (t->n_dims != n_dims || t->dims[0] != cols || t->dims[1] != rows || t->dims[2] != 1 || t->dims[3] != 1)

@@ -66,7 +66,7 @@ static st_code feed_forward(model *m, const model_pass *p, uint32_t l, st_error 
 
 st_code model_decode_layers(model *m, const model_pass *p, st_error *e) {
     uint32_t n = p->batch->n_rows, dim = m->info.dim;
-    m->ops->embed(m->device, m->place[MODEL_X], m->outer[MODEL_TOKEN_EMBD].weight, p->batch->token, n);
+    m->ops->embed(m->device, m->place[MODEL_X], &m->table, p->batch->token, n);
     if (m->arch->scales_embedding) m->ops->scale(m->device, m->place[MODEL_X], sqrtf((float)dim), n, dim);
     for (uint32_t l = 0; l < m->info.n_layers; l++) {
         st_code c = attention(m, p, l, e);
@@ -79,10 +79,8 @@ st_code model_decode_layers(model *m, const model_pass *p, st_error *e) {
 
 void model_decode_head(model *m, uint32_t n) {
     const kernels_view *at = m->place;
-    const kernels_weight *own = m->outer[MODEL_OUTPUT].weight;
     m->ops->rmsnorm(m->device, at[MODEL_CHOSEN], at[MODEL_CHOSEN], m->outer[MODEL_OUTPUT_NORM].vector, n, m->info.dim,
                     m->info.rms_eps);
     m->ops->quantize(m->device, at[MODEL_ACT], at[MODEL_CHOSEN], n, m->info.dim);
-    m->ops->matmul(m->device, at[MODEL_LOGITS], own ? own : m->outer[MODEL_TOKEN_EMBD].weight, at[MODEL_CHOSEN], at[MODEL_ACT],
-                   n);
+    m->ops->matmul(m->device, at[MODEL_LOGITS], m->outer[MODEL_OUTPUT].weight, at[MODEL_CHOSEN], at[MODEL_ACT], n);
 }

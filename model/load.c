@@ -1,10 +1,9 @@
 /* Loading: cuts the model into this rank's share, packs the weights, lays out the scratch of the forward pass.
  *
  * What is cut: query heads (with the KV heads that they read) and FFN columns, by whole units of the exact sum, so that any
- * number of ranks gives the same bits (numerics.md). Norms, the token table and the output head are held whole: the table
- * because every rank embeds all tokens, the head by the leader alone, which chooses. Road not taken: cutting the head by rows,
- * which needs a gather in the group; it halves the leader's tail and belongs with tensor parallelism's own measurements. All
- * scratch is one device buffer made here: a pass allocates nothing. Limit: no more ranks than units. */
+ * number of ranks gives the same bits (numerics.md), and the output head by rows, whose logits the leader gathers. Norms are held
+ * whole. The token table stays in the file: a pass reads a few rows of it, and the page cache of a host holds it once for all
+ * its ranks. All scratch is one device buffer made here: a pass allocates nothing. Limit: no more ranks than units. */
 #include "model/model_int.h"
 
 #include "base/mem.h"
@@ -35,9 +34,22 @@ static units units_of(const model_info *info) {
     return u;
 }
 
+static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+static uint32_t n_vocab_units(const model_info *info) { return (info->n_vocab + MODEL_VOCAB_ROWS - 1) / MODEL_VOCAB_ROWS; }
+
 uint32_t model_max_ranks(const model_info *info) {
     units u = units_of(info);
-    return u.n_head < u.n_ffn ? u.n_head : u.n_ffn;
+    return least(least(u.n_head, u.n_ffn), n_vocab_units(info));
+}
+
+model_share model_vocab_share(const model_info *info, uint32_t rank, uint32_t n_ranks) {
+    return in_columns(cut(n_vocab_units(info), rank, n_ranks), MODEL_VOCAB_ROWS, info->n_vocab);
+}
+
+size_t model_head_bytes(const model *m, uint32_t n) {
+    uint32_t most = model_vocab_share(&m->info, 0, m->group->n_ranks).n; /* the first has the largest */
+    return (size_t)n * (most * sizeof(float) + 1);
 }
 
 /* What the rank holds of each extent. */
@@ -54,6 +66,7 @@ static st_code cut_shares(const model_info *info, uint32_t rank, uint32_t n_rank
     }
     share[MODEL_HEADS] = in_columns(cut(u.n_head, rank, n_ranks), u.head_cols, share[MODEL_HEADS].whole);
     share[MODEL_FFN] = in_columns(cut(u.n_ffn, rank, n_ranks), MODEL_UNIT_COLS, info->ffn_dim);
+    share[MODEL_VOCAB] = model_vocab_share(info, rank, n_ranks);
     uint32_t kv_cols = info->n_heads / info->n_kv_heads * info->head_dim; /* query columns that read one KV head */
     uint32_t kv0 = share[MODEL_HEADS].first / kv_cols, last = share[MODEL_HEADS].first + share[MODEL_HEADS].n - 1;
     share[MODEL_KV_HEADS].first = kv0 * info->head_dim;
@@ -74,10 +87,6 @@ static st_code make_shares(model *m, const model_file *f, st_error *e) {
     if (!(m->kv_head_of = mem_alloc(n_heads, sizeof *m->kv_head_of))) return ST_FATAL_MEMORY;
     for (uint32_t h = 0; h < n_heads; h++) m->kv_head_of[h] = (h0 + h) / per_kv - kv0;
     return ST_OK;
-}
-
-static bool is_held(const model_tensor_row *row, uint32_t rank) {
-    return row->holder == MODEL_EVERYWHERE || (row->holder == MODEL_LEADER && rank == 0);
 }
 
 static size_t part_bytes(const model_tensor_row *row, const model_tensor *t, const model_share share[MODEL_N_EXTENTS]) {
@@ -106,7 +115,9 @@ st_code model_read_part(const model_file *f, uint32_t rank, uint32_t n_ranks, mo
     part.kv_token_elements = (uint64_t)info.n_layers * 2 * share[MODEL_KV_HEADS].n;
     for (size_t i = 0; c == ST_OK && i < n; i++) {
         const model_tensor_row *row = i < MODEL_N_OUTER ? &arch->outer[i] : &arch->layer[(i - MODEL_N_OUTER) % MODEL_N_LAYER];
-        if (found[i] && is_held(row, rank)) part.weight_bytes += part_bytes(row, found[i], share);
+        bool head = row->holder == MODEL_TABLE && !found[MODEL_OUTPUT]; /* packed from the table, which stays in the file */
+        bool held = row->holder == MODEL_EVERYWHERE || row->holder == MODEL_OPTIONAL || head;
+        if (found[i] && held) part.weight_bytes += part_bytes(row, found[i], share);
     }
     mem_free(found);
     if (c == ST_OK) *out = part;
@@ -130,7 +141,7 @@ static void place_sizes(const model *m, size_t vector_bytes, size_t bytes[MODEL_
     bytes[MODEL_GATE] = bytes[MODEL_UP] = n * ffn * sizeof(float);
     bytes[MODEL_SUM] = n * dim * sizeof(double);
     bytes[MODEL_CHOSEN] = m->max_choose * dim * sizeof(float);
-    bytes[MODEL_LOGITS] = (size_t)m->max_choose * i->n_vocab * sizeof(float);
+    bytes[MODEL_LOGITS] = (size_t)m->max_choose * m->share[MODEL_VOCAB].n * sizeof(float);
     size_t positions = ((size_t)i->max_context + MODEL_ROPE_ROWS - 1) / MODEL_ROPE_ROWS * MODEL_ROPE_ROWS;
     bytes[MODEL_ROPE] = positions * i->head_dim * sizeof(float);
     bytes[MODEL_ROPE_LOCAL] = i->window ? bytes[MODEL_ROPE] : 0;
@@ -150,6 +161,18 @@ static size_t all_vector_bytes(const model *m) {
     return outer + layer * m->info.n_layers;
 }
 
+/* What goes to other ranks and comes from them. Logits are mapped: sized for the most choices, they cost what is used of them. */
+static bool make_messages(model *m) {
+    if (m->group->n_ranks == 1) return true;
+    size_t part = model_head_bytes(m, m->max_choose);
+    m->sum = mem_alloc((size_t)m->max_rows * m->info.dim, sizeof *m->sum);
+    m->head_part = mem_map(part);
+    if (!m->sum || !m->head_part || m->group->rank) return m->sum && m->head_part;
+    m->head_parts = mem_map(m->group->n_ranks * part);
+    m->head_whole = mem_map((size_t)m->max_choose * m->info.n_vocab * sizeof(float));
+    return m->head_parts && m->head_whole;
+}
+
 static st_code make_memory(model *m, st_error *e) {
     size_t bytes[MODEL_N_PLACES], total = 0, n = m->max_rows;
     place_sizes(m, all_vector_bytes(m), bytes);
@@ -163,10 +186,7 @@ static st_code make_memory(model *m, st_error *e) {
     m->paths = mem_alloc(n * (NOUNS_MAX_TREE + 1), sizeof *m->paths);
     m->bad_layer = mem_alloc(n, sizeof *m->bad_layer);
     m->bad = mem_alloc(max_size(n, m->max_choose), 1);
-    m->logits = mem_alloc((size_t)m->max_choose * m->info.n_vocab, sizeof *m->logits);
-    bool alone = m->group->n_ranks == 1;
-    if (!alone) m->sum = mem_alloc(n * m->info.dim, sizeof *m->sum);
-    if (c != ST_OK || !m->rows || !m->paths || !m->bad_layer || !m->bad || !m->logits || (!alone && !m->sum))
+    if (c != ST_OK || !m->rows || !m->paths || !m->bad_layer || !m->bad || !make_messages(m))
         return st_fail(e, ST_FATAL_MEMORY, "no memory for a forward pass of %u rows (%zu bytes); fewer rows would fit",
                        m->max_rows, total);
     return ST_OK;
@@ -179,6 +199,19 @@ typedef struct {
     size_t vector_bytes; /* placed so far */
 } loading;
 
+static kernels_matrix matrix_of(const model *m, const model_tensor_row *row, const model_tensor *t) {
+    return (kernels_matrix){(kernels_format)t->format, m->share[row->rows].whole, m->share[row->cols].whole, t->bytes};
+}
+
+/* This rank's share of a matrix. */
+static st_code load_matrix(model *m, const model_tensor_row *row, const model_tensor *t, model_weight *out) {
+    model_share rows = m->share[row->rows], cols = m->share[row->cols];
+    kernels_matrix matrix = matrix_of(m, row, t);
+    st_code c = m->ops->weight_create(m->device, &matrix, rows.first, rows.n, cols.first, cols.n, &out->weight);
+    if (c == ST_OK) m->weight_bytes += m->ops->weight_bytes(out->weight);
+    return c;
+}
+
 static st_code load_tensor(model *m, loading *now, const model_tensor_row *row, const model_tensor *t, model_weight *out) {
     st_code c = ST_OK;
     if (!t) return c;
@@ -188,11 +221,10 @@ static st_code load_tensor(model *m, loading *now, const model_tensor_row *row, 
         out->vector.at_bytes += now->vector_bytes;
         now->vector_bytes += vector_bytes(m, row);
         m->ops->upload(m->device, out->vector, (const char *)t->bytes + cols.first * sizeof(float), cols.n * sizeof(float));
-    } else if (is_held(row, m->group->rank)) {
-        model_share rows = m->share[row->rows], cols = m->share[row->cols];
-        kernels_matrix matrix = {(kernels_format)t->format, rows.whole, cols.whole, t->bytes};
-        c = m->ops->weight_create(m->device, &matrix, rows.first, rows.n, cols.first, cols.n, &out->weight);
-        if (c == ST_OK) m->weight_bytes += m->ops->weight_bytes(out->weight);
+    } else if (row->holder == MODEL_TABLE) {
+        m->table = matrix_of(m, row, t);
+    } else if (row->holder != MODEL_LOADING) { /* which has been looked at */
+        c = load_matrix(m, row, t, out);
     }
     now->done_bytes += t->size_bytes;
     if (now->o->progress) now->o->progress(now->o->context, (double)now->done_bytes / (double)now->total_bytes);
@@ -203,6 +235,8 @@ static st_code load_weights(model *m, const model_options *o, const model_tensor
     loading now = {.o = o};
     st_code c = ST_OK;
     for (size_t i = 0; i < n_found; i++) now.total_bytes += found[i] ? found[i]->size_bytes : 0;
+    if (!found[MODEL_OUTPUT]) /* the head is the token table */
+        c = load_matrix(m, &m->arch->outer[MODEL_TOKEN_EMBD], found[MODEL_TOKEN_EMBD], &m->outer[MODEL_OUTPUT]);
     for (uint32_t k = 0; k < MODEL_N_OUTER && c == ST_OK; k++)
         c = load_tensor(m, &now, &m->arch->outer[k], *found++, &m->outer[k]);
     for (size_t i = 0; i < (size_t)m->info.n_layers * MODEL_N_LAYER && c == ST_OK; i++)
@@ -272,8 +306,11 @@ void model_destroy(model *m) {
     mem_free(m->paths);
     mem_free(m->bad_layer);
     mem_free(m->bad);
-    mem_free(m->logits);
     mem_free(m->sum);
+    size_t part = model_head_bytes(m, m->max_choose);
+    mem_unmap(m->head_part, part);
+    mem_unmap(m->head_parts, m->group->n_ranks * part);
+    mem_unmap(m->head_whole, (size_t)m->max_choose * m->info.n_vocab * sizeof(float));
     mem_free(m);
 }
 

@@ -59,7 +59,8 @@ typedef struct {
     void *context;
 } model_options;
 
-/* Checks every tensor once, packs this rank's share. `f` may be closed after. Errors: as model_read_info, ST_FATAL_MEMORY. */
+/* Checks every tensor once, packs this rank's share. `f` must live as long as the model, which looks up tokens in it. Errors: as
+ * model_read_info, ST_FATAL_MEMORY. */
 ST_CHECKED st_code model_load(const model_file *f, const model_options *o, model **out, st_error *e);
 void model_destroy(model *m); /* NULL-safe */
 const model_info *model_get_info(const model *m);

@@ -11,6 +11,7 @@
 enum {
     MODEL_UNIT_COLS = 256, /* FFN columns of one unit of the exact sum (numerics.md) */
     MODEL_ROPE_ROWS = 16,  /* positions whose angles are made together: whole lines of 64 bytes for any head */
+    MODEL_VOCAB_ROWS = 16, /* the output head is cut in multiples of so many rows */
     MODEL_HEAD_COLS = 32,  /* an attention unit is as many heads as make a multiple of this */
 };
 
@@ -32,7 +33,8 @@ typedef struct {
 
 typedef enum {
     MODEL_EVERYWHERE, /* every rank its share */
-    MODEL_LEADER,     /* rank 0, where the file has it */
+    MODEL_OPTIONAL,   /* the same, where the file has it */
+    MODEL_TABLE,      /* nobody: rows are looked up in the file */
     MODEL_LOADING,    /* nobody: looked at while loading, where the file has it */
 } model_holder;
 
@@ -95,7 +97,7 @@ typedef enum {
     MODEL_UP,         /* the same */
     MODEL_SUM,        /* f64 [n][dim] of units */
     MODEL_CHOSEN,     /* f32 [max_choose][dim] */
-    MODEL_LOGITS,     /* f32 [max_choose][n_vocab] */
+    MODEL_LOGITS,     /* f32 [max_choose][local vocabulary] */
     MODEL_ROPE,       /* f32 [max_context][head_dim / 2]{cos, sin}; rows are written when first needed (rope.c) */
     MODEL_ROPE_LOCAL, /* the same, of windowed layers */
     MODEL_VECTORS,    /* f32, each tensor of one row */
@@ -123,7 +125,8 @@ struct model {
     uint32_t n_rope;                                    /* positions that both have */
 
     model_weight outer[MODEL_N_OUTER];
-    model_weight *layer; /* [n_layers][MODEL_N_LAYER] */
+    model_weight *layer;  /* [n_layers][MODEL_N_LAYER] */
+    kernels_matrix table; /* the token table in the file */
     size_t weight_bytes;
 
     kernels_buffer *memory;
@@ -132,8 +135,11 @@ struct model {
     uint32_t *paths;     /* [max_rows][NOUNS_MAX_TREE + 1] */
     uint32_t *bad_layer; /* [max_rows] UINT32_MAX: the row is finite */
     uint8_t *bad;        /* [max(max_rows, max_choose)] */
-    float *logits;       /* [max_choose][n_vocab] */
-    double *sum;         /* [max_rows][dim]; NULL in a group of one */
+    const float *logits; /* [n_choose][n_vocab] of the last run, on rank 0 */
+    double *sum;         /* [max_rows][dim]; NULL in a group of one, as the three below */
+    uint8_t *head_part;  /* this rank's part of the logits: a message to rank 0 (run.c) */
+    uint8_t *head_parts; /* [n_ranks] of them, and ... */
+    float *head_whole;   /* [max_choose][n_vocab], on rank 0 */
 };
 
 const model_arch *model_arch_find(model_string name);
@@ -148,8 +154,13 @@ void model_rope_reach(model *m, uint32_t n_positions);
 
 /* Tokens of the batch to MODEL_X after the last layer; calls model_layer_done after each. */
 st_code model_decode_layers(model *m, const model_pass *p, st_error *e);
-/* MODEL_CHOSEN[n][dim] (overwritten) to MODEL_LOGITS[n][n_vocab]. */
+/* MODEL_CHOSEN[n][dim] (overwritten) to MODEL_LOGITS[n][local vocabulary]. */
 void model_decode_head(model *m, uint32_t n);
+
+/* Bytes of a rank's part of n rows of logits: f32 [n][largest share of the vocabulary], then a byte a row: it is bad. */
+size_t model_head_bytes(const model *m, uint32_t n);
+/* The rows of the output head that a rank holds, in multiples of 16. */
+model_share model_vocab_share(const model_info *info, uint32_t rank, uint32_t n_ranks);
 
 /* Whole size of an extent in elements. */
 uint32_t model_extent_size(const model_info *info, model_extent x);
@@ -161,9 +172,9 @@ st_code model_layer_done(model *m, const model_pass *p, uint32_t layer, st_error
 
 /* The tensors that every family of decoders has. */
 #define MODEL_DECODER_OUTER                                                                                                      \
-    [MODEL_TOKEN_EMBD] = {"token_embd.weight", MODEL_VOCAB, MODEL_DIM, MODEL_EVERYWHERE},                                        \
+    [MODEL_TOKEN_EMBD] = {"token_embd.weight", MODEL_VOCAB, MODEL_DIM, MODEL_TABLE},                                             \
     [MODEL_OUTPUT_NORM] = {"output_norm.weight", MODEL_ONE, MODEL_DIM, MODEL_EVERYWHERE},                                        \
-    [MODEL_OUTPUT] = {"output.weight", MODEL_VOCAB, MODEL_DIM, MODEL_LEADER}
+    [MODEL_OUTPUT] = {"output.weight", MODEL_VOCAB, MODEL_DIM, MODEL_OPTIONAL}
 #define MODEL_DECODER_LAYER                                                                                                      \
     [MODEL_ATTN_NORM] = {"attn_norm.weight", MODEL_ONE, MODEL_DIM, MODEL_EVERYWHERE},                                            \
     [MODEL_ATTN_Q] = {"attn_q.weight", MODEL_HEADS, MODEL_DIM, MODEL_EVERYWHERE},                                                \

@@ -104,20 +104,47 @@ st_code model_layer_done(model *m, const model_pass *p, uint32_t layer, st_error
     return c;
 }
 
-/* The leader chooses, so only the leader computes logits. */
+/* The parts of all ranks as rows of logits, and their flags in m->bad. */
+static void join_parts(model *m, uint32_t n) {
+    uint32_t n_ranks = m->group->n_ranks;
+    size_t most = model_vocab_share(&m->info, 0, n_ranks).n, bytes = model_head_bytes(m, n);
+    memset(m->bad, 0, n);
+    for (uint32_t r = 0; r < n_ranks; r++) {
+        const uint8_t *part = m->head_parts + r * bytes, *bad = part + n * most * sizeof(float);
+        model_share rows = model_vocab_share(&m->info, r, n_ranks);
+        for (uint32_t i = 0; i < n; i++) {
+            memcpy(m->head_whole + (size_t)i * m->info.n_vocab + rows.first, part + i * most * sizeof(float),
+                   rows.n * sizeof(float));
+            m->bad[i] |= bad[i];
+        }
+    }
+    m->logits = m->head_whole;
+}
+
+/* The leader chooses, so it needs what the others have computed. */
+static st_code gather_logits(model *m, const float *mine, uint32_t n, st_error *e) {
+    size_t rows = m->share[MODEL_VOCAB].n, most = model_vocab_share(&m->info, 0, m->group->n_ranks).n;
+    for (uint32_t i = 0; i < n; i++) memcpy(m->head_part + i * most * sizeof *mine, mine + i * rows, rows * sizeof *mine);
+    memcpy(m->head_part + n * most * sizeof *mine, m->bad, n);
+    st_code c = m->group->ops->gather(m->group, m->head_part, model_head_bytes(m, n), m->head_parts, 0);
+    if (c != ST_OK) return st_fail(e, c, "logits from the %u ranks of the group: %s", m->group->n_ranks, st_text(c));
+    if (m->group->rank == 0) join_parts(m, n);
+    return ST_OK;
+}
+
 static st_code run_head(model *m, const model_batch *b, st_error *e) {
-    uint32_t n = b->n_choose, n_vocab = m->info.n_vocab;
+    uint32_t n = b->n_choose, rows = m->share[MODEL_VOCAB].n;
     bool any = false;
-    if (!n || m->group->rank != 0) return ST_OK;
+    if (!n) return ST_OK;
     m->ops->gather(m->device, m->place[MODEL_CHOSEN], m->place[MODEL_X], b->choose, n, m->info.dim);
     model_decode_head(m, n);
-    st_code c = look(m, m->place[MODEL_LOGITS], n, n_vocab, &any, e);
+    st_code c = look(m, m->place[MODEL_LOGITS], n, rows, &any, e);
     if (c != ST_OK) return c;
-    for (uint32_t i = 0; any && i < n; i++)
+    m->logits = m->ops->host(m->device, m->place[MODEL_LOGITS], (size_t)n * rows * sizeof *m->logits);
+    if (m->group->n_ranks > 1) c = gather_logits(m, m->logits, n, e);
+    for (uint32_t i = 0; i < n; i++)
         if (m->bad[i] && m->bad_layer[b->choose[i]] == UINT32_MAX) m->bad_layer[b->choose[i]] = m->info.n_layers;
-    m->ops->download(m->device, m->logits, m->place[MODEL_LOGITS], (size_t)n * n_vocab * sizeof *m->logits);
-    c = m->ops->wait(m->device);
-    return c == ST_OK ? c : st_fail(e, c, "output head: the device failed: %s", st_text(c));
+    return c;
 }
 
 st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {

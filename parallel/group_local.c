@@ -2,6 +2,7 @@
 #include "parallel/parallel.h"
 
 #include "base/mem.h"
+#include <string.h>
 
 static st_code all_reduce(parallel_group *g, double *values, size_t n) {
     (void)g, (void)values, (void)n;
@@ -14,6 +15,12 @@ static st_code broadcast(parallel_group *g, void *bytes, size_t n, uint32_t root
     return ST_OK;
 }
 
+static st_code gather(parallel_group *g, const void *mine, size_t n, void *all, uint32_t root) {
+    INVARIANT(root < g->n_ranks);
+    memcpy(all, mine, n);
+    return ST_OK;
+}
+
 static st_code listen_for(parallel_group *g, void *bytes, size_t n, uint32_t root, uint64_t spin_ns, bool *done) {
     (void)g, (void)bytes, (void)n, (void)root, (void)spin_ns, (void)done;
     return ST_ERR_INVALID_ARGUMENT; /* there is no other rank that could be the root */
@@ -21,8 +28,12 @@ static st_code listen_for(parallel_group *g, void *bytes, size_t n, uint32_t roo
 
 static void destroy(parallel_group *g) { mem_free(g); }
 
-static const parallel_group_ops local = {
-    .name = "local", .all_reduce = all_reduce, .broadcast = broadcast, .listen = listen_for, .destroy = destroy};
+static const parallel_group_ops local = {.name = "local",
+                                         .all_reduce = all_reduce,
+                                         .broadcast = broadcast,
+                                         .gather = gather,
+                                         .listen = listen_for,
+                                         .destroy = destroy};
 
 st_code parallel_group_local(parallel_group **out) {
     parallel_group *g = mem_alloc(1, sizeof *g);

@@ -62,6 +62,15 @@ static st_code broadcast(parallel_group *base, void *bytes, size_t n, uint32_t r
     return wait_for(g, &request, deadline_ns(base));
 }
 
+static st_code gather(parallel_group *base, const void *mine, size_t n, void *all, uint32_t root) {
+    group_mpi *g = (group_mpi *)base;
+    MPI_Request request;
+    if (n > INT32_MAX) return ST_ERR_INVALID_ARGUMENT;
+    if (MPI_Igather(mine, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, (int)root, g->comm, &request) != MPI_SUCCESS)
+        return ST_FATAL_INTERNAL;
+    return wait_for(g, &request, deadline_ns(base));
+}
+
 static st_code listen_for(parallel_group *base, void *bytes, size_t n, uint32_t root, uint64_t spin_ns, bool *done) {
     group_mpi *g = (group_mpi *)base;
     *done = false;
@@ -77,7 +86,7 @@ static st_code listen_for(parallel_group *base, void *bytes, size_t n, uint32_t 
 static void destroy(parallel_group *base) { mem_free(base); }
 
 static const parallel_group_ops mpi = {
-    .name = "mpi", .all_reduce = all_reduce, .broadcast = broadcast, .listen = listen_for, .destroy = destroy};
+    .name = "mpi", .all_reduce = all_reduce, .broadcast = broadcast, .gather = gather, .listen = listen_for, .destroy = destroy};
 
 st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t deadline_ms, parallel_group **out, st_error *e) {
     int range[1][3] = {{(int)first_rank, (int)(first_rank + n_ranks - 1), 1}}, rank;

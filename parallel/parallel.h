@@ -22,6 +22,8 @@ typedef struct {
     st_code (*all_reduce)(parallel_group *g, double *values, size_t n);
     /* Root's bytes to all. Errors as above. */
     st_code (*broadcast)(parallel_group *g, void *bytes, size_t n, uint32_t root);
+    /* all[n_ranks][n] at the root = each rank's n bytes; elsewhere `all` is not looked at. Errors as above. */
+    st_code (*gather)(parallel_group *g, const void *mine, size_t n, void *all, uint32_t root);
     /* The receiving side of a broadcast that may be long in coming: waits for at most spin_ns. *done false: not yet; call again
      * with the same arguments (`bytes` belongs to the transport until then), whenever there is reason to. Not at the root.
      * Errors: ST_ERR_CANCELLED. */

@@ -33,13 +33,10 @@ static st_code load_model(part *p, const char *path, parallel_group *group, part
                        .max_choose = t->max_rows,
                        .progress = show_progress,
                        .context = p};
-    model_file *f = NULL;
-    st_code code = model_file_open(path, &f, e);
-    if (!code) code = model_file_hash(f, p->info.model_hash);
-    if (!code) code = model_file_vocabulary_hash(f, p->info.vocabulary_hash);
-    if (!code) code = model_load(f, &o, &n->model, e);
-    model_file_close(f);
-    return code;
+    st_code code = model_file_open(path, &n->file, e);
+    if (!code) code = model_file_hash(n->file, p->info.model_hash);
+    if (!code) code = model_file_vocabulary_hash(n->file, p->info.vocabulary_hash);
+    return code ? code : model_load(n->file, &o, &n->model, e);
 }
 
 static void describe(part *p, const part_engine *n) {
@@ -74,6 +71,7 @@ st_code part_engine_init(part *p, const char *path, parallel_group *group, part_
 void part_engine_deinit(part_engine *n) {
     kv_store_destroy(n->kv);
     model_destroy(n->model);
+    model_file_close(n->file);
     if (n->ops) n->ops->destroy(n->device);
     *n = (part_engine){0};
 }

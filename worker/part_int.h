@@ -45,6 +45,7 @@ ST_CHECKED st_code part_decode(part *p, const uint8_t *bytes, size_t n, proto_pl
 typedef struct {
     kernels_device *device;
     const kernels_ops *ops;
+    model_file *file; /* the model looks up tokens in it */
     model *model;
     kv_store *kv;
     uint32_t n_blocks, max_context; /* tokens: of the topology, or what the model was made for */

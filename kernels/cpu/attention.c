@@ -8,7 +8,7 @@
 #include <math.h> /* INFINITY; sqrtf is exact by IEEE 754 */
 
 enum {
-    MAX_PART_ROWS = 8,
+    MAX_PART_ROWS = 16,
     MAX_PART_HEADS = 16, /* query heads of one KV head served by one decoding */
 };
 
@@ -141,10 +141,12 @@ typedef struct {
 static void attend_row(const kv_job *job, const attend_group *g, uint32_t row, uint32_t p0, uint32_t n, const chunk_keys *c,
                        kernels_softmax *state) {
     uint32_t dim = job->s.kv->head_dim, lo = first_visible(job, &job->rows[row]), skip = lo > p0 ? lo - p0 : 0;
+    kernels_query query[MAX_PART_HEADS];
     for (uint32_t h = 0; h < g->n_heads; h++) {
         size_t at = ((size_t)row * job->n_heads + g->heads[h]) * dim;
-        job->p->attend(&state[h], job->out + at, job->q + at, c->k + skip * dim, c->v + skip * dim, n - skip, dim, job->scale);
+        query[h] = (kernels_query){&state[h], job->out + at, job->q + at};
     }
+    job->p->attend(query, g->n_heads, c->k + skip * dim, c->v + skip * dim, n - skip, dim, job->scale);
 }
 
 static void attend_run(const kv_job *job, const attend_group *g) {

@@ -11,12 +11,6 @@
 
 /* -- rows ---------------------------------------------------------------------------------------------------------------- */
 
-/* The first n < 8 floats, the others 0. */
-INLINE __m256i first(uint32_t n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-INLINE __m256 load_first(const float *x, uint32_t n) { return n >= 8 ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, first(n)); }
-
 /* Lanes i and i + 8 already added. */
 INLINE float sum8(__m256 v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -44,14 +38,30 @@ INLINE __m256 dot8(const float *a, const float *b, uint32_t n) {
     return _mm256_add_ps(s0, s1);
 }
 
-static void add_on_grid(double *sum, const float *y, uint32_t n, double limit) {
-    const __m256d m = _mm256_set1_pd(0x1.8p24), limit4 = _mm256_set1_pd(limit), nan = _mm256_set1_pd(NAN);
-    const __m256d sign = _mm256_set1_pd(-0.0);
-    for (uint32_t i = 0; i < n; i += 4) {
-        __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(y + i));
-        __m256d fits = _mm256_cmp_pd(_mm256_andnot_pd(sign, x), limit4, _CMP_LT_OQ);
-        x = _mm256_blendv_pd(nan, _mm256_sub_pd(_mm256_add_pd(x, m), m), fits);
-        _mm256_storeu_pd(sum + i, _mm256_add_pd(_mm256_loadu_pd(sum + i), x));
+INLINE __m256d on_grid(__m128 x) {
+    const __m256d m = _mm256_set1_pd(0x1.8p24);
+    return _mm256_sub_pd(_mm256_add_pd(_mm256_cvtps_pd(x), m), m);
+}
+
+/* Sums are exact, so that a value that does not fit may spoil its sum at the end. */
+INLINE void store_fitting(double *sum, __m256d s, __m128 most, double limit) {
+    __m256d fits = _mm256_cmp_pd(_mm256_cvtps_pd(most), _mm256_set1_pd(limit), _CMP_LT_OQ);
+    _mm256_storeu_pd(sum, _mm256_blendv_pd(_mm256_set1_pd(NAN), s, fits));
+}
+
+static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit) {
+    for (uint32_t i = 0; i < n; i += 8, y += 8) {
+        __m256d s0 = _mm256_loadu_pd(sum + i), s1 = _mm256_loadu_pd(sum + i + 4);
+        __m256i most = _mm256_setzero_si256(); /* of the magnitudes as bits: NaN sorts above infinity */
+        for (uint32_t u = 0; u < n_units; u++) {
+            __m256 x = _mm256_loadu_ps(y + (size_t)u * n);
+            most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)));
+            s0 = _mm256_add_pd(s0, on_grid(_mm256_castps256_ps128(x)));
+            s1 = _mm256_add_pd(s1, on_grid(_mm256_extractf128_ps(x, 1)));
+        }
+        __m256 largest = _mm256_castsi256_ps(most);
+        store_fitting(sum + i, s0, _mm256_castps256_ps128(largest), limit);
+        store_fitting(sum + i + 4, s1, _mm256_extractf128_ps(largest, 1), limit);
     }
 }
 
@@ -152,68 +162,6 @@ static void decode_f16(float *out, const void *x, uint32_t n) {
 static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n * sizeof *x); }
 static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
 
-/* Lane j: the sum of key j's lanes, in the order of sum8: i with i + 4, with i + 2, with i + 1. */
-INLINE __m256 sum8_of_8(const __m256 *r) {
-    __m256 pair[4], quad[2];
-    for (uint32_t j = 0; j < 4; j++)
-        pair[j] = _mm256_add_ps(_mm256_permute2f128_ps(r[2 * j], r[2 * j + 1], 0x20),
-                                _mm256_permute2f128_ps(r[2 * j], r[2 * j + 1], 0x31));
-    for (uint32_t j = 0; j < 2; j++)
-        quad[j] = _mm256_add_ps(_mm256_shuffle_ps(pair[2 * j], pair[2 * j + 1], 0x44),
-                                _mm256_shuffle_ps(pair[2 * j], pair[2 * j + 1], 0xee));
-    __m256 all = _mm256_add_ps(_mm256_shuffle_ps(quad[0], quad[1], 0x88), _mm256_shuffle_ps(quad[0], quad[1], 0xdd));
-    return _mm256_permutevar8x32_ps(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-}
-
-/* o += p_j * v_j, ascending, over 8 * width values. */
-INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys, uint32_t head_dim, __m256 rescale,
-                       const uint32_t width) {
-    __m256 acc[8];
-    for (uint32_t i = 0; i < width; i++) acc[i] = _mm256_mul_ps(_mm256_loadu_ps(o + 8 * i), rescale);
-    for (uint32_t j = 0; j < n_keys; j++, v += head_dim) {
-        __m256 pj = _mm256_broadcast_ss(p + j);
-        for (uint32_t i = 0; i < width; i++) acc[i] = _mm256_fmadd_ps(pj, _mm256_loadu_ps(v + 8 * i), acc[i]);
-    }
-    for (uint32_t i = 0; i < width; i++) _mm256_storeu_ps(o + 8 * i, acc[i]);
-}
-
-INLINE void attend_dim(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                       const uint32_t head_dim, float scale) {
-    float p[KERNELS_CHUNK_KEYS], m = s->m;
-    for (uint32_t j0 = 0; j0 < n_keys; j0 += 8) {
-        __m256 r[8];
-        for (uint32_t j = 0; j < 8; j++) /* behind the last key: that key again, not looked at */
-            r[j] = dot8(q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
-        _mm256_storeu_ps(p + j0, _mm256_mul_ps(sum8_of_8(r), _mm256_set1_ps(scale)));
-    }
-    for (uint32_t j = 0; j < n_keys; j++)
-        if (p[j] > m) m = p[j];
-    float rescale = fmath_expf(s->m - m);
-    for (uint32_t j = 0; j < n_keys; j += 8)
-        _mm256_storeu_ps(p + j, exp8(_mm256_sub_ps(_mm256_loadu_ps(p + j), _mm256_set1_ps(m))));
-    s->m = m;
-    s->l *= rescale;
-    for (uint32_t j = 0; j < n_keys; j++) s->l += p[j];
-    uint32_t i = 0;
-    __m256 rescale8 = _mm256_set1_ps(rescale);
-    for (; i + 64 <= head_dim; i += 64) add_values(o + i, v + i, p, n_keys, head_dim, rescale8, 8);
-    for (; i + 8 <= head_dim; i += 8) add_values(o + i, v + i, p, n_keys, head_dim, rescale8, 1);
-    for (; i < head_dim; i++) {
-        o[i] *= rescale;
-        for (uint32_t j = 0; j < n_keys; j++) o[i] = __builtin_fmaf(p[j], v[j * head_dim + i], o[i]);
-    }
-}
-
-/* The common sizes as constants, so that the loops over them unroll. */
-static void attend(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                   uint32_t head_dim, float scale) {
-    switch (head_dim) {
-    case 64: attend_dim(s, o, q, k, v, n_keys, 64, scale); break;
-    case 128: attend_dim(s, o, q, k, v, n_keys, 128, scale); break;
-    default: attend_dim(s, o, q, k, v, n_keys, head_dim, scale); break;
-    }
-}
-
 static const kernels_primitives table = {
     .isa = "avx2",
     .product =
@@ -229,7 +177,7 @@ static const kernels_primitives table = {
     .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = kernels_avx2_geglu},
     .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
     .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
-    .attend = attend,
+    .attend = kernels_avx2_attend,
 };
 
 /* gcc and clang differ in whether __builtin_cpu_supports knows F16C. */

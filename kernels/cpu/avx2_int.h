@@ -1,4 +1,4 @@
-/* Between the AVX2 files: what avx2_product.c and avx2_rows.c have for the table of avx2.c, and what they share.
+/* Between the AVX2 files: what avx2_product.c, avx2_rows.c and avx2_attend.c have for the table of avx2.c, and what they share.
  *
  * All of them are compiled for AVX2, FMA and F16C, so nothing of them may run before kernels_avx2() has asked the processor.
  * Pure; any thread. */
@@ -13,6 +13,8 @@
 
 void kernels_avx2_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
 void kernels_avx2_geglu(float *out, const float *gate, const float *up, uint32_t dim);
+void kernels_avx2_attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t dim,
+                         float scale);
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "base/fmath.h"
@@ -22,6 +24,12 @@ void kernels_avx2_geglu(float *out, const float *gate, const float *up, uint32_t
 
 INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
 INLINE __m256 halves(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+
+/* The first n < 8 floats, the others 0. */
+INLINE __m256i first(uint32_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE __m256 load_first(const float *x, uint32_t n) { return n >= 8 ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, first(n)); }
 
 /* fmath_expf, eight at a time. Operand order of min and max lets NaN through. */
 INLINE __m256 exp8(__m256 x) {

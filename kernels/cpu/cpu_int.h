@@ -51,7 +51,8 @@ st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, ui
                                   uint32_t n_cols, kernels_weight **out);
 void kernels_cpu_weight_free(kernels_device *d, kernels_weight *w);
 size_t kernels_cpu_weight_bytes(const kernels_weight *w);
-void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_weight *table, const uint32_t *token, uint32_t n);
+void kernels_cpu_weight_shape(const kernels_weight *w, uint32_t *rows, uint32_t *cols);
+void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_matrix *table, const uint32_t *token, uint32_t n);
 
 size_t kernels_cpu_act_bytes(uint32_t n, uint32_t k);
 void kernels_cpu_quantize(kernels_device *d, kernels_view act, kernels_view x, uint32_t n, uint32_t k);

@@ -5,6 +5,7 @@
 
 enum {
     BLOCK_TOKENS = 64,    /* 64 x 1,536 columns of activations: 135 KB */
+    UNITS = 16,           /* partial products that are summed together */
     PARTS_PER_THREAD = 4, /* a thread that starts late leaves its share to the others */
 };
 
@@ -37,7 +38,7 @@ typedef struct {
     uint32_t n, n_strips, strips_a_part;
     float *out; /* [n][rows]; NULL for units */
     double *sums, limit;
-    void (*add_on_grid)(double *sum, const float *y, uint32_t n, double limit);
+    void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);
     uint32_t unit_cols;
 } product_job;
 
@@ -58,14 +59,22 @@ static void units_strip(const product_job *job, uint32_t strip, uint32_t t, uint
     uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
     size_t step_bytes = kernels_layout_is_float(l) ? sizeof(float) : sizeof(kernels_act);
     double sum[KERNELS_TILE_TOKENS][KERNELS_LANES] = {{0}};
-    for (uint32_t k = 0; k < w->cols; k += job->unit_cols) {
-        float y[KERNELS_TILE_TOKENS][KERNELS_LANES];
-        w->product(y, w->strips + strip * w->strip_bytes, w->first_k + k,
+    float y[UNITS * KERNELS_TILE_TOKENS][KERNELS_LANES];
+    for (uint32_t k = 0, n_units = 0; k < w->cols; k += job->unit_cols) {
+        w->product(y + n_units++ * n_tokens, w->strips + strip * w->strip_bytes, w->first_k + k,
                    job->x + t * job->stride_bytes + k / l->step_k * step_bytes, job->stride_bytes, n_tokens,
                    least(job->unit_cols, w->cols - k));
-        job->add_on_grid(sum[0], y[0], n_tokens * KERNELS_LANES, job->limit);
+        if (n_units < UNITS && k + job->unit_cols < w->cols) continue;
+        job->add_on_grid(sum[0], y[0], n_units, n_tokens * KERNELS_LANES, job->limit);
+        n_units = 0;
     }
-    for (uint32_t i = 0; i < n_tokens; i++) memcpy(job->sums + (size_t)(t + i) * w->rows + row0, sum[i], n_rows * sizeof(double));
+    for (uint32_t i = 0; i < n_tokens; i++) {
+        double *out = job->sums + (size_t)(t + i) * w->rows + row0;
+        if (n_rows == KERNELS_LANES)
+            memcpy(out, sum[i], sizeof sum[i]);
+        else
+            memcpy(out, sum[i], n_rows * sizeof *out);
+    }
 }
 
 static void product_part(void *context, uint32_t part) {

@@ -106,27 +106,39 @@ void kernels_cpu_weight_free(kernels_device *d, kernels_weight *w) {
 
 size_t kernels_cpu_weight_bytes(const kernels_weight *w) { return ((size_t)(w->rows - 1) / KERNELS_LANES + 1) * w->strip_bytes; }
 
+void kernels_cpu_weight_shape(const kernels_weight *w, uint32_t *rows, uint32_t *cols) {
+    *rows = w->rows;
+    *cols = w->cols;
+}
+
+enum { MOST_TILE_BYTES = 8192 };
+
 typedef struct {
     float *out;
-    const kernels_weight *table;
+    const kernels_matrix *table;
+    const kernels_layout *layout;
+    size_t block_bytes;
     const uint32_t *token;
 } embed_job;
 
+/* A block is packed as the only row of a tile: its value is what `unpack` makes of that, as in a product. */
 static void embed_row(void *context, uint32_t i) {
     const embed_job *job = context;
-    const kernels_weight *w = job->table;
-    uint32_t token = job->token[i];
-    INVARIANT(token < w->rows);
-    const kernels_layout *l = w->layout;
-    const uint8_t *strip = w->strips + token / KERNELS_LANES * w->strip_bytes;
-    float *out = job->out + (size_t)i * w->cols;
-    for (uint32_t c = 0; c < w->cols; c += l->step_k) {
-        uint32_t k = w->first_k + c;
-        l->unpack(out + c, strip + (size_t)(k / l->tile_k) * l->tile_bytes, k % l->tile_k, token % KERNELS_LANES);
+    const kernels_matrix *m = job->table;
+    const kernels_layout *l = job->layout;
+    _Alignas(64) uint8_t tile[MOST_TILE_BYTES];
+    INVARIANT(job->token[i] < m->rows);
+    const uint8_t *block = (const uint8_t *)m->bytes + (size_t)job->token[i] * (m->cols / l->tile_k) * job->block_bytes;
+    float *out = job->out + (size_t)i * m->cols;
+    for (uint32_t c = 0; c < m->cols; c += l->tile_k, block += job->block_bytes) {
+        l->pack(tile, block, 0);
+        for (uint32_t k = 0; k < l->tile_k; k += l->step_k) l->unpack(out + c + k, tile, k, 0);
     }
 }
 
-void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_weight *table, const uint32_t *token, uint32_t n) {
-    embed_job job = {kernels_cpu_floats(out, n, table->cols), table, token};
+void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_matrix *table, const uint32_t *token, uint32_t n) {
+    const kernels_layout *l = kernels_layout_of(table->format);
+    INVARIANT(l->tile_bytes <= MOST_TILE_BYTES);
+    embed_job job = {kernels_cpu_floats(out, n, table->cols), table, l, kernels_format_of(table->format)->block_bytes, token};
     kernels_cpu_rows(d, n, table->cols, embed_row, &job);
 }

@@ -5,11 +5,11 @@
 #include "kernels/kernels_int.h"
 #include <math.h> /* NAN; sqrtf and rintf are exact by IEEE 754 */
 
-static void add_on_grid(double *sum, const float *y, uint32_t n, double limit) {
+static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit) {
     const double m = 0x1.8p24;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n_units * n; i++) {
         double x = y[i];
-        sum[i] += x > -limit && x < limit ? (x + m) - m : __builtin_nan("");
+        sum[i % n] += x > -limit && x < limit ? (x + m) - m : __builtin_nan("");
     }
 }
 
@@ -80,11 +80,13 @@ static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n
 static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
 
 /* Online softmax (Milakov and Gimelshein, arXiv 1805.02867), a chunk of keys at a time. */
-static void attend(kernels_softmax *s, float *o, const float *q, const float *k, const float *v, uint32_t n_keys,
-                   uint32_t head_dim, float scale) {
+static void attend_one(const kernels_query *query, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                       float scale) {
+    kernels_softmax *s = query->state;
+    float *o = query->o;
     float score[KERNELS_CHUNK_KEYS], m = s->m;
     for (uint32_t j = 0; j < n_keys; j++) {
-        score[j] = dot16(q, k + j * head_dim, head_dim) * scale;
+        score[j] = dot16(query->q, k + j * head_dim, head_dim) * scale;
         if (score[j] > m) m = score[j];
     }
     float rescale = fmath_expf(s->m - m);
@@ -96,6 +98,11 @@ static void attend(kernels_softmax *s, float *o, const float *q, const float *k,
         s->l += p;
         for (uint32_t i = 0; i < head_dim; i++) o[i] = __builtin_fmaf(p, v[j * head_dim + i], o[i]);
     }
+}
+
+static void attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                   float scale) {
+    for (uint32_t i = 0; i < n; i++) attend_one(&query[i], k, v, n_keys, head_dim, scale);
 }
 
 static const kernels_primitives table = {

@@ -79,8 +79,8 @@ static void expected_row(const text *t, kernels_kv_type type, uint32_t position,
             p->kv_encode[type](stored, t->v + at, dim);
             p->kv_decode[type](v + j * dim, stored, dim);
         }
-        p->attend(&s, o, t->q + (position * HEADS + head) * dim, k + skip * dim, v + skip * dim, n - skip, dim,
-                  1.0f / sqrtf((float)dim));
+        kernels_query query = {&s, o, t->q + (position * HEADS + head) * dim};
+        p->attend(&query, 1, k + skip * dim, v + skip * dim, n - skip, dim, 1.0f / sqrtf((float)dim));
     }
     for (uint32_t i = 0; i < dim; i++) o[i] *= 1.0f / s.l;
 }

@@ -169,19 +169,19 @@ static void sums_on_the_grid_equal_ref(void **state) {
     (void)state;
     enum { N = 4 * KERNELS_LANES };
     values v = {.seed = 4};
-    float y[N];
+    float y[5 * N];
     double a[N], b[N], limits[] = {0x1p23, 0x1p25 / 90, 1.0};
     for (const kernels_primitives **p = fast; *p; p++)
         for (uint32_t round = 0; round < 300; round++) {
             memset(a, 0, sizeof a);
             memset(b, 0, sizeof b);
-            for (uint32_t partial = 0; partial < 5; partial++) {
-                (round % 3 ? fill(&v, y, N, 3.0f) : fill_odd(&v, y, N));
-                double limit = limits[round % 3];
-                if (partial == 4) y[round % N] = (float)(round & 1 ? limit : -limit); /* just too large */
-                kernels_ref()->add_on_grid(a, y, N, limit);
-                (*p)->add_on_grid(b, y, N, limit);
-            }
+            double limit = limits[round % 3];
+            (round % 3 ? fill(&v, y, 5 * N, 3.0f) : fill_odd(&v, y, 5 * N));
+            y[round % (5 * N)] = (float)(round & 1 ? limit : -limit); /* just too large */
+            kernels_ref()->add_on_grid(a, y, 4, N, limit);
+            kernels_ref()->add_on_grid(a, y + 4 * N, 1, N, limit);
+            (*p)->add_on_grid(b, y, 3, N, limit);
+            (*p)->add_on_grid(b, y + 3 * N, 2, N, limit);
             for (uint32_t i = 0; i < N; i++) assert_true(memcmp(&a[i], &b[i], sizeof a[i]) == 0 || (isnan(a[i]) && isnan(b[i])));
             assert_true(isnan(a[round % N]));
         }
@@ -258,26 +258,35 @@ static void attention_of_a_chunk_equals_ref(void **state) {
     (void)state;
     values v = {.seed = 5};
     static const uint32_t dims[] = {1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 40, 64, 72, 80, 96, 100, 128, 136, 256};
-    float *q = mem_alloc(256, 4), *k = mem_alloc(32 * 256, 4), *u = mem_alloc(32 * 256, 4);
+    enum { MOST_QUERIES = 8 };
+    float *q = mem_alloc(MOST_QUERIES * 256, 4), *k = mem_alloc(32 * 256, 4), *u = mem_alloc(32 * 256, 4);
     for (const kernels_primitives **p = fast; *p; p++)
         for (size_t s = 0; s < sizeof dims / sizeof *dims; s++)
             for (uint32_t n = 1; n <= 32; n++) {
-                uint32_t dim = dims[s];
-                fill(&v, q, dim, 2.0f);
+                uint32_t dim = dims[s], n_queries = 1 + (n + dim) % MOST_QUERIES;
+                fill(&v, q, n_queries * dim, 2.0f);
                 fill(&v, k, 32 * dim, 2.0f);
                 (n % 8 == 3 ? fill_odd(&v, u, 32 * dim) : fill(&v, u, 32 * dim, 2.0f));
-                float *a = guarded(dim * 4), *b = guarded(dim * 4);
-                memset(a, 0, dim * 4);
-                memset(b, 0, dim * 4);
-                kernels_softmax x = {-INFINITY, 0}, y = x;
-                for (int chunk = 0; chunk < 2; chunk++) { /* the second rescales */
-                    kernels_ref()->attend(&x, a, q, k, u, n, dim, 1.0f + (float)chunk);
-                    (*p)->attend(&y, b, q, k, u, n, dim, 1.0f + (float)chunk);
-                    assert_same_floats(a, b, dim);
-                    assert_same_floats(&x.l, &y.l, 1);
-                    assert_true(x.m == y.m);
+                float *a = guarded(n_queries * dim * 4), *b = guarded(n_queries * dim * 4);
+                memset(a, 0, n_queries * dim * 4);
+                memset(b, 0, n_queries * dim * 4);
+                kernels_softmax x[MOST_QUERIES], y[MOST_QUERIES];
+                kernels_query ours[MOST_QUERIES], refs[MOST_QUERIES];
+                for (uint32_t t = 0; t < n_queries; t++) {
+                    x[t] = y[t] = (kernels_softmax){-INFINITY, 0};
+                    refs[t] = (kernels_query){&x[t], a + t * dim, q + t * dim};
+                    ours[t] = (kernels_query){&y[t], b + t * dim, q + t * dim};
                 }
-                assert_guarded(b, dim * 4);
+                for (int chunk = 0; chunk < 2; chunk++) { /* the second rescales */
+                    kernels_ref()->attend(refs, n_queries, k, u, n, dim, 1.0f + (float)chunk);
+                    (*p)->attend(ours, n_queries, k, u, n, dim, 1.0f + (float)chunk);
+                    assert_same_floats(a, b, n_queries * dim);
+                    for (uint32_t t = 0; t < n_queries; t++) {
+                        assert_same_floats(&x[t].l, &y[t].l, 1);
+                        assert_true(x[t].m == y[t].m);
+                    }
+                }
+                assert_guarded(b, n_queries * dim * 4);
                 mem_free(a);
                 mem_free(b);
             }

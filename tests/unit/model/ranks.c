@@ -25,7 +25,17 @@ static st_code meet_and_add(parallel_group *g, double *values, size_t n) {
     return ST_OK;
 }
 
-const parallel_group_ops ranks_ops = {.name = "threads", .all_reduce = meet_and_add};
+static st_code meet_and_gather(parallel_group *g, const void *mine, size_t n, void *to, uint32_t root) {
+    ranks *all = ((ranks_member *)g)->all;
+    all->parts[g->rank] = mine;
+    pthread_barrier_wait(&all->barrier);
+    if (g->rank == root)
+        for (uint32_t k = 0; k < all->n; k++) memcpy((char *)to + k * n, all->parts[k], n);
+    pthread_barrier_wait(&all->barrier);
+    return ST_OK;
+}
+
+const parallel_group_ops ranks_ops = {.name = "threads", .all_reduce = meet_and_add, .gather = meet_and_gather};
 
 void ranks_open(ranks *out, const model_file *f, uint32_t n, rig_options o) {
     assert_true(n >= 1 && n <= RANKS_MAX);

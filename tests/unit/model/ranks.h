@@ -23,7 +23,8 @@ struct ranks {
     ranks_member member[RANKS_MAX];
     pthread_barrier_t barrier;
     double *values[RANKS_MAX];
-    double *sum; /* as many as the largest all-reduce of a batch */
+    const void *parts[RANKS_MAX]; /* of a gather */
+    double *sum;                  /* as many as the largest all-reduce of a batch */
 };
 
 extern const parallel_group_ops ranks_ops; /* of such a group */

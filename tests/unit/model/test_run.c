@@ -226,7 +226,7 @@ static void units_split_over_ranks_give_the_same_logits_from_shares_of_the_weigh
     rig_free(&r);
     for (uint32_t n = 2; n <= 3; n++) {
         size_t total = run_ranks(t, t->file.file, t->logits[0], n, &largest);
-        assert_true(total >= whole && total < whole + whole / 4); /* the token table and the one KV head are on each */
+        assert_true(total >= whole && total < whole + whole / 10); /* the one KV head is on each */
         assert_true(largest < (n == 2 ? whole * 4 / 5 : whole * 11 / 20));
     }
 }

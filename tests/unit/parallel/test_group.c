@@ -21,6 +21,9 @@ static void a_group_of_one_leaves_values_and_bytes_as_they_are(void **state) {
     assert_memory_equal(values, kept, sizeof kept);
     assert_int_equal(ST_OK, g->ops->broadcast(g, bytes, sizeof bytes, 0));
     assert_string_equal("round", bytes);
+    char all[sizeof bytes] = "";
+    assert_int_equal(ST_OK, g->ops->gather(g, bytes, sizeof bytes, all, 0));
+    assert_string_equal("round", all);
     g->ops->destroy(g);
 }
 
