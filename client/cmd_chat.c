@@ -83,6 +83,10 @@ int client_chat(int argc, char **argv) {
                   : client_options(argc, argv,
                                    "A conversation: each line of standard input is a message; an empty end of input ends it.",
                                    table, n);
+    if (rc == CLIENT_GO_ON && q.request.n_choices != 1) {
+        fprintf(stderr, "consort chat: --n %u: a conversation goes on from one answer\n", q.request.n_choices);
+        rc = CLIENT_USAGE;
+    }
     if (rc == CLIENT_GO_ON && system && remember(h, "system", system, strlen(system), &e)) rc = client_fail(argv[0], &e);
     if (rc == CLIENT_GO_ON) rc = converse(argv[0], server, &q, h);
     if (h) forget(h, 0);

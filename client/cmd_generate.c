@@ -86,20 +86,21 @@ static json_t *logprobs_json(const client_result *r) {
     return list;
 }
 
-static int print_json(const client_result *r, double wall_s) {
+static int print_json(const client_result *r, uint32_t index, double wall_s) {
     json_t *ids = json_array();
     for (size_t i = 0; i < r->n_ids; i++) json_array_append_new(ids, json_integer(r->ids[i]));
     double first_s = (double)r->first_token_ns / 1e9, total_s = (double)r->total_ns / 1e9;
     char text[24]; /* jansson's integers are signed: a larger seed is printed as text */
     snprintf(text, sizeof text, "%llu", (unsigned long long)r->seed);
     json_t *seed = r->seed <= INT64_MAX ? json_integer((json_int_t)r->seed) : json_string(text);
-    json_t *o = json_pack("{s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f} s:o}", "text", r->text ? r->text : "",
-                          r->n_text, "ids", ids, "finish_reason", r->finish_reason, "usage", "prompt_tokens", r->prompt_tokens,
-                          "completion_tokens", r->completion_tokens, "total_tokens", r->prompt_tokens + r->completion_tokens,
-                          "seed", seed, "request_id", r->request_id, "times", "queue_s", (double)r->queue_ns / 1e9,
-                          "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
-                          r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0,
-                          "speculation", speculation_json(r));
+    json_t *o =
+        json_pack("{s:i s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f} s:o}", "index", (int)index, "text",
+                  r->text ? r->text : "", r->n_text, "ids", ids, "finish_reason", r->finish_reason, "usage", "prompt_tokens",
+                  r->prompt_tokens, "completion_tokens", r->completion_tokens, "total_tokens",
+                  r->prompt_tokens + r->completion_tokens, "seed", seed, "request_id", r->request_id, "times", "queue_s",
+                  (double)r->queue_ns / 1e9, "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
+                  r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0,
+                  "speculation", speculation_json(r));
     if (o && r->n_logs) json_object_set_new(o, "logprobs", logprobs_json(r));
     bool ok = o && !json_dumpf(o, stdout, JSON_COMPACT) && putchar('\n') != EOF;
     json_decref(o);
@@ -128,11 +129,20 @@ static void print_summary(const client_result *r) {
     fprintf(stderr, "; seed %llu, request %s\n", (unsigned long long)r->seed, r->request_id);
 }
 
+/* What has not been shown yet, and a line's end. */
+static void print_text(const client_result *r, uint32_t index, uint32_t n_choices) {
+    if (n_choices > 1 && r->n_text) printf("--- %u ---\n%s", index, r->text);
+    if (r->n_text && r->text[r->n_text - 1] != '\n') putchar('\n');
+    fflush(stdout);
+}
+
 static int run(const char *verb, options *o, client_request *q) {
     st_error e = {0};
     struct timespec start, end;
     client_rpc *rpc = NULL;
-    client_result r = {.show = !o->json};
+    client_result r[PROTO_MAX_CHOICES] = {{0}};
+    uint32_t n_choices = q->request.n_choices; /* several come interleaved: shown when all are there */
+    r[0].show = !o->json && n_choices == 1;
     size_t n = o->prompt ? strlen(o->prompt) : 0;
     char *input = NULL;
     st_code code = o->prompt || o->tokens ? ST_OK : read_all(stdin, &input, &n, &e);
@@ -142,16 +152,17 @@ static int run(const char *verb, options *o, client_request *q) {
         set_prompt(o, &q->request, o->prompt ? o->prompt : input, n);
     clock_gettime(CLOCK_MONOTONIC, &start);
     if (!code) code = client_rpc_open(o->server, &rpc, &e);
-    if (!code) code = client_generate_call(rpc, &q->request, o->seconds, &r, &e);
+    if (!code) code = client_generate_call(rpc, &q->request, o->seconds, r, &e);
     clock_gettime(CLOCK_MONOTONIC, &end);
     client_rpc_close(rpc);
-    if (!o->json && r.n_text && r.text[r.n_text - 1] != '\n') putchar('\n');
     int rc = code ? client_fail(verb, &e) : CLIENT_OK;
-    if (!code && o->json)
-        rc = print_json(&r, (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
-    else if (!code && !o->quiet)
-        print_summary(&r);
-    client_result_deinit(&r);
+    double wall_s = (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9;
+    for (uint32_t i = 0; i < n_choices && i < PROTO_MAX_CHOICES; i++) {
+        if (rc == CLIENT_OK && o->json) rc = print_json(&r[i], i, wall_s);
+        if (!o->json) print_text(&r[i], i, n_choices);
+        if (rc == CLIENT_OK && !o->json && !o->quiet) print_summary(&r[i]);
+        client_result_deinit(&r[i]);
+    }
     mem_free(input);
     return rc;
 }
@@ -165,7 +176,7 @@ int client_generate(int argc, char **argv) {
         {"--system", CLIENT_TEXT, &o.system, "TEXT", "a system message before it; default: the model's own", false},
         {"--tokens", CLIENT_TEXT, &o.tokens, "IDS", "token ids separated by commas, instead of a prompt", false},
         {"--raw", CLIENT_FLAG, &o.raw, NULL, "the prompt is plain text to continue: no chat template", false},
-        {"--json", CLIENT_FLAG, &o.json, NULL, "print one JSON object at the end instead of the text", false},
+        {"--json", CLIENT_FLAG, &o.json, NULL, "print one JSON object for each answer at the end instead of the text", false},
         {"--quiet", CLIENT_FLAG, &o.quiet, NULL, "no summary on standard error", false},
         {"--timeout", CLIENT_U32, &o.seconds, "SECONDS", "deadline of the request; default: none", false},
     };

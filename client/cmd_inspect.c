@@ -1,9 +1,9 @@
-/* consort inspect: what a GGUF file holds, for people or as one JSON object. */
+/* consort inspect: what a GGUF file holds, and what a rank of a group would hold of it, for people or as one JSON object. */
 #include "client/client_int.h"
 
 #include "base/cursor.h"
 #include "base/sha256.h"
-#include "model/file.h"
+#include "model/model.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +77,23 @@ static st_code report_json(const model_file *f, bool all, json_t **out, st_error
     return *out ? ST_OK : st_fail(e, ST_FATAL_MEMORY, "out of memory");
 }
 
+/* "ranks": what each of n would hold. */
+static st_code add_ranks(json_t *report, const model_file *f, uint32_t n, const kv_type *kv, st_error *e) {
+    json_t *ranks = json_array();
+    st_code c = ST_OK;
+    for (uint32_t rank = 0; rank < n && c == ST_OK; rank++) {
+        model_part p = {0};
+        c = model_read_part(f, rank, n, &p, e);
+        json_array_append_new(ranks, json_pack("{s:i, s:i, s:i, s:i, s:I, s:I}", "rank", (int)rank, "heads", (int)p.n_heads,
+                                               "kv_heads", (int)p.n_kv_heads, "ffn_columns", (int)p.ffn_dim, "weight_bytes",
+                                               (json_int_t)p.weight_bytes, "kv_token_bytes",
+                                               (json_int_t)(p.kv_token_elements * kv->element_bytes)));
+    }
+    json_object_set_new(report, "kv_type", json_string(kv->name));
+    json_object_set_new(report, "ranks", ranks);
+    return c;
+}
+
 static const char *text_at(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
 
 static void print_value(const json_t *key) {
@@ -110,13 +127,37 @@ static void print_report(const json_t *o) {
     }
 }
 
+static json_int_t number_at(const json_t *o, const char *key) { return json_integer_value(json_object_get(o, key)); }
+
+static void print_ranks(const json_t *o) {
+    const json_t *ranks = json_object_get(o, "ranks"), *r;
+    size_t i;
+    if (!ranks) return;
+    printf("\n%zu rank%s, KV in %s\n  rank  heads  KV heads  FFN columns  weights in bytes  KV bytes a token\n",
+           json_array_size(ranks), json_array_size(ranks) == 1 ? "" : "s", text_at(o, "kv_type"));
+    json_array_foreach(ranks, i, r) {
+        printf("  %4zu  %5lld  %8lld  %11lld  %16lld  %16lld\n", i, number_at(r, "heads"), number_at(r, "kv_heads"),
+               number_at(r, "ffn_columns"), number_at(r, "weight_bytes"), number_at(r, "kv_token_bytes"));
+    }
+}
+
+static st_code make_report(const model_file *f, bool all, uint32_t n_ranks, const char *kv_name, json_t **out, st_error *e) {
+    const kv_type *kv = kv_type_find(kv_name);
+    if (!kv) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no KV type '%s' (f16, f32)", kv_name);
+    st_code c = report_json(f, all, out, e);
+    return c == ST_OK && n_ranks ? add_ranks(*out, f, n_ranks, kv, e) : c;
+}
+
 int client_inspect(int argc, char **argv) {
-    const char *path = NULL;
+    const char *path = NULL, *kv_name = "f16";
+    uint32_t n_ranks = 0;
     bool as_json = false, all = false;
     const client_option options[] = {
         {"FILE", CLIENT_TEXT, &path, NULL, "GGUF file", true},
         {"--json", CLIENT_FLAG, &as_json, NULL, "one JSON object", false},
         {"--all", CLIENT_FLAG, &all, NULL, "all elements of arrays", false},
+        {"--tp", CLIENT_U32, &n_ranks, "N", "add what each of N tensor-parallel ranks would hold", false},
+        {"--kv-type", CLIENT_TEXT, &kv_name, "T", "of the KV cache, for --tp: f16 (default), f32", false},
     };
     int rc = client_options(argc, argv, "Checks a GGUF file and prints its keys, tensors, sizes and hashes.", options,
                             sizeof options / sizeof *options);
@@ -125,11 +166,11 @@ int client_inspect(int argc, char **argv) {
     model_file *f = NULL;
     json_t *report = NULL;
     st_code code = model_file_open(path, &f, &e);
-    if (!code) code = report_json(f, all, &report, &e);
+    if (!code) code = make_report(f, all, n_ranks, kv_name, &report, &e);
     if (!code && as_json)
         rc = json_dumpf(report, stdout, JSON_COMPACT) || putchar('\n') == EOF ? CLIENT_FAILED : CLIENT_OK;
     else if (!code)
-        print_report(report), rc = CLIENT_OK;
+        print_report(report), print_ranks(report), rc = CLIENT_OK;
     else
         rc = client_fail(argv[0], &e);
     json_decref(report);

@@ -3,8 +3,15 @@
 #include "client/engine_int.h"
 
 #include "base/mem.h"
+#include "base/sha256.h"
 
 enum { ROWS = 256, CHOICES = 64 };
+
+typedef struct {
+    engine *g;
+    bool hash; /* of the logits is wanted */
+    sha256 logits;
+} scorer;
 
 typedef struct {
     uint32_t *id; /* [n], owned */
@@ -33,8 +40,9 @@ static st_code read_text(const engine *g, const json_t *line, text *t, st_error 
 }
 
 /* The row at p predicts id[p + 1]; the last token predicts nothing that is asked for, so it is not run. */
-static st_code score_text(engine *g, const text *t, json_t *argmax, json_t *nll, st_error *e) {
+static st_code score_text(scorer *s, const text *t, json_t *argmax, json_t *nll, st_error *e) {
     const sampling greedy = {.temperature = 0};
+    engine *g = s->g;
     uint32_t n_vocab = engine_info(g)->n_vocab, n_rows = t->n - 1, done = t->n_prompt; /* ids before `done` are scored */
     st_code c = engine_make_room(g, 1, t->n, e);
     for (uint32_t at = 0; c == ST_OK && at < n_rows;) {
@@ -42,6 +50,7 @@ static st_code score_text(engine *g, const text *t, json_t *argmax, json_t *nll,
         c = engine_run(g, e);
         for (uint32_t first = done; c == ST_OK && done <= at; done++) {
             const float *logits = engine_logits(g, done - first);
+            if (s->hash) sha256_add(&s->logits, logits, n_vocab * sizeof *logits);
             json_array_append_new(argmax, json_integer(model_choose(logits, n_vocab, &greedy, done, NULL)));
             json_array_append_new(nll, json_real(model_nll(logits, n_vocab, t->id[done])));
         }
@@ -50,20 +59,30 @@ static st_code score_text(engine *g, const text *t, json_t *argmax, json_t *nll,
 }
 
 static json_t *score(void *context, const json_t *line, st_error *e) {
-    engine *g = context;
+    scorer *s = context;
     text t = {0};
+    uint8_t hash[SHA256_BYTES];
+    char hex[2 * SHA256_BYTES + 1];
     json_t *argmax = json_array(), *nll = json_array();
-    st_code c = read_text(g, line, &t, e);
-    if (c == ST_OK) c = score_text(g, &t, argmax, nll, e);
+    sha256_begin(&s->logits);
+    st_code c = read_text(s->g, line, &t, e);
+    if (c == ST_OK) c = score_text(s, &t, argmax, nll, e);
+    st_code hashed = sha256_end(&s->logits, hash);
+    if (c == ST_OK && hashed != ST_OK) c = st_fail(e, hashed, "out of memory");
     mem_free(t.id);
-    if (c == ST_OK) return json_pack("{s:o, s:o}", "argmax", argmax, "nll", nll);
+    json_t *out = c == ST_OK ? json_pack("{s:O, s:O}", "argmax", argmax, "nll", nll) : NULL;
+    if (out && s->hash) {
+        sha256_hex(hash, hex);
+        json_object_set_new(out, "logits_sha256", json_string(hex));
+    }
     json_decref(argmax);
     json_decref(nll);
-    return NULL;
+    return out;
 }
 
 int client_score(int argc, char **argv) {
     engine_options o = {.max_rows = ROWS, .max_choose = CHOICES};
+    scorer s = {0};
     const client_option options[] = {
         {"--model", CLIENT_TEXT, &o.path, "F", "GGUF file", true},
         {"--threads", CLIENT_U32, &o.n_threads, "N", "compute threads (default: one a processor)", false},
@@ -72,6 +91,7 @@ int client_score(int argc, char **argv) {
         {"--precision", CLIENT_TEXT, &o.precision, "P", "of products: fast (default), fp32", false},
         {"--kv-type", CLIENT_TEXT, &o.kv_type, "T",
          "how KV elements are rounded: f16, f32 (default: f16 with fast, f32 with fp32)", false},
+        {"--hash", CLIENT_FLAG, &s.hash, NULL, "add \"logits_sha256\": of the logits' bytes, all positions in a row", false},
     };
     int rc = client_options(
         argc, argv,
@@ -79,9 +99,8 @@ int client_score(int argc, char **argv) {
         "\"nll\": [...]}:\nthe likeliest token, and -log p of the token that stands there, for ids[k], ids[k+1], ...",
         options, sizeof options / sizeof *options);
     if (rc != CLIENT_GO_ON) return rc;
-    engine *g = NULL;
     st_error e = {0};
-    rc = engine_open(&o, &g, &e) ? client_fail(argv[0], &e) : client_json_lines(argv[0], stdin, score, g);
-    engine_close(g);
+    rc = engine_open(&o, &s.g, &e) ? client_fail(argv[0], &e) : client_json_lines(argv[0], stdin, score, &s);
+    engine_close(s.g);
     return rc;
 }

@@ -65,16 +65,15 @@ static st_code take_logprobs(client_result *out, const token_logprobs *l, uint32
     return code ? code : append(&out->top_logs, &out->n_top_logs, l->top_log, n_top, sizeof *out->top_logs);
 }
 
-static st_code take_reply(client_result *out, const proto_reply *r) {
+static st_code take_reply(client_result *out, const proto_reply *r, st_error *e) {
     if (r->request_id) snprintf(out->request_id, sizeof out->request_id, "%s", r->request_id);
     if (r->has_seed) out->seed = r->seed;
     if (append(&out->text, &out->n_text, r->text, r->text_bytes, 1) ||
         append(&out->ids, &out->n_ids, r->tokens, r->n_tokens, sizeof *out->ids) || take_logprobs(out, &r->logprobs, r->n_tokens))
-        return st_fail(out->e, ST_FATAL_MEMORY, "out of memory");
+        return st_fail(e, ST_FATAL_MEMORY, "out of memory");
+    out->completion_tokens += r->n_tokens;
     if (r->finish_reason) {
         snprintf(out->finish_reason, sizeof out->finish_reason, "%s", r->finish_reason);
-        out->prompt_tokens = r->prompt_tokens;
-        out->completion_tokens = r->completion_tokens;
         out->steps = r->steps;
         out->drafted = r->drafted;
         out->accepted = r->accepted;
@@ -88,26 +87,35 @@ static st_code take_reply(client_result *out, const proto_reply *r) {
         out->first_token_ns = r->first_token_ns;
         out->total_ns = r->total_ns;
     }
-    return out->show && r->text_bytes ? show(r->text, r->text_bytes, out->e) : ST_OK;
+    return out->show && r->text_bytes ? show(r->text, r->text_bytes, e) : ST_OK;
 }
 
+typedef struct {
+    client_result *results; /* [n] */
+    uint32_t n;
+    st_error *e;
+} answers;
+
 static st_code on_message(void *context, const uint8_t *message, size_t n) {
-    client_result *out = context;
+    const answers *all = context;
     proto_reply r;
     arena a = {0};
     st_code code = arena_init(&a, proto_arena_bytes(n));
-    code = code ? st_fail(out->e, code, "out of memory") : proto_reply_decode(message, n, &a, &r, out->e);
-    if (!code) code = take_reply(out, &r);
+    code = code ? st_fail(all->e, code, "out of memory") : proto_reply_decode(message, n, &a, &r, all->e);
+    if (!code && r.index >= all->n)
+        code = st_fail(all->e, ST_ERR_FORMAT, "index: %u in a reply; %u answers were asked for", r.index, all->n);
+    if (!code) code = take_reply(&all->results[r.index], &r, all->e);
+    for (uint32_t i = 0; !code && r.has_usage && i < all->n; i++) all->results[i].prompt_tokens = r.prompt_tokens;
     arena_deinit(&a);
     return code;
 }
 
 st_code client_generate_call(client_rpc *rpc, const proto_request *request, uint32_t timeout_s, client_result *out, st_error *e) {
     proto_bytes b = {0};
-    out->e = e;
+    answers all = {out, request->n_choices, e};
     st_code code = proto_request_check(request, e);
     if (!code && proto_request_encode(request, &b)) code = st_fail(e, ST_FATAL_MEMORY, "out of memory");
-    if (!code) code = client_rpc_call(rpc, "/consort.v1.Inference/Generate", b.bytes, b.n, timeout_s, on_message, out, e);
+    if (!code) code = client_rpc_call(rpc, "/consort.v1.Inference/Generate", b.bytes, b.n, timeout_s, on_message, &all, e);
     proto_bytes_free(&b);
     return code;
 }

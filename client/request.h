@@ -21,7 +21,7 @@ void client_request_deinit(client_request *r);                          /* also 
 /* Appends a row for each field of fields.def to options[*n ...]. */
 void client_request_options(client_request *r, client_option *options, size_t *n);
 
-/* What came back from one Generate call. */
+/* One answer of a Generate call. */
 typedef struct {
     char *text; /* owned, NUL-terminated */
     size_t n_text;
@@ -38,10 +38,9 @@ typedef struct {
     char names[PROTO_MAX_DRAFTERS][32];
     uint32_t n_by_drafter;
     bool show; /* the caller's: print the text to standard output as it comes */
-    st_error *e;
 } client_result;
 void client_result_deinit(client_result *r);
-/* Calls Generate and fills *out. */
+/* Calls Generate and fills out[request->n_choices]; usage of each is that of the whole call but for completion_tokens. */
 ST_CHECKED st_code client_generate_call(client_rpc *rpc, const proto_request *request, uint32_t timeout_s, client_result *out,
                                         st_error *e);
 

@@ -1,9 +1,10 @@
 /* The gRPC front: calls in, streams of text out.
  *
- * A Generate call becomes a stream: the decoded request, its prompt's tokens, the state of its text. It lives from the call until
- * the scheduler's FINISHED, even if the client is gone before (then `call` is NULL and nothing is sent). Its sequence id is
- * counter << 16 | slot, so that it is unique in the epoch and found without a search. The text a client gets depends only on the
- * tokens: they are taken one by one, whatever came together. */
+ * A Generate call becomes a generation, the decoded request and its prompt's tokens, and a stream for each of its n answers: a
+ * sequence and the state of its text. A stream lives until the scheduler's FINISHED, even if the client is gone before (then
+ * `call` is NULL and nothing is sent), and the generation as long as one of its streams. The first error ends the call and
+ * cancels the other streams. A sequence id is counter << 16 | slot, so that it is unique in the epoch and found without a search.
+ * The text a client gets depends only on the tokens: they are taken one by one, whatever came together. */
 #include "coordinator/coordinator_int.h"
 
 #include "base/log.h"
@@ -17,30 +18,45 @@ static const uint64_t SEED_MASK = (UINT64_C(1) << 53) - 1;
 
 enum { SLOT_BITS = 16, MAX_TOKENS_AT_ONCE = NOUNS_MAX_TREE + 1 };
 
-struct stream {
+typedef struct {
     coordinator *c;
-    net_call *call; /* NULL: the client is gone */
-    seq_id seq;
-    arena arena; /* holds the request */
+    net_call *call; /* NULL: the client is gone, or was told the end */
+    arena arena;    /* holds the request */
     proto_request request;
     model_ids prompt;
     uint32_t *end_tokens, n_end_tokens;
+    uint32_t n_open;   /* streams, and whoever walks over them */
+    uint32_t n_tokens; /* of all answers */
+    uint64_t start_ns; /* arrival */
+} generation;
+
+struct stream {
+    generation *g;
+    seq_id seq;
+    uint32_t index; /* of the answer */
     model_detokenizer detokenizer;
     answer answer;
     char *text, *piece; /* scratch of one reply, of one token */
+    bool submitted;     /* the scheduler knows it */
     bool greeted, cut;  /* first reply sent; a stop string was met */
     uint32_t n_tokens;
-    uint64_t start_ns, plan_ns, first_ns, last_ns; /* arrival, first plan, first token, last one so far; 0: not yet */
+    uint64_t plan_ns, first_ns, last_ns; /* first plan, first token, last one so far; 0: not yet */
 };
+
+static void release(generation *g) {
+    if (--g->n_open) return;
+    mem_free(g->prompt.ids);
+    mem_free(g->end_tokens);
+    arena_deinit(&g->arena);
+    mem_free(g);
+}
 
 static void stream_free(stream *s) {
     if (!s) return;
-    mem_free(s->prompt.ids);
-    mem_free(s->end_tokens);
     mem_free(s->text);
     mem_free(s->piece);
     answer_deinit(&s->answer);
-    arena_deinit(&s->arena);
+    release(s->g);
     mem_free(s);
 }
 
@@ -52,59 +68,83 @@ static stream *stream_of(coordinator *c, seq_id id) {
 
 static void cancel(stream *s, st_code code, sched_finish finish) {
     sched_event ev = {.kind = SCHED_CANCEL, .seq = s->seq, .code = code, .finish = finish};
-    coordinator_event(s->c, &ev);
+    coordinator_event(s->g->c, &ev);
+}
+
+/* Ends all streams that are left; one may be gone at once, and with the last the generation. */
+static void cancel_all(generation *g, st_code code, sched_finish finish) {
+    front *f = &g->c->front;
+    g->n_open++;
+    for (uint32_t i = 0; i < f->n_slots; i++) {
+        stream *s = f->streams[i];
+        if (!s || s->g != g) continue;
+        if (s->submitted) {
+            cancel(s, code, finish);
+        } else {
+            f->streams[i] = NULL;
+            stream_free(s);
+        }
+    }
+    release(g);
+}
+
+/* The call ends with an error. */
+static void fail(generation *g, st_code code, const char *why) {
+    if (!g->call) return;
+    net_call_finish(g->call, st_grpc(code), why);
+    g->call = NULL;
+    cancel_all(g, code, SCHED_FINISH_ERROR);
 }
 
 /* ---- answers ---- */
 
 static void reply(stream *s, proto_reply *r) {
+    generation *g = s->g;
     proto_bytes b = {0};
-    if (!s->call) return;
+    if (!g->call) return;
+    r->index = s->index;
     if (!s->greeted) {
-        r->request_id = s->request.request_id;
+        r->request_id = g->request.request_id;
         r->has_seed = true;
-        r->seed = s->request.sampling.seed;
+        r->seed = g->request.sampling.seed;
     }
     st_code code = proto_reply_encode(r, &b);
-    if (!code) code = net_call_send(s->call, b.bytes, b.n, NULL);
+    if (!code) code = net_call_send(g->call, b.bytes, b.n, NULL);
     proto_bytes_free(&b);
     s->greeted = true;
-    if (!code) return;
-    net_call_finish(s->call, st_grpc(code),
-                    code == ST_ERR_RESOURCE_EXHAUSTED ? "the client does not read its answer" : st_text(code));
-    s->call = NULL;
-    cancel(s, code, SCHED_FINISH_ERROR);
+    if (code) fail(g, code, code == ST_ERR_RESOURCE_EXHAUSTED ? "the client does not read its answer" : st_text(code));
 }
 
 void front_started(coordinator *c, seq_id seq) {
     stream *s = stream_of(c, seq);
     s->plan_ns = net_now_ns();
-    metrics_add(&c->metrics.queue, s->plan_ns - s->start_ns, 1);
-    c->metrics.prompt_tokens += s->prompt.n;
+    metrics_add(&c->metrics.queue, s->plan_ns - s->g->start_ns, 1);
+    c->metrics.prompt_tokens += s->g->prompt.n;
 }
 
 /* n tokens have come together. */
 static void count_tokens(stream *s, uint32_t n) {
-    metrics *m = &s->c->metrics;
+    metrics *m = &s->g->c->metrics;
     uint64_t now = net_now_ns();
     if (!s->first_ns) {
         s->first_ns = now;
-        metrics_add(&m->first_token, now - s->start_ns, 1);
+        metrics_add(&m->first_token, now - s->g->start_ns, 1);
     } else
         metrics_add(&m->inter_token, (now - s->last_ns) / n, n);
     s->last_ns = now;
     s->n_tokens += n;
+    s->g->n_tokens += n;
     m->generation_tokens += n;
 }
 
 static void count_end(const stream *s, const sched_action *a) {
-    metrics *m = &s->c->metrics;
+    metrics *m = &s->g->c->metrics;
     if (a->code) {
         m->failed[st_grpc(a->code)]++;
         return;
     }
     *(a->finish == SCHED_FINISH_LENGTH && !s->cut ? &m->succeeded_length : &m->succeeded_stop) += 1;
-    metrics_add(&m->whole_request, net_now_ns() - s->start_ns, 1);
+    metrics_add(&m->whole_request, net_now_ns() - s->g->start_ns, 1);
 }
 
 static void refuse(coordinator *c, net_call *call, st_code code, const char *why) {
@@ -131,6 +171,7 @@ void front_tokens(coordinator *c, const sched_action *a) {
 }
 
 static void send_last(stream *s, const sched_action *a) {
+    const generation *g = s->g;
     char *text = s->text;
     size_t n_text = 0, n_piece = 0;
     uint64_t now = net_now_ns();
@@ -142,11 +183,12 @@ static void send_last(stream *s, const sched_action *a) {
     proto_reply r = {.text = text,
                      .text_bytes = n_text,
                      .finish_reason = a->finish == SCHED_FINISH_LENGTH && !s->cut ? "length" : "stop",
-                     .prompt_tokens = (uint32_t)s->prompt.n,
-                     .completion_tokens = s->n_tokens,
-                     .queue_ns = s->plan_ns ? s->plan_ns - s->start_ns : 0,
-                     .first_token_ns = s->first_ns ? s->first_ns - s->start_ns : 0,
-                     .total_ns = now - s->start_ns,
+                     .has_usage = g->n_open == 1,
+                     .prompt_tokens = (uint32_t)g->prompt.n,
+                     .completion_tokens = g->n_tokens,
+                     .queue_ns = s->plan_ns ? s->plan_ns - g->start_ns : 0,
+                     .first_token_ns = s->first_ns ? s->first_ns - g->start_ns : 0,
+                     .total_ns = now - g->start_ns,
                      .steps = a->drafts.steps,
                      .drafted = a->drafts.drafted,
                      .accepted = a->drafts.accepted,
@@ -165,68 +207,74 @@ static void explain(coordinator *c, const sched_action *a, char *text, size_t n)
 void front_finished(coordinator *c, const sched_action *a) {
     static const char *const words[] = {"none", "stop", "length", "cancelled", "error"};
     stream *s = stream_of(c, a->seq);
-    double ms = (double)(net_now_ns() - s->start_ns) / 1e6;
+    generation *g = s->g;
+    double ms = (double)(net_now_ns() - g->start_ns) / 1e6;
     char text[ST_MESSAGE_BYTES] = "";
     if (!a->code) send_last(s, a);
     explain(c, a, text, sizeof text);
-    if (s->call) net_call_finish(s->call, st_grpc(a->code), text);
     log_line(LOG_INFO, "coordinator",
-             "request %s: %s, %zu prompt tokens, %u tokens, %.1f ms, %llu steps, %llu of %llu drafts accepted%s%s",
-             s->request.request_id, words[a->finish], s->prompt.n, s->n_tokens, ms, (unsigned long long)a->drafts.steps,
+             "request %s, answer %u: %s, %zu prompt tokens, %u tokens, %.1f ms, %llu steps, %llu of %llu drafts accepted%s%s",
+             g->request.request_id, s->index, words[a->finish], g->prompt.n, s->n_tokens, ms, (unsigned long long)a->drafts.steps,
              (unsigned long long)a->drafts.accepted, (unsigned long long)a->drafts.drafted, text[0] ? ": " : "", text);
     count_end(s, a);
     *(a->code ? &c->front.failed : &c->front.done) += 1;
-    c->front.prompt_tokens += s->prompt.n;
+    c->front.prompt_tokens += g->prompt.n;
     c->front.answer_tokens += s->n_tokens;
     c->front.streams[a->seq.value & ((1 << SLOT_BITS) - 1)] = NULL;
+    if (a->code)
+        fail(g, a->code, text);
+    else if (g->call && g->n_open == 1) {
+        net_call_finish(g->call, st_grpc(ST_OK), "");
+        g->call = NULL;
+    }
     stream_free(s);
 }
 
 /* ---- Generate ---- */
 
-static st_code tokenize(stream *s, st_error *e) {
-    const proto_request *r = &s->request;
-    const model_tokenizer *t = s->c->tokenizer;
-    size_t most = s->c->limits.max_context;
+static st_code tokenize(generation *g, st_error *e) {
+    const proto_request *r = &g->request;
+    const model_tokenizer *t = g->c->tokenizer;
+    size_t most = g->c->limits.max_context;
     st_code code = ST_OK;
     if (r->prompt_kind == PROTO_PROMPT_TEXT) {
-        code = model_prompt_tokenize(t, r->text, r->text_bytes, most, &s->prompt, e);
+        code = model_prompt_tokenize(t, r->text, r->text_bytes, most, &g->prompt, e);
         return code ? st_prefix(e, "text") : ST_OK;
     }
     if (r->prompt_kind == PROTO_PROMPT_CHAT) {
-        code = model_chat_tokenize(t, (const model_message *)r->messages, r->n_messages, most, &s->prompt, e);
+        code = model_chat_tokenize(t, (const model_message *)r->messages, r->n_messages, most, &g->prompt, e);
         return code ? st_prefix(e, "chat") : ST_OK;
     }
     for (uint32_t i = 0; i < r->n_tokens; i++)
         if (r->tokens[i] >= model_vocabulary_size(t))
             return st_fail(e, ST_ERR_INVALID_ARGUMENT, "tokens[%u]: %u is outside the vocabulary of %u", i, r->tokens[i],
                            model_vocabulary_size(t));
-    s->prompt.ids = mem_alloc(r->n_tokens, sizeof(uint32_t));
-    if (!s->prompt.ids) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u tokens", r->n_tokens);
-    memcpy(s->prompt.ids, r->tokens, r->n_tokens * sizeof(uint32_t));
-    s->prompt.n = r->n_tokens;
+    g->prompt.ids = mem_alloc(r->n_tokens, sizeof(uint32_t));
+    if (!g->prompt.ids) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u tokens", r->n_tokens);
+    memcpy(g->prompt.ids, r->tokens, r->n_tokens * sizeof(uint32_t));
+    g->prompt.n = r->n_tokens;
     return ST_OK;
 }
 
 /* Ids that end the answer: the client's, and the model's own unless they are to be ignored. */
-static st_code collect_ends(stream *s, st_error *e) {
-    const proto_request *r = &s->request;
-    uint32_t n_vocab = model_vocabulary_size(s->c->tokenizer);
-    s->end_tokens = mem_alloc(r->n_stop_tokens + s->c->n_ends, sizeof(uint32_t));
-    if (!s->end_tokens) return st_fail(e, ST_FATAL_MEMORY, "no memory for the stop tokens");
+static st_code collect_ends(generation *g, st_error *e) {
+    const proto_request *r = &g->request;
+    uint32_t n_vocab = model_vocabulary_size(g->c->tokenizer);
+    g->end_tokens = mem_alloc(r->n_stop_tokens + g->c->n_ends, sizeof(uint32_t));
+    if (!g->end_tokens) return st_fail(e, ST_FATAL_MEMORY, "no memory for the stop tokens");
     for (uint32_t i = 0; i < r->n_stop_tokens; i++) {
         if (r->stop_tokens[i] >= n_vocab)
             return st_fail(e, ST_ERR_INVALID_ARGUMENT, "stop_tokens[%u]: %u is outside the vocabulary of %u", i,
                            r->stop_tokens[i], n_vocab);
-        s->end_tokens[s->n_end_tokens++] = r->stop_tokens[i];
+        g->end_tokens[g->n_end_tokens++] = r->stop_tokens[i];
     }
-    for (uint32_t i = 0; i < s->c->n_ends && !r->ignore_end; i++) s->end_tokens[s->n_end_tokens++] = s->c->ends[i];
+    for (uint32_t i = 0; i < g->c->n_ends && !r->ignore_end; i++) g->end_tokens[g->n_end_tokens++] = g->c->ends[i];
     return ST_OK;
 }
 
-static st_code check_bias(const stream *s, st_error *e) {
-    const proto_request *r = &s->request;
-    uint32_t n_vocab = model_vocabulary_size(s->c->tokenizer);
+static st_code check_bias(const generation *g, st_error *e) {
+    const proto_request *r = &g->request;
+    uint32_t n_vocab = model_vocabulary_size(g->c->tokenizer);
     for (uint32_t i = 0; i < r->n_bias; i++)
         if (r->bias_token[i] >= n_vocab)
             return st_fail(e, ST_ERR_INVALID_ARGUMENT, "logit_bias[%u]: token %u is outside the vocabulary of %u", i,
@@ -234,27 +282,30 @@ static st_code check_bias(const stream *s, st_error *e) {
     return ST_OK;
 }
 
-static token_rules rules_of(const stream *s) {
-    const proto_request *r = &s->request;
-    uint32_t n_vocab = model_vocabulary_size(s->c->tokenizer), n_top = r->top_logprobs < n_vocab ? r->top_logprobs : n_vocab;
+static token_rules rules_of(const generation *g) {
+    const proto_request *r = &g->request;
+    uint32_t n_vocab = model_vocabulary_size(g->c->tokenizer), n_top = r->top_logprobs < n_vocab ? r->top_logprobs : n_vocab;
     return (token_rules){.min_tokens = r->min_tokens,
-                         .n_ends = s->n_end_tokens,
+                         .n_ends = g->n_end_tokens,
                          .n_bias = r->n_bias,
-                         .ends = s->end_tokens,
+                         .ends = g->end_tokens,
                          .bias_token = r->bias_token,
                          .bias = r->bias,
                          .logprobs = r->logprobs || n_top ? n_top + 1 : 0};
 }
 
-static st_code fill(stream *s, const uint8_t *message, size_t n, st_error *e) {
-    coordinator *c = s->c;
-    proto_request *r = &s->request;
-    if (arena_init(&s->arena, proto_arena_bytes(n)))
+static st_code fill(generation *g, const uint8_t *message, size_t n, st_error *e) {
+    coordinator *c = g->c;
+    proto_request *r = &g->request;
+    if (arena_init(&g->arena, proto_arena_bytes(n)))
         return st_fail(e, ST_FATAL_MEMORY, "no memory for a request of %zu bytes", n);
-    st_code code = proto_request_decode(message, n, &s->arena, r, e);
-    if (!code) code = tokenize(s, e);
-    if (!code) code = collect_ends(s, e);
-    if (!code) code = check_bias(s, e);
+    st_code code = proto_request_decode(message, n, &g->arena, r, e);
+    if (!code && r->n_choices > c->front.n_slots)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "n: %u answers; this cluster holds %u requests at most", r->n_choices,
+                       c->front.n_slots);
+    if (!code) code = tokenize(g, e);
+    if (!code) code = collect_ends(g, e);
+    if (!code) code = check_bias(g, e);
     if (code) return code;
     if (!r->has_seed && getrandom(&r->sampling.seed, sizeof r->sampling.seed, 0) < 0)
         return st_fail(e, ST_FATAL_INTERNAL, "no random numbers for a seed: %m");
@@ -262,49 +313,68 @@ static st_code fill(stream *s, const uint8_t *message, size_t n, st_error *e) {
     if (!r->request_id[0])
         snprintf(r->request_id, sizeof r->request_id, "req-%u-%llu", c->o->cluster_epoch, (unsigned long long)c->front.next_id);
     if (!r->max_tokens) r->max_tokens = c->t->default_max_tokens;
-    size_t most = model_token_max_bytes(c->tokenizer) + 8;
-    code = answer_init(&s->answer, r->stops, r->n_stops, most);
+    return ST_OK;
+}
+
+/* Takes the first free slot. Errors: ST_ERR_RESOURCE_EXHAUSTED, ST_FATAL_MEMORY. */
+static st_code open_stream(generation *g, uint32_t index, st_error *e) {
+    front *f = &g->c->front;
+    const proto_request *r = &g->request;
+    uint32_t slot = 0;
+    while (slot < f->n_slots && f->streams[slot]) slot++;
+    if (slot == f->n_slots) return st_fail(e, ST_ERR_RESOURCE_EXHAUSTED, "too many requests at once: try again later");
+    stream *s = mem_alloc(1, sizeof *s);
+    if (!s) return st_fail(e, ST_FATAL_MEMORY, "no memory for an answer");
+    *s = (stream){.g = g, .index = index, .seq = {f->next_id++ << SLOT_BITS | slot}};
+    g->n_open++;
+    f->streams[slot] = s; /* whoever drops the generation frees it */
+    size_t most = model_token_max_bytes(g->c->tokenizer) + 8;
+    st_code code = answer_init(&s->answer, r->stops, r->n_stops, most);
     s->piece = mem_alloc(most, 1);
     s->text = mem_alloc(answer_capacity(&s->answer) + MAX_TOKENS_AT_ONCE * most, 1);
     return code || !s->piece || !s->text ? st_fail(e, ST_FATAL_MEMORY, "no memory for an answer") : ST_OK;
 }
 
-static uint32_t free_slot(const front *f) {
-    uint32_t i = 0;
-    while (i < f->n_slots && f->streams[i]) i++;
-    return i;
+/* One answer to the scheduler: index i draws with sample first_choice + i (docs/numerics.md, "The choice"). */
+static void submit(stream *s) {
+    generation *g = s->g;
+    sched_event ev = {.kind = SCHED_REQUEST,
+                      .seq = s->seq,
+                      .tokens = g->prompt.ids,
+                      .n_tokens = (uint32_t)g->prompt.n,
+                      .max_tokens = g->request.max_tokens,
+                      .sampling = g->request.sampling,
+                      .rules = rules_of(g),
+                      .deadline_ns = net_call_deadline_ns(g->call),
+                      .speculation = g->request.speculation};
+    ev.sampling.sample += s->index;
+    s->submitted = true;
+    coordinator_event(g->c, &ev);
 }
 
 static void on_generate(coordinator *c, net_call *call, const uint8_t *message, size_t n) {
-    front *f = &c->front;
     st_error e = {0};
-    uint32_t slot = free_slot(f);
-    stream *s = slot < f->n_slots ? mem_alloc(1, sizeof *s) : NULL;
-    if (!s) {
-        refuse(c, call, ST_ERR_RESOURCE_EXHAUSTED, "too many requests at once: try again later");
+    generation *g = mem_alloc(1, sizeof *g);
+    if (!g) {
+        refuse(c, call, ST_FATAL_MEMORY, "no memory for a request");
         return;
     }
-    *s = (stream){.c = c, .call = call, .start_ns = net_now_ns()};
-    st_code code = fill(s, message, n, &e);
+    *g = (generation){.c = c, .call = call, .n_open = 1, .start_ns = net_now_ns()};
+    st_code code = fill(g, message, n, &e);
+    for (uint32_t i = 0; !code && i < g->request.n_choices; i++) code = open_stream(g, i, &e);
     if (code) {
         log_line(LOG_INFO, "coordinator", "refused a request: %s", e.message);
         refuse(c, call, code, e.message);
-        stream_free(s);
+        cancel_all(g, code, SCHED_FINISH_ERROR);
+        release(g);
         return;
     }
-    s->seq.value = f->next_id++ << SLOT_BITS | slot;
-    f->streams[slot] = s;
-    net_call_set_user(call, s);
-    sched_event ev = {.kind = SCHED_REQUEST,
-                      .seq = s->seq,
-                      .tokens = s->prompt.ids,
-                      .n_tokens = (uint32_t)s->prompt.n,
-                      .max_tokens = s->request.max_tokens,
-                      .sampling = s->request.sampling,
-                      .rules = rules_of(s),
-                      .deadline_ns = net_call_deadline_ns(call),
-                      .speculation = s->request.speculation};
-    coordinator_event(c, &ev);
+    net_call_set_user(call, g);
+    for (uint32_t i = 0; i < c->front.n_slots && g->call; i++) { /* ascending answers; one that is refused ends the call */
+        stream *s = c->front.streams[i];
+        if (s && s->g == g) submit(s);
+    }
+    release(g);
 }
 
 /* ---- Status and Stop ---- */
@@ -416,10 +486,10 @@ static void on_call(void *context, net_call *call, const char *path, const uint8
 
 static void on_end(void *context, net_call *call, st_code code) {
     coordinator *c = context;
-    stream *s = net_call_user(call);
-    if (s) {
-        s->call = NULL;
-        cancel(s, code, SCHED_FINISH_CANCELLED);
+    generation *g = net_call_user(call);
+    if (g) {
+        g->call = NULL;
+        cancel_all(g, code, SCHED_FINISH_CANCELLED);
         return;
     }
     for (uint32_t i = 0; i < c->front.n_stops; i++)

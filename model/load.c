@@ -52,32 +52,76 @@ size_t model_head_bytes(const model *m, uint32_t n) {
     return (size_t)n * (most * sizeof(float) + 1);
 }
 
+/* What the rank holds of each extent. */
+static st_code cut_shares(const model_info *info, uint32_t rank, uint32_t n_ranks, const char *path,
+                          model_share share[MODEL_N_EXTENTS], st_error *e) {
+    units u = units_of(info);
+    if (n_ranks < 1 || n_ranks > model_max_ranks(info))
+        return st_fail(e, ST_ERR_UNSUPPORTED,
+                       "%s: %u ranks share %u attention units and %u feed-forward units; use at most %u ranks", path, n_ranks,
+                       u.n_head, u.n_ffn, model_max_ranks(info));
+    for (model_extent x = 0; x < MODEL_N_EXTENTS; x++) {
+        uint32_t whole = model_extent_size(info, x);
+        share[x] = (model_share){.whole = whole, .n = whole};
+    }
+    share[MODEL_HEADS] = in_columns(cut(u.n_head, rank, n_ranks), u.head_cols, share[MODEL_HEADS].whole);
+    share[MODEL_FFN] = in_columns(cut(u.n_ffn, rank, n_ranks), MODEL_UNIT_COLS, info->ffn_dim);
+    share[MODEL_VOCAB] = model_vocab_share(info, rank, n_ranks);
+    uint32_t kv_cols = info->n_heads / info->n_kv_heads * info->head_dim; /* query columns that read one KV head */
+    uint32_t kv0 = share[MODEL_HEADS].first / kv_cols, last = share[MODEL_HEADS].first + share[MODEL_HEADS].n - 1;
+    share[MODEL_KV_HEADS].first = kv0 * info->head_dim;
+    share[MODEL_KV_HEADS].n = (last / kv_cols - kv0 + 1) * info->head_dim;
+    return ST_OK;
+}
+
 static st_code make_shares(model *m, const model_file *f, st_error *e) {
     const model_info *info = &m->info;
-    uint32_t rank = m->group->rank, n_ranks = m->group->n_ranks, head_dim = info->head_dim;
     units u = units_of(info);
     m->head_unit_cols = u.head_cols;
     m->n_head_units = u.n_head;
     m->n_ffn_units = u.n_ffn;
-    if (n_ranks > model_max_ranks(info))
-        return st_fail(e, ST_ERR_UNSUPPORTED,
-                       "%s: %u ranks share %u attention units and %u feed-forward units; use at most %u ranks",
-                       model_file_path(f), n_ranks, u.n_head, u.n_ffn, model_max_ranks(info));
-    for (model_extent x = 0; x < MODEL_N_EXTENTS; x++) {
-        uint32_t whole = model_extent_size(info, x);
-        m->share[x] = (model_share){.whole = whole, .n = whole};
-    }
-    m->share[MODEL_HEADS] = in_columns(cut(m->n_head_units, rank, n_ranks), m->head_unit_cols, m->share[MODEL_HEADS].whole);
-    m->share[MODEL_VOCAB] = model_vocab_share(info, rank, n_ranks);
-    m->share[MODEL_FFN] = in_columns(cut(m->n_ffn_units, rank, n_ranks), MODEL_UNIT_COLS, info->ffn_dim);
-
-    uint32_t per_kv = info->n_heads / info->n_kv_heads, h0 = m->share[MODEL_HEADS].first / head_dim;
-    uint32_t n_heads = m->share[MODEL_HEADS].n / head_dim, kv0 = h0 / per_kv, kv1 = (h0 + n_heads - 1) / per_kv;
-    m->share[MODEL_KV_HEADS].first = kv0 * head_dim;
-    m->share[MODEL_KV_HEADS].n = (kv1 - kv0 + 1) * head_dim;
+    st_code c = cut_shares(info, m->group->rank, m->group->n_ranks, model_file_path(f), m->share, e);
+    if (c != ST_OK) return c;
+    uint32_t n_heads = m->share[MODEL_HEADS].n / info->head_dim, h0 = m->share[MODEL_HEADS].first / info->head_dim;
+    uint32_t per_kv = info->n_heads / info->n_kv_heads, kv0 = m->share[MODEL_KV_HEADS].first / info->head_dim;
     if (!(m->kv_head_of = mem_alloc(n_heads, sizeof *m->kv_head_of))) return ST_FATAL_MEMORY;
     for (uint32_t h = 0; h < n_heads; h++) m->kv_head_of[h] = (h0 + h) / per_kv - kv0;
     return ST_OK;
+}
+
+static size_t part_bytes(const model_tensor_row *row, const model_tensor *t, const model_share share[MODEL_N_EXTENTS]) {
+    const kernels_format_info *f = kernels_format_of((kernels_format)t->format);
+    model_share rows = share[row->rows], cols = share[row->cols];
+    size_t first = cols.first / f->block_elements, end = (cols.first + cols.n - 1) / f->block_elements + 1;
+    return rows.n * (end - first) * f->block_bytes;
+}
+
+st_code model_read_part(const model_file *f, uint32_t rank, uint32_t n_ranks, model_part *out, st_error *e) {
+    model_info info;
+    model_string name;
+    model_share share[MODEL_N_EXTENTS];
+    INVARIANT(rank < n_ranks);
+    st_code c = model_read_info(f, &info, e);
+    if (c == ST_OK) c = model_file_string(f, "general.architecture", &name, e);
+    if (c == ST_OK) c = cut_shares(&info, rank, n_ranks, model_file_path(f), share, e);
+    if (c != ST_OK) return c;
+    const model_arch *arch = model_arch_find(name);
+    size_t n = MODEL_N_OUTER + (size_t)info.n_layers * MODEL_N_LAYER;
+    const model_tensor **found = mem_alloc(n, sizeof *found);
+    c = found ? model_bind(f, &info, arch, found, e) : st_fail(e, ST_FATAL_MEMORY, "out of memory");
+    model_part part = {.n_heads = share[MODEL_HEADS].n / info.head_dim,
+                       .n_kv_heads = share[MODEL_KV_HEADS].n / info.head_dim,
+                       .ffn_dim = share[MODEL_FFN].n};
+    part.kv_token_elements = (uint64_t)info.n_layers * 2 * share[MODEL_KV_HEADS].n;
+    for (size_t i = 0; c == ST_OK && i < n; i++) {
+        const model_tensor_row *row = i < MODEL_N_OUTER ? &arch->outer[i] : &arch->layer[(i - MODEL_N_OUTER) % MODEL_N_LAYER];
+        bool head = row->holder == MODEL_TABLE && !found[MODEL_OUTPUT]; /* packed from the table, which stays in the file */
+        bool held = row->holder == MODEL_EVERYWHERE || row->holder == MODEL_OPTIONAL || head;
+        if (found[i] && held) part.weight_bytes += part_bytes(row, found[i], share);
+    }
+    mem_free(found);
+    if (c == ST_OK) *out = part;
+    return c;
 }
 
 static size_t align(size_t bytes) { return (bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES; }
@@ -117,15 +161,15 @@ static size_t all_vector_bytes(const model *m) {
     return outer + layer * m->info.n_layers;
 }
 
-/* What goes to other ranks and comes from them. */
+/* What goes to other ranks and comes from them. Logits are mapped: sized for the most choices, they cost what is used of them. */
 static bool make_messages(model *m) {
     if (m->group->n_ranks == 1) return true;
     size_t part = model_head_bytes(m, m->max_choose);
     m->sum = mem_alloc((size_t)m->max_rows * m->info.dim, sizeof *m->sum);
-    m->head_part = mem_alloc(part, 1);
+    m->head_part = mem_map(part);
     if (!m->sum || !m->head_part || m->group->rank) return m->sum && m->head_part;
-    m->head_parts = mem_alloc(m->group->n_ranks, part);
-    m->head_whole = mem_alloc((size_t)m->max_choose * m->info.n_vocab, sizeof(float));
+    m->head_parts = mem_map(m->group->n_ranks * part);
+    m->head_whole = mem_map((size_t)m->max_choose * m->info.n_vocab * sizeof(float));
     return m->head_parts && m->head_whole;
 }
 
@@ -264,9 +308,10 @@ void model_destroy(model *m) {
     mem_free(m->bad_layer);
     mem_free(m->bad);
     mem_free(m->sum);
-    mem_free(m->head_part);
-    mem_free(m->head_parts);
-    mem_free(m->head_whole);
+    size_t part = model_head_bytes(m, m->max_choose);
+    mem_unmap(m->head_part, part);
+    mem_unmap(m->head_parts, m->group->n_ranks * part);
+    mem_unmap(m->head_whole, (size_t)m->max_choose * m->info.n_vocab * sizeof(float));
     mem_free(m);
 }
 

@@ -42,7 +42,7 @@ bool proto_request_field(size_t i, proto_field *out); /* false past the last */
  * full). */
 ST_CHECKED st_code proto_request_set(proto_request *r, const char *name, const char *value, arena *a, st_error *e);
 
-/* One streamed reply. The first carries request_id and seed, each may carry text and ids, the last carries finish and usage. */
+/* One streamed reply. The first carries request_id and seed, each may carry text and ids, the last carries finish. */
 typedef struct {
     const char *request_id; /* NULL: absent */
     bool has_seed;
@@ -52,7 +52,9 @@ typedef struct {
     const uint32_t *tokens;
     uint32_t n_tokens;
     token_logprobs logprobs;   /* of `tokens`; own NULL: not asked for, or no tokens */
+    uint32_t index;            /* of the answer, among n */
     const char *finish_reason; /* NULL: goes on; "stop", "length" */
+    bool has_usage;            /* the call ends with this reply: of all its answers, */
     uint32_t prompt_tokens, completion_tokens;
     uint64_t queue_ns, first_token_ns, total_ns; /* since arrival, measured in the coordinator */
     uint64_t steps, drafted, accepted;           /* steps that chose tokens, draft nodes in them, nodes accepted */

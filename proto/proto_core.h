@@ -17,6 +17,7 @@ enum {
     PROTO_MAX_MESSAGES = 1024,
     PROTO_MAX_ROLE_BYTES = 64,
     PROTO_MAX_STOPS = 16,
+    PROTO_MAX_CHOICES = 16, /* of a request: each is a sequence with a prefill of its own */
     PROTO_MAX_STOP_BYTES = 256,
     PROTO_MAX_STOP_TOKENS = 64,
     PROTO_MAX_ENDS = 128, /* stop tokens and the model's own */
@@ -56,6 +57,7 @@ typedef struct {
     uint32_t n_stop_tokens;
     const uint32_t *stop_tokens; /* [n_stop_tokens] */
     uint32_t min_tokens;
+    uint32_t n_choices; /* answers; the first is sampling.sample among those of the seed */
     uint32_t n_bias;
     const uint32_t *bias_token; /* [n_bias] */
     const float *bias;          /* [n_bias] */

@@ -74,13 +74,17 @@ st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
         logprobs.top_tokens = (uint32_t *)(uintptr_t)r->logprobs.top;
         logprobs.top = (float *)(uintptr_t)r->logprobs.top_log;
     }
-    if (r->finish_reason) {
-        m.has_finish_reason = 1;
-        m.finish_reason = proto_wire_text(r->finish_reason);
+    m.has_index = 1;
+    m.index = r->index;
+    if (r->has_usage) {
         m.usage = &usage;
         usage.has_prompt_tokens = usage.has_completion_tokens = 1;
         usage.prompt_tokens = r->prompt_tokens;
         usage.completion_tokens = r->completion_tokens;
+    }
+    if (r->finish_reason) {
+        m.has_finish_reason = 1;
+        m.finish_reason = proto_wire_text(r->finish_reason);
         m.timing = &timing;
         timing.has_queue_ns = timing.has_first_token_ns = timing.has_total_ns = 1;
         timing.queue_ns = r->queue_ns;
@@ -123,7 +127,8 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
     r.text_bytes = m->text.len;
     r.tokens = m->tokens;
     r.n_tokens = (uint32_t)m->n_tokens;
-    if (m->usage) {
+    r.index = m->index;
+    if ((r.has_usage = m->usage != NULL)) {
         r.prompt_tokens = m->usage->prompt_tokens;
         r.completion_tokens = m->usage->completion_tokens;
     }

@@ -1,17 +1,19 @@
 /* Design: weights are packed once into strips of tiles (kernels_int.h) and read front to back ever after. They live in slabs on
  * huge pages: a model is hundreds of matrices, and one aligned allocation for each would round every one up to 2 MiB, while
  * 4 KiB pages cost a third of the read bandwidth (a prototype on a Zen 3 read 11 against 15 GB/s). A slab is a bump allocator
- * that is freed with its last weight; a hole in it is not used again, since weights of a model come and go together. */
+ * that is freed with its last weight; a hole in it is not used again, since weights of a model come and go together. It is
+ * mapped, so that the system clears a page when packing first writes to it: what is left over of a slab costs neither memory nor
+ * time. */
 #include "kernels/cpu/cpu_int.h"
 
 #include "base/mem.h"
 #include <string.h>
 
-enum { SLAB_MIN_BYTES = 1 << 21, SLAB_MAX_BYTES = 1 << 25 };
+enum { HUGE_BYTES = 1 << 21, SLAB_MIN_BYTES = HUGE_BYTES, SLAB_MAX_BYTES = 1 << 25 };
 
 struct kernels_slab {
     kernels_slab *next;
-    unsigned char *bytes;
+    unsigned char *mapped, *bytes; /* bytes: [size_bytes] of mapped, from the first border of a huge page on */
     size_t size_bytes, used_bytes;
     uint32_t n_weights;
 };
@@ -25,11 +27,12 @@ static kernels_slab *slab_with(kernels_device *d, size_t n_bytes) {
     kernels_slab *s = mem_alloc(1, sizeof *s);
     if (!s) return NULL;
     s->size_bytes = n_bytes > size ? n_bytes : size;
-    s->bytes = mem_alloc_aligned(s->size_bytes, 1, SLAB_MIN_BYTES);
-    if (!s->bytes) {
+    s->mapped = mem_map(s->size_bytes + HUGE_BYTES);
+    if (!s->mapped) {
         mem_free(s);
         return NULL;
     }
+    s->bytes = s->mapped + (HUGE_BYTES - (uintptr_t)s->mapped % HUGE_BYTES);
     s->next = d->slabs;
     d->slabs = s;
     return s;
@@ -40,7 +43,7 @@ static void slab_release(kernels_device *d, kernels_slab *s) {
     kernels_slab **link = &d->slabs;
     while (*link != s) link = &(*link)->next;
     *link = s->next;
-    mem_free(s->bytes);
+    mem_unmap(s->mapped, s->size_bytes + HUGE_BYTES);
     mem_free(s);
 }
 

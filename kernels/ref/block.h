@@ -31,14 +31,18 @@ static inline void block_nibbles(uint8_t *code, const uint8_t *from) {
     }
 }
 
+/* A quad of columns at a time: neither shift leaves its byte behind the mask. */
 static inline void block_pack_plane(uint8_t *plane, const uint8_t *code, uint32_t lane, uint32_t bits, uint32_t shift) {
-    const uint32_t per_byte = 8 / bits, mask = (1u << bits) - 1;
-    for (uint32_t v = 0; v < bits; v++)
-        for (uint32_t i = 0; i < 4; i++) {
-            uint32_t byte = 0;
-            for (uint32_t j = 0; j < per_byte; j++) byte |= (code[(v * per_byte + j) * 4 + i] >> shift & mask) << j * bits;
-            plane[v * 64 + lane * 4 + i] = (uint8_t)byte;
+    const uint32_t per_byte = 8 / bits, mask = ((1u << bits) - 1) * 0x01010101u;
+    for (uint32_t v = 0; v < bits; v++) {
+        uint32_t four = 0;
+        for (uint32_t j = 0; j < per_byte; j++) {
+            uint32_t quad;
+            memcpy(&quad, code + (v * per_byte + j) * 4, sizeof quad);
+            four |= (quad >> shift & mask) << j * bits;
         }
+        memcpy(plane + v * 64 + lane * 4, &four, sizeof four);
+    }
 }
 
 static inline void block_pack(uint8_t *tile, const uint8_t *block, uint32_t lane, tile_shape s,

@@ -85,6 +85,8 @@ def test_score_names_the_line_and_the_field(line, says):
     (["score"], 2, ["--model"]),
     (["score", "--model", MODEL, "--isa", "mmx"], 1, ["mmx"]),
     (["score", "--model", MODEL, "--kv-type", "q9"], 1, ["q9"]),
+    (["inspect", MODEL, "--tp", "7"], 1, ["7 ranks", "at most 6"]),
+    (["inspect", MODEL, "--tp", "2", "--kv-type", "q9"], 1, ["q9"]),
     (["bench", "engine", "--model", MODEL, "--batch", "0"], 2, ["--batch", "0"]),
     (["bench", "engine", "--model", MODEL, "--threads", "1,,2"], 2, ["--threads", "1,,2"]),
     (["bench", "engine", "--model", "none.gguf"], 1, ["none.gguf"]),

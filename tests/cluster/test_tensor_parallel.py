@@ -1,11 +1,12 @@
 """A verifier group of several ranks: the same bytes as one, its share of the weights on each, and no survivor trapped by a dead rank."""
+import json
 import os
 import signal
 
 import grpc
 import pytest
 
-from support import cpu_seconds, until
+from support import MODEL, consort, cpu_seconds, until
 
 N_WORKERS = [2, 3, 4]  # 9 query heads in 3 KV groups and 6 FFN units: all of these split unevenly somewhere
 REQUESTS = [
@@ -36,6 +37,27 @@ def test_any_number_of_ranks_gives_the_same_bytes_from_its_shares(new_cluster, a
     assert [cluster.generate(prompt, **fields).ids for prompt, fields in REQUESTS] == expected
     together = cluster.generate_all(REQUESTS * 3)
     assert [answer.ids for answer in together] == expected * 3
+
+
+def memory_bytes(pid):
+    """What a process holds for itself: not the pages of files that it reads."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    return sum(1024 * int(fields[key].split()[0]) for key in ("RssAnon", "RssShmem"))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_rank_holds_its_share_and_little_else(new_cluster, n):
+    """As `consort inspect --tp` foretells it."""
+    kv_tokens = 4096
+    ranks = json.loads(consort("inspect", "--json", "--tp", n, MODEL).stdout)["ranks"]
+    cluster = new_cluster(tensor_parallel=n, threads=1, kv_tokens=kv_tokens)
+    cluster.generate("Once upon a time", max_tokens=4)
+    for worker, pid, rank in zip(cluster.status().workers, sorted(cluster.worker_pids()), ranks, strict=True):
+        assert worker.weight_bytes <= rank["weight_bytes"] < worker.weight_bytes + (1 << 20)  # with the vectors
+        most = 1.1 * rank["weight_bytes"] + kv_tokens * rank["kv_token_bytes"] + 40e6
+        print(pid, memory_bytes(pid), most)
+        assert memory_bytes(pid) <= most, (n, rank)
 
 
 @pytest.mark.parametrize("victim", ["the leader", "another rank"])

@@ -7,8 +7,11 @@
 enum {
     RIG_ROWS = 96,  /* rows, and choices, of a batch */
     RIG_BLOCKS = 6, /* of a sequence: 192 tokens */
-    RIG_SEQUENCES = 4,
+    RIG_SEQUENCES = 64,
 };
+
+/* All instruction sets that any build has; kernels_pick refuses those that are not at hand. */
+static const char *const rig_isas[] = {"scalar", "avx2", "avx512", "neon", "auto"};
 
 typedef struct {
     const char *isa;

@@ -1,9 +1,8 @@
 /* The forward pass: the logits of a row depend on the tokens before it and on nothing else, bit for bit. */
 #include "base/mem.h"
 #include "base/sha256.h"
-#include "tests/unit/model/rig.h"
+#include "tests/unit/model/ranks.h"
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -98,12 +97,11 @@ static void a_prompt_gives_the_same_logits_in_chunks_of_any_size(void **state) {
 
 static void threads_and_instruction_sets_give_the_same_logits(void **state) {
     truth *t = *state;
-    static const char *const isa[] = {"scalar", "avx2", "avx512", "neon", "auto"};
-    for (size_t i = 0; i < sizeof isa / sizeof *isa; i++)
+    for (size_t i = 0; i < sizeof rig_isas / sizeof *rig_isas; i++)
         for (uint32_t threads = 1; threads <= 3; threads++) {
             const kernels_ops *ops;
-            if (kernels_pick(isa[i], &ops, NULL) != ST_OK) continue; /* not on this processor */
-            rig r = open_rig(t->file.file, (rig_options){.isa = isa[i], .n_threads = threads});
+            if (kernels_pick(rig_isas[i], &ops, NULL) != ST_OK) continue; /* not on this processor */
+            rig r = open_rig(t->file.file, (rig_options){.isa = rig_isas[i], .n_threads = threads});
             rig_feed(&r, 0, t->token[0], 0, N_TOKENS, 37, t->work);
             assert_memory_equal(t->work, t->logits[0], (size_t)N_TOKENS * N_VOCAB * sizeof(float));
             rig_free(&r);
@@ -204,92 +202,23 @@ static void only_the_chosen_rows_get_logits_in_their_order(void **state) {
     rig_free(&r);
 }
 
-/* A group of threads in this process that add their values where they meet. */
-typedef struct {
-    parallel_group base;
-    struct hub *hub;
-} thread_group;
-
-typedef struct hub {
-    pthread_barrier_t barrier;
-    uint32_t n_ranks;
-    double *values[4];
-    const void *parts[4]; /* of a gather */
-    double *sum;          /* [room] */
-    size_t n_sums;
-} hub;
-
-static st_code meet_and_add(parallel_group *g, double *values, size_t n) {
-    hub *h = ((thread_group *)g)->hub;
-    h->values[g->rank] = values;
-    pthread_barrier_wait(&h->barrier);
-    if (g->rank == 0) {
-        h->n_sums++;
-        for (size_t i = 0; i < n; i++) {
-            h->sum[i] = 0;
-            for (uint32_t k = h->n_ranks; k-- > 0;) h->sum[i] += h->values[k][i];
-        }
-    }
-    pthread_barrier_wait(&h->barrier);
-    memcpy(values, h->sum, n * sizeof *values);
-    pthread_barrier_wait(&h->barrier);
-    return ST_OK;
-}
-
-static st_code meet_and_gather(parallel_group *g, const void *mine, size_t n, void *all, uint32_t root) {
-    hub *h = ((thread_group *)g)->hub;
-    h->parts[g->rank] = mine;
-    pthread_barrier_wait(&h->barrier);
-    if (g->rank == root)
-        for (uint32_t k = 0; k < h->n_ranks; k++) memcpy((char *)all + k * n, h->parts[k], n);
-    pthread_barrier_wait(&h->barrier);
-    return ST_OK;
-}
-
-static const parallel_group_ops thread_ops = {.name = "threads", .all_reduce = meet_and_add, .gather = meet_and_gather};
-
-typedef struct {
-    const truth *t;
-    thread_group group;
-    rig r;
-    st_error e;
-    st_code code;
-    rig_batch batch;
-} rank;
-
-static void *run_rank(void *context) {
-    rank *k = context;
-    k->code = rig_try(&k->r, &k->batch, &k->e);
-    return NULL;
-}
-
 /* Runs the first sequence on all ranks at once; the leader's logits must be `logits`. Returns the bytes of all shares. */
 static size_t run_ranks(const truth *t, const model_file *f, const float *logits, uint32_t n_ranks, size_t *largest_share) {
-    static hub h;
-    static rank ranks[4];
-    pthread_t thread[4];
+    ranks all;
+    rig_batch b = {0};
     size_t total = 0;
-    h = (hub){.n_ranks = n_ranks, .sum = calloc(RIG_ROWS * 64, sizeof(double))};
-    assert_non_null(h.sum);
-    assert_int_equal(0, pthread_barrier_init(&h.barrier, NULL, n_ranks));
+    ranks_open(&all, f, n_ranks, (rig_options){.isa = "auto", .n_threads = 1});
     *largest_share = 0;
     for (uint32_t k = 0; k < n_ranks; k++) {
-        rank *me = &ranks[k];
-        *me = (rank){.t = t, .group = {.base = {.ops = &thread_ops, .rank = k, .n_ranks = n_ranks}, .hub = &h}};
-        me->r = open_rig(f, (rig_options){.isa = "auto", .n_threads = 1, .group = &me->group.base});
-        rig_add(&me->batch, 0, t->token[0], 0, N_TOKENS);
-        size_t share = model_weight_bytes(me->r.model);
+        size_t share = model_weight_bytes(all.r[k].model);
         total += share;
         if (share > *largest_share) *largest_share = share;
     }
-    for (uint32_t k = 0; k < n_ranks; k++) assert_int_equal(0, pthread_create(&thread[k], NULL, run_rank, &ranks[k]));
-    for (uint32_t k = 0; k < n_ranks; k++) pthread_join(thread[k], NULL);
-    for (uint32_t k = 0; k < n_ranks; k++) assert_int_equal(ST_OK, ranks[k].code);
-    assert_int_equal(4, h.n_sums); /* two a layer */
-    for (uint32_t p = 0; p < N_TOKENS; p++) assert_row(&ranks[0].r, p, logits + (size_t)p * N_VOCAB);
-    for (uint32_t k = 0; k < n_ranks; k++) rig_free(&ranks[k].r);
-    pthread_barrier_destroy(&h.barrier);
-    free(h.sum);
+    rig_add(&b, 0, t->token[0], 0, N_TOKENS);
+    ranks_run(&all, &b);
+    assert_int_equal(4, all.n_sums); /* two a layer */
+    for (uint32_t p = 0; p < N_TOKENS; p++) assert_row(&all.r[0], p, logits + (size_t)p * N_VOCAB);
+    ranks_free(&all);
     return total;
 }
 
@@ -321,7 +250,7 @@ static void a_kv_head_is_held_by_each_rank_whose_query_heads_read_it(void **stat
     tiny_free(&f);
 }
 
-/* Changes only on purpose, in a commit of its own (docs/numerics.md). */
+/* Changes only on purpose, in a commit of its own: docs/numerics.md, "Changing it". */
 static void the_bits_of_the_logits_are_frozen(void **state) {
     truth *t = *state;
     static const struct {
@@ -340,19 +269,26 @@ static void the_bits_of_the_logits_are_frozen(void **state) {
                     "c8e0c421dd5b7506d5a3de92bef580669d3bdf75d219e22fe75f36cad4afae14"}}};
     size_t row = 0;
     while (strcmp(frozen[row].family, family ? family : "llama")) row++;
-    uint8_t hash[SHA256_BYTES];
-    char text[2 * SHA256_BYTES + 1];
-    assert_int_equal(ST_OK, sha256_of(t->logits[0], (size_t)N_TOKENS * N_VOCAB * sizeof(float), hash));
-    sha256_hex(hash, text);
-    assert_string_equal(frozen[row].hash[precision], text);
+    for (size_t i = 0; i < sizeof rig_isas / sizeof *rig_isas; i++) {
+        const kernels_ops *ops;
+        if (kernels_pick(rig_isas[i], &ops, NULL) != ST_OK) continue; /* not on this processor */
+        uint8_t hash[SHA256_BYTES];
+        char text[2 * SHA256_BYTES + 1];
+        rig r = open_rig(t->file.file, (rig_options){.isa = rig_isas[i], .n_threads = 1});
+        rig_feed(&r, 0, t->token[0], 0, N_TOKENS, 32, t->work);
+        rig_free(&r);
+        assert_int_equal(ST_OK, sha256_of(t->work, (size_t)N_TOKENS * N_VOCAB * sizeof(float), hash));
+        sha256_hex(hash, text);
+        assert_string_equal(frozen[row].hash[precision], text);
+    }
 }
 
 static void more_ranks_than_units_are_refused(void **state) {
     truth *t = *state;
-    thread_group g = {.base = {.ops = &thread_ops, .n_ranks = 4}};
+    parallel_group g = {.ops = &ranks_ops, .n_ranks = 4};
     rig r;
     st_error e = {0};
-    rig_options o = {.isa = "auto", .n_threads = 1, .group = &g.base};
+    rig_options o = {.isa = "auto", .n_threads = 1, .group = &g};
     assert_int_equal(ST_ERR_UNSUPPORTED, rig_make(t->file.file, &o, &r, &e));
     assert_non_null(strstr(e.message, "at most 3 ranks"));
 }

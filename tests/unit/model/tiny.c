@@ -1,3 +1,5 @@
+#include "kernels/tile.h" /* has a local of the name `tiny` */
+
 #include "tests/unit/model/tiny.h"
 
 #include <setjmp.h>
@@ -88,6 +90,8 @@ static void one(maker *m, uint32_t format, float scale) {
     uint16_t h = half(x);
     if (format == KERNELS_F32)
         put(&m->data, &x, sizeof x);
+    else if (format == KERNELS_BF16)
+        put(&m->data, (const char *)&x + 2, 2); /* the upper half */
     else
         put(&m->data, &h, sizeof h);
 }
@@ -101,14 +105,37 @@ static void block(maker *m, uint32_t format, float scale) {
     put(&m->data, bits, format == KERNELS_Q8_0 ? 32 : 16);
 }
 
+/* A block of any quantized type: random codes, and scales that give values of about `scale`. */
+static void any_block(maker *m, uint32_t format, float scale) {
+    const tile_shape *s = &tile_shapes[format];
+    const float codes = s->book || s->is_signed ? 128.0f : (float)(1u << (s->low + s->high));
+    const float sub = s->scale == TILE_BYTES ? 32.0f : s->scale == TILE_NIBBLES ? 8.0f : 1.0f;
+    const uint16_t d = half_of_float(2 * scale / codes / sub * (1.0f + 0.5f * uniform(m)));
+    const uint16_t low = half_of_float(sub > 1 ? scale / sub : -scale); /* sub-minimums are subtracted */
+    size_t at = m->data.size, n = kernels_format_of((kernels_format)format)->block_bytes;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t byte = (uint8_t)tiny_random(&m->random);
+        put(&m->data, &byte, 1);
+    }
+    uint8_t *block = m->data.bytes + at;
+    if (s->scale == TILE_E8M0)
+        block[s->d_at] = (uint8_t)(120 + block[s->d_at] % 3);
+    else
+        memcpy(block + s->d_at, &d, 2);
+    if (s->has_min) memcpy(block + s->d_at + 2, &low, 2);
+}
+
 static void rows(maker *m, const char *name, uint32_t format, uint64_t cols, uint64_t n_rows, bool vector) {
     const float infinite = __builtin_inff();
     const uint16_t infinite_half = 0x7c00;
     float scale = vector ? 0.2f : 2.0f / (float)(cols > 256 ? 22 : cols > 90 ? 10 : 8);
     for (uint64_t r = 0; r < n_rows; r++) {
         size_t at = m->data.size;
-        if (format == KERNELS_F32 || format == KERNELS_F16)
+        if (format == KERNELS_F32 || format == KERNELS_F16 || format == KERNELS_BF16)
             for (uint64_t c = 0; c < cols; c++) one(m, format, scale);
+        else if (m->t->any)
+            for (uint64_t c = 0; c < cols; c += kernels_format_of((kernels_format)format)->block_elements)
+                any_block(m, format, scale);
         else
             for (uint64_t c = 0; c < cols; c += 32) block(m, format, scale);
         if (vector && format == KERNELS_F32)
@@ -127,6 +154,14 @@ static void rows(maker *m, const char *name, uint32_t format, uint64_t cols, uin
     }
 }
 
+/* Whose blocks a row of `cols` is made of. */
+static uint32_t any_format(maker *m, uint32_t cols) {
+    for (;;) {
+        uint32_t format = (uint32_t)(tiny_random(&m->random) % KERNELS_N_FORMATS);
+        if (cols % kernels_format_of((kernels_format)format)->block_elements == 0) return format;
+    }
+}
+
 static void tensor(maker *m, const char *name, uint32_t format, uint32_t cols, uint32_t n_rows) {
     static const uint32_t ggml[] = {
 #define FORMAT(id, number, text, elements, size, ...) [KERNELS_##id] = number,
@@ -136,6 +171,7 @@ static void tensor(maker *m, const char *name, uint32_t format, uint32_t cols, u
     bool vector = n_rows == 0;
     if (is(m->t->without, name)) return;
     if (m->t->floats) format = KERNELS_F32;
+    if (m->t->any && !vector) format = any_format(m, cols);
     if (is(m->t->half, name)) format = KERNELS_F16;
     if (is(m->t->bent, name)) vector ? (cols += 32) : (n_rows += 1);
     m->n_tensors++;

@@ -8,6 +8,7 @@ typedef struct {
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab, max_context;
     bool tied;   /* no output.weight */
     bool floats; /* all tensors are F32 */
+    bool any;    /* a matrix is of any type that its rows are whole blocks of, drawn from the seed */
     uint64_t seed;
     const char *without;      /* tensor or key left out */
     const char *bent;         /* tensor with a wrong number of rows (a vector: columns) */

@@ -29,11 +29,15 @@ static void assert_same_reply(const proto_reply *a, const proto_reply *b) {
     if (a->text_bytes) assert_memory_equal(a->text, b->text, a->text_bytes);
     assert_same_numbers(a->tokens, a->n_tokens, b->tokens, b->n_tokens);
     assert_same_logprobs(&a->logprobs, a->n_tokens, &b->logprobs);
+    assert_int_equal(a->index, b->index);
+    assert_int_equal(a->has_usage, b->has_usage);
+    if (a->has_usage) {
+        assert_int_equal(a->prompt_tokens, b->prompt_tokens);
+        assert_int_equal(a->completion_tokens, b->completion_tokens);
+    }
     assert_int_equal(a->finish_reason != NULL, b->finish_reason != NULL);
     if (!a->finish_reason) return;
     assert_string_equal(a->finish_reason, b->finish_reason);
-    assert_int_equal(a->prompt_tokens, b->prompt_tokens);
-    assert_int_equal(a->completion_tokens, b->completion_tokens);
     assert_int_equal(a->queue_ns, b->queue_ns);
     assert_int_equal(a->first_token_ns, b->first_token_ns);
     assert_int_equal(a->total_ns, b->total_ns);
@@ -48,7 +52,7 @@ static void a_reply_comes_back_as_it_went(void **state) {
     source s = {1};
     for (int i = 0; i < 300; i++) {
         arena made = arena_for(1 << 14);
-        proto_reply r = {.has_seed = below(&s, 2), .n_tokens = below(&s, 70)}, back;
+        proto_reply r = {.has_seed = below(&s, 2), .n_tokens = below(&s, 70), .index = any32(&s)}, back;
         proto_bytes b;
         st_error e = {0};
         if (r.has_seed) r.seed = any64(&s);
@@ -58,7 +62,8 @@ static void a_reply_comes_back_as_it_went(void **state) {
         r.logprobs = some_logprobs(&s, &made, r.n_tokens);
         if (below(&s, 2)) {
             r.finish_reason = below(&s, 2) ? "stop" : "length";
-            r.prompt_tokens = any32(&s), r.completion_tokens = any32(&s);
+            r.has_usage = below(&s, 2);
+            if (r.has_usage) r.prompt_tokens = any32(&s), r.completion_tokens = any32(&s);
             r.queue_ns = any64(&s), r.first_token_ns = any64(&s), r.total_ns = any64(&s);
             r.steps = any64(&s), r.drafted = any64(&s), r.accepted = any64(&s);
             r.by_drafter = some_figures(&s, &made, &r.n_by_drafter);
