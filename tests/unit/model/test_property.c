@@ -23,6 +23,7 @@ typedef struct {
     tiny t;
     tiny_file file;
     const char *kv_type;
+    kernels_precision precision;
     rig truth;
     uint32_t n_sequences, length[RIG_SEQUENCES], token[RIG_SEQUENCES][MAX_LENGTH];
     float *logits[RIG_SEQUENCES]; /* [length][n_vocab] of the reference */
@@ -57,6 +58,7 @@ static void draw_shape(property *p) {
         t->global_every = draw(p, 2, 3);
     }
     p->kv_type = draw(p, 0, 3) ? "f16" : "f32";
+    p->precision = draw(p, 0, 3) ? KERNELS_FAST : KERNELS_FP32;
 }
 
 /* A few sequences; in each third case 64 short ones. */
@@ -78,7 +80,7 @@ static void open_case(property *p, uint64_t seed) {
     draw_shape(p);
     draw_sequences(p);
     p->file = tiny_make(&p->t);
-    rig_options o = {.isa = "scalar", .n_threads = 1, .kv_type = p->kv_type};
+    rig_options o = {.isa = "scalar", .n_threads = 1, .kv_type = p->kv_type, .precision = p->precision};
     if (rig_make(p->file.file, &o, &p->truth, &e) != ST_OK) fail_msg("seed %llu: %s", (unsigned long long)seed, e.message);
     for (uint32_t s = 0; s < p->n_sequences; s++) {
         p->logits[s] = calloc((size_t)p->length[s] * p->t.n_vocab, sizeof(float));
@@ -191,7 +193,8 @@ static void run_schedule(property *p, const char *isa, uint32_t n_threads, uint3
     ranks r;
     uint32_t done[RIG_SEQUENCES] = {0};
     snprintf(p->what, sizeof p->what, "%s, %u threads, %u ranks, %s KV", isa, n_threads, n_ranks, p->kv_type);
-    ranks_open(&r, p->file.file, n_ranks, (rig_options){.isa = isa, .n_threads = n_threads, .kv_type = p->kv_type});
+    ranks_open(&r, p->file.file, n_ranks,
+               (rig_options){.isa = isa, .n_threads = n_threads, .kv_type = p->kv_type, .precision = p->precision});
     for (uint32_t s = 0; s < p->n_sequences;)
         if (done[s] == p->length[s])
             s++;

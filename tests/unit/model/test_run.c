@@ -207,7 +207,7 @@ static size_t run_ranks(const truth *t, const model_file *f, const float *logits
     ranks all;
     rig_batch b = {0};
     size_t total = 0;
-    ranks_open(&all, f, n_ranks, (rig_options){.isa = "auto", .n_threads = 1});
+    ranks_open(&all, f, n_ranks, (rig_options){.isa = "auto", .n_threads = 1, .precision = precision});
     *largest_share = 0;
     for (uint32_t k = 0; k < n_ranks; k++) {
         size_t share = model_weight_bytes(all.r[k].model);
