@@ -98,14 +98,14 @@ static void print_rank(const config_topology *t, uint32_t rank, uint32_t group, 
     if (g->table[0])
         putchar('\n');
     else
-        printf(": %s, %s, %u tokens of KV in %s\n", threads, t->precision, g->kv_tokens, kv_name(t, g));
+        printf(": %s, %u tokens of KV in %s\n", threads, g->kv_tokens, kv_name(t, g));
 }
 
 static void print_summary(const char *path, const config_topology *t, const model_info *info) {
     uint32_t group, group_rank;
     printf("%s: ok\n", path);
-    printf("  model   %s (%s, %u layers, vocabulary %u, context %u)\n", t->model, info->architecture, info->n_layers,
-           info->n_vocab, info->max_context);
+    printf("  model   %s (%s, %u layers, vocabulary %u, context %u), precision %s\n", t->model, info->architecture,
+           info->n_layers, info->n_vocab, info->max_context, t->precision);
     printf("  rank 0  coordinator: gRPC on %s, control link on %s\n", t->listen, t->control_listen);
     for (uint32_t rank = 1; config_rank(t, rank, &group, &group_rank); rank++) print_rank(t, rank, group, group_rank);
 }
