@@ -1,7 +1,8 @@
 /* consort bench engine: the speed of the forward pass in this process.
  *
  * prompt: a prompt of P tokens, logits of its last position only. decode: B sequences, one token each a step, greedy; batch 1
- * from an empty context, others after 64-token prompts. Tokens per second count the tokens of all sequences. */
+ * from an empty context, others after 64-token prompts. verify: n tokens of one sequence a step, all with their logits, after a
+ * prompt of 64, as a chain of drafts is verified. Tokens per second count the tokens of all sequences. */
 #include "client/client_int.h"
 #include "client/engine_int.h"
 
@@ -16,9 +17,9 @@ typedef struct {
 } list;
 
 typedef struct {
-    const char *what, *threads_text, *batch_text;
+    const char *what, *threads_text, *batch_text, *verify_text;
     engine_options engine;
-    list threads, batch;
+    list threads, batch, verify;
     uint32_t n_prompt, n_generate;
     bool json;
 } bench;
@@ -91,6 +92,18 @@ static st_code time_decode(engine *g, uint32_t n_batch, uint32_t n_tokens, doubl
     return c;
 }
 
+static st_code time_verify(engine *g, uint32_t n_rows, uint32_t n_steps, double *tokens_per_s, st_error *e) {
+    st_code c = engine_make_room(g, 1, DECODE_PROMPT + n_rows, e);
+    if (c == ST_OK) c = run_prompt(g, 0, DECODE_PROMPT, e);
+    double start = start_clock(g);
+    for (uint32_t k = 0; c == ST_OK && k < n_steps; k++) { /* each step writes the same slots again */
+        for (uint32_t i = 0; i < n_rows; i++) (void)engine_add(g, 0, some_token(g, 1, i), DECODE_PROMPT + i, true);
+        c = engine_run(g, e);
+    }
+    *tokens_per_s = (double)n_rows * n_steps / (now_s() - start);
+    return c;
+}
+
 /* Rates are of the weights: bytes read, each once a call, and multiplications with activations. */
 static void note_operation(const bench *b, json_t *out, const kernels_profile_line *l, uint64_t all_ns) {
     double ns = (double)l->total_ns, gb_per_s = (double)l->weight_bytes / ns, gmac_per_s = (double)l->multiplications / ns;
@@ -138,6 +151,10 @@ static st_code measure(const bench *b, json_t *out, st_error *e) {
         c = time_decode(g, b->batch.value[i], b->n_generate, &speed, e);
         if (c == ST_OK) note(b, out, g, "decode", b->batch.value[i], speed);
     }
+    for (uint32_t i = 0; c == ST_OK && i < b->verify.n; i++) {
+        c = time_verify(g, b->verify.value[i], b->n_generate, &speed, e);
+        if (c == ST_OK) note(b, out, g, "verify", b->verify.value[i], speed);
+    }
     engine_close(g);
     return c;
 }
@@ -154,7 +171,8 @@ static int run(const char *verb, bench *b) {
         return usage(verb, &e);
     }
     if (read_list("--threads", b->threads_text, 1024, &b->threads, &e) ||
-        read_list("--batch", b->batch_text, ROWS, &b->batch, &e))
+        read_list("--batch", b->batch_text, ROWS, &b->batch, &e) ||
+        (b->verify_text && read_list("--verify", b->verify_text, ROWS, &b->verify, &e)))
         return usage(verb, &e);
     if (!b->n_prompt || !b->n_generate) {
         (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "--prompt, --generate: expected at least 1 token");
@@ -163,6 +181,8 @@ static int run(const char *verb, bench *b) {
     b->engine.max_choose = 1;
     for (uint32_t i = 0; i < b->batch.n; i++)
         if (b->batch.value[i] > b->engine.max_choose) b->engine.max_choose = b->batch.value[i];
+    for (uint32_t i = 0; i < b->verify.n; i++)
+        if (b->verify.value[i] > b->engine.max_choose) b->engine.max_choose = b->verify.value[i];
     json_t *out = json_array();
     st_code c = ST_OK;
     for (uint32_t i = 0; c == ST_OK && i < b->threads.n; i++) {
@@ -184,6 +204,7 @@ int client_bench(int argc, char **argv) {
         {"--prompt", CLIENT_U32, &b.n_prompt, "N", "tokens of the prompt (default: 512)", false},
         {"--generate", CLIENT_U32, &b.n_generate, "N", "tokens decoded by each sequence (default: 64)", false},
         {"--batch", CLIENT_TEXT, &b.batch_text, "N,N", "sequences that decode together (default: 1,4,8,16)", false},
+        {"--verify", CLIENT_TEXT, &b.verify_text, "N,N", "tokens of one sequence in a step (default: not measured)", false},
         {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar", false},
         {"--precision", CLIENT_TEXT, &b.engine.precision, "P", "of products: fast (default), fp32", false},
         {"--profile", CLIENT_FLAG, &b.engine.profile, NULL, "time by operation, too; costs some speed", false},

@@ -77,6 +77,13 @@ typedef struct {
 /* Which elements of a head turn together: neighbours 2i, 2i + 1, or i and i + head_dim / 2 of the two halves. */
 typedef enum { KERNELS_ROPE_NEIGHBOURS, KERNELS_ROPE_HALVES } kernels_rope_pairs;
 
+/* One of the products that read the same rows: out[n][rows of the weight] f32. */
+typedef struct {
+    kernels_view out;
+    const kernels_weight *weight;
+} kernels_projection;
+enum { KERNELS_MAX_PROJECTIONS = 3 };
+
 typedef enum { KERNELS_SILU, KERNELS_GELU } kernels_activation;
 #define KERNELS_NO_WINDOW UINT32_MAX
 
@@ -115,8 +122,10 @@ typedef struct {
     /* act = rows of x[n][k] quantized to int8 in groups of 32; act_bytes(n, k) bytes */
     size_t (*act_bytes)(uint32_t n, uint32_t k);
     void (*quantize)(kernels_device *d, kernels_view act, kernels_view x, uint32_t n, uint32_t k);
-    /* out[n][rows of w] f32 = x . w^T; quantized formats in KERNELS_FAST read `act` (made from x), all others x[n][cols of w] */
-    void (*matmul)(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act, uint32_t n);
+    /* out = x . weight^T of each projection, up to KERNELS_MAX_PROJECTIONS of them in one sweep; quantized formats in
+     * KERNELS_FAST read `act` (made from x), all others x[n][cols of the weight] */
+    void (*matmul)(kernels_device *d, const kernels_projection *p, uint32_t n_projections, kernels_view x, kernels_view act,
+                   uint32_t n);
     /* out[n][rows of w] f64 = sum over the units of unit_cols columns of the partial on the grid of 2^-28 (NaN where a partial is
      * not finite or too large for an exact sum over n_units_total): may be summed with other ranks' in any order */
     void (*matmul_units)(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,

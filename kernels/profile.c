@@ -35,63 +35,77 @@ static kernels_profile_line *line_of(kernels_profile *p, const char *operation, 
     return &p->line[p->n_lines++];
 }
 
-static void note(kernels_profile *p, const char *operation, const kernels_weight *w, uint32_t n, uint64_t start_ns) {
+static void note(kernels_profile *p, const char *operation, const kernels_weight *const *w, uint32_t n_weights, uint32_t n,
+                 uint64_t start_ns) {
     uint32_t rows = 0, cols = 0;
+    uint64_t bytes = 0;
     st_code c = p->inner->wait(p->device);
     if (!p->failed) p->failed = c;
-    if (w) p->inner->weight_shape(w, &rows, &cols);
+    for (uint32_t i = 0; i < n_weights; i++) {
+        uint32_t more = 0;
+        p->inner->weight_shape(w[i], &more, &cols);
+        rows += more;
+        bytes += p->inner->weight_bytes(w[i]);
+    }
     kernels_profile_line *l = line_of(p, operation, rows, cols);
     l->n_calls++;
     l->total_ns += now_ns() - start_ns;
     l->multiplications += (uint64_t)rows * cols * n;
-    if (w) l->weight_bytes += p->inner->weight_bytes(w);
+    l->weight_bytes += bytes;
 }
 
-/* An operation that is timed: parameters and arguments behind the device, the weight it reads or NULL, the rows of its batch. */
-#define TIMED(name, parameters, arguments, weight, n_rows)                                                                       \
+/* An operation that is timed: parameters and arguments behind the device. */
+#define TIMED(name, parameters, arguments)                                                                                       \
     static void timed_##name(kernels_device *d, UNPACK parameters) {                                                             \
-        kernels_profile *p = of(d);                                                                                              \
         uint64_t start_ns = now_ns();                                                                                            \
-        p->inner->name(p->device, UNPACK arguments);                                                                             \
-        note(p, #name, weight, n_rows, start_ns);                                                                                \
+        of(d)->inner->name(of(d)->device, UNPACK arguments);                                                                     \
+        note(of(d), #name, NULL, 0, 0, start_ns);                                                                                \
     }
 #define UNPACK(...) __VA_ARGS__
 
-TIMED(embed, (kernels_view out, const kernels_matrix *table, const uint32_t *token, uint32_t n), (out, table, token, n), NULL, n)
-TIMED(rmsnorm, (kernels_view out, kernels_view x, kernels_view w, uint32_t n, uint32_t dim, float eps), (out, x, w, n, dim, eps),
-      NULL, n)
-TIMED(quantize, (kernels_view act, kernels_view x, uint32_t n, uint32_t k), (act, x, n, k), NULL, n)
-TIMED(matmul, (kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act, uint32_t n), (out, w, x, act, n), w,
-      n)
-TIMED(matmul_units,
-      (kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act, uint32_t n, uint32_t unit_cols,
-       uint32_t n_units_total),
-      (out, w, x, act, n, unit_cols, n_units_total), w, n)
-TIMED(add_reduced, (kernels_view x, kernels_view sum, uint32_t n, uint32_t dim), (x, sum, n, dim), NULL, n)
+TIMED(embed, (kernels_view out, const kernels_matrix *table, const uint32_t *token, uint32_t n), (out, table, token, n))
+TIMED(rmsnorm, (kernels_view out, kernels_view x, kernels_view w, uint32_t n, uint32_t dim, float eps), (out, x, w, n, dim, eps))
+TIMED(quantize, (kernels_view act, kernels_view x, uint32_t n, uint32_t k), (act, x, n, k))
+TIMED(add_reduced, (kernels_view x, kernels_view sum, uint32_t n, uint32_t dim), (x, sum, n, dim))
 TIMED(add_normed, (kernels_view x, kernels_view sum, kernels_view w, uint32_t n, uint32_t dim, float eps),
-      (x, sum, w, n, dim, eps), NULL, n)
-TIMED(add_bias, (kernels_view x, kernels_view bias, uint32_t n, uint32_t dim), (x, bias, n, dim), NULL, n)
-TIMED(scale, (kernels_view x, float factor, uint32_t n, uint32_t dim), (x, factor, n, dim), NULL, n)
+      (x, sum, w, n, dim, eps))
+TIMED(add_bias, (kernels_view x, kernels_view bias, uint32_t n, uint32_t dim), (x, bias, n, dim))
+TIMED(scale, (kernels_view x, float factor, uint32_t n, uint32_t dim), (x, factor, n, dim))
 TIMED(rope,
       (kernels_view x, kernels_view table, const uint32_t *position, uint32_t n, uint32_t n_heads, uint32_t head_dim,
        kernels_rope_pairs pairs),
-      (x, table, position, n, n_heads, head_dim, pairs), NULL, n)
+      (x, table, position, n, n_heads, head_dim, pairs))
 TIMED(glu, (kernels_view out, kernels_view gate, kernels_view up, uint32_t n, uint32_t dim, kernels_activation activation),
-      (out, gate, up, n, dim, activation), NULL, n)
+      (out, gate, up, n, dim, activation))
 TIMED(kv_write, (const kernels_kv *kv, uint32_t layer, kernels_view k, kernels_view v, const kernels_row *rows, uint32_t n),
-      (kv, layer, k, v, rows, n), NULL, n)
+      (kv, layer, k, v, rows, n))
 TIMED(attention,
       (const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q, const kernels_row *rows, uint32_t n,
        uint32_t n_heads, const uint32_t *kv_head_of, uint32_t window),
-      (kv, layer, out, q, rows, n, n_heads, kv_head_of, window), NULL, n)
+      (kv, layer, out, q, rows, n, n_heads, kv_head_of, window))
 TIMED(kv_move, (const kernels_kv *kv, const uint32_t *blocks, uint32_t to_slot, uint32_t from_slot),
-      (kv, blocks, to_slot, from_slot), NULL, 1)
-TIMED(gather, (kernels_view out, kernels_view x, const uint32_t *index, uint32_t n, uint32_t dim), (out, x, index, n, dim), NULL,
-      n)
-TIMED(find_bad, (uint8_t * bad, kernels_view x, uint32_t n, uint32_t dim), (bad, x, n, dim), NULL, n)
-TIMED(upload, (kernels_view to, const void *from, size_t n_bytes), (to, from, n_bytes), NULL, 1)
-TIMED(download, (void *to, kernels_view from, size_t n_bytes), (to, from, n_bytes), NULL, 1)
-TIMED(copy, (kernels_view to, kernels_view from, size_t n_bytes), (to, from, n_bytes), NULL, 1)
+      (kv, blocks, to_slot, from_slot))
+TIMED(gather, (kernels_view out, kernels_view x, const uint32_t *index, uint32_t n, uint32_t dim), (out, x, index, n, dim))
+TIMED(find_bad, (uint8_t * bad, kernels_view x, uint32_t n, uint32_t dim), (bad, x, n, dim))
+TIMED(upload, (kernels_view to, const void *from, size_t n_bytes), (to, from, n_bytes))
+TIMED(download, (void *to, kernels_view from, size_t n_bytes), (to, from, n_bytes))
+TIMED(copy, (kernels_view to, kernels_view from, size_t n_bytes), (to, from, n_bytes))
+
+static void timed_matmul(kernels_device *d, const kernels_projection *projection, uint32_t n_projections, kernels_view x,
+                         kernels_view act, uint32_t n) {
+    const kernels_weight *w[KERNELS_MAX_PROJECTIONS];
+    uint64_t start_ns = now_ns();
+    of(d)->inner->matmul(of(d)->device, projection, n_projections, x, act, n);
+    for (uint32_t i = 0; i < n_projections; i++) w[i] = projection[i].weight;
+    note(of(d), "matmul", w, n_projections, n, start_ns);
+}
+
+static void timed_matmul_units(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
+                               uint32_t n, uint32_t unit_cols, uint32_t n_units_total) {
+    uint64_t start_ns = now_ns();
+    of(d)->inner->matmul_units(of(d)->device, out, w, x, act, n, unit_cols, n_units_total);
+    note(of(d), "matmul_units", &w, 1, n, start_ns);
+}
 
 static st_code pass_alloc(kernels_device *d, size_t size_bytes, kernels_buffer **out) {
     return of(d)->inner->alloc(of(d)->device, size_bytes, out);

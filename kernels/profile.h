@@ -12,7 +12,7 @@ typedef struct kernels_profile kernels_profile;
 
 typedef struct {
     const char *operation;
-    uint32_t rows, cols;                         /* of the weight; 0: an operation without one */
+    uint32_t rows, cols;                         /* of the weights of a call; 0: an operation without */
     uint64_t n_calls, total_ns, multiplications; /* of quantized or float weights, for all rows of the batch */
     uint64_t weight_bytes;                       /* read, each weight once a call */
 } kernels_profile_line;

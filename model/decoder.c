@@ -15,14 +15,13 @@ static void quantize(model *m, model_place x, uint32_t n, uint32_t cols) {
     if (m->precision == KERNELS_FAST) m->ops->quantize(m->device, m->place[MODEL_ACT], m->place[x], n, cols);
 }
 
-/* One of q, k, v: product, bias, and for q and k the norm of each head and the turn by position. */
-static void project(model *m, const model_pass *p, model_place place, const model_weight *w, const model_weight *bias,
-                    const model_weight *norm, uint32_t cols, const kernels_view *table) {
+/* What comes after the product of q, k or v: the bias, and for q and k the norm of each head and the turn by position. */
+static void finish(model *m, const model_pass *p, model_place place, const model_weight *bias, const model_weight *norm,
+                   uint32_t cols, const kernels_view *table) {
     const kernels_ops *ops = m->ops;
     kernels_device *d = m->device;
     const kernels_view *at = m->place;
     uint32_t n = p->batch->n_rows, head_dim = m->info.head_dim, n_heads = cols / head_dim;
-    ops->matmul(d, at[place], w->weight, at[MODEL_H], at[MODEL_ACT], n);
     if (has(bias)) ops->add_bias(d, at[place], bias->vector, n, cols);
     if (norm && has(norm)) ops->rmsnorm(d, at[place], at[place], norm->vector, n * n_heads, head_dim, m->info.rms_eps);
     if (table) ops->rope(d, at[place], *table, p->batch->position, n, n_heads, head_dim, m->arch->pairs);
@@ -39,9 +38,12 @@ static st_code attention(model *m, const model_pass *p, uint32_t l, st_error *e)
 
     ops->rmsnorm(d, at[MODEL_H], at[MODEL_X], w[MODEL_ATTN_NORM].vector, n, dim, m->info.rms_eps);
     quantize(m, MODEL_H, n, dim);
-    project(m, p, MODEL_Q, &w[MODEL_ATTN_Q], &w[MODEL_ATTN_Q_BIAS], &w[MODEL_ATTN_Q_NORM], cols, table);
-    project(m, p, MODEL_K, &w[MODEL_ATTN_K], &w[MODEL_ATTN_K_BIAS], &w[MODEL_ATTN_K_NORM], kv_cols, table);
-    project(m, p, MODEL_V, &w[MODEL_ATTN_V], &w[MODEL_ATTN_V_BIAS], NULL, kv_cols, NULL);
+    const kernels_projection qkv[] = {
+        {at[MODEL_Q], w[MODEL_ATTN_Q].weight}, {at[MODEL_K], w[MODEL_ATTN_K].weight}, {at[MODEL_V], w[MODEL_ATTN_V].weight}};
+    ops->matmul(d, qkv, 3, at[MODEL_H], at[MODEL_ACT], n);
+    finish(m, p, MODEL_Q, &w[MODEL_ATTN_Q_BIAS], &w[MODEL_ATTN_Q_NORM], cols, table);
+    finish(m, p, MODEL_K, &w[MODEL_ATTN_K_BIAS], &w[MODEL_ATTN_K_NORM], kv_cols, table);
+    finish(m, p, MODEL_V, &w[MODEL_ATTN_V_BIAS], NULL, kv_cols, NULL);
     ops->kv_write(d, p->kv, l, at[MODEL_K], at[MODEL_V], m->rows, n);
     ops->attention(d, p->kv, l, at[MODEL_ATT], at[MODEL_Q], m->rows, n, cols / m->info.head_dim, m->kv_head_of,
                    windowed ? m->info.window : KERNELS_NO_WINDOW);
@@ -60,8 +62,8 @@ static st_code feed_forward(model *m, const model_pass *p, uint32_t l, st_error 
 
     ops->rmsnorm(d, at[MODEL_H], at[MODEL_X], w[MODEL_FFN_NORM].vector, n, dim, m->info.rms_eps);
     quantize(m, MODEL_H, n, dim);
-    ops->matmul(d, at[MODEL_GATE], w[MODEL_FFN_GATE].weight, at[MODEL_H], at[MODEL_ACT], n);
-    ops->matmul(d, at[MODEL_UP], w[MODEL_FFN_UP].weight, at[MODEL_H], at[MODEL_ACT], n);
+    const kernels_projection both[] = {{at[MODEL_GATE], w[MODEL_FFN_GATE].weight}, {at[MODEL_UP], w[MODEL_FFN_UP].weight}};
+    ops->matmul(d, both, 2, at[MODEL_H], at[MODEL_ACT], n);
     ops->glu(d, at[MODEL_GATE], at[MODEL_GATE], at[MODEL_UP], n, cols, m->arch->activation);
     quantize(m, MODEL_GATE, n, cols);
     ops->matmul_units(d, at[MODEL_SUM], w[MODEL_FFN_DOWN].weight, at[MODEL_GATE], at[MODEL_ACT], n, MODEL_UNIT_COLS,
@@ -87,5 +89,6 @@ void model_decode_head(model *m, uint32_t n) {
     m->ops->rmsnorm(m->device, at[MODEL_CHOSEN], at[MODEL_CHOSEN], m->outer[MODEL_OUTPUT_NORM].vector, n, m->info.dim,
                     m->info.rms_eps);
     quantize(m, MODEL_CHOSEN, n, m->info.dim);
-    m->ops->matmul(m->device, at[MODEL_LOGITS], m->outer[MODEL_OUTPUT].weight, at[MODEL_CHOSEN], at[MODEL_ACT], n);
+    const kernels_projection head = {at[MODEL_LOGITS], m->outer[MODEL_OUTPUT].weight};
+    m->ops->matmul(m->device, &head, 1, at[MODEL_CHOSEN], at[MODEL_ACT], n);
 }

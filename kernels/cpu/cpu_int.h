@@ -58,7 +58,7 @@ void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_matrix
 
 size_t kernels_cpu_act_bytes(uint32_t n, uint32_t k);
 void kernels_cpu_quantize(kernels_device *d, kernels_view act, kernels_view x, uint32_t n, uint32_t k);
-void kernels_cpu_matmul(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
+void kernels_cpu_matmul(kernels_device *d, const kernels_projection *p, uint32_t n_projections, kernels_view x, kernels_view act,
                         uint32_t n);
 void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
                               uint32_t n, uint32_t unit_cols, uint32_t n_units_total);

@@ -36,7 +36,7 @@ typedef struct {
     const kernels_weight *w;
     const char *x; /* rows of kernels_act, or of float */
     size_t stride_bytes;
-    uint32_t n, n_strips, strips_a_part;
+    uint32_t n, n_strips;
     float *out; /* [n][rows]; NULL for units */
     double *sums, limit;
     void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);
@@ -126,9 +126,7 @@ static void expanded_strip(const product_job *job, uint32_t strip, uint32_t t0, 
     }
 }
 
-static void product_part(void *context, uint32_t part) {
-    const product_job *job = context;
-    uint32_t from = part * job->strips_a_part, to = least(job->n_strips, from + job->strips_a_part);
+static void product_strips(const product_job *job, uint32_t from, uint32_t to) {
     for (uint32_t t0 = 0; t0 < job->n; t0 += BLOCK_TOKENS) {
         uint32_t end = least(job->n, t0 + BLOCK_TOKENS);
         for (uint32_t strip = from; strip < to; strip++) {
@@ -142,21 +140,46 @@ static void product_part(void *context, uint32_t part) {
     }
 }
 
-static void run(kernels_device *d, product_job *job, kernels_view x, kernels_view act) {
-    const kernels_weight *w = job->w;
-    bool is_float = w->expands || kernels_layout_is_float(w->layout);
-    job->stride_bytes = is_float ? w->cols * sizeof(float) : kernels_cpu_act_bytes(1, w->cols);
-    job->x = kernels_cpu_at(is_float ? x : act, job->n * job->stride_bytes);
-    job->n_strips = (w->rows - 1) / KERNELS_LANES + 1;
-    uint32_t parts = d->n_threads == 1 ? 1 : d->n_threads * PARTS_PER_THREAD;
-    job->strips_a_part = (job->n_strips - 1) / parts + 1;
-    pool_run(d->threads, (job->n_strips - 1) / job->strips_a_part + 1, product_part, job);
+/* Products in one sweep: their strips stand one after the other. */
+typedef struct {
+    product_job job[KERNELS_MAX_PROJECTIONS];
+    uint32_t n_jobs, n_strips, strips_a_part;
+} sweep;
+
+static void sweep_part(void *context, uint32_t part) {
+    const sweep *s = context;
+    uint32_t from = part * s->strips_a_part, to = least(s->n_strips, from + s->strips_a_part), first = 0;
+    for (uint32_t i = 0; i < s->n_jobs; first += s->job[i++].n_strips) {
+        uint32_t end = first + s->job[i].n_strips;
+        if (from < end && to > first) product_strips(&s->job[i], from > first ? from - first : 0, least(to, end) - first);
+    }
 }
 
-void kernels_cpu_matmul(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
+static void sweep_add(sweep *s, product_job job, kernels_view x, kernels_view act) {
+    const kernels_weight *w = job.w;
+    INVARIANT(s->n_jobs < KERNELS_MAX_PROJECTIONS);
+    bool is_float = w->expands || kernels_layout_is_float(w->layout);
+    job.stride_bytes = is_float ? w->cols * sizeof(float) : kernels_cpu_act_bytes(1, w->cols);
+    job.x = kernels_cpu_at(is_float ? x : act, job.n * job.stride_bytes);
+    job.n_strips = (w->rows - 1) / KERNELS_LANES + 1;
+    s->n_strips += job.n_strips;
+    s->job[s->n_jobs++] = job;
+}
+
+static void sweep_run(kernels_device *d, sweep *s) {
+    uint32_t parts = d->n_threads == 1 ? 1 : d->n_threads * PARTS_PER_THREAD;
+    s->strips_a_part = (s->n_strips - 1) / parts + 1;
+    pool_run(d->threads, (s->n_strips - 1) / s->strips_a_part + 1, sweep_part, s);
+}
+
+void kernels_cpu_matmul(kernels_device *d, const kernels_projection *p, uint32_t n_projections, kernels_view x, kernels_view act,
                         uint32_t n) {
-    product_job job = {.w = w, .n = n, .out = kernels_cpu_floats(out, n, w->rows)};
-    run(d, &job, x, act);
+    sweep s = {.n_jobs = 0};
+    for (uint32_t i = 0; i < n_projections; i++) {
+        const kernels_weight *w = p[i].weight;
+        sweep_add(&s, (product_job){.w = w, .n = n, .out = kernels_cpu_floats(p[i].out, n, w->rows)}, x, act);
+    }
+    sweep_run(d, &s);
 }
 
 void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
@@ -169,5 +192,7 @@ void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels
                        .limit = limit < 0x1p23 ? limit : 0x1p23,
                        .add_on_grid = d->primitives->add_on_grid,
                        .unit_cols = unit_cols};
-    run(d, &job, x, act);
+    sweep s = {.n_jobs = 0};
+    sweep_add(&s, job, x, act);
+    sweep_run(d, &s);
 }

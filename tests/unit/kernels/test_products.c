@@ -39,7 +39,7 @@ static void multiply(rig *r, const problem *p, uint32_t t0, uint32_t n, uint32_t
     float *with_guard = mem_alloc((size_t)n * n_rows + 1, 4);
     memcpy(with_guard + n * n_rows, &guard, 4);
     r->ops->upload(r->d, y, with_guard, ((size_t)n * n_rows + 1) * 4);
-    r->ops->matmul(r->d, y, w, x, act, n);
+    r->ops->matmul(r->d, &(kernels_projection){y, w}, 1, x, act, n);
     r->ops->matmul_units(r->d, s, w, x, act, n, UNIT, N_UNITS);
     rig_get(r, with_guard, y, ((size_t)n * n_rows + 1) * 4);
     memcpy(&behind, with_guard + n * n_rows, 4);
@@ -69,7 +69,7 @@ static problem problem_open(kernels_format f, kernels_precision precision, uint3
     for (uint32_t t = 0; t < n; t++) {
         r.ops->upload(r.d, x, p.x + t * COLS, COLS * 4);
         r.ops->quantize(r.d, act, x, 1, COLS);
-        r.ops->matmul(r.d, y, w, x, act, 1);
+        r.ops->matmul(r.d, &(kernels_projection){y, w}, 1, x, act, 1);
         r.ops->matmul_units(r.d, s, w, x, act, 1, UNIT, N_UNITS);
         rig_get(&r, p.product + t * ROWS, y, ROWS * 4);
         rig_get(&r, p.sums + t * ROWS, s, ROWS * 8);
