@@ -6,6 +6,9 @@
 #include "client/client_int.h"
 #include "client/engine_int.h"
 
+#include "base/mem.h"
+#include "base/pool.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -22,6 +25,7 @@ typedef struct {
     list threads, batch, verify;
     uint32_t n_prompt, n_generate;
     bool json;
+    double read_roof; /* GB/s of the threads at hand; 0: not measured */
 } bench;
 
 static double now_s(void) {
@@ -104,6 +108,35 @@ static st_code time_verify(engine *g, uint32_t n_rows, uint32_t n_steps, double 
     return c;
 }
 
+/* What reading weights could reach: the best of some sweeps of all threads over memory on huge pages that fits no cache. */
+enum { ROOF_BYTES = 96 << 20, ROOF_SWEEPS = 8, ROOF_PARTS = 64 };
+
+static void read_part(void *context, uint32_t part) {
+    const uint64_t *word = (const uint64_t *)context + (size_t)part * (ROOF_BYTES / ROOF_PARTS / sizeof(uint64_t));
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i < ROOF_BYTES / ROOF_PARTS / sizeof(uint64_t); i += 8)
+        for (size_t k = 0; k < 8; k++) sum[k] |= word[i + k];
+    INVARIANT(!(sum[0] | sum[1] | sum[2] | sum[3] | sum[4] | sum[5] | sum[6] | sum[7])); /* so that the reads are not left out */
+}
+
+static st_code read_roof(uint32_t n_threads, double *gb_per_s, st_error *e) {
+    pool *threads = NULL;
+    char *memory = mem_map(ROOF_BYTES);
+    double best = 0;
+    st_code c = memory ? pool_create(n_threads, &threads) : ST_FATAL_MEMORY;
+    if (c == ST_OK) memset(memory, 0, ROOF_BYTES); /* pages that nobody wrote are all the same one */
+    for (int i = 0; c == ST_OK && i < ROOF_SWEEPS; i++) {
+        double start = now_s();
+        pool_run(threads, ROOF_PARTS, read_part, memory);
+        double speed = ROOF_BYTES / (now_s() - start) * 1e-9;
+        if (speed > best) best = speed;
+    }
+    *gb_per_s = best;
+    pool_destroy(threads);
+    if (memory) mem_unmap(memory, ROOF_BYTES);
+    return c == ST_OK ? c : st_fail(e, c, "the read roof of %u threads cannot be measured: %s", n_threads, st_text(c));
+}
+
 /* Rates are of the weights: bytes read, each once a call, and multiplications with activations. */
 static void note_operation(const bench *b, json_t *out, const kernels_profile_line *l, uint64_t all_ns) {
     double ns = (double)l->total_ns, gb_per_s = (double)l->weight_bytes / ns, gmac_per_s = (double)l->multiplications / ns;
@@ -117,7 +150,9 @@ static void note_operation(const bench *b, json_t *out, const kernels_profile_li
     }
     printf("    %-13s %9.2f ms %5.1f %% %8llu calls", l->operation, ns * 1e-6, 100 * ns / (double)all_ns,
            (unsigned long long)l->n_calls);
-    if (l->rows) printf("  %6u x %-6u %6.1f GB/s %6.1f GMAC/s", l->rows, l->cols, gb_per_s, gmac_per_s);
+    if (l->rows)
+        printf("  %6u x %-6u %6.1f GB/s (%2.0f %% of the read roof) %6.1f GMAC/s", l->rows, l->cols, gb_per_s,
+               100 * gb_per_s / b->read_roof, gmac_per_s);
     putchar('\n');
 }
 
@@ -134,17 +169,19 @@ static void note(const bench *b, json_t *out, engine *g, const char *test, uint3
     if (b->json) {
         json_t *result = json_pack("{s:s, s:i, s:i, s:f}", "test", test, "threads", (int)b->engine.n_threads, "batch", (int)batch,
                                    "tokens_per_s", tokens_per_s);
-        if (engine_profile(g)) json_object_set(result, "operations", operations);
+        if (engine_profile(g))
+            json_object_update_new(result, json_pack("{s:f, s:O}", "read_roof_gb_per_s", b->read_roof, "operations", operations));
         json_array_append_new(out, result);
     }
     json_decref(operations);
     fflush(stdout);
 }
 
-static st_code measure(const bench *b, json_t *out, st_error *e) {
+static st_code measure(bench *b, json_t *out, st_error *e) {
     engine *g = NULL;
     double speed = 0;
-    st_code c = engine_open(&b->engine, &g, e);
+    st_code c = b->engine.profile ? read_roof(b->engine.n_threads, &b->read_roof, e) : ST_OK;
+    if (c == ST_OK) c = engine_open(&b->engine, &g, e);
     if (c == ST_OK) c = time_prompt(g, b->n_prompt, &speed, e);
     if (c == ST_OK) note(b, out, g, "prompt", 1, speed);
     for (uint32_t i = 0; c == ST_OK && i < b->batch.n; i++) {
@@ -207,7 +244,8 @@ int client_bench(int argc, char **argv) {
         {"--verify", CLIENT_TEXT, &b.verify_text, "N,N", "tokens of one sequence in a step (default: not measured)", false},
         {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar", false},
         {"--precision", CLIENT_TEXT, &b.engine.precision, "P", "of products: fast (default), fp32", false},
-        {"--profile", CLIENT_FLAG, &b.engine.profile, NULL, "time by operation, too; costs some speed", false},
+        {"--profile", CLIENT_FLAG, &b.engine.profile, NULL,
+         "time by operation, and the read roof of this machine; costs some speed", false},
         {"--json", CLIENT_FLAG, &b.json, NULL, "one JSON list of {test, threads, batch, tokens_per_s}", false},
     };
     int rc = client_options(argc, argv, "Measures, and prints tokens per second of all sequences together.", options,

@@ -1,9 +1,10 @@
-"""The drivers in bench/ that start MPI or measure a running cluster: they run and make their tables. What they measure is not judged."""
+"""`consort bench engine`, and the drivers in bench/ that start MPI or measure a running cluster: they run and make their tables. What they measure is not judged."""
+import json
 import os
 import re
 import subprocess
 
-from support import BUILD, ROOT, sanitizer_environment, sanitizer_reports
+from support import BUILD, MODEL, ROOT, consort, sanitizer_environment, sanitizer_reports
 
 
 def bench(name, *arguments, directory):
@@ -29,3 +30,20 @@ def test_the_overhead_of_a_cluster_is_measured(cluster, tmp_path):
     assert re.search(r"^The first plan after a rest of 0\.5 s takes ", out, re.MULTILINE), out
     names = re.findall(r"^\| (.*) \| [\d.]+% \|$", out, re.MULTILINE)
     assert names == ["launcher", "mpirun", "rank 0, coordinator", "rank 1, verifier target", "together"], out
+
+
+def test_the_engine_is_measured_with_its_operations():
+    done = consort("bench", "engine", "--model", MODEL, "--prompt", 8, "--generate", 2, "--batch", "1,2", "--verify", "3", "--profile", "--json")
+    results = json.loads(done.stdout)
+    assert [(r["test"], r["batch"]) for r in results] == [("prompt", 1), ("decode", 1), ("decode", 2), ("verify", 3)]
+    for result in results:
+        assert result["tokens_per_s"] > 0 and result["read_roof_gb_per_s"] > 0
+        steps = {"prompt": 1, "decode": 2, "verify": 2}[result["test"]]
+        calls = {(o["operation"], o.get("rows"), o.get("cols")): o["calls"] for o in result["operations"]}
+        layers, dim = 30, 576
+        assert calls["matmul", 960, dim] == layers * steps, "q, k and v are one sweep"
+        assert calls["matmul", 3072, dim] == layers * steps, "gate and up are one"
+        assert calls["matmul", 49152, dim] == steps
+        assert calls["attention", None, None] == layers * steps
+    text = consort("bench", "engine", "--model", MODEL, "--prompt", 8, "--generate", 1, "--batch", "1", "--profile").stdout
+    assert "% of the read roof" in text and "tokens/s" in text

@@ -47,6 +47,25 @@ static void a_cursor_takes_no_length_that_wraps(void **state) {
     assert_non_null(cursor_take(&c, 0));
 }
 
+static void an_arena_clears_what_was_used_before_and_is_zero_beyond(void **state) {
+    (void)state;
+    _Alignas(64) unsigned char borrowed[256];
+    memset(borrowed, 0xff, sizeof borrowed);
+    for (int kind = 0; kind < 2; kind++) {
+        arena a = arena_over(borrowed, sizeof borrowed);
+        if (kind) assert_int_equal(arena_init(&a, sizeof borrowed), ST_OK);
+        memset(arena_alloc(&a, 64, 1), 0xff, 64);
+        arena_reset(&a, 0);
+        unsigned char *p = arena_alloc(&a, 192, 1);
+        for (int i = 0; i < 192; i++) assert_int_equal(p[i], 0);
+        memset(p, 0xff, 192);
+        arena_reset(&a, 128);
+        p = arena_alloc(&a, 128, 1);
+        for (int i = 0; i < 128; i++) assert_int_equal(p[i], 0);
+        arena_deinit(&a);
+    }
+}
+
 static void an_arena_gives_aligned_zeroed_memory_until_it_is_full(void **state) {
     (void)state;
     arena a;
@@ -167,6 +186,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cursor_reads_little_endian_and_stops_for_good_at_the_end),
         cmocka_unit_test(a_cursor_takes_no_length_that_wraps),
+        cmocka_unit_test(an_arena_clears_what_was_used_before_and_is_zero_beyond),
         cmocka_unit_test(an_arena_gives_aligned_zeroed_memory_until_it_is_full),
         cmocka_unit_test(allocation_sizes_that_overflow_are_refused),
         cmocka_unit_test(mapped_memory_is_zeroed_and_can_be_refused),

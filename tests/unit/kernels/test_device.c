@@ -1,3 +1,4 @@
+#include "kernels/profile.h"
 #include "tests/unit/kernels/kernels_test.h"
 #include <stdlib.h>
 
@@ -213,6 +214,63 @@ static void bad_rows_are_found_and_only_they(void **state) {
     mem_free(x);
 }
 
+/* A device of two threads behind a profile, or the plain one. */
+static void run_projections(const uint8_t *blocks, bool profiled, float *out, kernels_profile **profile) {
+    enum { ROWS = 40, COLS = 64, N = 3 };
+    const kernels_matrix m = {KERNELS_Q8_0, 2 * ROWS, COLS, blocks};
+    rig r;
+    values v = {.seed = 71};
+    float x[N * COLS];
+    fill(&v, x, N * COLS, 1.0f);
+    rig_open(&r, 2);
+    if (profiled) {
+        mem_fail_at(1);
+        assert_int_equal(kernels_profile_create(r.ops, r.d, profile), ST_FATAL_MEMORY);
+        mem_fail_at(0);
+        assert_int_equal(kernels_profile_create(r.ops, r.d, profile), ST_OK);
+        r.ops = kernels_profile_ops(*profile);
+        r.d = kernels_profile_device(*profile);
+    }
+    kernels_weight *a = rig_weight(&r, &m, 0, ROWS, 0, COLS), *b = rig_weight(&r, &m, ROWS, ROWS, 0, COLS);
+    kernels_view in = rig_put(&r, x, sizeof x), act = rig_act(&r, in, N, COLS);
+    kernels_view first = rig_bytes(&r, N * ROWS * sizeof *out), second = rig_bytes(&r, N * ROWS * sizeof *out);
+    for (int i = 0; i < 2; i++) r.ops->matmul(r.d, (kernels_projection[]){{first, a}, {second, b}}, 2, in, act, N);
+    rig_get(&r, out, first, N * ROWS * sizeof *out);
+    rig_get(&r, out + N * ROWS, second, N * ROWS * sizeof *out);
+    if (profiled) {
+        uint32_t n, found = 0;
+        const kernels_profile_line *l = kernels_profile_lines(*profile, &n);
+        for (uint32_t i = 0; i < n; i++) {
+            if (strcmp(l[i].operation, "matmul")) continue;
+            found++;
+            assert_int_equal(l[i].rows, 2 * ROWS);
+            assert_int_equal(l[i].cols, COLS);
+            assert_int_equal(l[i].n_calls, 2);
+            assert_int_equal(l[i].multiplications, 2 * 2 * ROWS * COLS * N);
+            assert_int_equal(l[i].weight_bytes, 2 * 2 * r.ops->weight_bytes(a));
+            assert_true(l[i].total_ns > 0);
+        }
+        assert_int_equal(found, 1);
+        assert_int_equal(n, 4); /* and upload, quantize, download */
+        kernels_profile_reset(*profile);
+        (void)kernels_profile_lines(*profile, &n);
+        assert_int_equal(n, 0);
+    }
+    rig_close(&r);
+}
+
+static void a_profile_counts_operations_and_changes_no_result(void **state) {
+    (void)state;
+    values v = {.seed = 70};
+    uint8_t *blocks = random_blocks(&v, KERNELS_Q8_0, 80, 64);
+    float plain[240], profiled[240];
+    kernels_profile *p;
+    run_projections(blocks, false, plain, NULL);
+    run_projections(blocks, true, profiled, &p);
+    assert_memory_equal(plain, profiled, sizeof plain);
+    mem_free(blocks);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(picking_names_what_there_is),
@@ -224,6 +282,7 @@ int main(void) {
         cmocka_unit_test(bytes_go_up_and_down_and_across),
         cmocka_unit_test(embedding_and_gathering_pick_rows),
         cmocka_unit_test(bad_rows_are_found_and_only_they),
+        cmocka_unit_test(a_profile_counts_operations_and_changes_no_result),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
