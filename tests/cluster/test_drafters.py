@@ -77,7 +77,7 @@ def test_the_target_as_its_own_drafter_is_always_right(new_cluster, temperature)
     figures = replies[-1].speculation
     assert figures.drafted >= 3 * figures.steps and figures.accepted == figures.drafted, figures
     assert {d.name: d.accepted for d in figures.by_drafter} == {"twin": figures.accepted, "lookup": 0}
-    line = re.compile(rf"request {replies[0].request_id}: length, \d+ prompt tokens, 61 tokens, .*, {figures.steps} steps, "
+    line = re.compile(rf"request {replies[0].request_id}, answer 0: length, \d+ prompt tokens, 61 tokens, .*, {figures.steps} steps, "
                       rf"{figures.accepted} of {figures.drafted} drafts accepted\n")
     until(lambda: len(line.findall(cluster.output())) == 1, "one line in the log")
 
