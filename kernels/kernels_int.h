@@ -14,7 +14,7 @@ enum {
     KERNELS_LANES = 16,                      /* output rows of a tile; lanes of a sum */
     KERNELS_CHUNK = 512,                     /* columns of a chunk of K */
     KERNELS_GROUP = 32,                      /* columns that share an activation scale */
-    KERNELS_TILE_TOKENS = 4,                 /* most tokens of one tile product */
+    KERNELS_TILE_TOKENS = 8,                 /* most tokens of one tile product */
     KERNELS_N_KV_TYPES = 2,                  /* of kernels_kv_type */
     KERNELS_N_ROPES = 2,                     /* of kernels_rope_pairs */
     KERNELS_N_ACTIVATIONS = 2,               /* of kernels_activation */
@@ -30,8 +30,8 @@ typedef struct {
 } kernels_act;
 
 /* out[t][lane] = x[t] . row `lane` of a strip of tiles, over its columns k0 .. k0 + n_k - 1, in chunks of KERNELS_CHUNK from k0.
- * x: n_tokens (1 to KERNELS_TILE_TOKENS) rows, stride_bytes apart, of kernels_act (quantized formats: k0 and n_k are multiples of
- * KERNELS_GROUP) or of float, from column k0 on. */
+ * x: n_tokens (1 to tile_tokens of the table) rows, stride_bytes apart, of kernels_act (quantized formats: k0 and n_k are
+ * multiples of KERNELS_GROUP) or of float, from column k0 on. */
 typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride_bytes,
                              uint32_t n_tokens, uint32_t n_k);
 
@@ -67,6 +67,7 @@ typedef struct {
 
 typedef struct {
     const char *isa;
+    uint32_t tile_tokens;                              /* most tokens that `product` takes: what its registers hold */
     kernels_product *product[KERNELS_N_FORMATS];       /* NULL: the layout's scalar one */
     kernels_dequantize *dequantize[KERNELS_N_FORMATS]; /* NULL: by the layout's unpack */
     /* sum[i] += each y[u][i] rounded to the grid of 2^-28, half to even; NaN where |y[u][i]| >= limit (docs/numerics.md).

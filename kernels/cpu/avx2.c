@@ -164,6 +164,7 @@ static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n
 
 static const kernels_primitives table = {
     .isa = "avx2",
+    .tile_tokens = 4,
     .product =
         {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx2_product_##id,

@@ -3,23 +3,10 @@
 #include "kernels/cpu/avx512_int.h"
 
 #ifdef KERNELS_HAS_AVX512
-#include "base/fmath.h"
 #include <math.h>
 #include <string.h>
 
 /* -- rows ---------------------------------------------------------------------------------------------------------------- */
-
-/* The first n lanes. */
-INLINE __mmask16 first(uint32_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1u); }
-
-/* The first n floats, the others 0; and back. */
-INLINE __m512 load(const float *x, uint32_t n) { return n >= 16 ? _mm512_loadu_ps(x) : _mm512_maskz_loadu_ps(first(n), x); }
-INLINE void store(float *x, __m512 v, uint32_t n) {
-    if (n >= 16)
-        _mm512_storeu_ps(x, v);
-    else
-        _mm512_mask_storeu_ps(x, first(n), v);
-}
 
 INLINE __m512 dot16(const float *a, const float *b, uint32_t n) {
     __m512 s = _mm512_setzero_ps();
@@ -34,26 +21,6 @@ INLINE float sum16(__m512 v) {
     v = _mm512_add_ps(v, _mm512_shuffle_ps(v, v, 0x4e));
     v = _mm512_add_ps(v, _mm512_shuffle_ps(v, v, 0xb1));
     return _mm_cvtss_f32(_mm512_castps512_ps128(v));
-}
-
-/* fmath_expf, sixteen at a time. Operand order of min and max lets NaN through. */
-INLINE __m512 exp16(__m512 x) {
-    const __m512 round = _mm512_set1_ps(FMATH_EXPF_ROUND);
-    x = _mm512_max_ps(_mm512_set1_ps(FMATH_EXPF_MIN), _mm512_min_ps(_mm512_set1_ps(FMATH_EXPF_MAX), x));
-    __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(FMATH_EXPF_LOG2E), round), n = _mm512_sub_ps(t, round);
-    __m512i i = _mm512_sub_epi32(_mm512_castps_si512(t), _mm512_castps_si512(round));
-    __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-FMATH_EXPF_LN2_HI), x);
-    r = _mm512_fmadd_ps(n, _mm512_set1_ps(-FMATH_EXPF_LN2_LO), r);
-    __m512 p = _mm512_set1_ps(FMATH_EXPF_P5);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P4));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P3));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P2));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P1));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(FMATH_EXPF_P0));
-    __m512 y = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
-    __m512i half = _mm512_srai_epi32(i, 1), rest = _mm512_sub_epi32(i, half), bias = _mm512_set1_epi32(127);
-    y = _mm512_mul_ps(y, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23)));
-    return _mm512_mul_ps(y, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(rest, bias), 23)));
 }
 
 static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit) {
@@ -164,72 +131,9 @@ static void decode_f16(float *out, const void *x, uint32_t n) {
 static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n * sizeof *x); }
 static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
 
-/* Lane j: sum16 of r[j]. Each step adds the halves of what is left of two rows, and leaves them side by side. */
-INLINE __m512 sum16_of_16(const __m512 *r) {
-    __m512 a[8], b[4], c[2];
-    for (uint32_t j = 0; j < 8; j++)
-        a[j] =
-            _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * j], r[2 * j + 1], 0x44), _mm512_shuffle_f32x4(r[2 * j], r[2 * j + 1], 0xee));
-    for (uint32_t j = 0; j < 4; j++)
-        b[j] =
-            _mm512_add_ps(_mm512_shuffle_f32x4(a[2 * j], a[2 * j + 1], 0x88), _mm512_shuffle_f32x4(a[2 * j], a[2 * j + 1], 0xdd));
-    for (uint32_t j = 0; j < 2; j++)
-        c[j] = _mm512_add_ps(_mm512_shuffle_ps(b[2 * j], b[2 * j + 1], 0x44), _mm512_shuffle_ps(b[2 * j], b[2 * j + 1], 0xee));
-    __m512 all = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
-    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), all);
-}
-
-/* o += p_j * v_j, ascending, over `width` vectors, the last of which may have n values only. */
-INLINE void add_values(float *o, const float *v, const float *p, uint32_t n_keys, uint32_t head_dim, __m512 rescale,
-                       const uint32_t width, uint32_t n) {
-    __m512 acc[8];
-    for (uint32_t i = 0; i < width; i++) acc[i] = _mm512_mul_ps(load(o + 16 * i, n), rescale);
-    for (uint32_t j = 0; j < n_keys; j++, v += head_dim) {
-        __m512 pj = _mm512_set1_ps(p[j]);
-        for (uint32_t i = 0; i < width; i++) acc[i] = _mm512_fmadd_ps(pj, load(v + 16 * i, n), acc[i]);
-    }
-    for (uint32_t i = 0; i < width; i++) store(o + 16 * i, acc[i], n);
-}
-
-INLINE void attend_one(const kernels_query *query, const float *k, const float *v, uint32_t n_keys, const uint32_t head_dim,
-                       float scale) {
-    kernels_softmax *s = query->state;
-    float *o = query->o;
-    float p[KERNELS_CHUNK_KEYS];
-    __m512 largest = _mm512_set1_ps(s->m);
-    for (uint32_t j0 = 0; j0 < n_keys; j0 += 16) {
-        __m512 r[16];
-        for (uint32_t j = 0; j < 16; j++) /* behind the last key: that key again, which changes no maximum */
-            r[j] = dot16(query->q, k + (j0 + j < n_keys ? j0 + j : n_keys - 1) * head_dim, head_dim);
-        __m512 score = _mm512_mul_ps(sum16_of_16(r), _mm512_set1_ps(scale));
-        largest = _mm512_max_ps(score, largest); /* where the score is NaN: the second */
-        _mm512_storeu_ps(p + j0, score);
-    }
-    float m = _mm512_reduce_max_ps(largest), rescale = fmath_expf(s->m - m);
-    for (uint32_t j = 0; j < n_keys; j += 16)
-        _mm512_storeu_ps(p + j, exp16(_mm512_sub_ps(_mm512_loadu_ps(p + j), _mm512_set1_ps(m))));
-    s->m = m;
-    s->l *= rescale;
-    for (uint32_t j = 0; j < n_keys; j++) s->l += p[j];
-    uint32_t i = 0;
-    __m512 rescale16 = _mm512_set1_ps(rescale);
-    for (; i + 128 <= head_dim; i += 128) add_values(o + i, v + i, p, n_keys, head_dim, rescale16, 8, 16);
-    for (; i + 64 <= head_dim; i += 64) add_values(o + i, v + i, p, n_keys, head_dim, rescale16, 4, 16);
-    for (; i < head_dim; i += 16) add_values(o + i, v + i, p, n_keys, head_dim, rescale16, 1, head_dim - i);
-}
-
-/* The common sizes as constants, so that the loops over them unroll. */
-static void attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
-                   float scale) {
-    for (uint32_t i = 0; i < n; i++) switch (head_dim) {
-        case 64: attend_one(&query[i], k, v, n_keys, 64, scale); break;
-        case 128: attend_one(&query[i], k, v, n_keys, 128, scale); break;
-        default: attend_one(&query[i], k, v, n_keys, head_dim, scale); break;
-        }
-}
-
 static const kernels_primitives table = {
     .isa = "avx512",
+    .tile_tokens = 8,
     .product =
         {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx512_product_##id,
@@ -243,7 +147,7 @@ static const kernels_primitives table = {
     .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = geglu},
     .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
     .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
-    .attend = attend,
+    .attend = kernels_avx512_attend,
 };
 
 const kernels_primitives *kernels_avx512(void) {

@@ -195,7 +195,11 @@ INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t 
         case 1: product(out, strip, k0, x, stride, 1, n_k, KERNELS_##id); break;                                                 \
         case 2: product(out, strip, k0, x, stride, 2, n_k, KERNELS_##id); break;                                                 \
         case 3: product(out, strip, k0, x, stride, 3, n_k, KERNELS_##id); break;                                                 \
-        default: product(out, strip, k0, x, stride, 4, n_k, KERNELS_##id); break;                                                \
+        case 4: product(out, strip, k0, x, stride, 4, n_k, KERNELS_##id); break;                                                 \
+        case 5: product(out, strip, k0, x, stride, 5, n_k, KERNELS_##id); break;                                                 \
+        case 6: product(out, strip, k0, x, stride, 6, n_k, KERNELS_##id); break;                                                 \
+        case 7: product(out, strip, k0, x, stride, 7, n_k, KERNELS_##id); break;                                                 \
+        default: product(out, strip, k0, x, stride, 8, n_k, KERNELS_##id); break;                                                \
         }                                                                                                                        \
     }
 #include "kernels/formats.def"

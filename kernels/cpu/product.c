@@ -36,7 +36,7 @@ typedef struct {
     const kernels_weight *w;
     const char *x; /* rows of kernels_act, or of float */
     size_t stride_bytes;
-    uint32_t n, n_strips;
+    uint32_t n, n_strips, tile_tokens;
     float *out; /* [n][rows]; NULL for units */
     double *sums, limit;
     void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);
@@ -108,8 +108,8 @@ static void expanded_strip(const product_job *job, uint32_t strip, uint32_t t0, 
         uint32_t unit_end = job->out ? w->cols : least(w->cols, unit + job->unit_cols);
         n_k = least(KERNELS_CHUNK, unit_end - k);
         expand(w, columns, tiles, w->first_k + k, n_k);
-        for (uint32_t t = 0; t < n_tokens; t += KERNELS_TILE_TOKENS) {
-            uint32_t n = least(KERNELS_TILE_TOKENS, n_tokens - t);
+        for (uint32_t t = 0, n; t < n_tokens; t += n) {
+            n = least(job->tile_tokens, n_tokens - t);
             w->product(k > unit ? part : y + t, (const uint8_t *)columns, 0,
                        job->x + (t0 + t) * job->stride_bytes + k * sizeof(float), job->stride_bytes, n, n_k);
             for (uint32_t i = 0; k > unit && i < n; i++)
@@ -134,8 +134,10 @@ static void product_strips(const product_job *job, uint32_t from, uint32_t to) {
                 expanded_strip(job, strip, t0, end - t0);
                 continue;
             }
-            for (uint32_t t = t0; t < end; t += KERNELS_TILE_TOKENS)
-                (job->out ? product_strip : units_strip)(job, strip, t, least(KERNELS_TILE_TOKENS, end - t));
+            for (uint32_t t = t0, n; t < end; t += n) {
+                n = least(job->tile_tokens, end - t);
+                (job->out ? product_strip : units_strip)(job, strip, t, n);
+            }
         }
     }
 }
@@ -155,13 +157,14 @@ static void sweep_part(void *context, uint32_t part) {
     }
 }
 
-static void sweep_add(sweep *s, product_job job, kernels_view x, kernels_view act) {
+static void sweep_add(kernels_device *d, sweep *s, product_job job, kernels_view x, kernels_view act) {
     const kernels_weight *w = job.w;
     INVARIANT(s->n_jobs < KERNELS_MAX_PROJECTIONS);
     bool is_float = w->expands || kernels_layout_is_float(w->layout);
     job.stride_bytes = is_float ? w->cols * sizeof(float) : kernels_cpu_act_bytes(1, w->cols);
     job.x = kernels_cpu_at(is_float ? x : act, job.n * job.stride_bytes);
     job.n_strips = (w->rows - 1) / KERNELS_LANES + 1;
+    job.tile_tokens = d->primitives->tile_tokens;
     s->n_strips += job.n_strips;
     s->job[s->n_jobs++] = job;
 }
@@ -177,7 +180,7 @@ void kernels_cpu_matmul(kernels_device *d, const kernels_projection *p, uint32_t
     sweep s = {.n_jobs = 0};
     for (uint32_t i = 0; i < n_projections; i++) {
         const kernels_weight *w = p[i].weight;
-        sweep_add(&s, (product_job){.w = w, .n = n, .out = kernels_cpu_floats(p[i].out, n, w->rows)}, x, act);
+        sweep_add(d, &s, (product_job){.w = w, .n = n, .out = kernels_cpu_floats(p[i].out, n, w->rows)}, x, act);
     }
     sweep_run(d, &s);
 }
@@ -193,6 +196,6 @@ void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels
                        .add_on_grid = d->primitives->add_on_grid,
                        .unit_cols = unit_cols};
     sweep s = {.n_jobs = 0};
-    sweep_add(&s, job, x, act);
+    sweep_add(d, &s, job, x, act);
     sweep_run(d, &s);
 }

@@ -107,6 +107,7 @@ static void attend(const kernels_query *query, uint32_t n, const float *k, const
 
 static const kernels_primitives table = {
     .isa = "scalar",
+    .tile_tokens = KERNELS_TILE_TOKENS,
     .add_on_grid = add_on_grid,
     .quantize = quantize,
     .rmsnorm = rmsnorm,

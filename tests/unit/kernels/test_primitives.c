@@ -119,7 +119,7 @@ static void products_equal_ref_for_every_format_and_number_of_tokens(void **stat
     for (const kernels_primitives **p = fast; *p; p++)
         for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
             assert_non_null((*p)->product[f]);
-            for (uint32_t n = 1; n <= KERNELS_TILE_TOKENS; n++)
+            for (uint32_t n = 1; n <= (*p)->tile_tokens; n++)
                 for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
                     uint32_t step = kernels_layout_of(f)->step_k;
                     one_product(*p, f, n, (uint32_t)s % 4 * 3 * step, step == 1 ? sizes[s] * 23 : sizes[s] * step,
