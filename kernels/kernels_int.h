@@ -29,11 +29,23 @@ typedef struct {
     int32_t sum; /* sum of q */
 } kernels_act;
 
+/* Weights that a product asks for while it runs: from at + g * group_bytes on when it takes group g of the strip. The processor's
+ * own streams end at each 4 KiB page. */
+typedef struct {
+    const char *at;
+    uint32_t group_bytes; /* 0: none */
+} kernels_ahead;
+
+static inline void kernels_ask(kernels_ahead ahead, uint32_t group) {
+    const char *p = ahead.at + (size_t)group * ahead.group_bytes;
+    for (uint32_t line = 0; line < ahead.group_bytes; line += 64) __builtin_prefetch(p + line);
+}
+
 /* out[t][lane] = x[t] . row `lane` of a strip of tiles, over its columns k0 .. k0 + n_k - 1, in chunks of KERNELS_CHUNK from k0.
  * x: n_tokens (1 to tile_tokens of the table) rows, stride_bytes apart, of kernels_act (quantized formats: k0 and n_k are
  * multiples of KERNELS_GROUP) or of float, from column k0 on. */
 typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride_bytes,
-                             uint32_t n_tokens, uint32_t n_k);
+                             uint32_t n_tokens, uint32_t n_k, kernels_ahead ahead);
 
 /* out[column][lane] = a group of 32 columns of a tile of a quantized format, as its layout unpacks them. */
 typedef void kernels_dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_t group);

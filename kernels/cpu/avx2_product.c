@@ -5,11 +5,6 @@
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
-enum {
-    /* How far ahead the weights are asked for: the processor's own streams end at each 4 KiB page. Tried: 1, 2, 4 KiB. */
-    PREFETCH_BYTES = 2048,
-};
-
 INLINE __m256i four(const int8_t *q) { /* four columns of a token, for eight rows */
     int32_t word;
     memcpy(&word, q, sizeof word);
@@ -123,7 +118,7 @@ INLINE void store_chunk(float (*out)[KERNELS_LANES], __m256 (*acc)[2], const uin
 }
 
 INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                          const uint32_t n, uint32_t n_k, const tile_shape s) {
+                          const uint32_t n, uint32_t n_k, kernels_ahead ahead, const tile_shape s) {
     const uint32_t n_groups = n_k / KERNELS_GROUP, chunk = KERNELS_CHUNK / KERNELS_GROUP;
     for (uint32_t g0 = 0; g0 < n_groups; g0 += chunk) {
         uint32_t end = n_groups - g0 < chunk ? n_groups : g0 + chunk;
@@ -133,9 +128,7 @@ INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uin
             const kernels_act *a[KERNELS_TILE_TOKENS];
             for (uint32_t t = 0; t < n; t++) a[t] = (const kernels_act *)((const char *)x + t * stride) + g;
             uint32_t at = k0 / KERNELS_GROUP + g;
-            const uint32_t share = tile_bytes(s) / s.groups; /* about: where a tile has many groups they are not cut at lines */
-            const char *ahead = (const char *)strip + (size_t)at * share + PREFETCH_BYTES;
-            for (uint32_t line = 0; line < share; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
+            kernels_ask(ahead, at);
             add_group(acc, strip + (size_t)(at / s.groups) * tile_bytes(s), at % s.groups, a, n, s);
         }
         store_chunk(out, acc, n, !g0);
@@ -171,22 +164,22 @@ INLINE void float_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uin
 
 /* Both kinds under one name, since formats.def does not say which a row is. */
 INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                    const uint32_t n, uint32_t n_k, const kernels_format format) {
+                    const uint32_t n, uint32_t n_k, kernels_ahead ahead, const kernels_format format) {
     if (format <= KERNELS_BF16)
         float_product(out, strip, k0, x, stride, n, n_k, format);
     else
-        block_product(out, strip, k0, x, stride, n, n_k, tile_shapes[format]);
+        block_product(out, strip, k0, x, stride, n, n_k, ahead, tile_shapes[format]);
 }
 
 /* One function a format, with the number of tokens a constant of each case. */
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     void kernels_avx2_product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,  \
-                                   uint32_t n, uint32_t n_k) {                                                                   \
+                                   uint32_t n, uint32_t n_k, kernels_ahead ahead) {                                              \
         switch (n) {                                                                                                             \
-        case 1: product(out, strip, k0, x, stride, 1, n_k, KERNELS_##id); break;                                                 \
-        case 2: product(out, strip, k0, x, stride, 2, n_k, KERNELS_##id); break;                                                 \
-        case 3: product(out, strip, k0, x, stride, 3, n_k, KERNELS_##id); break;                                                 \
-        default: product(out, strip, k0, x, stride, 4, n_k, KERNELS_##id); break;                                                \
+        case 1: product(out, strip, k0, x, stride, 1, n_k, ahead, KERNELS_##id); break;                                          \
+        case 2: product(out, strip, k0, x, stride, 2, n_k, ahead, KERNELS_##id); break;                                          \
+        case 3: product(out, strip, k0, x, stride, 3, n_k, ahead, KERNELS_##id); break;                                          \
+        default: product(out, strip, k0, x, stride, 4, n_k, ahead, KERNELS_##id); break;                                         \
         }                                                                                                                        \
     }
 #include "kernels/formats.def"

@@ -6,6 +6,7 @@
 
 enum {
     BLOCK_TOKENS = 64,    /* 64 x 1,536 columns of activations: 135 KB */
+    AHEAD_BYTES = 2048,   /* tried: 1, 2, 4 KiB */
     UNITS = 16,           /* partial products that are summed together */
     PARTS_PER_THREAD = 4, /* a thread that starts late leaves its share to the others */
 };
@@ -45,32 +46,38 @@ typedef struct {
 
 static inline uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-static void product_strip(const product_job *job, uint32_t strip, uint32_t t, uint32_t n_tokens) {
+/* The tokens of a strip that go through it together. */
+typedef struct {
+    uint32_t strip, t, n_tokens;
+    kernels_ahead ahead;
+} strip_tokens;
+
+static void product_strip(const product_job *job, strip_tokens s) {
     const kernels_weight *w = job->w;
-    uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
+    uint32_t row0 = s.strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
     float y[KERNELS_TILE_TOKENS][KERNELS_LANES];
-    w->product(y, w->strips + strip * w->strip_bytes, w->first_k, job->x + t * job->stride_bytes, job->stride_bytes, n_tokens,
-               w->cols);
-    for (uint32_t i = 0; i < n_tokens; i++) memcpy(job->out + (size_t)(t + i) * w->rows + row0, y[i], n_rows * sizeof(float));
+    w->product(y, w->strips + s.strip * w->strip_bytes, w->first_k, job->x + s.t * job->stride_bytes, job->stride_bytes,
+               s.n_tokens, w->cols, s.ahead);
+    for (uint32_t i = 0; i < s.n_tokens; i++) memcpy(job->out + (size_t)(s.t + i) * w->rows + row0, y[i], n_rows * sizeof(float));
 }
 
-static void units_strip(const product_job *job, uint32_t strip, uint32_t t, uint32_t n_tokens) {
+static void units_strip(const product_job *job, strip_tokens s) {
     const kernels_weight *w = job->w;
     const kernels_layout *l = w->layout;
-    uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
+    uint32_t row0 = s.strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
     size_t step_bytes = kernels_layout_is_float(l) ? sizeof(float) : sizeof(kernels_act);
     double sum[KERNELS_TILE_TOKENS][KERNELS_LANES] = {{0}};
     float y[UNITS * KERNELS_TILE_TOKENS][KERNELS_LANES];
     for (uint32_t k = 0, n_units = 0; k < w->cols; k += job->unit_cols) {
-        w->product(y + n_units++ * n_tokens, w->strips + strip * w->strip_bytes, w->first_k + k,
-                   job->x + t * job->stride_bytes + k / l->step_k * step_bytes, job->stride_bytes, n_tokens,
-                   least(job->unit_cols, w->cols - k));
+        w->product(y + n_units++ * s.n_tokens, w->strips + s.strip * w->strip_bytes, w->first_k + k,
+                   job->x + s.t * job->stride_bytes + k / l->step_k * step_bytes, job->stride_bytes, s.n_tokens,
+                   least(job->unit_cols, w->cols - k), s.ahead);
         if (n_units < UNITS && k + job->unit_cols < w->cols) continue;
-        job->add_on_grid(sum[0], y[0], n_units, n_tokens * KERNELS_LANES, job->limit);
+        job->add_on_grid(sum[0], y[0], n_units, s.n_tokens * KERNELS_LANES, job->limit);
         n_units = 0;
     }
-    for (uint32_t i = 0; i < n_tokens; i++) {
-        double *out = job->sums + (size_t)(t + i) * w->rows + row0;
+    for (uint32_t i = 0; i < s.n_tokens; i++) {
+        double *out = job->sums + (size_t)(s.t + i) * w->rows + row0;
         if (n_rows == KERNELS_LANES)
             memcpy(out, sum[i], sizeof sum[i]);
         else
@@ -111,7 +118,7 @@ static void expanded_strip(const product_job *job, uint32_t strip, uint32_t t0, 
         for (uint32_t t = 0, n; t < n_tokens; t += n) {
             n = least(job->tile_tokens, n_tokens - t);
             w->product(k > unit ? part : y + t, (const uint8_t *)columns, 0,
-                       job->x + (t0 + t) * job->stride_bytes + k * sizeof(float), job->stride_bytes, n, n_k);
+                       job->x + (t0 + t) * job->stride_bytes + k * sizeof(float), job->stride_bytes, n, n_k, (kernels_ahead){0});
             for (uint32_t i = 0; k > unit && i < n; i++)
                 for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) y[t + i][lane] += part[i][lane];
         }
@@ -126,6 +133,17 @@ static void expanded_strip(const product_job *job, uint32_t strip, uint32_t t0, 
     }
 }
 
+/* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, each asks for its
+ * share of the next strip, so that memory has something to do while those run for which the strip is at hand. */
+static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, uint32_t pass, uint32_t n_passes) {
+    const kernels_layout *l = w->layout;
+    const char *here = (const char *)w->strips + strip * w->strip_bytes;
+    uint32_t group_bytes = l->tile_bytes / (l->tile_k / l->step_k);
+    if (kernels_layout_is_float(l)) return (kernels_ahead){0};
+    if (n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, group_bytes};
+    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / n_passes * pass, (group_bytes - 1) / n_passes + 1};
+}
+
 static void product_strips(const product_job *job, uint32_t from, uint32_t to) {
     for (uint32_t t0 = 0; t0 < job->n; t0 += BLOCK_TOKENS) {
         uint32_t end = least(job->n, t0 + BLOCK_TOKENS);
@@ -134,9 +152,11 @@ static void product_strips(const product_job *job, uint32_t from, uint32_t to) {
                 expanded_strip(job, strip, t0, end - t0);
                 continue;
             }
-            for (uint32_t t = t0, n; t < end; t += n) {
-                n = least(job->tile_tokens, end - t);
-                (job->out ? product_strip : units_strip)(job, strip, t, n);
+            uint32_t n_passes = (end - t0 - 1) / job->tile_tokens + 1;
+            for (uint32_t i = 0; i < n_passes; i++) {
+                uint32_t t = t0 + (end - t0) * i / n_passes, next = t0 + (end - t0) * (i + 1) / n_passes;
+                (job->out ? product_strip
+                          : units_strip)(job, (strip_tokens){strip, t, next - t, what_to_ask(job->w, strip, i, n_passes)});
             }
         }
     }

@@ -42,7 +42,8 @@ static inline void product(float (*out)[KERNELS_LANES], const uint8_t *tile, siz
 
 #define FLOAT_FORMAT(id, bytes, pack, unpack)                                                                                    \
     static void product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,        \
-                             uint32_t n, uint32_t n_k) {                                                                         \
+                             uint32_t n, uint32_t n_k, kernels_ahead ahead) {                                                    \
+        (void)ahead;                                                                                                             \
         product(out, strip + (size_t)k0 * KERNELS_LANES * bytes, KERNELS_LANES * bytes, unpack, x, stride, n, n_k);              \
     }                                                                                                                            \
     const kernels_layout kernels_layout_##id = {1, 1, KERNELS_LANES * bytes, pack, unpack, product_##id};
