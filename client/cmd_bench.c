@@ -13,7 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { ROWS = 256, MAX_LIST = 16, DECODE_PROMPT = 64, WARM_UP = 32 };
+enum { ROWS = 256, MAX_LIST = 16, DECODE_PROMPT = 64 };
 
 typedef struct {
     uint32_t n, value[MAX_LIST];
@@ -70,7 +70,7 @@ static double start_clock(engine *g) {
 
 static st_code time_prompt(engine *g, uint32_t n, double *tokens_per_s, st_error *e) {
     st_code c = engine_make_room(g, 1, n, e);
-    if (c == ST_OK) c = run_prompt(g, 0, n < WARM_UP ? n : WARM_UP, e);
+    if (c == ST_OK) c = run_prompt(g, 0, n, e);
     double start = start_clock(g);
     if (c == ST_OK) c = run_prompt(g, 0, n, e);
     *tokens_per_s = n / (now_s() - start);
