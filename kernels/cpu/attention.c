@@ -121,6 +121,14 @@ static void decode_block(const kv_job *job, uint32_t head, const uint32_t *block
     job->p->kv_decode[kv->type](c->v, token_at(&job->s, job->layer, 1, head, blocks, p0), n * kv->head_dim);
 }
 
+/* Asks for what the next step will decode: the runs of a block begin new pages, where the processor's own streams end. */
+static void ask_for_block(const kv_job *job, uint32_t head, const uint32_t *blocks, uint32_t p0, uint32_t n) {
+    for (uint32_t kv = 0; kv < 2; kv++) {
+        const unsigned char *run = token_at(&job->s, job->layer, kv, head, blocks, p0);
+        for (size_t line = 0; line < n * job->s.row_bytes; line += 64) __builtin_prefetch(run + line);
+    }
+}
+
 static void decode_scattered(const kv_job *job, uint32_t head, const kernels_row *r, uint32_t p0, uint32_t n, chunk_keys *c) {
     const kernels_kv *kv = job->s.kv;
     for (uint32_t j = 0; j < n; j++) {
@@ -162,6 +170,7 @@ static void attend_run(const kv_job *job, const attend_group *g) {
             memset(job->out + ((size_t)(g->first + i) * job->n_heads + g->heads[h]) * dim, 0, dim * sizeof(float));
         }
     }
+    const uint32_t *blocks = job->rows[g->first].blocks;
     for (uint32_t p0 = earliest / KERNELS_CHUNK_KEYS * KERNELS_CHUNK_KEYS; p0 < longest; p0 += KERNELS_CHUNK_KEYS) {
         uint32_t n_block = 0; /* keys to decode for the rows that see this chunk in order */
         for (uint32_t i = 0; i < g->n_rows; i++) {
@@ -169,7 +178,9 @@ static void attend_run(const kv_job *job, const attend_group *g) {
             uint32_t n = n_visible(job, r, p0);
             if (n > n_block && in_order(job, r, p0)) n_block = n;
         }
-        if (n_block) decode_block(job, g->kv_head, job->rows[g->first].blocks, p0, n_block, &c);
+        uint32_t next = p0 + KERNELS_CHUNK_KEYS;
+        if (next < longest) ask_for_block(job, g->kv_head, blocks, next, least(longest - next, KERNELS_CHUNK_KEYS));
+        if (n_block) decode_block(job, g->kv_head, blocks, p0, n_block, &c);
         for (uint32_t i = 0; i < g->n_rows; i++) {
             const kernels_row *r = &job->rows[g->first + i];
             uint32_t n = n_visible(job, r, p0);

@@ -10,6 +10,7 @@
 enum {
     MAP_BYTES = 1 << 21,    /* from here on pages of its own: a KV cache costs what is used of it */
     WORTH_A_WAKE = 1 << 14, /* values of cheap row work that pay for waking a thread */
+    RUNS_PER_THREAD = 2,    /* of rows: a thread that starts late leaves one to the others */
 };
 
 static void cpu_destroy(kernels_device *d) {
@@ -99,11 +100,24 @@ static st_code wait_all(kernels_device *d) {
     return ST_OK;
 }
 
+/* Rows by the run: claiming a part costs as much as a short row. */
+typedef struct {
+    pool_part *part;
+    void *context;
+    uint32_t n, rows_a_run;
+} row_runs;
+
+static void row_run(void *context, uint32_t run) {
+    const row_runs *r = context;
+    uint32_t from = run * r->rows_a_run, to = r->n - from < r->rows_a_run ? r->n : from + r->rows_a_run;
+    for (uint32_t i = from; i < to; i++) r->part(r->context, i);
+}
+
 void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part *part, void *context) {
-    if ((uint64_t)n * values < WORTH_A_WAKE)
-        for (uint32_t i = 0; i < n; i++) part(context, i);
-    else
-        pool_run(d->threads, n, part, context);
+    if (!n) return;
+    uint32_t n_runs = (uint64_t)n * values < WORTH_A_WAKE ? 1 : d->n_threads * RUNS_PER_THREAD;
+    row_runs r = {part, context, n, (n - 1) / n_runs + 1};
+    pool_run(d->threads, (n - 1) / r.rows_a_run + 1, row_run, &r);
 }
 
 #define CPU_OPS(name, creator)                                                                                                   \
