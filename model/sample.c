@@ -46,11 +46,26 @@ static void enter(draw *d, winner *best, float l, uint32_t id) {
     if (score > best->score || (score == best->score && id < best->id)) *best = (winner){score, id};
 }
 
+/* The first of the largest. Maxima run side by side in lanes, which compilers turn into vectors, and only the block of the last
+ * rise is searched. */
 static uint32_t argmax(const float *logits, uint32_t n) {
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < n; i++)
-        if (logits[i] > logits[best]) best = i;
-    return best;
+    enum { LANES = 16, BLOCK = 512 };
+    float best = -INFINITY;
+    uint32_t at = 0;
+    for (uint32_t from = 0, end; from < n; from = end) {
+        float lane[LANES];
+        uint32_t i = from;
+        end = n - from < BLOCK ? n : from + BLOCK;
+        for (uint32_t k = 0; k < LANES; k++) lane[k] = best;
+        for (; i + LANES <= end; i += LANES)
+            for (uint32_t k = 0; k < LANES; k++) lane[k] = logits[i + k] > lane[k] ? logits[i + k] : lane[k];
+        for (; i < end; i++) lane[0] = logits[i] > lane[0] ? logits[i] : lane[0];
+        float top = best;
+        for (uint32_t k = 0; k < LANES; k++) top = lane[k] > top ? lane[k] : top;
+        if (top > best) best = top, at = from;
+    }
+    while (at < n && logits[at] != best) at++;
+    return at < n ? at : 0;
 }
 
 /* The likeliest token goes first: the higher the best score, the more tokens are skipped. */

@@ -155,6 +155,24 @@ static void ties_go_to_the_lowest_id(void **state) {
 }
 
 /* Renaming ids changes which token draws what, so only the set of tokens that can come out is compared. */
+static void the_largest_is_found_wherever_it_stands(void **state) {
+    (void)state;
+    static float logits[2000];
+    const sampling greedy = {.temperature = 0};
+    for (uint32_t n = 1; n < 2000; n += n < 40 ? 1 : 97)
+        for (uint32_t at = 0; at < n; at += n < 40 ? 1 : 13) {
+            for (uint32_t i = 0; i < n; i++) logits[i] = -2.0f - (float)(i % 7);
+            logits[at] = -1;
+            logits[n - 1] = -1; /* and the first of equals */
+            assert_int_equal(model_choose(logits, n, &greedy, 0, NULL), at);
+        }
+    for (uint32_t i = 0; i < 2000; i++) logits[i] = -INFINITY;
+    assert_int_equal(model_choose(logits, 2000, &greedy, 0, NULL), 0);
+    logits[700] = -0.0f;
+    logits[701] = 0;
+    assert_int_equal(model_choose(logits, 2000, &greedy, 0, NULL), 700);
+}
+
 static void the_set_that_top_p_keeps_does_not_depend_on_the_order_of_ids(void **state) {
     (void)state;
     enum { M = 64 };
@@ -280,6 +298,7 @@ int main(void) {
         cmocka_unit_test(every_setting_chooses_as_the_plain_loop_does),
         cmocka_unit_test(top_k_of_one_is_the_argmax),
         cmocka_unit_test(ties_go_to_the_lowest_id),
+        cmocka_unit_test(the_largest_is_found_wherever_it_stands),
         cmocka_unit_test(the_set_that_top_p_keeps_does_not_depend_on_the_order_of_ids),
         cmocka_unit_test(min_p_removes_what_is_less_likely_than_its_share_of_the_best),
         cmocka_unit_test(typical_p_keeps_what_is_as_surprising_as_expected_even_if_that_is_not_the_likeliest),
