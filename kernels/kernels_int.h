@@ -41,11 +41,11 @@ static inline void kernels_ask(kernels_ahead ahead, uint32_t group) {
     for (uint32_t line = 0; line < ahead.group_bytes; line += 64) __builtin_prefetch(p + line);
 }
 
-/* out[t][lane] = x[t] . row `lane` of a strip of tiles, over its columns k0 .. k0 + n_k - 1, in chunks of KERNELS_CHUNK from k0.
- * x: n_tokens (1 to tile_tokens of the table) rows, stride_bytes apart, of kernels_act (quantized formats: k0 and n_k are
- * multiples of KERNELS_GROUP) or of float, from column k0 on. */
+/* out[unit][t][lane] = x[t] . row `lane` of a strip, over each unit of unit_k of its columns k0 .. k0 + n_k - 1 (the last may be
+ * shorter), in chunks of KERNELS_CHUNK from the unit's first. x: n_tokens (1 to tile_tokens of the table) rows, stride_bytes
+ * apart, of kernels_act (quantized formats: k0, n_k and unit_k are multiples of KERNELS_GROUP) or of float, from column k0 on. */
 typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride_bytes,
-                             uint32_t n_tokens, uint32_t n_k, kernels_ahead ahead);
+                             uint32_t n_tokens, uint32_t n_k, uint32_t unit_k, kernels_ahead ahead);
 
 /* out[column][lane] = a group of 32 columns of a tile of a quantized format, as its layout unpacks them. */
 typedef void kernels_dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_t group);

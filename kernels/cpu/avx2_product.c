@@ -68,10 +68,12 @@ INLINE int32_t sum_of_16(const int8_t *q) {
     return _mm_cvtsi128_si32(_mm_add_epi32(p, _mm_shuffle_epi32(p, 0xb1)));
 }
 
+typedef __m256 token_sums[2]; /* by half */
+
 /* -- products ------------------------------------------------------------------------------------------------------------ */
 
 /* Adds the sums of a run of columns, whose activations sum to sum[t], to those of n tokens. */
-INLINE void add_run(__m256 (*acc)[2], const group_sums *g, const uint8_t *tile, const uint32_t run, const kernels_act *const *a,
+INLINE void add_run(token_sums *acc, const group_sums *g, const uint8_t *tile, const uint32_t run, const kernels_act *const *a,
                     const int32_t *sum, const uint32_t n, const tile_shape s) {
     for (uint32_t half = 0; half < 2; half++) {
         __m256 d = scale_of(tile, run, half, s), m = s.has_min ? min_of(tile, run, half, s) : d;
@@ -88,7 +90,7 @@ INLINE void add_run(__m256 (*acc)[2], const group_sums *g, const uint8_t *tile, 
 }
 
 /* Adds a group of 32 columns to the sums of n tokens. */
-INLINE void add_group(__m256 (*acc)[2], const uint8_t *tile, uint32_t group, const kernels_act *const *a, const uint32_t n,
+INLINE void add_group(token_sums *acc, const uint8_t *tile, uint32_t group, const kernels_act *const *a, const uint32_t n,
                       const tile_shape s) {
     const uint8_t *codes = tile + group * tile_codes_bytes(s);
     group_sums g;
@@ -109,30 +111,16 @@ INLINE void add_group(__m256 (*acc)[2], const uint8_t *tile, uint32_t group, con
     add_run(acc, &g, tile, s.halves ? 2 * group + 1 : group, a, sum, n, s);
 }
 
-INLINE void store_chunk(float (*out)[KERNELS_LANES], __m256 (*acc)[2], const uint32_t n, bool is_first) {
+INLINE void start_chunk(token_sums *acc, const uint32_t n) {
+    for (uint32_t t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
+}
+
+INLINE void store_chunk(float (*out)[KERNELS_LANES], token_sums *acc, const uint32_t n, bool is_first) {
     for (uint32_t t = 0; t < n; t++)
         for (uint32_t half = 0; half < 2; half++) {
             float *sum = out[t] + HALF_ROWS * half;
             _mm256_storeu_ps(sum, is_first ? acc[t][half] : _mm256_add_ps(_mm256_loadu_ps(sum), acc[t][half]));
         }
-}
-
-INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                          const uint32_t n, uint32_t n_k, kernels_ahead ahead, const tile_shape s) {
-    const uint32_t n_groups = n_k / KERNELS_GROUP, chunk = KERNELS_CHUNK / KERNELS_GROUP;
-    for (uint32_t g0 = 0; g0 < n_groups; g0 += chunk) {
-        uint32_t end = n_groups - g0 < chunk ? n_groups : g0 + chunk;
-        __m256 acc[KERNELS_TILE_TOKENS][2];
-        for (uint32_t t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
-        for (uint32_t g = g0; g < end; g++) {
-            const kernels_act *a[KERNELS_TILE_TOKENS];
-            for (uint32_t t = 0; t < n; t++) a[t] = (const kernels_act *)((const char *)x + t * stride) + g;
-            uint32_t at = k0 / KERNELS_GROUP + g;
-            kernels_ask(ahead, at);
-            add_group(acc, strip + (size_t)(at / s.groups) * tile_bytes(s), at % s.groups, a, n, s);
-        }
-        store_chunk(out, acc, n, !g0);
-    }
 }
 
 INLINE __m256 floats(const uint8_t *w, const kernels_format format) {
@@ -141,48 +129,18 @@ INLINE __m256 floats(const uint8_t *w, const kernels_format format) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)w)), 16));
 }
 
-INLINE void float_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                          const uint32_t n, uint32_t n_k, const kernels_format format) {
-    const uint32_t half_bytes = HALF_ROWS * (format == KERNELS_F32 ? 4 : 2);
-    const uint8_t *tile = strip + (size_t)k0 * 2 * half_bytes;
-    for (uint32_t c0 = 0; c0 < n_k; c0 += KERNELS_CHUNK) {
-        uint32_t end = n_k - c0 < KERNELS_CHUNK ? n_k : c0 + KERNELS_CHUNK;
-        __m256 acc[KERNELS_TILE_TOKENS][2];
-        for (uint32_t t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
-        for (uint32_t k = c0; k < end; k++) {
-            const uint8_t *w = tile + (size_t)k * 2 * half_bytes;
-            __m256 w0 = floats(w, format), w1 = floats(w + half_bytes, format);
-            for (uint32_t t = 0; t < n; t++) {
-                __m256 v = _mm256_broadcast_ss((const float *)((const char *)x + t * stride) + k);
-                acc[t][0] = _mm256_fmadd_ps(w0, v, acc[t][0]);
-                acc[t][1] = _mm256_fmadd_ps(w1, v, acc[t][1]);
-            }
-        }
-        store_chunk(out, acc, n, !c0);
+INLINE void add_column(token_sums *acc, const uint8_t *w, const char *x, size_t stride, const uint32_t n,
+                       const kernels_format format) {
+    __m256 w0 = floats(w, format), w1 = floats(w + HALF_ROWS * (format == KERNELS_F32 ? 4 : 2), format);
+    for (uint32_t t = 0; t < n; t++) {
+        __m256 v = _mm256_broadcast_ss((const float *)(x + t * stride));
+        acc[t][0] = _mm256_fmadd_ps(w0, v, acc[t][0]);
+        acc[t][1] = _mm256_fmadd_ps(w1, v, acc[t][1]);
     }
 }
 
-/* Both kinds under one name, since formats.def does not say which a row is. */
-INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                    const uint32_t n, uint32_t n_k, kernels_ahead ahead, const kernels_format format) {
-    if (format <= KERNELS_BF16)
-        float_product(out, strip, k0, x, stride, n, n_k, format);
-    else
-        block_product(out, strip, k0, x, stride, n, n_k, ahead, tile_shapes[format]);
-}
-
-/* One function a format, with the number of tokens a constant of each case. */
-#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
-    void kernels_avx2_product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,  \
-                                   uint32_t n, uint32_t n_k, kernels_ahead ahead) {                                              \
-        switch (n) {                                                                                                             \
-        case 1: product(out, strip, k0, x, stride, 1, n_k, ahead, KERNELS_##id); break;                                          \
-        case 2: product(out, strip, k0, x, stride, 2, n_k, ahead, KERNELS_##id); break;                                          \
-        case 3: product(out, strip, k0, x, stride, 3, n_k, ahead, KERNELS_##id); break;                                          \
-        default: product(out, strip, k0, x, stride, 4, n_k, ahead, KERNELS_##id); break;                                         \
-        }                                                                                                                        \
-    }
-#include "kernels/formats.def"
-#undef FORMAT
+#define PRODUCT_TOKENS 4
+#define PRODUCT(id)    kernels_avx2_product_##id
+#include "kernels/cpu/product_loops.h"
 
 #endif

@@ -90,10 +90,12 @@ INLINE __m512 min_of(const uint8_t *tile, const uint32_t run, const tile_shape s
     return _mm512_mul_ps(m, _mm512_cvtepi32_ps(sub));
 }
 
+typedef __m512 token_sums;
+
 /* -- products ------------------------------------------------------------------------------------------------------------ */
 
 /* Adds the sums of a run of columns, whose activations sum to sum[t], to those of n tokens. */
-INLINE void add_run(__m512 *acc, const group_sums *g, const uint8_t *tile, const uint32_t run, const kernels_act *const *a,
+INLINE void add_run(token_sums *acc, const group_sums *g, const uint8_t *tile, const uint32_t run, const kernels_act *const *a,
                     const int32_t *sum, const uint32_t n, const tile_shape s) {
     __m512 d = scale_of(tile, run, s), m = s.has_min ? min_of(tile, run, s) : d;
     for (uint32_t t = 0; t < n; t++) {
@@ -105,7 +107,7 @@ INLINE void add_run(__m512 *acc, const group_sums *g, const uint8_t *tile, const
 }
 
 /* Adds a group of 32 columns to the sums of n tokens. */
-INLINE void add_group(__m512 *acc, const uint8_t *tile, uint32_t group, const kernels_act *const *a, const uint32_t n,
+INLINE void add_group(token_sums *acc, const uint8_t *tile, uint32_t group, const kernels_act *const *a, const uint32_t n,
                       const tile_shape s) {
     const uint8_t *codes = tile + group * tile_codes_bytes(s);
     group_sums g;
@@ -128,26 +130,12 @@ INLINE void add_group(__m512 *acc, const uint8_t *tile, uint32_t group, const ke
     add_run(acc, &g, tile, s.halves ? 2 * group + 1 : group, a, sum, n, s);
 }
 
-INLINE void store_chunk(float (*out)[KERNELS_LANES], const __m512 *acc, const uint32_t n, bool is_first) {
-    for (uint32_t t = 0; t < n; t++) _mm512_storeu_ps(out[t], is_first ? acc[t] : _mm512_add_ps(_mm512_loadu_ps(out[t]), acc[t]));
+INLINE void start_chunk(token_sums *acc, const uint32_t n) {
+    for (uint32_t t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
 }
 
-INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                          const uint32_t n, uint32_t n_k, kernels_ahead ahead, const tile_shape s) {
-    const uint32_t n_groups = n_k / KERNELS_GROUP, chunk = KERNELS_CHUNK / KERNELS_GROUP;
-    for (uint32_t g0 = 0; g0 < n_groups; g0 += chunk) {
-        uint32_t end = n_groups - g0 < chunk ? n_groups : g0 + chunk;
-        __m512 acc[KERNELS_TILE_TOKENS];
-        for (uint32_t t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
-        for (uint32_t g = g0; g < end; g++) {
-            const kernels_act *a[KERNELS_TILE_TOKENS];
-            for (uint32_t t = 0; t < n; t++) a[t] = (const kernels_act *)((const char *)x + t * stride) + g;
-            uint32_t at = k0 / KERNELS_GROUP + g;
-            kernels_ask(ahead, at);
-            add_group(acc, strip + (size_t)(at / s.groups) * tile_bytes(s), at % s.groups, a, n, s);
-        }
-        store_chunk(out, acc, n, !g0);
-    }
+INLINE void store_chunk(float (*out)[KERNELS_LANES], const token_sums *acc, const uint32_t n, bool is_first) {
+    for (uint32_t t = 0; t < n; t++) _mm512_storeu_ps(out[t], is_first ? acc[t] : _mm512_add_ps(_mm512_loadu_ps(out[t]), acc[t]));
 }
 
 INLINE __m512 floats(const uint8_t *w, const kernels_format format) {
@@ -156,48 +144,14 @@ INLINE __m512 floats(const uint8_t *w, const kernels_format format) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)w)), 16));
 }
 
-INLINE void float_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                          const uint32_t n, uint32_t n_k, const kernels_format format) {
-    const uint32_t column_bytes = KERNELS_LANES * (format == KERNELS_F32 ? 4 : 2);
-    const uint8_t *tile = strip + (size_t)k0 * column_bytes;
-    for (uint32_t c0 = 0; c0 < n_k; c0 += KERNELS_CHUNK) {
-        uint32_t end = n_k - c0 < KERNELS_CHUNK ? n_k : c0 + KERNELS_CHUNK;
-        __m512 acc[KERNELS_TILE_TOKENS];
-        for (uint32_t t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
-        for (uint32_t k = c0; k < end; k++) {
-            __m512 w = floats(tile + (size_t)k * column_bytes, format);
-            for (uint32_t t = 0; t < n; t++)
-                acc[t] = _mm512_fmadd_ps(w, _mm512_set1_ps(((const float *)((const char *)x + t * stride))[k]), acc[t]);
-        }
-        store_chunk(out, acc, n, !c0);
-    }
+INLINE void add_column(token_sums *acc, const uint8_t *w, const char *x, size_t stride, const uint32_t n,
+                       const kernels_format format) {
+    __m512 column = floats(w, format);
+    for (uint32_t t = 0; t < n; t++) acc[t] = _mm512_fmadd_ps(column, _mm512_set1_ps(*(const float *)(x + t * stride)), acc[t]);
 }
 
-/* Both kinds under one name, since formats.def does not say which a row is. */
-INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                    const uint32_t n, uint32_t n_k, kernels_ahead ahead, const kernels_format format) {
-    if (format <= KERNELS_BF16)
-        float_product(out, strip, k0, x, stride, n, n_k, format);
-    else
-        block_product(out, strip, k0, x, stride, n, n_k, ahead, tile_shapes[format]);
-}
-
-/* One function a format, with the number of tokens a constant of each case. */
-#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
-    void kernels_avx512_product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x,               \
-                                     size_t stride, uint32_t n, uint32_t n_k, kernels_ahead ahead) {                             \
-        switch (n) {                                                                                                             \
-        case 1: product(out, strip, k0, x, stride, 1, n_k, ahead, KERNELS_##id); break;                                          \
-        case 2: product(out, strip, k0, x, stride, 2, n_k, ahead, KERNELS_##id); break;                                          \
-        case 3: product(out, strip, k0, x, stride, 3, n_k, ahead, KERNELS_##id); break;                                          \
-        case 4: product(out, strip, k0, x, stride, 4, n_k, ahead, KERNELS_##id); break;                                          \
-        case 5: product(out, strip, k0, x, stride, 5, n_k, ahead, KERNELS_##id); break;                                          \
-        case 6: product(out, strip, k0, x, stride, 6, n_k, ahead, KERNELS_##id); break;                                          \
-        case 7: product(out, strip, k0, x, stride, 7, n_k, ahead, KERNELS_##id); break;                                          \
-        default: product(out, strip, k0, x, stride, 8, n_k, ahead, KERNELS_##id); break;                                         \
-        }                                                                                                                        \
-    }
-#include "kernels/formats.def"
-#undef FORMAT
+#define PRODUCT_TOKENS 8
+#define PRODUCT(id)    kernels_avx512_product_##id
+#include "kernels/cpu/product_loops.h"
 
 #endif

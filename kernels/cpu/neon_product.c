@@ -95,12 +95,14 @@ INLINE float32x4_t min_of(const uint8_t *tile, const uint32_t run, const uint32_
     return vmulq_f32(m, vcvtq_f32_s32(sub));
 }
 
+typedef float32x4_t token_sums[QUARTERS];
+
 /* -- products ------------------------------------------------------------------------------------------------------------ */
 
 /* Adds the sums of a run of columns, half `part` of a group or all of it, to those of n tokens. */
-INLINE void add_run(float32x4_t (*acc)[QUARTERS], const group_sums *g, const uint8_t *tile, const uint32_t run,
-                    const uint32_t part, const uint32_t quarter, const kernels_act *const *a, const group_act *act,
-                    const uint32_t n, const tile_shape s) {
+INLINE void add_run(token_sums *acc, const group_sums *g, const uint8_t *tile, const uint32_t run, const uint32_t part,
+                    const uint32_t quarter, const kernels_act *const *a, const group_act *act, const uint32_t n,
+                    const tile_shape s) {
     float32x4_t d = scale_of(tile, run, quarter, s), m = s.has_min ? min_of(tile, run, quarter, s) : d;
     for (uint32_t t = 0; t < n; t++) {
         float32x4_t sum = vfmaq_f32(acc[t][quarter], vmulq_n_f32(d, a[t]->d), vcvtq_f32_s32(g->sum[t]));
@@ -118,8 +120,8 @@ INLINE void start_run(group_sums *g, const group_act *act, const uint32_t part, 
 }
 
 /* Adds a group of 32 columns to the sums of n tokens. */
-INLINE void add_group(float32x4_t (*acc)[QUARTERS], const uint8_t *tile, uint32_t group, const kernels_act *const *a,
-                      const uint32_t n, const tile_shape s) {
+INLINE void add_group(token_sums *acc, const uint8_t *tile, uint32_t group, const kernels_act *const *a, const uint32_t n,
+                      const tile_shape s) {
     group_act act;
     for (uint32_t t = 0; t < n; t++) {
         act.q[t][0] = vld1q_s8(a[t]->q);
@@ -147,35 +149,17 @@ INLINE void add_group(float32x4_t (*acc)[QUARTERS], const uint8_t *tile, uint32_
     }
 }
 
-INLINE void start_chunk(float32x4_t (*acc)[QUARTERS], const uint32_t n) {
+INLINE void start_chunk(token_sums *acc, const uint32_t n) {
     for (uint32_t t = 0; t < n; t++)
         for (uint32_t i = 0; i < QUARTERS; i++) acc[t][i] = vdupq_n_f32(0);
 }
 
-INLINE void store_chunk(float (*out)[KERNELS_LANES], float32x4_t (*acc)[QUARTERS], const uint32_t n, bool is_first) {
+INLINE void store_chunk(float (*out)[KERNELS_LANES], token_sums *acc, const uint32_t n, bool is_first) {
     for (uint32_t t = 0; t < n; t++)
         for (uint32_t i = 0; i < QUARTERS; i++) {
             float *sum = out[t] + QUARTER_ROWS * i;
             vst1q_f32(sum, is_first ? acc[t][i] : vaddq_f32(vld1q_f32(sum), acc[t][i]));
         }
-}
-
-INLINE void block_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                          const uint32_t n, uint32_t n_k, kernels_ahead ahead, const tile_shape s) {
-    const uint32_t n_groups = n_k / KERNELS_GROUP, chunk = KERNELS_CHUNK / KERNELS_GROUP;
-    for (uint32_t g0 = 0; g0 < n_groups; g0 += chunk) {
-        uint32_t end = n_groups - g0 < chunk ? n_groups : g0 + chunk;
-        float32x4_t acc[KERNELS_TILE_TOKENS][QUARTERS];
-        start_chunk(acc, n);
-        for (uint32_t g = g0; g < end; g++) {
-            const kernels_act *a[KERNELS_TILE_TOKENS];
-            for (uint32_t t = 0; t < n; t++) a[t] = (const kernels_act *)((const char *)x + t * stride) + g;
-            uint32_t at = k0 / KERNELS_GROUP + g;
-            kernels_ask(ahead, at);
-            add_group(acc, strip + (size_t)(at / s.groups) * tile_bytes(s), at % s.groups, a, n, s);
-        }
-        store_chunk(out, acc, n, !g0);
-    }
 }
 
 INLINE float32x4_t floats(const uint8_t *w, const kernels_format format) {
@@ -184,45 +168,16 @@ INLINE float32x4_t floats(const uint8_t *w, const kernels_format format) {
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(w)), 16));
 }
 
-INLINE void float_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                          const uint32_t n, uint32_t n_k, const kernels_format format) {
-    const uint32_t quarter_bytes = QUARTER_ROWS * (format == KERNELS_F32 ? 4 : 2);
-    const uint8_t *tile = strip + (size_t)k0 * QUARTERS * quarter_bytes;
-    for (uint32_t c0 = 0; c0 < n_k; c0 += KERNELS_CHUNK) {
-        uint32_t end = n_k - c0 < KERNELS_CHUNK ? n_k : c0 + KERNELS_CHUNK;
-        float32x4_t acc[KERNELS_TILE_TOKENS][QUARTERS];
-        start_chunk(acc, n);
-        for (uint32_t k = c0; k < end; k++)
-            for (uint32_t i = 0; i < QUARTERS; i++) {
-                float32x4_t w = floats(tile + ((size_t)k * QUARTERS + i) * quarter_bytes, format);
-                for (uint32_t t = 0; t < n; t++)
-                    acc[t][i] = vfmaq_n_f32(acc[t][i], w, ((const float *)((const char *)x + t * stride))[k]);
-            }
-        store_chunk(out, acc, n, !c0);
+INLINE void add_column(token_sums *acc, const uint8_t *w, const char *x, size_t stride, const uint32_t n,
+                       const kernels_format format) {
+    for (uint32_t i = 0; i < QUARTERS; i++) {
+        float32x4_t quarter = floats(w + i * QUARTER_ROWS * (format == KERNELS_F32 ? 4 : 2), format);
+        for (uint32_t t = 0; t < n; t++) acc[t][i] = vfmaq_n_f32(acc[t][i], quarter, *(const float *)(x + t * stride));
     }
 }
 
-/* Both kinds under one name, since formats.def does not say which a row is. */
-INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,
-                    const uint32_t n, uint32_t n_k, kernels_ahead ahead, const kernels_format format) {
-    if (format <= KERNELS_BF16)
-        float_product(out, strip, k0, x, stride, n, n_k, format);
-    else
-        block_product(out, strip, k0, x, stride, n, n_k, ahead, tile_shapes[format]);
-}
-
-/* One function a format, with the number of tokens a constant of each case. */
-#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
-    void kernels_neon_product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,  \
-                                   uint32_t n, uint32_t n_k, kernels_ahead ahead) {                                              \
-        switch (n) {                                                                                                             \
-        case 1: product(out, strip, k0, x, stride, 1, n_k, ahead, KERNELS_##id); break;                                          \
-        case 2: product(out, strip, k0, x, stride, 2, n_k, ahead, KERNELS_##id); break;                                          \
-        case 3: product(out, strip, k0, x, stride, 3, n_k, ahead, KERNELS_##id); break;                                          \
-        default: product(out, strip, k0, x, stride, 4, n_k, ahead, KERNELS_##id); break;                                         \
-        }                                                                                                                        \
-    }
-#include "kernels/formats.def"
-#undef FORMAT
+#define PRODUCT_TOKENS 4
+#define PRODUCT(id)    kernels_neon_product_##id
+#include "kernels/cpu/product_loops.h"
 
 #endif

@@ -57,7 +57,7 @@ static void product_strip(const product_job *job, strip_tokens s) {
     uint32_t row0 = s.strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
     float y[KERNELS_TILE_TOKENS][KERNELS_LANES];
     w->product(y, w->strips + s.strip * w->strip_bytes, w->first_k, job->x + s.t * job->stride_bytes, job->stride_bytes,
-               s.n_tokens, w->cols, s.ahead);
+               s.n_tokens, w->cols, w->cols, s.ahead);
     for (uint32_t i = 0; i < s.n_tokens; i++) memcpy(job->out + (size_t)(s.t + i) * w->rows + row0, y[i], n_rows * sizeof(float));
 }
 
@@ -68,13 +68,12 @@ static void units_strip(const product_job *job, strip_tokens s) {
     size_t step_bytes = kernels_layout_is_float(l) ? sizeof(float) : sizeof(kernels_act);
     double sum[KERNELS_TILE_TOKENS][KERNELS_LANES] = {{0}};
     float y[UNITS * KERNELS_TILE_TOKENS][KERNELS_LANES];
-    for (uint32_t k = 0, n_units = 0; k < w->cols; k += job->unit_cols) {
-        w->product(y + n_units++ * s.n_tokens, w->strips + s.strip * w->strip_bytes, w->first_k + k,
-                   job->x + s.t * job->stride_bytes + k / l->step_k * step_bytes, job->stride_bytes, s.n_tokens,
-                   least(job->unit_cols, w->cols - k), s.ahead);
-        if (n_units < UNITS && k + job->unit_cols < w->cols) continue;
-        job->add_on_grid(sum[0], y[0], n_units, s.n_tokens * KERNELS_LANES, job->limit);
-        n_units = 0;
+    for (uint32_t k = 0, n_k; k < w->cols; k += n_k) {
+        n_k = least(UNITS * job->unit_cols, w->cols - k);
+        w->product(y, w->strips + s.strip * w->strip_bytes, w->first_k + k,
+                   job->x + s.t * job->stride_bytes + k / l->step_k * step_bytes, job->stride_bytes, s.n_tokens, n_k,
+                   job->unit_cols, s.ahead);
+        job->add_on_grid(sum[0], y[0], (n_k - 1) / job->unit_cols + 1, s.n_tokens * KERNELS_LANES, job->limit);
     }
     for (uint32_t i = 0; i < s.n_tokens; i++) {
         double *out = job->sums + (size_t)(s.t + i) * w->rows + row0;
@@ -118,7 +117,8 @@ static void expanded_strip(const product_job *job, uint32_t strip, uint32_t t0, 
         for (uint32_t t = 0, n; t < n_tokens; t += n) {
             n = least(job->tile_tokens, n_tokens - t);
             w->product(k > unit ? part : y + t, (const uint8_t *)columns, 0,
-                       job->x + (t0 + t) * job->stride_bytes + k * sizeof(float), job->stride_bytes, n, n_k, (kernels_ahead){0});
+                       job->x + (t0 + t) * job->stride_bytes + k * sizeof(float), job->stride_bytes, n, n_k, n_k,
+                       (kernels_ahead){0});
             for (uint32_t i = 0; k > unit && i < n; i++)
                 for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) y[t + i][lane] += part[i][lane];
         }

@@ -149,9 +149,11 @@ static inline void block_product(float (*out)[KERNELS_LANES], const uint8_t *str
         block_unpack(out, tile, k0, lane, tile_shapes[KERNELS_##id]);                                                            \
     }                                                                                                                            \
     static void product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,        \
-                             uint32_t n, uint32_t n_k, kernels_ahead ahead) {                                                    \
+                             uint32_t n, uint32_t n_k, uint32_t unit_k, kernels_ahead ahead) {                                   \
         (void)ahead;                                                                                                             \
-        block_product(out, strip, k0, x, stride, n, n_k, tile_shapes[KERNELS_##id]);                                             \
+        for (uint32_t k = 0; k < n_k; k += unit_k, out += n)                                                                     \
+            block_product(out, strip, k0 + k, (const kernels_act *)x + k / KERNELS_GROUP, stride, n,                             \
+                          n_k - k < unit_k ? n_k - k : unit_k, tile_shapes[KERNELS_##id]);                                       \
     }                                                                                                                            \
     const kernels_layout kernels_layout_##id = {columns,   KERNELS_GROUP, KERNELS_LANES * block_bytes,                           \
                                                 pack_##id, unpack_##id,   product_##id};

@@ -42,9 +42,11 @@ static inline void product(float (*out)[KERNELS_LANES], const uint8_t *tile, siz
 
 #define FLOAT_FORMAT(id, bytes, pack, unpack)                                                                                    \
     static void product_##id(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride,        \
-                             uint32_t n, uint32_t n_k, kernels_ahead ahead) {                                                    \
+                             uint32_t n, uint32_t n_k, uint32_t unit_k, kernels_ahead ahead) {                                   \
         (void)ahead;                                                                                                             \
-        product(out, strip + (size_t)k0 * KERNELS_LANES * bytes, KERNELS_LANES * bytes, unpack, x, stride, n, n_k);              \
+        for (uint32_t k = 0; k < n_k; k += unit_k, out += n)                                                                     \
+            product(out, strip + (size_t)(k0 + k) * KERNELS_LANES * bytes, KERNELS_LANES * bytes, unpack, (const float *)x + k,  \
+                    stride, n, n_k - k < unit_k ? n_k - k : unit_k);                                                             \
     }                                                                                                                            \
     const kernels_layout kernels_layout_##id = {1, 1, KERNELS_LANES * bytes, pack, unpack, product_##id};
 FLOAT_FORMAT(F32, 4, pack_32, unpack_f32)

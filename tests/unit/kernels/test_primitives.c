@@ -96,15 +96,19 @@ static void one_product(const kernels_primitives *p, kernels_format f, uint32_t 
     for (uint32_t t = 0; t < n_tokens && !kernels_layout_is_float(l); t++)
         kernels_ref()->quantize((kernels_act *)((char *)act + t * stride), x + t * cols, cols);
     const char *in = kernels_layout_is_float(l) ? (const char *)x : (const char *)act;
-    size_t out_bytes = n_tokens * sizeof(float[KERNELS_LANES]);
+    const uint32_t step = l->step_k, unit = (1 + (uint32_t)(seed % 7)) * step * (l->step_k == 1 ? 149 : 3);
+    const uint32_t n_units = (cols - 1) / unit + 1;
+    size_t out_bytes = n_units * n_tokens * sizeof(float[KERNELS_LANES]), step_bytes = stride / (cols / step);
     float(*all)[KERNELS_LANES] = guarded(out_bytes), (*one)[KERNELS_LANES] = guarded(sizeof *one);
-    p->product[f](all, tiles, k0, in, stride, n_tokens, cols, (kernels_ahead){(const char *)tiles, 80});
+    p->product[f](all, tiles, k0, in, stride, n_tokens, cols, unit, (kernels_ahead){(const char *)tiles, 80});
     assert_guarded(all, out_bytes);
-    for (uint32_t t = 0; t < n_tokens; t++) { /* ref, a token at a time: also shows that grouping does not matter */
-        l->product(one, tiles, k0, in + t * stride, stride, 1, cols, (kernels_ahead){0});
-        assert_guarded(one, sizeof *one);
-        assert_same_floats(one[0], all[t], KERNELS_LANES);
-    }
+    for (uint32_t u = 0; u < n_units; u++)
+        for (uint32_t t = 0; t < n_tokens; t++) { /* ref, a unit of a token at a time: also shows that grouping does not matter */
+            uint32_t k = u * unit, n_k = cols - k < unit ? cols - k : unit;
+            l->product(one, tiles, k0 + k, in + t * stride + k / step * step_bytes, stride, 1, n_k, n_k, (kernels_ahead){0});
+            assert_guarded(one, sizeof *one);
+            assert_same_floats(one[0], all[u * n_tokens + t], KERNELS_LANES);
+        }
     mem_free(one);
     mem_free(all);
     mem_free(act);
@@ -149,8 +153,8 @@ static void products_of_extreme_integers_do_not_saturate(void **state) {
                     memset(a.q, sign * 127, sizeof a.q);
                     float x[1][KERNELS_LANES], y[1][KERNELS_LANES];
                     for (uint32_t k = 0; k < l->tile_k; k += KERNELS_GROUP) {
-                        l->product(x, tile, k, &a, sizeof a, 1, KERNELS_GROUP, (kernels_ahead){0});
-                        (*p)->product[f](y, tile, k, &a, sizeof a, 1, KERNELS_GROUP, (kernels_ahead){0});
+                        l->product(x, tile, k, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
+                        (*p)->product[f](y, tile, k, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
                         assert_same_floats(x[0], y[0], KERNELS_LANES);
                     }
                     mem_free(tile);
@@ -169,8 +173,8 @@ static void every_power_of_two_as_a_scale_equals_ref(void **state) {
             for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->pack(tile, block, lane);
             kernels_act a = {.q = {1, 3, -5}, .d = 0.75f, .d_sum = -0.75f, .sum = -1};
             float x[1][KERNELS_LANES], y[1][KERNELS_LANES];
-            l->product(x, tile, 0, &a, sizeof a, 1, KERNELS_GROUP, (kernels_ahead){0});
-            (*p)->product[KERNELS_MXFP4](y, tile, 0, &a, sizeof a, 1, KERNELS_GROUP, (kernels_ahead){0});
+            l->product(x, tile, 0, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
+            (*p)->product[KERNELS_MXFP4](y, tile, 0, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
             assert_true(x[0][0] != 0);
             assert_same_floats(x[0], y[0], KERNELS_LANES);
             mem_free(tile);
