@@ -6,7 +6,7 @@
 
 enum {
     BLOCK_TOKENS = 64,    /* 64 x 1,536 columns of activations: 135 KB */
-    AHEAD_BYTES = 2048,   /* tried: 1, 2, 4 KiB */
+    AHEAD_BYTES = 4096,   /* tried: 1, 2, 4, 6, 8, 16 KiB */
     UNITS = 16,           /* partial products that are summed together */
     PARTS_PER_THREAD = 8, /* a thread that starts late, or is slow, leaves its share to the others; tried: 2, 4, 8, 16 */
 };
