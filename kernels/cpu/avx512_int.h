@@ -8,7 +8,9 @@
 
 #include "kernels/kernels_int.h"
 
-#define FORMAT(id, ggml, name, elements, bytes, ...) kernels_product kernels_avx512_product_##id;
+#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
+    kernels_product kernels_avx512_product_##id;                                                                                 \
+    kernels_dequantize kernels_avx512_dequantize_##id;
 #include "kernels/formats.def"
 #undef FORMAT
 
