@@ -24,9 +24,9 @@ enum {
 /* An activation group: 32 values as int8, and what the block formula needs of them. */
 typedef struct {
     int8_t q[KERNELS_GROUP];
-    float d;     /* scale; NaN where a value was not finite */
-    float d_sum; /* d * (float)sum */
-    int32_t sum; /* sum of q */
+    float d;              /* scale; NaN where a value was not finite */
+    float d_sum;          /* d * (float)sum */
+    int32_t sum, sum_low; /* of q; of its first 16 */
 } kernels_act;
 
 /* Weights that a product asks for while it runs: from at + g * group_bytes on when it takes group g of the strip. The processor's

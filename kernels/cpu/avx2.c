@@ -81,19 +81,19 @@ static void quantize_full(kernels_act *out, const float *x) {
     float a;
     memcpy(&a, &amax, sizeof a);
     __m256 inverse = _mm256_set1_ps(127.0f / a);
-    __m256i q[4], sum = _mm256_setzero_si256();
-    for (uint32_t i = 0; i < 4; i++) {
-        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse)); /* to nearest, half to even */
-        sum = _mm256_add_epi32(sum, q[i]);
-    }
+    __m256i q[4];
+    for (uint32_t i = 0; i < 4; i++) /* to nearest, half to even */
+        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
     /* Packing works in 128-bit halves: put the four-byte pieces back in order. */
     __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((void *)out->q, bytes);
-    h = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1));
-    out->sum = _mm_cvtsi128_si32(h);
+    /* In each 128 bits: two sums of the first half, two of the second. */
+    __m256i pairs = _mm256_hadd_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+    h = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    h = _mm_hadd_epi32(h, h);
+    out->sum_low = _mm_cvtsi128_si32(h);
+    out->sum = out->sum_low + _mm_extract_epi32(h, 1);
     out->d = a / 127.0f;
     out->d_sum = out->d * (float)out->sum;
 }

@@ -54,7 +54,8 @@ INLINE void quantize_group(kernels_act *out, const float *x, uint32_t n) {
     __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse)), q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
     _mm_storeu_si128((void *)out->q, _mm512_cvtepi32_epi8(q0)); /* to nearest, half to even */
     _mm_storeu_si128((void *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
-    out->sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+    out->sum_low = _mm512_reduce_add_epi32(q0);
+    out->sum = out->sum_low + _mm512_reduce_add_epi32(q1);
     out->d = a / 127.0f;
     out->d_sum = out->d * (float)out->sum;
 }

@@ -33,12 +33,6 @@ INLINE void add_quad(group_sums *g, const uint8_t *codes, const kernels_act *con
     for (uint32_t t = 0; t < n; t++) g->sum[t] = _mm512_dpbusd_epi32(g->sum[t], w, four(a[t]->q + quad * 4));
 }
 
-INLINE int32_t sum_of_16(const int8_t *q) {
-    __m128i p = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), _mm_loadu_si128((const void *)q));
-    p = _mm_add_epi32(p, _mm_shuffle_epi32(p, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(p, _mm_shuffle_epi32(p, 0xb1)));
-}
-
 typedef __m512 token_sums;
 
 /* -- products ------------------------------------------------------------------------------------------------------------ */
@@ -61,7 +55,7 @@ INLINE void add_group(token_sums *acc, const uint8_t *tile, uint32_t group, cons
     const uint8_t *codes = tile + group * tile_codes_bytes(s);
     group_sums g;
     int32_t sum[KERNELS_TILE_TOKENS];
-    for (uint32_t t = 0; t < n; t++) sum[t] = s.halves ? sum_of_16(a[t]->q) : a[t]->sum;
+    for (uint32_t t = 0; t < n; t++) sum[t] = s.halves ? a[t]->sum_low : a[t]->sum;
     start_run(&g, sum, n, s);
     add_quad(&g, codes, a, n, 0, s);
     add_quad(&g, codes, a, n, 1, s);

@@ -86,14 +86,15 @@ static void quantize_full(kernels_act *out, const float *x) {
     float a;
     memcpy(&a, &amax, sizeof a);
     const float inverse = 127.0f / a;
-    int32x4_t sum = vdupq_n_s32(0);
+    int32x4_t sum[2] = {vdupq_n_s32(0), vdupq_n_s32(0)}; /* of the halves */
     for (uint32_t i = 0; i < KERNELS_GROUP; i += 8) {
         int32x4_t q0 = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i), inverse)); /* to nearest, half to even */
         int32x4_t q1 = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i + 4), inverse));
         vst1_s8(out->q + i, vmovn_s16(vcombine_s16(vmovn_s32(q0), vmovn_s32(q1))));
-        sum = vaddq_s32(sum, vaddq_s32(q0, q1));
+        sum[i / 16] = vaddq_s32(sum[i / 16], vaddq_s32(q0, q1));
     }
-    out->sum = vaddvq_s32(sum);
+    out->sum_low = vaddvq_s32(sum[0]);
+    out->sum = out->sum_low + vaddvq_s32(sum[1]);
     out->d = a / 127.0f;
     out->d_sum = out->d * (float)out->sum;
 }

@@ -126,7 +126,7 @@ INLINE void add_group(token_sums *acc, const uint8_t *tile, uint32_t group, cons
     for (uint32_t t = 0; t < n; t++) {
         act.q[t][0] = vld1q_s8(a[t]->q);
         act.q[t][1] = vld1q_s8(a[t]->q + 16);
-        act.sum[t][0] = s.halves ? vaddlvq_s8(act.q[t][0]) : a[t]->sum;
+        act.sum[t][0] = s.halves ? a[t]->sum_low : a[t]->sum;
         act.sum[t][1] = a[t]->sum - act.sum[t][0];
     }
     for (uint32_t quarter = 0; quarter < QUARTERS; quarter++) {

@@ -31,6 +31,7 @@ static void quantize_group(kernels_act *out, const float *x, uint32_t n) {
         for (uint32_t i = 0; i < n; i++) {
             out->q[i] = (int8_t)rintf(x[i] * inverse);
             out->sum += out->q[i];
+            if (i < KERNELS_GROUP / 2) out->sum_low += out->q[i];
         }
         out->d = a / 127.0f;
         out->d_sum = out->d * (float)out->sum;

@@ -41,6 +41,7 @@ static void quantizing_equals_ref(void **state) {
                 for (uint32_t i = 0; i < n; i++) {
                     assert_memory_equal(a[i].q, b[i].q, 32);
                     assert_int_equal(a[i].sum, b[i].sum);
+                    assert_int_equal(a[i].sum_low, b[i].sum_low);
                     assert_true(same_float(a[i].d, b[i].d));
                     assert_true(same_float(a[i].d_sum, b[i].d_sum));
                 }
@@ -149,7 +150,8 @@ static void products_of_extreme_integers_do_not_saturate(void **state) {
                     else
                         memcpy(block + shape->d_at, (uint8_t[]){0, 0x3c, 0, 0x3c}, shape->has_min ? 4 : 2); /* 1.0 */
                     for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->pack(tile, block, lane);
-                    kernels_act a = {.d = 1, .d_sum = (float)(sign * 32 * 127), .sum = sign * 32 * 127};
+                    kernels_act a = {
+                        .d = 1, .d_sum = (float)(sign * 32 * 127), .sum = sign * 32 * 127, .sum_low = sign * 16 * 127};
                     memset(a.q, sign * 127, sizeof a.q);
                     float x[1][KERNELS_LANES], y[1][KERNELS_LANES];
                     for (uint32_t k = 0; k < l->tile_k; k += KERNELS_GROUP) {
@@ -171,7 +173,7 @@ static void every_power_of_two_as_a_scale_equals_ref(void **state) {
             memset(block, 0x21, sizeof block);
             block[0] = (uint8_t)byte;
             for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) l->pack(tile, block, lane);
-            kernels_act a = {.q = {1, 3, -5}, .d = 0.75f, .d_sum = -0.75f, .sum = -1};
+            kernels_act a = {.q = {1, 3, -5}, .d = 0.75f, .d_sum = -0.75f, .sum = -1, .sum_low = -1};
             float x[1][KERNELS_LANES], y[1][KERNELS_LANES];
             l->product(x, tile, 0, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
             (*p)->product[KERNELS_MXFP4](y, tile, 0, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
