@@ -25,7 +25,10 @@ def run(a, n):
             stdout=subprocess.PIPE, text=True)
         for i in range(n)
     ]
-    answers = [json.loads(call.communicate()[0]) for call in calls]
+    outputs = [call.communicate()[0] for call in calls]
+    if any(call.returncode for call in calls):
+        raise SystemExit(f"streams: a call failed; does a cluster serve at {a.server}? (consort status)")
+    answers = [json.loads(output) for output in outputs]
     seconds = time.monotonic() - start
     assert all(len(x["ids"]) == a.tokens for x in answers)
     return n * a.tokens / seconds, statistics.median(x["times"]["first_token_s"] for x in answers)
