@@ -37,8 +37,8 @@ typedef struct {
 } kernels_ahead;
 
 static inline void kernels_ask(kernels_ahead ahead, uint32_t group) {
-    const char *p = ahead.at + (size_t)group * ahead.group_bytes;
-    for (uint32_t line = 0; line < ahead.group_bytes; line += 64) __builtin_prefetch(p + line);
+    for (uint32_t line = 0; line < ahead.group_bytes; line += 64)
+        __builtin_prefetch(ahead.at + (size_t)group * ahead.group_bytes + line);
 }
 
 /* out[unit][t][lane] = x[t] . row `lane` of a strip, over each unit of unit_k of its columns k0 .. k0 + n_k - 1 (the last may be
