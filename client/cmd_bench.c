@@ -1,8 +1,9 @@
 /* consort bench engine: the speed of the forward pass in this process.
  *
- * prompt: a prompt of P tokens, logits of its last position only. decode: B sequences, one token each a step, greedy; batch 1
- * from an empty context, others after 64-token prompts. verify: n tokens of one sequence a step, all with their logits, after a
- * prompt of 64, as a chain of drafts is verified. Tokens per second count the tokens of all sequences. */
+ * prompt: a prompt of P tokens, logits of its last position only, after the same once unmeasured. decode: B sequences, one token
+ * each a step, greedy; batch 1 from an empty context, others after 64-token prompts. verify: n tokens of one sequence a step, all
+ * with their logits, after a prompt of 64, as a chain of drafts is verified. Tokens per second count the tokens of all sequences.
+ */
 #include "client/client_int.h"
 #include "client/engine_int.h"
 

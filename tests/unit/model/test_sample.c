@@ -154,7 +154,6 @@ static void ties_go_to_the_lowest_id(void **state) {
     for (uint32_t p = 0; p < 50; p++) assert_int_equal(0, model_choose(zeros, 2, &s, p, work));
 }
 
-/* Renaming ids changes which token draws what, so only the set of tokens that can come out is compared. */
 static void the_largest_is_found_wherever_it_stands(void **state) {
     (void)state;
     static float logits[2000];
@@ -173,6 +172,7 @@ static void the_largest_is_found_wherever_it_stands(void **state) {
     assert_int_equal(model_choose(logits, 2000, &greedy, 0, NULL), 700);
 }
 
+/* Renaming ids changes which token draws what, so only the set of tokens that can come out is compared. */
 static void the_set_that_top_p_keeps_does_not_depend_on_the_order_of_ids(void **state) {
     (void)state;
     enum { M = 64 };
