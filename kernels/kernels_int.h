@@ -14,7 +14,7 @@ enum {
     KERNELS_LANES = 16,                      /* output rows of a tile; lanes of a sum */
     KERNELS_CHUNK = 512,                     /* columns of a chunk of K */
     KERNELS_GROUP = 32,                      /* columns that share an activation scale */
-    KERNELS_TILE_TOKENS = 8,                 /* most tokens of one tile product */
+    KERNELS_TILE_TOKENS = 13,                /* most tokens of one tile product */
     KERNELS_N_KV_TYPES = 2,                  /* of kernels_kv_type */
     KERNELS_N_ROPES = 2,                     /* of kernels_rope_pairs */
     KERNELS_N_ACTIVATIONS = 2,               /* of kernels_activation */
@@ -47,8 +47,9 @@ static inline void kernels_ask(kernels_ahead ahead, uint32_t group) {
 typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride_bytes,
                              uint32_t n_tokens, uint32_t n_k, uint32_t unit_k, kernels_ahead ahead);
 
-/* out[column][lane] = a group of 32 columns of a tile of a quantized format, as its layout unpacks them. */
-typedef void kernels_dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_t group);
+/* A group of 32 columns of a tile of a quantized format: as floats out[column][lane], equal to those of its layout's `unpack`, or
+ * as a wide tile (tile.h). */
+typedef void kernels_unpack(void *out, const uint8_t *tile, uint32_t group);
 
 typedef struct {
     uint32_t tile_k; /* columns of a tile: the elements of a block */
@@ -79,9 +80,12 @@ typedef struct {
 
 typedef struct {
     const char *isa;
-    uint32_t tile_tokens;                              /* most tokens that `product` takes: what its registers hold */
-    kernels_product *product[KERNELS_N_FORMATS];       /* NULL: the layout's scalar one */
-    kernels_dequantize *dequantize[KERNELS_N_FORMATS]; /* NULL: by the layout's unpack */
+    uint32_t tile_tokens;                             /* most tokens that `product` takes: what its registers hold */
+    kernels_product *product[KERNELS_N_FORMATS];      /* NULL: the layout's scalar one */
+    kernels_unpack *dequantize[KERNELS_N_FORMATS];    /* NULL: by the layout's unpack */
+    kernels_unpack *widen[KERNELS_N_FORMATS];         /* NULL, as the two below: unpacking costs nothing to speak of */
+    uint32_t wide_tokens;                             /* most tokens that `product_wide` takes, >= tile_tokens */
+    kernels_product *product_wide[KERNELS_N_FORMATS]; /* of a strip of wide tiles */
     /* sum[i] += each y[u][i] rounded to the grid of 2^-28, half to even; NaN where |y[u][i]| >= limit (docs/numerics.md).
      * y[n_units][n]; n: of KERNELS_LANES */
     void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);

@@ -7,7 +7,9 @@
  * A plane of b bits is [b][16 rows][4 bytes]: four columns ("a quad") of a row are the same bits of four bytes, and a byte
  * has the bits of the same column of 8 / b quads, the lowest quad in the lowest bits. So 32 bytes are a quad of eight rows, as a
  * byte multiply-add wants them, and every format is unpacked by shifts and masks.
- * A value is d_w * (code - bias) or d_w * (book[code] - bias), + m_w where there is a minimum. Pure; any thread. */
+ * A value is d_w * (code - bias) or d_w * (book[code] - bias), + m_w where there is a minimum.
+ * A wide tile is a group that has been unpacked for many tokens to read: no planes and no book, but [8 quads][16 rows][4 bytes],
+ * and d_w (and m_w) of its runs as f32. Pure; any thread. */
 #ifndef CONSORT_KERNELS_TILE_H
 #define CONSORT_KERNELS_TILE_H
 
@@ -19,6 +21,7 @@ typedef enum {
     TILE_E8M0,    /* d_w = 2^(byte - 128): half of the OCP scale, since the book holds doubled values */
     TILE_BYTES,   /* d_w = d * sub-scale (int8), m_w = -(m * sub-minimum) */
     TILE_NIBBLES, /* the same of the low and the high nibble of one byte */
+    TILE_WIDE,    /* d_w = d[run], m_w = m[run], f32, of a wide tile */
 } tile_scale;
 
 typedef enum { TILE_NO_BOOK, TILE_IQ4, TILE_E2M1, TILE_N_BOOKS } tile_book;
@@ -47,9 +50,19 @@ static const int8_t tile_books[TILE_N_BOOKS][16] = {
     [TILE_E2M1] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0},
 };
 
+/* Its tiles made wide; `low`, `high` and `book` still tell how large a code may be. */
+static inline tile_shape tile_wide(tile_shape s) {
+    s.groups = 1;
+    s.scale = TILE_WIDE;
+    return s;
+}
+
 /* Places in a tile, in bytes. */
-static inline uint32_t tile_codes_bytes(tile_shape s) { return (s.low + s.high) * 64; } /* of a group */
+static inline uint32_t tile_codes_bytes(tile_shape s) {
+    return (s.scale == TILE_WIDE ? 8u : s.low + s.high) * 64;
+} /* of a group */
 static inline uint32_t tile_d(tile_shape s) { return s.groups * tile_codes_bytes(s); }
+static inline uint32_t tile_wide_m(tile_shape s) { return tile_d(s) + (s.halves ? 2u : 1u) * 4 * KERNELS_LANES; }
 static inline uint32_t tile_m(tile_shape s) { return tile_d(s) + 2 * KERNELS_LANES; }
 static inline uint32_t tile_sub_bytes(tile_shape s) { /* of all groups; 0 where there are none */
     return s.scale < TILE_BYTES ? 0 : s.groups * (s.halves ? 2 : 1) * KERNELS_LANES;
@@ -59,6 +72,7 @@ static inline uint32_t tile_sub(tile_shape s) {
 }
 static inline uint32_t tile_sub_min(tile_shape s) { return tile_sub(s) + tile_sub_bytes(s); } /* of TILE_BYTES */
 static inline uint32_t tile_bytes(tile_shape s) {
+    if (s.scale == TILE_WIDE) return s.has_min ? 2 * tile_wide_m(s) - tile_d(s) : tile_wide_m(s);
     return tile_sub(s) + tile_sub_bytes(s) * (s.scale == TILE_BYTES && s.has_min ? 2 : 1);
 }
 

@@ -177,6 +177,19 @@ static const kernels_primitives table = {
 #include "kernels/formats.def"
 #undef FORMAT
         },
+    .widen =
+        {
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx2_widen_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+        },
+    .wide_tokens = 4,
+    .product_wide =
+        {
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx2_product_wide_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+        },
     .add_on_grid = add_on_grid,
     .quantize = quantize,
     .rmsnorm = rmsnorm,

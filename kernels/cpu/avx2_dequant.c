@@ -17,7 +17,7 @@ INLINE void quad(float (*out)[KERNELS_LANES], const uint8_t *codes, __m256 d, __
                               _mm256_srai_epi32(_mm256_slli_epi32(x, 8), 24), _mm256_srai_epi32(x, 24)};
     for (uint32_t j = 0; j < 4; j++) {
         __m256 y = _mm256_mul_ps(d, _mm256_cvtepi32_ps(value[j]));
-        if (s.has_min) y = s.scale == TILE_HALF ? _mm256_add_ps(y, m) : _mm256_sub_ps(y, m);
+        if (s.has_min) y = _mm256_add_ps(y, m);
         _mm256_storeu_ps(out[4 * at + j] + HALF_ROWS * half, y);
     }
 }
@@ -42,10 +42,43 @@ INLINE void dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_
     }
 }
 
+INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t half, const uint32_t at, const tile_shape s) {
+    const uint8_t *plane = codes + half * 32;
+    __m256i low = load(plane + at * s.low / 8 * 64), high = low;
+    if (s.high) high = load(plane + (s.low + at * s.high / 8) * 64);
+    _mm256_storeu_si256((void *)(out + at * 64 + half * 32), quad_of(&low, &high, at, s));
+}
+
+INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_shape s) {
+    const tile_shape wide = tile_wide(s);
+    const uint8_t *codes = tile + group * tile_codes_bytes(s);
+    float *d = (float *)(void *)(out + tile_d(wide)), *m = (float *)(void *)(out + tile_wide_m(wide));
+    const uint32_t n_runs = s.halves ? 2 : 1;
+    for (uint32_t half = 0; half < 2; half++) {
+        widen_quad(out, codes, half, 0, s);
+        widen_quad(out, codes, half, 1, s);
+        widen_quad(out, codes, half, 2, s);
+        widen_quad(out, codes, half, 3, s);
+        widen_quad(out, codes, half, 4, s);
+        widen_quad(out, codes, half, 5, s);
+        widen_quad(out, codes, half, 6, s);
+        widen_quad(out, codes, half, 7, s);
+        for (uint32_t run = 0; run < n_runs; run++, d += KERNELS_LANES, m += KERNELS_LANES) {
+            _mm256_storeu_ps(d + half * HALF_ROWS, scale_of(tile, group * n_runs + run, half, s));
+            if (s.has_min) _mm256_storeu_ps(m + half * HALF_ROWS, min_of(tile, group * n_runs + run, half, s));
+        }
+        d -= n_runs * KERNELS_LANES;
+        m -= n_runs * KERNELS_LANES;
+    }
+}
+
 /* The float formats have no groups; their products read them as they are. */
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
-    void kernels_avx2_dequantize_##id(float(*out)[KERNELS_LANES], const uint8_t *tile, uint32_t group) {                         \
+    void kernels_avx2_dequantize_##id(void *out, const uint8_t *tile, uint32_t group) {                                          \
         if (KERNELS_##id > KERNELS_BF16) dequantize(out, tile, group, tile_shapes[KERNELS_##id]);                                \
+    }                                                                                                                            \
+    void kernels_avx2_widen_##id(void *out, const uint8_t *tile, uint32_t group) {                                               \
+        if (KERNELS_##id > KERNELS_BF16) widen(out, tile, group, tile_shapes[KERNELS_##id]);                                     \
     }
 #include "kernels/formats.def"
 #undef FORMAT

@@ -9,7 +9,8 @@
 
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     kernels_product kernels_avx2_product_##id;                                                                                   \
-    kernels_dequantize kernels_avx2_dequantize_##id;
+    kernels_product kernels_avx2_product_wide_##id;                                                                              \
+    kernels_unpack kernels_avx2_dequantize_##id, kernels_avx2_widen_##id;
 #include "kernels/formats.def"
 #undef FORMAT
 

@@ -42,6 +42,8 @@ INLINE __m256 e8m0(const uint8_t *p) {
 /* Scales of eight rows; `run` counts the runs of columns that share a sub-scale. */
 INLINE __m256 scale_of(const uint8_t *tile, const uint32_t run, const uint32_t half, const tile_shape s) {
     if (s.scale == TILE_E8M0) return e8m0(tile + tile_d(s) + HALF_ROWS * half);
+    if (s.scale == TILE_WIDE)
+        return _mm256_loadu_ps((const void *)(tile + tile_d(s) + (run * KERNELS_LANES + HALF_ROWS * half) * 4));
     __m256 d = halves(tile + tile_d(s) + 2 * HALF_ROWS * half);
     if (s.scale == TILE_HALF) return d;
     __m256i sub = bytes8(tile + tile_sub(s) + run * KERNELS_LANES + HALF_ROWS * half, s.scale == TILE_BYTES);
@@ -49,14 +51,16 @@ INLINE __m256 scale_of(const uint8_t *tile, const uint32_t run, const uint32_t h
     return _mm256_mul_ps(d, _mm256_cvtepi32_ps(sub));
 }
 
-/* The same of minimums; where there are sub-minimums, not yet negated. */
+/* The same of minimums. */
 INLINE __m256 min_of(const uint8_t *tile, const uint32_t run, const uint32_t half, const tile_shape s) {
+    if (s.scale == TILE_WIDE)
+        return _mm256_loadu_ps((const void *)(tile + tile_wide_m(s) + (run * KERNELS_LANES + HALF_ROWS * half) * 4));
     __m256 m = halves(tile + tile_m(s) + 2 * HALF_ROWS * half);
     if (s.scale == TILE_HALF) return m;
     const uint32_t at = s.scale == TILE_BYTES ? tile_sub_min(s) : tile_sub(s);
     __m256i sub = bytes8(tile + at + run * KERNELS_LANES + HALF_ROWS * half, false);
     if (s.scale == TILE_NIBBLES) sub = _mm256_srli_epi32(sub, 4);
-    return _mm256_mul_ps(m, _mm256_cvtepi32_ps(sub));
+    return _mm256_xor_ps(_mm256_mul_ps(m, _mm256_cvtepi32_ps(sub)), _mm256_set1_ps(-0.0f));
 }
 #endif
 

@@ -147,6 +147,19 @@ static const kernels_primitives table = {
 #include "kernels/formats.def"
 #undef FORMAT
         },
+    .widen =
+        {
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx512_widen_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+        },
+    .wide_tokens = 13,
+    .product_wide =
+        {
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx512_product_wide_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+        },
     .add_on_grid = add_on_grid,
     .quantize = quantize,
     .rmsnorm = rmsnorm,

@@ -10,7 +10,8 @@
 
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     kernels_product kernels_avx512_product_##id;                                                                                 \
-    kernels_dequantize kernels_avx512_dequantize_##id;
+    kernels_product kernels_avx512_product_wide_##id;                                                                            \
+    kernels_unpack kernels_avx512_dequantize_##id, kernels_avx512_widen_##id;
 #include "kernels/formats.def"
 #undef FORMAT
 

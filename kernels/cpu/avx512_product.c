@@ -45,7 +45,7 @@ INLINE void add_run(token_sums *acc, const group_sums *g, const uint8_t *tile, c
         acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(a[t]->d)), _mm512_cvtepi32_ps(g->sum[t]), acc[t]);
         if (!s.has_min) continue;
         __m512 d_sum = _mm512_set1_ps(s.halves ? a[t]->d * (float)sum[t] : a[t]->d_sum);
-        acc[t] = s.scale == TILE_HALF ? _mm512_fmadd_ps(m, d_sum, acc[t]) : _mm512_fnmadd_ps(m, d_sum, acc[t]);
+        acc[t] = _mm512_fmadd_ps(m, d_sum, acc[t]);
     }
 }
 
@@ -93,8 +93,26 @@ INLINE void add_column(token_sums *acc, const uint8_t *w, const char *x, size_t 
     for (uint32_t t = 0; t < n; t++) acc[t] = _mm512_fmadd_ps(column, _mm512_set1_ps(*(const float *)(x + t * stride)), acc[t]);
 }
 
-#define PRODUCT_TOKENS 8
+#define PRODUCT_TOKENS TO_8
 #define PRODUCT(id)    kernels_avx512_product_##id
 #include "kernels/cpu/product_loops.h"
+
+#define WIDE(name, halves, has_min)                                                                                              \
+    static void name PARAMETERS {                                                                                                \
+        switch (n) { TO_13(OF_SHAPE, wide_of(halves, has_min)) }                                                                 \
+    }
+WIDE(wide, false, false)
+WIDE(wide_halves, true, false)
+WIDE(wide_min, false, true)
+WIDE(wide_halves_min, true, true)
+
+#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
+    void kernels_avx512_product_wide_##id PARAMETERS {                                                                           \
+        const tile_shape s = tile_shapes[KERNELS_##id];                                                                          \
+        kernels_product *of = s.halves ? s.has_min ? wide_halves_min : wide_halves : s.has_min ? wide_min : wide;                \
+        of(out, strip, k0, x, stride, n, n_k, unit_k, ahead);                                                                    \
+    }
+#include "kernels/formats.def"
+#undef FORMAT
 
 #endif

@@ -11,6 +11,12 @@
 /* One factor of vpdpbusd is unsigned: values that have a sign without a bias get one here. */
 INLINE int32_t bias_of(const tile_shape s) { return s.bias + (s.is_signed ? 128 : 0); }
 
+/* All values without a minimum are widened to value + 128, so that there are only these four. */
+INLINE tile_shape wide_of(const bool halves, const bool has_min) {
+    return (tile_shape){
+        .groups = 1, .low = 8, .scale = TILE_WIDE, .halves = halves, .has_min = has_min, .bias = has_min ? 0 : 128};
+}
+
 INLINE __m512i bits(__m512i plane, const uint32_t from, const uint32_t to, const uint32_t n) {
     __m512i x = from > to ? _mm512_srli_epi32(plane, from - to) : from < to ? _mm512_slli_epi32(plane, to - from) : plane;
     return n == 8 ? x : _mm512_and_si512(x, _mm512_set1_epi8((char)(((1 << n) - 1) << to)));
@@ -39,6 +45,7 @@ INLINE __m512 e8m0(const uint8_t *p) {
 /* Scales of the rows; `run` counts the runs of columns that share a sub-scale. */
 INLINE __m512 scale_of(const uint8_t *tile, const uint32_t run, const tile_shape s) {
     if (s.scale == TILE_E8M0) return e8m0(tile + tile_d(s));
+    if (s.scale == TILE_WIDE) return _mm512_loadu_ps(tile + tile_d(s) + run * 4 * KERNELS_LANES);
     __m512 d = halves(tile + tile_d(s));
     if (s.scale == TILE_HALF) return d;
     __m512i sub = bytes16(tile + tile_sub(s) + run * KERNELS_LANES, s.scale == TILE_BYTES);
@@ -46,14 +53,15 @@ INLINE __m512 scale_of(const uint8_t *tile, const uint32_t run, const tile_shape
     return _mm512_mul_ps(d, _mm512_cvtepi32_ps(sub));
 }
 
-/* The same of minimums; where there are sub-minimums, not yet negated. */
+/* The same of minimums. */
 INLINE __m512 min_of(const uint8_t *tile, const uint32_t run, const tile_shape s) {
+    if (s.scale == TILE_WIDE) return _mm512_loadu_ps(tile + tile_wide_m(s) + run * 4 * KERNELS_LANES);
     __m512 m = halves(tile + tile_m(s));
     if (s.scale == TILE_HALF) return m;
     const uint32_t at = s.scale == TILE_BYTES ? tile_sub_min(s) : tile_sub(s);
     __m512i sub = bytes16(tile + at + run * KERNELS_LANES, false);
     if (s.scale == TILE_NIBBLES) sub = _mm512_srli_epi32(sub, 4);
-    return _mm512_mul_ps(m, _mm512_cvtepi32_ps(sub));
+    return _mm512_xor_ps(_mm512_mul_ps(m, _mm512_cvtepi32_ps(sub)), _mm512_set1_ps(-0.0f));
 }
 
 #endif

@@ -27,9 +27,13 @@ struct kernels_buffer {
 struct kernels_weight {
     const kernels_layout *layout;
     kernels_slab *slab;
-    kernels_product *product; /* of its format; where it expands, of F32 */
-    bool expands;             /* a quantized format in KERNELS_FP32 */
-    kernels_dequantize *dequantize;
+    kernels_product *product; /* of its packed strips */
+    /* A strip unpacked for many tokens: always in KERNELS_FP32, to floats; else where there are more tokens than one product
+     * takes. */
+    kernels_product *product_unpacked; /* NULL: never; of a float format, or of wide tiles */
+    kernels_unpack *unpack;            /* NULL: by the layout's */
+    uint32_t unpacked_bytes;           /* of a group of columns */
+    bool is_fp32;                      /* a quantized format in KERNELS_FP32 */
     uint32_t rows, cols;
     uint32_t first_k;   /* columns of the first tile that are not the weight's: it starts inside a block */
     size_t strip_bytes; /* the tiles of KERNELS_LANES rows, ascending K */

@@ -1,14 +1,16 @@
 /* Design: a product is cut into ranges of strips (16 output rows each); a part takes its strips through all tokens, a block of
  * tokens at a time, so that a strip stays in the first-level cache while it meets them and the activations of the block stay in
- * the second. A value never depends on the cut: it is one lane of one tile product. Where a weight expands to fp32, a chunk of a
- * strip is turned into floats once and meets all tokens of the block: 32 KB that never leave the second-level cache. */
+ * the second. A value never depends on the cut: it is one lane of one tile product. Where one pass over a strip cannot take all
+ * tokens of the block, the strip is first unpacked (to wide tiles; in KERNELS_FP32 to floats, always) and the passes read that.
+ */
 #include "kernels/cpu/cpu_int.h"
 
 enum {
-    BLOCK_TOKENS = 64,    /* 64 x 1,536 columns of activations: 135 KB */
-    AHEAD_BYTES = 4096,   /* tried: 1, 2, 4, 6, 8, 16 KiB */
-    UNITS = 16,           /* partial products that are summed together */
-    PARTS_PER_THREAD = 8, /* a thread that starts late, or is slow, leaves its share to the others; tried: 2, 4, 8, 16 */
+    BLOCK_TOKENS = 64,      /* 64 x 1,536 columns of activations: 147 KB */
+    AHEAD_BYTES = 4096,     /* tried: 1, 2, 4, 6, 8, 16 KiB */
+    UNITS = 16,             /* partial products that are summed together */
+    PARTS_PER_THREAD = 8,   /* a thread that starts late, or is slow, leaves its share to the others; tried: 2, 4, 8, 16 */
+    UNPACKED_BYTES = 32768, /* of columns that are unpacked at a time */
 };
 
 size_t kernels_cpu_act_bytes(uint32_t n, uint32_t k) {
@@ -35,131 +37,133 @@ void kernels_cpu_quantize(kernels_device *d, kernels_view act, kernels_view x, u
 
 typedef struct {
     const kernels_weight *w;
-    const char *x; /* rows of kernels_act, or of float */
-    size_t stride_bytes;
-    uint32_t n, n_strips, tile_tokens;
+    const char *x; /* rows of kernels_act, or of float; step_bytes for step_k columns */
+    size_t stride_bytes, step_bytes;
+    uint32_t n, n_strips, step_k;
+    const kernels_primitives *p;
     float *out; /* [n][rows]; NULL for units */
     double *sums, limit;
-    void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);
-    uint32_t unit_cols;
+    uint32_t unit_cols; /* all of them where there are no units */
 } product_job;
 
 static inline uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/* The tokens of a strip that go through it together. */
+/* Tokens t .. t + n - 1 going through columns k .. k + n_k - 1 of a strip together: through whole units, or a piece of one. */
 typedef struct {
-    uint32_t strip, t, n_tokens;
+    uint32_t strip, t, n, k, n_k;
+    kernels_product *product;
+    const uint8_t *tiles;
+    uint32_t tiles_k; /* where column k stands in them */
     kernels_ahead ahead;
-} strip_tokens;
+} pass;
 
-static void product_strip(const product_job *job, strip_tokens s) {
-    const kernels_weight *w = job->w;
-    uint32_t row0 = s.strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
-    float y[KERNELS_TILE_TOKENS][KERNELS_LANES];
-    w->product(y, w->strips + s.strip * w->strip_bytes, w->first_k, job->x + s.t * job->stride_bytes, job->stride_bytes,
-               s.n_tokens, w->cols, w->cols, s.ahead);
-    for (uint32_t i = 0; i < s.n_tokens; i++) memcpy(job->out + (size_t)(s.t + i) * w->rows + row0, y[i], n_rows * sizeof(float));
+/* Values of the first n lanes; compilers copy a number of bytes that they know far faster. */
+static inline void copy_lanes(void *to, const void *from, uint32_t n, size_t value_bytes) {
+    if (n == KERNELS_LANES)
+        memcpy(to, from, KERNELS_LANES * value_bytes);
+    else
+        memcpy(to, from, n * value_bytes);
 }
 
-static void units_strip(const product_job *job, strip_tokens s) {
-    const kernels_weight *w = job->w;
-    const kernels_layout *l = w->layout;
-    uint32_t row0 = s.strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
-    size_t step_bytes = kernels_layout_is_float(l) ? sizeof(float) : sizeof(kernels_act);
-    double sum[KERNELS_TILE_TOKENS][KERNELS_LANES] = {{0}};
+/* y[n_units][n][lane] to where they belong. */
+static void put_sums(const product_job *job, const pass *p, float (*y)[KERNELS_LANES]) {
+    const uint32_t rows = job->w->rows, row0 = p->strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, rows - row0);
+    const size_t at = (size_t)p->t * rows + row0;
+    if (job->out) {
+        for (uint32_t i = 0; i < p->n; i++) copy_lanes(job->out + at + (size_t)i * rows, y[i], n_rows, sizeof(float));
+        return;
+    }
+    double sum[KERNELS_TILE_TOKENS][KERNELS_LANES];
+    if (p->k < job->unit_cols)
+        memset(sum, 0, p->n * sizeof *sum);
+    else
+        for (uint32_t i = 0; i < p->n; i++) copy_lanes(sum[i], job->sums + at + (size_t)i * rows, n_rows, sizeof(double));
+    job->p->add_on_grid(sum[0], y[0], (p->n_k - 1) / job->unit_cols + 1, p->n * KERNELS_LANES, job->limit);
+    for (uint32_t i = 0; i < p->n; i++) copy_lanes(job->sums + at + (size_t)i * rows, sum[i], n_rows, sizeof(double));
+}
+
+/* `piece`, of these tokens: what the pieces of a unit before this one sum to. */
+static void run_pass(const product_job *job, const pass *p, float (*piece)[KERNELS_LANES]) {
+    const uint32_t end = p->k + p->n_k;
     float y[UNITS * KERNELS_TILE_TOKENS][KERNELS_LANES];
-    for (uint32_t k = 0, n_k; k < w->cols; k += n_k) {
-        n_k = least(UNITS * job->unit_cols, w->cols - k);
-        w->product(y, w->strips + s.strip * w->strip_bytes, w->first_k + k,
-                   job->x + s.t * job->stride_bytes + k / l->step_k * step_bytes, job->stride_bytes, s.n_tokens, n_k,
-                   job->unit_cols, s.ahead);
-        job->add_on_grid(sum[0], y[0], (n_k - 1) / job->unit_cols + 1, s.n_tokens * KERNELS_LANES, job->limit);
-    }
-    for (uint32_t i = 0; i < s.n_tokens; i++) {
-        double *out = job->sums + (size_t)(s.t + i) * w->rows + row0;
-        if (n_rows == KERNELS_LANES)
-            memcpy(out, sum[i], sizeof sum[i]);
-        else
-            memcpy(out, sum[i], n_rows * sizeof *out);
-    }
+    p->product(y, p->tiles, p->tiles_k, job->x + p->t * job->stride_bytes + p->k / job->step_k * job->step_bytes,
+               job->stride_bytes, p->n, p->n_k, job->unit_cols, p->ahead);
+    for (uint32_t i = 0; p->k % job->unit_cols && i < p->n; i++)
+        for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) y[i][lane] = piece[i][lane] + y[i][lane];
+    if (end % job->unit_cols && end < job->w->cols)
+        memcpy(piece, y, p->n * sizeof *y);
+    else
+        put_sums(job, p, y);
 }
 
-/* w[column][lane] = columns k to k + n_k - 1 of a strip. */
-static void expand(const kernels_weight *w, float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k, uint32_t n_k) {
+/* Columns k to k + n_k - 1 of a strip. */
+static void unpack(const kernels_weight *w, uint8_t *out, const uint8_t *strip, uint32_t k, uint32_t n_k) {
     const kernels_layout *l = w->layout;
-    for (uint32_t end = k + n_k; k < end; k += KERNELS_GROUP, out += KERNELS_GROUP) {
+    for (uint32_t end = k + n_k; k < end; k += KERNELS_GROUP, out += w->unpacked_bytes) {
         const uint8_t *tile = strip + (size_t)(k / l->tile_k) * l->tile_bytes;
         float column[KERNELS_GROUP];
-        if (w->dequantize) {
-            w->dequantize(out, tile, k % l->tile_k / KERNELS_GROUP);
+        if (w->unpack) {
+            w->unpack(out, tile, k % l->tile_k / KERNELS_GROUP);
             continue;
         }
         for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) {
             l->unpack(column, tile, k % l->tile_k, lane);
-            for (uint32_t i = 0; i < KERNELS_GROUP; i++) out[i][lane] = column[i];
+            for (uint32_t i = 0; i < KERNELS_GROUP; i++)
+                memcpy(out + (i * KERNELS_LANES + lane) * sizeof *column, &column[i], sizeof *column);
         }
-    }
-}
-
-/* product_strip and units_strip of a weight that expands, for up to BLOCK_TOKENS. */
-static void expanded_strip(const product_job *job, uint32_t strip, uint32_t t0, uint32_t n_tokens) {
-    const kernels_weight *w = job->w;
-    const uint8_t *tiles = w->strips + strip * w->strip_bytes;
-    uint32_t row0 = strip * KERNELS_LANES, n_rows = least(KERNELS_LANES, w->rows - row0);
-    _Alignas(64) float columns[KERNELS_CHUNK][KERNELS_LANES], y[BLOCK_TOKENS][KERNELS_LANES];
-    float part[KERNELS_TILE_TOKENS][KERNELS_LANES];
-    double sum[BLOCK_TOKENS][KERNELS_LANES];
-    memset(sum, 0, n_tokens * sizeof *sum);
-    for (uint32_t k = 0, unit = 0, n_k; k < w->cols; k += n_k) {
-        uint32_t unit_end = job->out ? w->cols : least(w->cols, unit + job->unit_cols);
-        n_k = least(KERNELS_CHUNK, unit_end - k);
-        expand(w, columns, tiles, w->first_k + k, n_k);
-        for (uint32_t t = 0, n; t < n_tokens; t += n) {
-            n = least(job->tile_tokens, n_tokens - t);
-            w->product(k > unit ? part : y + t, (const uint8_t *)columns, 0,
-                       job->x + (t0 + t) * job->stride_bytes + k * sizeof(float), job->stride_bytes, n, n_k, n_k,
-                       (kernels_ahead){0});
-            for (uint32_t i = 0; k > unit && i < n; i++)
-                for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) y[t + i][lane] += part[i][lane];
-        }
-        if (k + n_k < unit_end) continue;
-        unit = unit_end;
-        if (job->sums) job->add_on_grid(sum[0], y[0], 1, n_tokens * KERNELS_LANES, job->limit);
-    }
-    for (uint32_t i = 0; i < n_tokens; i++) {
-        size_t at = (size_t)(t0 + i) * w->rows + row0;
-        if (job->out) memcpy(job->out + at, y[i], n_rows * sizeof(float));
-        if (job->sums) memcpy(job->sums + at, sum[i], n_rows * sizeof(double));
     }
 }
 
 /* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, each asks for its
  * share of the next strip, so that memory has something to do while those run for which the strip is at hand. */
-static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, uint32_t pass, uint32_t n_passes) {
+static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, uint32_t i, uint32_t n_passes) {
     const kernels_layout *l = w->layout;
     const char *here = (const char *)w->strips + strip * w->strip_bytes;
     uint32_t group_bytes = l->tile_bytes / (l->tile_k / l->step_k);
     if (kernels_layout_is_float(l)) return (kernels_ahead){0};
     if (n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, group_bytes};
-    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / n_passes * pass, (group_bytes - 1) / n_passes + 1};
+    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / n_passes * i, (group_bytes - 1) / n_passes + 1};
+}
+
+/* Columns that are taken at a time: some whole units, or a chunk of one that is too long. */
+static uint32_t columns_at_once(const product_job *job, bool unpacks) {
+    const uint32_t most = unpacks ? UNPACKED_BYTES / job->w->unpacked_bytes * KERNELS_GROUP : UINT32_MAX;
+    return job->unit_cols > most ? KERNELS_CHUNK : least(UNITS, most / job->unit_cols) * job->unit_cols;
+}
+
+/* A strip and tokens t0 .. t0 + n - 1. */
+static void run_strip(const product_job *job, uint32_t strip, uint32_t t0, uint32_t n) {
+    const kernels_weight *w = job->w;
+    const bool unpacks = w->is_fp32 || (w->product_unpacked && n > job->p->tile_tokens);
+    const uint32_t at_once = columns_at_once(job, unpacks);
+    const uint32_t n_passes = (n - 1) / (unpacks && !w->is_fp32 ? job->p->wide_tokens : job->p->tile_tokens) + 1;
+    _Alignas(64) uint8_t unpacked[UNPACKED_BYTES];
+    float piece[BLOCK_TOKENS][KERNELS_LANES];
+    pass p = {.strip = strip, .product = w->product, .tiles = w->strips + strip * w->strip_bytes};
+    for (; p.k < w->cols; p.k += p.n_k) {
+        p.n_k = least(w->cols, p.k + at_once) - p.k;
+        if (p.k % job->unit_cols) p.n_k = least(p.n_k, job->unit_cols - p.k % job->unit_cols);
+        p.tiles_k = w->first_k + p.k;
+        if (unpacks) {
+            unpack(w, unpacked, w->strips + strip * w->strip_bytes, w->first_k + p.k, p.n_k);
+            p.product = w->product_unpacked;
+            p.tiles = unpacked;
+            p.tiles_k = 0;
+        }
+        for (uint32_t i = 0; i < n_passes; i++) {
+            const uint32_t first = n * i / n_passes;
+            p.t = t0 + first;
+            p.n = n * (i + 1) / n_passes - first;
+            p.ahead = what_to_ask(w, strip, i, n_passes);
+            if (unpacks) p.ahead.at += p.k / KERNELS_GROUP * p.ahead.group_bytes;
+            run_pass(job, &p, piece + first);
+        }
+    }
 }
 
 static void product_strips(const product_job *job, uint32_t from, uint32_t to) {
-    for (uint32_t t0 = 0; t0 < job->n; t0 += BLOCK_TOKENS) {
-        uint32_t end = least(job->n, t0 + BLOCK_TOKENS);
-        for (uint32_t strip = from; strip < to; strip++) {
-            if (job->w->expands) {
-                expanded_strip(job, strip, t0, end - t0);
-                continue;
-            }
-            uint32_t n_passes = (end - t0 - 1) / job->tile_tokens + 1;
-            for (uint32_t i = 0; i < n_passes; i++) {
-                uint32_t t = t0 + (end - t0) * i / n_passes, next = t0 + (end - t0) * (i + 1) / n_passes;
-                (job->out ? product_strip
-                          : units_strip)(job, (strip_tokens){strip, t, next - t, what_to_ask(job->w, strip, i, n_passes)});
-            }
-        }
-    }
+    for (uint32_t t = 0; t < job->n; t += BLOCK_TOKENS)
+        for (uint32_t strip = from; strip < to; strip++) run_strip(job, strip, t, least(BLOCK_TOKENS, job->n - t));
 }
 
 /* Products in one sweep: their strips stand one after the other. */
@@ -180,11 +184,13 @@ static void sweep_part(void *context, uint32_t part) {
 static void sweep_add(kernels_device *d, sweep *s, product_job job, kernels_view x, kernels_view act) {
     const kernels_weight *w = job.w;
     INVARIANT(s->n_jobs < KERNELS_MAX_PROJECTIONS);
-    bool is_float = w->expands || kernels_layout_is_float(w->layout);
+    bool is_float = w->is_fp32 || kernels_layout_is_float(w->layout);
     job.stride_bytes = is_float ? w->cols * sizeof(float) : kernels_cpu_act_bytes(1, w->cols);
+    job.step_bytes = is_float ? sizeof(float) : sizeof(kernels_act);
+    job.step_k = is_float ? 1 : KERNELS_GROUP;
     job.x = kernels_cpu_at(is_float ? x : act, job.n * job.stride_bytes);
     job.n_strips = (w->rows - 1) / KERNELS_LANES + 1;
-    job.tile_tokens = d->primitives->tile_tokens;
+    job.p = d->primitives;
     s->n_strips += job.n_strips;
     s->job[s->n_jobs++] = job;
 }
@@ -200,7 +206,8 @@ void kernels_cpu_matmul(kernels_device *d, const kernels_projection *p, uint32_t
     sweep s = {.n_jobs = 0};
     for (uint32_t i = 0; i < n_projections; i++) {
         const kernels_weight *w = p[i].weight;
-        sweep_add(d, &s, (product_job){.w = w, .n = n, .out = kernels_cpu_floats(p[i].out, n, w->rows)}, x, act);
+        sweep_add(d, &s, (product_job){.w = w, .n = n, .out = kernels_cpu_floats(p[i].out, n, w->rows), .unit_cols = w->cols}, x,
+                  act);
     }
     sweep_run(d, &s);
 }
@@ -213,7 +220,6 @@ void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels
                        .n = n,
                        .sums = kernels_cpu_at(out, (size_t)n * w->rows * sizeof(double)),
                        .limit = limit < 0x1p23 ? limit : 0x1p23,
-                       .add_on_grid = d->primitives->add_on_grid,
                        .unit_cols = unit_cols};
     sweep s = {.n_jobs = 0};
     sweep_add(d, &s, job, x, act);

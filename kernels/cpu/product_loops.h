@@ -5,7 +5,7 @@
  *     store_chunk(out, acc, n, is_first)                 out[t] = acc[t], or += where is_first is not
  *     add_group(acc, tile, group, a, n, s)               adds a group of 32 columns
  *     add_column(acc, w, x, stride, n, format)           adds a column, of a float format, whose lanes stand at w
- *     PRODUCT(id), PRODUCT_TOKENS                        the name of a format's function; 4 or 8, its tile_tokens */
+ *     PRODUCT(id), PRODUCT_TOKENS                        the name of a format's function; TO_4 or TO_8, its tile_tokens */
 #ifndef CONSORT_KERNELS_CPU_PRODUCT_LOOPS_H
 #define CONSORT_KERNELS_CPU_PRODUCT_LOOPS_H
 
@@ -59,19 +59,24 @@ INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t 
         block_product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, tile_shapes[format]);
 }
 
-#define OF_TOKENS(n, id)                                                                                                         \
+#define PARAMETERS                                                                                                               \
+    (float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride, uint32_t n, uint32_t n_k,      \
+     uint32_t unit_k, kernels_ahead ahead)
+#define OF_FORMAT(n, id)                                                                                                         \
     case n:                                                                                                                      \
         product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, KERNELS_##id);                                                 \
         break;
-#if PRODUCT_TOKENS == 8
-#define OF_MORE_TOKENS(id) OF_TOKENS(5, id) OF_TOKENS(6, id) OF_TOKENS(7, id) OF_TOKENS(8, id)
-#else
-#define OF_MORE_TOKENS(id)
-#endif
+#define OF_SHAPE(n, shape)                                                                                                       \
+    case n:                                                                                                                      \
+        block_product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, shape);                                                  \
+        break;
+#define TO_4(of, what)  of(1, what) of(2, what) of(3, what) of(4, what)
+#define TO_8(of, what)  TO_4(of, what) of(5, what) of(6, what) of(7, what) of(8, what)
+#define TO_13(of, what) TO_8(of, what) of(9, what) of(10, what) of(11, what) of(12, what) of(13, what)
+
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
-    void PRODUCT(id)(float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride, uint32_t n,    \
-                     uint32_t n_k, uint32_t unit_k, kernels_ahead ahead) {                                                       \
-        switch (n) { OF_TOKENS(1, id) OF_TOKENS(2, id) OF_TOKENS(3, id) OF_TOKENS(4, id) OF_MORE_TOKENS(id) }                    \
+    void PRODUCT(id) PARAMETERS {                                                                                                \
+        switch (n) { PRODUCT_TOKENS(OF_FORMAT, id) }                                                                             \
     }
 #include "kernels/formats.def"
 #undef FORMAT

@@ -5,6 +5,7 @@
  * mapped, so that the system clears a page when packing first writes to it: what is left over of a slab costs neither memory nor
  * time. */
 #include "kernels/cpu/cpu_int.h"
+#include "kernels/tile.h"
 
 #include "base/mem.h"
 #include <string.h>
@@ -79,9 +80,14 @@ st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, ui
     kernels_weight *w = mem_alloc(1, sizeof *w);
     if (!w) return ST_FATAL_MEMORY;
     w->layout = l;
-    w->expands = precision == KERNELS_FP32 && !kernels_layout_is_float(l);
-    w->dequantize = d->primitives->dequantize[m->format];
-    w->product = product_of(d->primitives, w->expands ? KERNELS_F32 : m->format);
+    w->is_fp32 = precision == KERNELS_FP32 && !kernels_layout_is_float(l);
+    w->product = product_of(d->primitives, m->format);
+    w->product_unpacked = w->is_fp32                   ? product_of(d->primitives, KERNELS_F32)
+                          : kernels_layout_is_float(l) ? NULL
+                                                       : d->primitives->product_wide[m->format];
+    w->unpack = (w->is_fp32 ? d->primitives->dequantize : d->primitives->widen)[m->format];
+    w->unpacked_bytes =
+        w->is_fp32 ? KERNELS_GROUP * KERNELS_LANES * sizeof(float) : tile_bytes(tile_wide(tile_shapes[m->format]));
     w->rows = n_rows;
     w->cols = n_cols;
     w->first_k = col0 % l->tile_k;

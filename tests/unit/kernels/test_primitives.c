@@ -77,9 +77,22 @@ static void dequantizing_equals_the_layouts_unpack(void **state) {
         }
 }
 
-/* Columns k0 .. k0 + cols - 1 of a strip. */
-static void one_product(const kernels_primitives *p, kernels_format f, uint32_t n_tokens, uint32_t k0, uint32_t cols,
-                        uint64_t seed) {
+/* The groups of a strip from column k0 on as wide tiles. */
+static uint8_t *widened(const kernels_primitives *p, kernels_format f, const uint8_t *tiles, uint32_t k0, uint32_t cols) {
+    const kernels_layout *l = kernels_layout_of(f);
+    const uint32_t bytes = tile_bytes(tile_wide(tile_shapes[f])), n = cols / KERNELS_GROUP;
+    uint8_t *wide = guarded((size_t)n * bytes);
+    for (uint32_t g = n; g-- > 0;) { /* from the last on, so that one which wrote too much would spoil the next */
+        uint32_t k = k0 + g * KERNELS_GROUP;
+        p->widen[f](wide + (size_t)g * bytes, tiles + (size_t)(k / l->tile_k) * l->tile_bytes, k % l->tile_k / KERNELS_GROUP);
+    }
+    assert_guarded(wide, (size_t)n * bytes);
+    return wide;
+}
+
+/* Columns k0 .. k0 + cols - 1 of a strip, as it is packed, or made wide. */
+static void one_product(const kernels_primitives *p, kernels_format f, uint32_t n_tokens, bool is_wide, uint32_t k0,
+                        uint32_t cols, uint64_t seed) {
     values v = {.seed = seed};
     const kernels_format_info *info = kernels_format_of(f);
     const kernels_layout *l = kernels_layout_of(f);
@@ -102,7 +115,11 @@ static void one_product(const kernels_primitives *p, kernels_format f, uint32_t 
     const uint32_t n_units = (cols - 1) / unit + 1;
     size_t out_bytes = n_units * n_tokens * sizeof(float[KERNELS_LANES]), step_bytes = stride / (cols / step);
     float(*all)[KERNELS_LANES] = guarded(out_bytes), (*one)[KERNELS_LANES] = guarded(sizeof *one);
-    p->product[f](all, tiles, k0, in, stride, n_tokens, cols, unit, (kernels_ahead){(const char *)tiles, 80});
+    uint8_t *wide = is_wide ? widened(p, f, tiles, k0, cols) : NULL;
+    if (is_wide)
+        p->product_wide[f](all, wide, 0, in, stride, n_tokens, cols, unit, (kernels_ahead){(const char *)tiles, 80});
+    else
+        p->product[f](all, tiles, k0, in, stride, n_tokens, cols, unit, (kernels_ahead){(const char *)tiles, 80});
     assert_guarded(all, out_bytes);
     for (uint32_t u = 0; u < n_units; u++)
         for (uint32_t t = 0; t < n_tokens; t++) { /* ref, a unit of a token at a time: also shows that grouping does not matter */
@@ -111,6 +128,7 @@ static void one_product(const kernels_primitives *p, kernels_format f, uint32_t 
             assert_guarded(one, sizeof *one);
             assert_same_floats(one[0], all[u * n_tokens + t], KERNELS_LANES);
         }
+    mem_free(wide);
     mem_free(one);
     mem_free(all);
     mem_free(act);
@@ -125,11 +143,14 @@ static void products_equal_ref_for_every_format_and_number_of_tokens(void **stat
     for (const kernels_primitives **p = fast; *p; p++)
         for (kernels_format f = 0; f < KERNELS_N_FORMATS; f++) {
             assert_non_null((*p)->product[f]);
-            for (uint32_t n = 1; n <= (*p)->tile_tokens; n++)
+            const bool widens = (*p)->widen[f] && !kernels_layout_is_float(kernels_layout_of(f));
+            const uint32_t step = kernels_layout_of(f)->step_k, most = widens ? (*p)->wide_tokens : (*p)->tile_tokens;
+            assert_true(most >= (*p)->tile_tokens && most <= KERNELS_TILE_TOKENS);
+            for (uint32_t n = 1; n <= most; n++)
                 for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-                    uint32_t step = kernels_layout_of(f)->step_k;
-                    one_product(*p, f, n, (uint32_t)s % 4 * 3 * step, step == 1 ? sizes[s] * 23 : sizes[s] * step,
-                                100 * n + s + f);
+                    uint32_t k0 = (uint32_t)s % 4 * 3 * step, cols = step == 1 ? sizes[s] * 23 : sizes[s] * step;
+                    if (n <= (*p)->tile_tokens) one_product(*p, f, n, false, k0, cols, 100 * n + s + f);
+                    if (widens) one_product(*p, f, n, true, k0, cols, 100 * n + s + f);
                 }
         }
 }
@@ -159,6 +180,11 @@ static void products_of_extreme_integers_do_not_saturate(void **state) {
                         l->product(x, tile, k, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
                         (*p)->product[f](y, tile, k, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
                         assert_same_floats(x[0], y[0], KERNELS_LANES);
+                        if (!(*p)->widen[f]) continue;
+                        uint8_t *wide = widened(*p, f, tile, k, KERNELS_GROUP);
+                        (*p)->product_wide[f](y, wide, 0, &a, sizeof a, 1, KERNELS_GROUP, KERNELS_GROUP, (kernels_ahead){0});
+                        assert_same_floats(x[0], y[0], KERNELS_LANES);
+                        mem_free(wide);
                     }
                     mem_free(tile);
                 }

@@ -4,11 +4,12 @@
 
 enum {
     ROWS = 51,
-    COLS = 1280,
+    COLS = 2304,
     TOKENS = 66,
-    UNIT = 160,
+    UNIT = 192,
     N_UNITS = COLS / UNIT
-}; /* rows: no multiple of 16; columns: 2.5 chunks; units end inside blocks of 256 */
+}; /* rows: no multiple of 16; columns: 4.5 chunks, more than are unpacked at once; units end inside
+    blocks of 256 */
 
 typedef struct {
     kernels_format format;
