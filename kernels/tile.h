@@ -21,7 +21,6 @@ typedef enum {
     TILE_E8M0,    /* d_w = 2^(byte - 128): half of the OCP scale, since the book holds doubled values */
     TILE_BYTES,   /* d_w = d * sub-scale (int8), m_w = -(m * sub-minimum) */
     TILE_NIBBLES, /* the same of the low and the high nibble of one byte */
-    TILE_WIDE,    /* d_w = d[run], m_w = m[run], f32, of a wide tile */
 } tile_scale;
 
 typedef enum { TILE_NO_BOOK, TILE_IQ4, TILE_E2M1, TILE_N_BOOKS } tile_book;
@@ -36,10 +35,17 @@ typedef struct {
     bool halves;    /* scales are of 16 columns, not of 32 */
     bool has_min;   /* the file's minimum is added, or subtracted where it has sub-minimums */
     bool is_signed; /* values below 0 without a bias */
+    bool is_wide;   /* a wide tile: d_w and m_w stand there, and `low`, `high` and `book` only tell how large a code may be */
 } tile_shape;
 
 static const tile_shape tile_shapes[KERNELS_N_FORMATS] = {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = {.groups = ((elements) + 31) / 32, __VA_ARGS__},
+#include "kernels/formats.def"
+#undef FORMAT
+};
+
+static const tile_shape tile_wide_shapes[KERNELS_N_FORMATS] = {
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = {.groups = 1, .is_wide = true, __VA_ARGS__},
 #include "kernels/formats.def"
 #undef FORMAT
 };
@@ -50,17 +56,8 @@ static const int8_t tile_books[TILE_N_BOOKS][16] = {
     [TILE_E2M1] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0},
 };
 
-/* Its tiles made wide; `low`, `high` and `book` still tell how large a code may be. */
-static inline tile_shape tile_wide(tile_shape s) {
-    s.groups = 1;
-    s.scale = TILE_WIDE;
-    return s;
-}
-
 /* Places in a tile, in bytes. */
-static inline uint32_t tile_codes_bytes(tile_shape s) {
-    return (s.scale == TILE_WIDE ? 8u : s.low + s.high) * 64;
-} /* of a group */
+static inline uint32_t tile_codes_bytes(tile_shape s) { return (s.is_wide ? 8u : s.low + s.high) * 64; } /* of a group */
 static inline uint32_t tile_d(tile_shape s) { return s.groups * tile_codes_bytes(s); }
 static inline uint32_t tile_wide_m(tile_shape s) { return tile_d(s) + (s.halves ? 2u : 1u) * 4 * KERNELS_LANES; }
 static inline uint32_t tile_m(tile_shape s) { return tile_d(s) + 2 * KERNELS_LANES; }
@@ -72,7 +69,7 @@ static inline uint32_t tile_sub(tile_shape s) {
 }
 static inline uint32_t tile_sub_min(tile_shape s) { return tile_sub(s) + tile_sub_bytes(s); } /* of TILE_BYTES */
 static inline uint32_t tile_bytes(tile_shape s) {
-    if (s.scale == TILE_WIDE) return s.has_min ? 2 * tile_wide_m(s) - tile_d(s) : tile_wide_m(s);
+    if (s.is_wide) return s.has_min ? 2 * tile_wide_m(s) - tile_d(s) : tile_wide_m(s);
     return tile_sub(s) + tile_sub_bytes(s) * (s.scale == TILE_BYTES && s.has_min ? 2 : 1);
 }
 

@@ -49,8 +49,7 @@ INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t half, 
     _mm256_storeu_si256((void *)(out + at * 64 + half * 32), quad_of(&low, &high, at, s));
 }
 
-INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_shape s) {
-    const tile_shape wide = tile_wide(s);
+INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_shape s, const tile_shape wide) {
     const uint8_t *codes = tile + group * tile_codes_bytes(s);
     float *d = (float *)(void *)(out + tile_d(wide)), *m = (float *)(void *)(out + tile_wide_m(wide));
     const uint32_t n_runs = s.halves ? 2 : 1;
@@ -78,7 +77,7 @@ INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_
         if (KERNELS_##id > KERNELS_BF16) dequantize(out, tile, group, tile_shapes[KERNELS_##id]);                                \
     }                                                                                                                            \
     void kernels_avx2_widen_##id(void *out, const uint8_t *tile, uint32_t group) {                                               \
-        if (KERNELS_##id > KERNELS_BF16) widen(out, tile, group, tile_shapes[KERNELS_##id]);                                     \
+        if (KERNELS_##id > KERNELS_BF16) widen(out, tile, group, tile_shapes[KERNELS_##id], tile_wide_shapes[KERNELS_##id]);     \
     }
 #include "kernels/formats.def"
 #undef FORMAT

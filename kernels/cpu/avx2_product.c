@@ -36,16 +36,13 @@ INLINE void add_quad(group_sums *g, const uint8_t *codes, const kernels_act *con
                      const tile_shape s) {
     const uint32_t columns = s.halves ? 4 : 8, at = quad % columns; /* quads of a sum; of them before this */
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256i w[2];
+    const uint32_t low_bits = s.is_wide ? 8 : s.low, high_bits = s.is_wide ? 0 : s.high;
     for (uint32_t half = 0; half < 2; half++) {
-        if (s.scale == TILE_WIDE) {
-            w[half] = load(codes + quad * 64 + half * 32);
-            continue;
-        }
-        if (quad % (8 / s.low) == 0) g->low[half] = load(codes + quad * s.low / 8 * 64 + half * 32);
-        if (s.high && quad % (8 / s.high) == 0) g->high[half] = load(codes + (s.low + quad * s.high / 8) * 64 + half * 32);
-        w[half] = quad_of(&g->low[half], &g->high[half], quad, s);
+        if (quad % (8 / low_bits) == 0) g->low[half] = load(codes + quad * low_bits / 8 * 64 + half * 32);
+        if (high_bits && quad % (8 / high_bits) == 0)
+            g->high[half] = load(codes + (low_bits + quad * high_bits / 8) * 64 + half * 32);
     }
+    __m256i w[2] = {quad_of(&g->low[0], &g->high[0], quad, s), quad_of(&g->low[1], &g->high[1], quad, s)};
     for (uint32_t t = 0; t < n; t++) {
         __m256i q = four(a[t]->q + quad * 4);
         for (uint32_t half = 0; half < 2; half++) {
@@ -142,7 +139,7 @@ INLINE void add_column(token_sums *acc, const uint8_t *w, const char *x, size_t 
 
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     void kernels_avx2_product_wide_##id PARAMETERS {                                                                             \
-        const tile_shape s = tile_wide(tile_shapes[KERNELS_##id]);                                                               \
+        const tile_shape s = tile_wide_shapes[KERNELS_##id];                                                                     \
         if (KERNELS_##id > KERNELS_BF16) switch (n) {                                                                            \
                 TO_4(OF_SHAPE, s)                                                                                                \
             }                                                                                                                    \

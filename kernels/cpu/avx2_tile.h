@@ -21,6 +21,7 @@ INLINE __m256i bits(__m256i plane, const uint32_t from, const uint32_t to, const
 
 /* Four columns of eight rows, of the planes that hold them: unsigned codes, or values of a book. */
 INLINE __m256i quad_of(const __m256i *low, const __m256i *high, const uint32_t quad, const tile_shape s) {
+    if (s.is_wide) return *low;
     __m256i x = bits(*low, quad % (8 / s.low) * s.low, 0, s.low);
     if (s.high) x = _mm256_or_si256(x, bits(*high, quad % (8 / s.high) * s.high, s.low, s.high));
     if (!s.book) return x;
@@ -41,9 +42,8 @@ INLINE __m256 e8m0(const uint8_t *p) {
 
 /* Scales of eight rows; `run` counts the runs of columns that share a sub-scale. */
 INLINE __m256 scale_of(const uint8_t *tile, const uint32_t run, const uint32_t half, const tile_shape s) {
+    if (s.is_wide) return _mm256_loadu_ps((const void *)(tile + tile_d(s) + (run * KERNELS_LANES + HALF_ROWS * half) * 4));
     if (s.scale == TILE_E8M0) return e8m0(tile + tile_d(s) + HALF_ROWS * half);
-    if (s.scale == TILE_WIDE)
-        return _mm256_loadu_ps((const void *)(tile + tile_d(s) + (run * KERNELS_LANES + HALF_ROWS * half) * 4));
     __m256 d = halves(tile + tile_d(s) + 2 * HALF_ROWS * half);
     if (s.scale == TILE_HALF) return d;
     __m256i sub = bytes8(tile + tile_sub(s) + run * KERNELS_LANES + HALF_ROWS * half, s.scale == TILE_BYTES);
@@ -53,8 +53,7 @@ INLINE __m256 scale_of(const uint8_t *tile, const uint32_t run, const uint32_t h
 
 /* The same of minimums. */
 INLINE __m256 min_of(const uint8_t *tile, const uint32_t run, const uint32_t half, const tile_shape s) {
-    if (s.scale == TILE_WIDE)
-        return _mm256_loadu_ps((const void *)(tile + tile_wide_m(s) + (run * KERNELS_LANES + HALF_ROWS * half) * 4));
+    if (s.is_wide) return _mm256_loadu_ps((const void *)(tile + tile_wide_m(s) + (run * KERNELS_LANES + HALF_ROWS * half) * 4));
     __m256 m = halves(tile + tile_m(s) + 2 * HALF_ROWS * half);
     if (s.scale == TILE_HALF) return m;
     const uint32_t at = s.scale == TILE_BYTES ? tile_sub_min(s) : tile_sub(s);

@@ -43,8 +43,7 @@ INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t at, co
     _mm512_storeu_si512(out + at * 64, x);
 }
 
-INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_shape s) {
-    const tile_shape wide = tile_wide(s);
+INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_shape s, const tile_shape wide) {
     const uint8_t *codes = tile + group * tile_codes_bytes(s);
     const uint32_t n_runs = s.halves ? 2 : 1;
     widen_quad(out, codes, 0, s);
@@ -67,7 +66,7 @@ INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_
         if (KERNELS_##id > KERNELS_BF16) dequantize(out, tile, group, tile_shapes[KERNELS_##id]);                                \
     }                                                                                                                            \
     void kernels_avx512_widen_##id(void *out, const uint8_t *tile, uint32_t group) {                                             \
-        if (KERNELS_##id > KERNELS_BF16) widen(out, tile, group, tile_shapes[KERNELS_##id]);                                     \
+        if (KERNELS_##id > KERNELS_BF16) widen(out, tile, group, tile_shapes[KERNELS_##id], tile_wide_shapes[KERNELS_##id]);     \
     }
 #include "kernels/formats.def"
 #undef FORMAT

@@ -13,8 +13,7 @@ INLINE int32_t bias_of(const tile_shape s) { return s.bias + (s.is_signed ? 128 
 
 /* All values without a minimum are widened to value + 128, so that there are only these four. */
 INLINE tile_shape wide_of(const bool halves, const bool has_min) {
-    return (tile_shape){
-        .groups = 1, .low = 8, .scale = TILE_WIDE, .halves = halves, .has_min = has_min, .bias = has_min ? 0 : 128};
+    return (tile_shape){.groups = 1, .low = 8, .is_wide = true, .halves = halves, .has_min = has_min, .bias = has_min ? 0 : 128};
 }
 
 INLINE __m512i bits(__m512i plane, const uint32_t from, const uint32_t to, const uint32_t n) {
@@ -44,8 +43,8 @@ INLINE __m512 e8m0(const uint8_t *p) {
 
 /* Scales of the rows; `run` counts the runs of columns that share a sub-scale. */
 INLINE __m512 scale_of(const uint8_t *tile, const uint32_t run, const tile_shape s) {
+    if (s.is_wide) return _mm512_loadu_ps(tile + tile_d(s) + run * 4 * KERNELS_LANES);
     if (s.scale == TILE_E8M0) return e8m0(tile + tile_d(s));
-    if (s.scale == TILE_WIDE) return _mm512_loadu_ps(tile + tile_d(s) + run * 4 * KERNELS_LANES);
     __m512 d = halves(tile + tile_d(s));
     if (s.scale == TILE_HALF) return d;
     __m512i sub = bytes16(tile + tile_sub(s) + run * KERNELS_LANES, s.scale == TILE_BYTES);
@@ -55,7 +54,7 @@ INLINE __m512 scale_of(const uint8_t *tile, const uint32_t run, const tile_shape
 
 /* The same of minimums. */
 INLINE __m512 min_of(const uint8_t *tile, const uint32_t run, const tile_shape s) {
-    if (s.scale == TILE_WIDE) return _mm512_loadu_ps(tile + tile_wide_m(s) + run * 4 * KERNELS_LANES);
+    if (s.is_wide) return _mm512_loadu_ps(tile + tile_wide_m(s) + run * 4 * KERNELS_LANES);
     __m512 m = halves(tile + tile_m(s));
     if (s.scale == TILE_HALF) return m;
     const uint32_t at = s.scale == TILE_BYTES ? tile_sub_min(s) : tile_sub(s);

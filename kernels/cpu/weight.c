@@ -86,8 +86,7 @@ st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, ui
                           : kernels_layout_is_float(l) ? NULL
                                                        : d->primitives->product_wide[m->format];
     w->unpack = (w->is_fp32 ? d->primitives->dequantize : d->primitives->widen)[m->format];
-    w->unpacked_bytes =
-        w->is_fp32 ? KERNELS_GROUP * KERNELS_LANES * sizeof(float) : tile_bytes(tile_wide(tile_shapes[m->format]));
+    w->unpacked_bytes = w->is_fp32 ? KERNELS_GROUP * KERNELS_LANES * sizeof(float) : tile_bytes(tile_wide_shapes[m->format]);
     w->rows = n_rows;
     w->cols = n_cols;
     w->first_k = col0 % l->tile_k;

@@ -80,7 +80,7 @@ static void dequantizing_equals_the_layouts_unpack(void **state) {
 /* The groups of a strip from column k0 on as wide tiles. */
 static uint8_t *widened(const kernels_primitives *p, kernels_format f, const uint8_t *tiles, uint32_t k0, uint32_t cols) {
     const kernels_layout *l = kernels_layout_of(f);
-    const uint32_t bytes = tile_bytes(tile_wide(tile_shapes[f])), n = cols / KERNELS_GROUP;
+    const uint32_t bytes = tile_bytes(tile_wide_shapes[f]), n = cols / KERNELS_GROUP;
     uint8_t *wide = guarded((size_t)n * bytes);
     for (uint32_t g = n; g-- > 0;) { /* from the last on, so that one which wrote too much would spoil the next */
         uint32_t k = k0 + g * KERNELS_GROUP;
