@@ -2,9 +2,9 @@
  *
  * Nouns: a device (its threads and memory), a view (a place in a device buffer; only the device may look inside), and a
  * weight (a quantized matrix, packed as the device likes). `kernels_pick` gives the one struct of functions for an
- * instruction set; callers queue operations on views in order and `wait` before they download. An operation cannot fail by
- * itself: a device error stays and comes out of `wait`. Shapes are row-major; n is the number of rows (tokens) of the batch.
- * One thread at a time calls a device. */
+ * instruction set; callers queue operations on views in order and `wait` before they download; what an operation points to (rows,
+ * positions, a KV store) must stay until it is done. An operation cannot fail by itself: a device error stays and comes out of
+ * `wait`. Shapes are row-major; n is the number of rows (tokens) of the batch. One thread at a time calls a device. */
 #ifndef CONSORT_KERNELS_KERNELS_H
 #define CONSORT_KERNELS_KERNELS_H
 

@@ -73,11 +73,11 @@ void kernels_cpu_kv_write(kernels_device *d, const kernels_kv *kv, uint32_t laye
                   .rows = rows,
                   .k = kernels_cpu_floats(k, n, values),
                   .v = kernels_cpu_floats(v, n, values)};
-    kernels_cpu_rows(d, n, 2 * values, write_row, &job);
+    kernels_cpu_rows(d, n, 2 * values, write_row, &job, sizeof job);
 }
 
 void kernels_cpu_kv_move(kernels_device *d, const kernels_kv *kv, const uint32_t *blocks, uint32_t to, uint32_t from) {
-    (void)d;
+    kernels_cpu_flush(d);
     if (to == from) return;
     store s = store_of(kv);
     for (uint32_t layer = 0; layer < kv->n_layers; layer++)
@@ -235,5 +235,6 @@ void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t lay
                   .part_rows = per_thread < 1 ? 1 : least(per_thread, MAX_PART_ROWS),
                   .kv_head_of = kv_head_of};
     if (!n) return;
+    kernels_cpu_flush(d);
     pool_run(d->threads, ((n - 1) / job.part_rows + 1) * kv->n_kv_heads, attend_part, &job);
 }

@@ -12,11 +12,23 @@
 
 typedef struct kernels_slab kernels_slab;
 
+enum { KERNELS_ROW_STEPS = 8, KERNELS_ROW_STEP_BYTES = 192 };
+
+/* part(context, i) makes row i of an operation from row i of others. */
+typedef struct {
+    pool_part *part;
+    _Alignas(16) unsigned char context[KERNELS_ROW_STEP_BYTES];
+} kernels_row_step;
+
 struct kernels_device {
     const kernels_primitives *primitives;
     pool *threads;
     uint32_t n_threads, n_buffers, n_weights; /* alive; must be 0 at the end */
     kernels_slab *slabs;                      /* memory of weights */
+    /* Operations by rows that have been queued: the next other one runs them all, a row through all of them at a time. */
+    kernels_row_step step[KERNELS_ROW_STEPS];
+    uint32_t n_steps, n_rows;
+    uint64_t n_values;
 };
 
 struct kernels_buffer {
@@ -49,8 +61,11 @@ static inline float *kernels_cpu_floats(kernels_view v, uint32_t rows, uint32_t 
     return kernels_cpu_at(v, (size_t)rows * cols * sizeof(float));
 }
 
-/* Calls part(context, row) for n rows, on all threads where `values` (of a row) make that worth a wake. */
-void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part *part, void *context);
+/* Queues part(context, row) for n rows of `values` values; the context is copied. */
+void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part *part, const void *context, size_t context_bytes);
+
+/* Runs what is queued. */
+void kernels_cpu_flush(kernels_device *d);
 
 /* The members of kernels_ops, by file; see kernels.h. */
 st_code kernels_cpu_weight_create(kernels_device *d, const kernels_matrix *m, uint32_t row0, uint32_t n_rows, uint32_t col0,

@@ -1,6 +1,8 @@
 /* Design: the device is the same source for every instruction set; a back end is this table of operations over a table of
  * primitives, so a new instruction set is one file of primitives and one row here. Operations run at once on the calling thread
- * and its pool: queues would only add latency on a CPU. Buffers count themselves, so that a leak is found at destroy. */
+ * and its pool, but for those that make a row of the same rows of others (norms, quantization, ...): such a run of them is one
+ * loop over rows, so that threads meet once and a row stays in the first-level cache. Buffers count themselves, so that a leak is
+ * found at destroy. */
 #include "kernels/cpu/cpu_int.h"
 
 #include "base/mem.h"
@@ -67,6 +69,7 @@ static st_code buffer_alloc(kernels_device *d, size_t size, kernels_buffer **out
 
 static void buffer_free(kernels_device *d, kernels_buffer *b) {
     if (!b) return;
+    kernels_cpu_flush(d);
     d->n_buffers--;
     if (b->size_bytes < MAP_BYTES)
         mem_free(b->bytes);
@@ -76,48 +79,63 @@ static void buffer_free(kernels_device *d, kernels_buffer *b) {
 }
 
 static void upload(kernels_device *d, kernels_view to, const void *from, size_t n) {
-    (void)d;
+    kernels_cpu_flush(d);
     if (n) memcpy(kernels_cpu_at(to, n), from, n);
 }
 
 static void download(kernels_device *d, void *to, kernels_view from, size_t n) {
-    (void)d;
+    kernels_cpu_flush(d);
     if (n) memcpy(to, kernels_cpu_at(from, n), n);
 }
 
 static const void *host(kernels_device *d, kernels_view v, size_t n) {
-    (void)d;
+    kernels_cpu_flush(d);
     return kernels_cpu_at(v, n);
 }
 
 static void copy(kernels_device *d, kernels_view to, kernels_view from, size_t n) {
-    (void)d;
+    kernels_cpu_flush(d);
     if (n) memcpy(kernels_cpu_at(to, n), kernels_cpu_at(from, n), n);
 }
 
 static st_code wait_all(kernels_device *d) {
-    (void)d;
+    kernels_cpu_flush(d);
     return ST_OK;
 }
 
 /* Rows by the run: claiming a part costs as much as a short row. */
 typedef struct {
-    pool_part *part;
-    void *context;
-    uint32_t n, rows_a_run;
+    kernels_device *d;
+    uint32_t rows_a_run;
 } row_runs;
 
 static void row_run(void *context, uint32_t run) {
     const row_runs *r = context;
-    uint32_t from = run * r->rows_a_run, to = r->n - from < r->rows_a_run ? r->n : from + r->rows_a_run;
-    for (uint32_t i = from; i < to; i++) r->part(r->context, i);
+    kernels_device *d = r->d;
+    uint32_t from = run * r->rows_a_run, to = d->n_rows - from < r->rows_a_run ? d->n_rows : from + r->rows_a_run;
+    for (uint32_t i = from; i < to; i++)
+        for (uint32_t s = 0; s < d->n_steps; s++) d->step[s].part(d->step[s].context, i);
 }
 
-void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part *part, void *context) {
+void kernels_cpu_flush(kernels_device *d) {
+    if (!d->n_steps) return;
+    uint32_t n_runs = d->n_values < WORTH_A_WAKE ? 1 : d->n_threads * RUNS_PER_THREAD;
+    row_runs r = {d, (d->n_rows - 1) / n_runs + 1};
+    pool_run(d->threads, (d->n_rows - 1) / r.rows_a_run + 1, row_run, &r);
+    d->n_steps = 0;
+    d->n_values = 0;
+}
+
+void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part *part, const void *context,
+                      size_t context_bytes) {
+    INVARIANT(context_bytes <= KERNELS_ROW_STEP_BYTES);
     if (!n) return;
-    uint32_t n_runs = (uint64_t)n * values < WORTH_A_WAKE ? 1 : d->n_threads * RUNS_PER_THREAD;
-    row_runs r = {part, context, n, (n - 1) / n_runs + 1};
-    pool_run(d->threads, (n - 1) / r.rows_a_run + 1, row_run, &r);
+    if (d->n_rows != n || d->n_steps == KERNELS_ROW_STEPS) kernels_cpu_flush(d);
+    kernels_row_step *step = &d->step[d->n_steps++];
+    step->part = part;
+    memcpy(step->context, context, context_bytes);
+    d->n_rows = n;
+    d->n_values += (uint64_t)n * values;
 }
 
 #define CPU_OPS(name, creator)                                                                                                   \

@@ -32,7 +32,7 @@ static void quantize_row(void *context, uint32_t i) {
 
 void kernels_cpu_quantize(kernels_device *d, kernels_view act, kernels_view x, uint32_t n, uint32_t k) {
     quantize_job job = {d, kernels_cpu_at(act, kernels_cpu_act_bytes(n, k)), kernels_cpu_floats(x, n, k), k};
-    kernels_cpu_rows(d, n, k, quantize_row, &job);
+    kernels_cpu_rows(d, n, k, quantize_row, &job, sizeof job);
 }
 
 typedef struct {
@@ -196,6 +196,7 @@ static void sweep_add(kernels_device *d, sweep *s, product_job job, kernels_view
 }
 
 static void sweep_run(kernels_device *d, sweep *s) {
+    kernels_cpu_flush(d);
     uint32_t parts = d->n_threads == 1 ? 1 : d->n_threads * PARTS_PER_THREAD;
     s->strips_a_part = (s->n_strips - 1) / parts + 1;
     pool_run(d->threads, (s->n_strips - 1) / s->strips_a_part + 1, sweep_part, s);

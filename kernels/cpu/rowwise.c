@@ -28,7 +28,7 @@ void kernels_cpu_rmsnorm(kernels_device *d, kernels_view out, kernels_view x, ke
                    .w = kernels_cpu_floats(w, 1, dim),
                    .dim = dim,
                    .eps = eps};
-    kernels_cpu_rows(d, n, dim, rmsnorm_row, &job);
+    kernels_cpu_rows(d, n, dim, rmsnorm_row, &job, sizeof job);
 }
 
 static void add_row(void *context, uint32_t i) {
@@ -41,7 +41,7 @@ static void add_row(void *context, uint32_t i) {
 void kernels_cpu_add_reduced(kernels_device *d, kernels_view x, kernels_view sum, uint32_t n, uint32_t dim) {
     row_job job = {
         .out = kernels_cpu_floats(x, n, dim), .sum = kernels_cpu_at(sum, (size_t)n * dim * sizeof(double)), .dim = dim};
-    kernels_cpu_rows(d, n, dim, add_row, &job);
+    kernels_cpu_rows(d, n, dim, add_row, &job, sizeof job);
 }
 
 /* The row as floats takes the front half of its own doubles: float k is written where no double after k stands. */
@@ -68,7 +68,7 @@ void kernels_cpu_add_normed(kernels_device *d, kernels_view x, kernels_view sum,
                    .w = kernels_cpu_floats(w, 1, dim),
                    .dim = dim,
                    .eps = eps};
-    kernels_cpu_rows(d, n, dim, add_normed_row, &job);
+    kernels_cpu_rows(d, n, dim, add_normed_row, &job, sizeof job);
 }
 
 static void add_bias_row(void *context, uint32_t i) {
@@ -79,7 +79,7 @@ static void add_bias_row(void *context, uint32_t i) {
 
 void kernels_cpu_add_bias(kernels_device *d, kernels_view x, kernels_view bias, uint32_t n, uint32_t dim) {
     row_job job = {.out = kernels_cpu_floats(x, n, dim), .w = kernels_cpu_floats(bias, 1, dim), .dim = dim};
-    kernels_cpu_rows(d, n, dim, add_bias_row, &job);
+    kernels_cpu_rows(d, n, dim, add_bias_row, &job, sizeof job);
 }
 
 static void scale_row(void *context, uint32_t i) {
@@ -90,7 +90,7 @@ static void scale_row(void *context, uint32_t i) {
 
 void kernels_cpu_scale(kernels_device *d, kernels_view x, float factor, uint32_t n, uint32_t dim) {
     row_job job = {.out = kernels_cpu_floats(x, n, dim), .factor = factor, .dim = dim};
-    kernels_cpu_rows(d, n, dim, scale_row, &job);
+    kernels_cpu_rows(d, n, dim, scale_row, &job, sizeof job);
 }
 
 static void rope_row(void *context, uint32_t i) {
@@ -111,7 +111,7 @@ void kernels_cpu_rope(kernels_device *d, kernels_view x, kernels_view table, con
                    .n_heads = n_heads,
                    .head_dim = head_dim,
                    .pairs = pairs};
-    kernels_cpu_rows(d, n, n_heads * head_dim, rope_row, &job);
+    kernels_cpu_rows(d, n, n_heads * head_dim, rope_row, &job, sizeof job);
 }
 
 static void glu_row(void *context, uint32_t i) {
@@ -129,11 +129,11 @@ void kernels_cpu_glu(kernels_device *d, kernels_view out, kernels_view gate, ker
                    .w = kernels_cpu_floats(up, n, dim),
                    .dim = dim,
                    .activation = activation};
-    kernels_cpu_rows(d, n, dim, glu_row, &job);
+    kernels_cpu_rows(d, n, dim, glu_row, &job, sizeof job);
 }
 
 void kernels_cpu_gather(kernels_device *d, kernels_view out, kernels_view x, const uint32_t *index, uint32_t n, uint32_t dim) {
-    (void)d;
+    kernels_cpu_flush(d);
     uint32_t last = 0;
     for (uint32_t i = 0; i < n; i++) last = index[i] > last ? index[i] : last;
     float *to = kernels_cpu_floats(out, n, dim);
@@ -155,5 +155,5 @@ static void find_bad_row(void *context, uint32_t i) {
 
 void kernels_cpu_find_bad(kernels_device *d, uint8_t *bad, kernels_view x, uint32_t n, uint32_t dim) {
     row_job job = {.x = kernels_cpu_floats(x, n, dim), .bad = bad, .dim = dim};
-    kernels_cpu_rows(d, n, dim, find_bad_row, &job);
+    kernels_cpu_rows(d, n, dim, find_bad_row, &job, sizeof job);
 }

@@ -154,5 +154,5 @@ void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_matrix
     const kernels_layout *l = kernels_layout_of(table->format);
     INVARIANT(l->tile_bytes <= MOST_TILE_BYTES);
     embed_job job = {kernels_cpu_floats(out, n, table->cols), table, l, kernels_format_of(table->format)->block_bytes, token};
-    kernels_cpu_rows(d, n, table->cols, embed_row, &job);
+    kernels_cpu_rows(d, n, table->cols, embed_row, &job, sizeof job);
 }
