@@ -78,6 +78,13 @@ typedef struct {
     const float *q;
 } kernels_query;
 
+/* Queries side by side (docs/numerics.md): q, o[head_dim][KERNELS_LANES]. */
+typedef struct {
+    _Alignas(64) float m[KERNELS_LANES], l[KERNELS_LANES]; /* kernels_softmax of each */
+    int32_t first[KERNELS_LANES], end[KERNELS_LANES];      /* positions that each sees: first .. end - 1 */
+    float q[KERNELS_MAX_HEAD_DIM * KERNELS_LANES], o[KERNELS_MAX_HEAD_DIM * KERNELS_LANES];
+} kernels_lanes;
+
 typedef struct {
     const char *isa;
     uint32_t tile_tokens;                             /* most tokens that `product` takes: what its registers hold */
@@ -100,6 +107,12 @@ typedef struct {
     /* One chunk of keys, which all n queries see: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]. */
     void (*attend)(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
                    float scale);
+    /* The same for queries of several rows, each with `first` and `end` of its own; the chunk is of positions p0 on. Opened with
+     * q[KERNELS_LANES][head_dim]; closing divides by l and leaves the first n in out[n][head_dim]. NULL: by `attend` alone. */
+    void (*open_lanes)(kernels_lanes *l, const float *const *q, uint32_t head_dim);
+    void (*attend_lanes)(kernels_lanes *l, uint32_t p0, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
+                         float scale);
+    void (*close_lanes)(const kernels_lanes *l, float *const *out, uint32_t n, uint32_t head_dim);
 } kernels_primitives;
 
 /* GELU by tanh is x / (1 + exp(-u)), u = x (C1 + C2 x^2): C1 = 2 sqrt(2 / pi), C2 = 0.044715 C1. */

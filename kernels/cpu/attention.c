@@ -10,6 +10,7 @@
 enum {
     MAX_PART_ROWS = 16,
     MAX_PART_HEADS = 16, /* query heads of one KV head served by one decoding */
+    MAX_LANES = 128,     /* queries of rows that go side by side; a multiple of KERNELS_LANES */
 };
 
 static inline size_t element_bytes(const kernels_kv *kv) { return kv->type == KERNELS_KV_F32 ? 4 : 2; }
@@ -157,6 +158,62 @@ static void attend_row(const kv_job *job, const attend_group *g, uint32_t row, u
     job->p->attend(query, g->n_heads, c->k + skip * dim, c->v + skip * dim, n - skip, dim, job->scale);
 }
 
+/* Whether the keys of a row all stand in the slots of their own positions. */
+static bool is_text(const kernels_row *r) {
+    for (uint32_t i = 0; i < r->n_path; i++)
+        if (r->path[i] != r->n_before + i) return false;
+    return true;
+}
+
+/* Whether the rows of a run may go side by side, and would fill most of the lanes. */
+static bool fills_lanes(const kv_job *job, const attend_group *g) {
+    const uint32_t n = g->n_rows * g->n_heads, lanes = ((n - 1) / KERNELS_LANES + 1) * KERNELS_LANES;
+    if (!job->p->attend_lanes || n * 5 < lanes * 4) return false;
+    for (uint32_t i = 0; i < g->n_rows; i++)
+        if (!is_text(&job->rows[g->first + i])) return false;
+    return true;
+}
+
+/* attend_run for such rows: query i of the run is head i % n_heads of row i / n_heads. Lanes left over repeat the first. */
+static void attend_lanes(const kv_job *job, const attend_group *g) {
+    const uint32_t n = g->n_rows * g->n_heads, dim = job->s.kv->head_dim;
+    const kernels_row *rows = job->rows + g->first;
+    kernels_lanes group[MAX_LANES / KERNELS_LANES];
+    chunk_keys c;
+    size_t at[MAX_LANES];
+    uint32_t first = UINT32_MAX, end = 0;
+    for (uint32_t i = 0; i < g->n_rows; i++) {
+        first = least(first, first_visible(job, &rows[i]));
+        if (rows[i].n_before + rows[i].n_path > end) end = rows[i].n_before + rows[i].n_path;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        at[i] = ((size_t)(g->first + i / g->n_heads) * job->n_heads + g->heads[i % g->n_heads]) * dim;
+    for (uint32_t i = 0; i < n; i += KERNELS_LANES) {
+        const float *q[KERNELS_LANES];
+        kernels_lanes *l = &group[i / KERNELS_LANES];
+        for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) {
+            const uint32_t of = i + lane < n ? i + lane : i;
+            const kernels_row *r = &rows[of / g->n_heads];
+            q[lane] = job->q + at[of];
+            l->first[lane] = (int32_t)first_visible(job, r);
+            l->end[lane] = (int32_t)(r->n_before + r->n_path);
+        }
+        job->p->open_lanes(l, q, dim);
+    }
+    for (uint32_t p0 = first / KERNELS_CHUNK_KEYS * KERNELS_CHUNK_KEYS; p0 < end; p0 += KERNELS_CHUNK_KEYS) {
+        uint32_t next = p0 + KERNELS_CHUNK_KEYS, n_keys = least(end - p0, KERNELS_CHUNK_KEYS);
+        if (next < end) ask_for_block(job, g->kv_head, rows->blocks, next, least(end - next, KERNELS_CHUNK_KEYS));
+        decode_block(job, g->kv_head, rows->blocks, p0, n_keys, &c);
+        for (uint32_t i = 0; i < n; i += KERNELS_LANES)
+            job->p->attend_lanes(&group[i / KERNELS_LANES], p0, c.k, c.v, n_keys, dim, job->scale);
+    }
+    for (uint32_t i = 0; i < n; i += KERNELS_LANES) {
+        float *out[KERNELS_LANES];
+        for (uint32_t lane = 0; lane < least(KERNELS_LANES, n - i); lane++) out[lane] = job->out + at[i + lane];
+        job->p->close_lanes(&group[i / KERNELS_LANES], out, least(KERNELS_LANES, n - i), dim);
+    }
+}
+
 static void attend_run(const kv_job *job, const attend_group *g) {
     kernels_softmax state[MAX_PART_ROWS][MAX_PART_HEADS];
     chunk_keys c;
@@ -212,8 +269,10 @@ static void attend_part(void *context, uint32_t part) {
         if (!g.n_heads) continue;
         for (g.first = first; g.first < end; g.first += g.n_rows) { /* a run of rows of one sequence */
             g.n_rows = 1;
-            while (g.first + g.n_rows < end && job->rows[g.first + g.n_rows].blocks == job->rows[g.first].blocks) g.n_rows++;
-            attend_run(job, &g);
+            while (g.first + g.n_rows < end && (g.n_rows + 1) * g.n_heads <= MAX_LANES &&
+                   job->rows[g.first + g.n_rows].blocks == job->rows[g.first].blocks)
+                g.n_rows++;
+            (fills_lanes(job, &g) ? attend_lanes : attend_run)(job, &g);
         }
     }
 }

@@ -168,6 +168,9 @@ static const kernels_primitives table = {
     .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
     .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
     .attend = kernels_avx512_attend,
+    .open_lanes = kernels_avx512_open_lanes,
+    .attend_lanes = kernels_avx512_attend_lanes,
+    .close_lanes = kernels_avx512_close_lanes,
 };
 
 const kernels_primitives *kernels_avx512(void) {

@@ -374,6 +374,60 @@ static void attention_of_a_chunk_equals_ref(void **state) {
     mem_free(u);
 }
 
+/* Queries side by side, each with positions of its own: before, inside and behind the chunks, some with none in a chunk. */
+static void attention_side_by_side_equals_ref(void **state) {
+    (void)state;
+    enum { CHUNKS = 3, KEYS = CHUNKS * KERNELS_CHUNK_KEYS - 5 };
+    static const uint32_t dims[] = {1, 8, 15, 16, 17, 40, 64, 100, 128, 256};
+    values v = {.seed = 7};
+    float *q = mem_alloc(KERNELS_LANES * 256, 4), *k = mem_alloc(KEYS * 256, 4), *u = mem_alloc(KEYS * 256, 4);
+    for (const kernels_primitives **p = fast; *p; p++)
+        for (uint32_t trial = 0; trial < 12 * sizeof dims / sizeof *dims && (*p)->attend_lanes; trial++) {
+            const uint32_t dim = dims[trial / 12], n = 1 + below(&v, KERNELS_LANES), p0 = 64, end = p0 + KEYS;
+            float *a = mem_alloc(KERNELS_LANES * dim, 4), *b = guarded(n * dim * 4);
+            kernels_lanes *l = guarded(sizeof *l);
+            kernels_softmax s[KERNELS_LANES];
+            const float *rows[KERNELS_LANES];
+            float *out[KERNELS_LANES];
+            fill(&v, q, KERNELS_LANES * dim, 2.0f);
+            fill(&v, k, KEYS * dim, 2.0f);
+            (trial % 4 == 3 ? fill_odd(&v, u, KEYS * dim) : fill(&v, u, KEYS * dim, 2.0f));
+            for (uint32_t t = 0; t < KERNELS_LANES; t++) {
+                rows[t] = q + t * dim;
+                out[t] = b + t * dim;
+                s[t] = (kernels_softmax){-INFINITY, 0};
+                const uint32_t last = trial % 3 ? p0 + below(&v, KEYS) : end - 1;
+                l->end[t] = (int32_t)last + 1;
+                l->first[t] = trial % 3 == 1 ? (int32_t)below(&v, last + 1) : 0;
+            }
+            (*p)->open_lanes(l, rows, dim);
+            for (uint32_t c = p0; c < end; c += KERNELS_CHUNK_KEYS) {
+                const uint32_t n_keys = end - c < KERNELS_CHUNK_KEYS ? end - c : KERNELS_CHUNK_KEYS;
+                (*p)->attend_lanes(l, c, k + (c - p0) * dim, u + (c - p0) * dim, n_keys, dim, 0.5f);
+                for (uint32_t t = 0; t < n; t++) {
+                    uint32_t from = (uint32_t)l->first[t] > c ? (uint32_t)l->first[t] : c;
+                    uint32_t to = (uint32_t)l->end[t] < c + n_keys ? (uint32_t)l->end[t] : c + n_keys;
+                    const size_t at = (size_t)(from - p0) * dim;
+                    kernels_query query = {&s[t], a + t * dim, rows[t]};
+                    if (from < to) kernels_ref()->attend(&query, 1, k + at, u + at, to - from, dim, 0.5f);
+                    assert_same_floats(&s[t].l, &l->l[t], 1);
+                }
+            }
+            (*p)->close_lanes(l, out, n, dim);
+            assert_guarded(l, sizeof *l);
+            assert_guarded(b, n * dim * 4);
+            for (uint32_t t = 0; t < n; t++)
+                for (uint32_t i = 0; i < dim; i++) a[t * dim + i] *= 1.0f / s[t].l;
+            assert_same_floats(a, b, n * dim);
+            mem_free(l);
+            mem_free(a);
+            mem_free(b);
+        }
+    mem_free(q);
+    mem_free(k);
+    mem_free(u);
+}
+
 int main(void) {
     for (int isa = 1, n = 0; isa < RIG_N_ISAS; isa++)
         if (rig_isas[isa].primitives()) fast[n++] = rig_isas[isa].primitives();
@@ -388,6 +442,7 @@ int main(void) {
         cmocka_unit_test(row_primitives_compute_their_formulas),
         cmocka_unit_test(every_half_decodes_and_encodes_as_ref),
         cmocka_unit_test(attention_of_a_chunk_equals_ref),
+        cmocka_unit_test(attention_side_by_side_equals_ref),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
