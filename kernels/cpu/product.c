@@ -114,14 +114,15 @@ static void unpack(const kernels_weight *w, uint8_t *out, const uint8_t *strip, 
     }
 }
 
-/* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, each asks for its
- * share of the next strip, so that memory has something to do while those run for which the strip is at hand. */
-static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, uint32_t i, uint32_t n_passes) {
+/* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, or it has been
+ * unpacked, each asks for its share of the next strip, so that memory has something to do while those run for which the strip is
+ * at hand. */
+static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, bool unpacks, uint32_t i, uint32_t n_passes) {
     const kernels_layout *l = w->layout;
     const char *here = (const char *)w->strips + strip * w->strip_bytes;
     uint32_t group_bytes = l->tile_bytes / (l->tile_k / l->step_k);
     if (kernels_layout_is_float(l)) return (kernels_ahead){0};
-    if (n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, group_bytes};
+    if (n_passes == 1 && !unpacks) return (kernels_ahead){here + AHEAD_BYTES, group_bytes};
     return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / n_passes * i, (group_bytes - 1) / n_passes + 1};
 }
 
@@ -134,7 +135,7 @@ static uint32_t columns_at_once(const product_job *job, bool unpacks) {
 /* A strip and tokens t0 .. t0 + n - 1. */
 static void run_strip(const product_job *job, uint32_t strip, uint32_t t0, uint32_t n) {
     const kernels_weight *w = job->w;
-    const bool unpacks = w->is_fp32 || (w->product_unpacked && n > job->p->tile_tokens);
+    const bool unpacks = w->is_fp32 || (w->product_unpacked && n > 2 * job->p->tile_tokens);
     const uint32_t at_once = columns_at_once(job, unpacks);
     const uint32_t n_passes = (n - 1) / (unpacks && !w->is_fp32 ? job->p->wide_tokens : job->p->tile_tokens) + 1;
     _Alignas(64) uint8_t unpacked[UNPACKED_BYTES];
@@ -154,7 +155,7 @@ static void run_strip(const product_job *job, uint32_t strip, uint32_t t0, uint3
             const uint32_t first = n * i / n_passes;
             p.t = t0 + first;
             p.n = n * (i + 1) / n_passes - first;
-            p.ahead = what_to_ask(w, strip, i, n_passes);
+            p.ahead = what_to_ask(w, strip, unpacks, i, n_passes);
             if (unpacks) p.ahead.at += p.k / KERNELS_GROUP * p.ahead.group_bytes;
             run_pass(job, &p, piece + first);
         }
