@@ -23,17 +23,28 @@ INLINE float sum16(__m512 v) {
     return _mm_cvtss_f32(_mm512_castps512_ps128(v));
 }
 
+INLINE __m256 half_of(__m512 x, const uint32_t half) {
+    return _mm256_castpd_ps(half ? _mm512_extractf64x4_pd(_mm512_castps_pd(x), 1) : _mm512_castpd512_pd256(_mm512_castps_pd(x)));
+}
+
+/* A value on the grid is a number of 2^-28, and those under the limit sum up in integers, exactly, which a double holds exactly.
+ * Whatever does not fit may spoil its sum, which becomes NaN at the end. */
 static void add_on_grid(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit) {
-    const __m512d m = _mm512_set1_pd(0x1.8p24), limit8 = _mm512_set1_pd(limit), nan = _mm512_set1_pd(NAN);
-    for (uint32_t i = 0; i < n; i += 8) {
-        __m512d s = _mm512_loadu_pd(sum + i);
-        __mmask8 fits = 0xff; /* sums are exact, so that a value that does not fit may spoil its sum at the end */
+    const __m512d limit8 = _mm512_set1_pd(limit), nan = _mm512_set1_pd(NAN);
+    for (uint32_t i = 0; i < n; i += 16) {
+        __m512i units[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()}, largest = _mm512_setzero_si512();
         for (uint32_t u = 0; u < n_units; u++) {
-            __m512d x = _mm512_cvtps_pd(_mm256_loadu_ps(y + (size_t)u * n + i));
-            fits &= _mm512_cmp_pd_mask(_mm512_abs_pd(x), limit8, _CMP_LT_OQ);
-            s = _mm512_add_pd(s, _mm512_sub_pd(_mm512_add_pd(x, m), m));
+            __m512 x = _mm512_loadu_ps(y + (size_t)u * n + i), on_grid = _mm512_mul_ps(x, _mm512_set1_ps(0x1p28f));
+            largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
+            for (uint32_t h = 0; h < 2; h++) /* to nearest, half to even */
+                units[h] = _mm512_add_epi64(units[h], _mm512_cvtps_epi64(half_of(on_grid, h)));
         }
-        _mm512_storeu_pd(sum + i, _mm512_mask_blend_pd(fits, nan, s));
+        for (uint32_t h = 0; h < 2; h++) {
+            __m512d most = _mm512_cvtps_pd(half_of(_mm512_castsi512_ps(largest), h)), s = _mm512_loadu_pd(sum + i + 8 * h);
+            s = _mm512_fmadd_pd(_mm512_cvtepi64_pd(units[h]), _mm512_set1_pd(0x1p-28), s);
+            __mmask8 fits = _mm512_cmp_pd_mask(most, limit8, _CMP_LT_OQ);
+            _mm512_storeu_pd(sum + i + 8 * h, _mm512_mask_blend_pd(fits, nan, s));
+        }
     }
 }
 

@@ -25,6 +25,7 @@ typedef union {
     __m128i quarter[4];
     double f64[8];
     float f32[16];
+    int64_t i64[8];
     int32_t i32[16];
     uint32_t u32[16];
     int16_t i16[32];
@@ -105,6 +106,16 @@ EMULATED __m512 emulated_shuffle_f32x4(__m512 a, __m512 b, int from) {
     return (lanes){.quarter = {x.quarter[from & 3], x.quarter[from >> 2 & 3], y.quarter[from >> 4 & 3], y.quarter[from >> 6 & 3]}}
         .ps;
 }
+EMULATED __m512i emulated_cvtps_epi64(__m256 x) {
+    lanes v = {.half_ps = {x}}, r;
+    LANES(8) r.i64[i] = fabsf(v.f32[i]) < 0x1p63f ? llrintf(v.f32[i]) : INT64_MIN;
+    return r.si;
+}
+EMULATED __m512d emulated_cvtepi64_pd(__m512i x) {
+    lanes v = {.si = x}, r;
+    LANES(8) r.f64[i] = (double)v.i64[i];
+    return r.pd;
+}
 EMULATED int32_t emulated_reduce_add_epi32(__m512i x) {
     lanes v = {.si = x};
     int32_t sum = 0;
@@ -138,6 +149,8 @@ EMULATED float emulated_reduce_max_ps(__m512 x) {
 #define _mm512_cvtepi32_ps        emulated_cvtepi32_ps
 #define _mm512_cvtps_epi32        emulated_cvtps_epi32
 #define _mm512_cvtps_pd           emulated_cvtps_pd
+#define _mm512_cvtps_epi64        emulated_cvtps_epi64
+#define _mm512_cvtepi64_pd        emulated_cvtepi64_pd
 #define _mm512_cvtph_ps           emulated_cvtph_ps
 #define _mm512_cvtps_ph(x, round) emulated_cvtps_ph(x)
 #define _mm512_srai_epi32         emulated_srai_epi32
