@@ -42,6 +42,7 @@ INLINE void dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_
     }
 }
 
+/* A group as a wide tile (tile.h). */
 INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t half, const uint32_t at, const tile_shape s) {
     const uint8_t *plane = codes + half * 32;
     __m256i low = load(plane + at * s.low / 8 * 64), high = low;
@@ -62,12 +63,11 @@ INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_
         widen_quad(out, codes, half, 5, s);
         widen_quad(out, codes, half, 6, s);
         widen_quad(out, codes, half, 7, s);
-        for (uint32_t run = 0; run < n_runs; run++, d += KERNELS_LANES, m += KERNELS_LANES) {
-            _mm256_storeu_ps(d + half * HALF_ROWS, scale_of(tile, group * n_runs + run, half, s));
-            if (s.has_min) _mm256_storeu_ps(m + half * HALF_ROWS, min_of(tile, group * n_runs + run, half, s));
+        for (uint32_t run = 0; run < n_runs; run++) {
+            const uint32_t at = run * KERNELS_LANES + half * HALF_ROWS;
+            _mm256_storeu_ps(d + at, scale_of(tile, group * n_runs + run, half, s));
+            if (s.has_min) _mm256_storeu_ps(m + at, min_of(tile, group * n_runs + run, half, s));
         }
-        d -= n_runs * KERNELS_LANES;
-        m -= n_runs * KERNELS_LANES;
     }
 }
 

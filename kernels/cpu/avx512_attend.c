@@ -110,21 +110,11 @@ INLINE void attend_dim(const kernels_query *query, const uint32_t n, const float
     for (uint32_t t = 0; t < n; t++) *query[t].state = (kernels_softmax){m[t], _mm_cvtss_f32(_mm512_castps512_ps128(s.l[t]))};
 }
 
-/* The common sizes as constants, so that the loops over them unroll. */
-INLINE void attend_some(const kernels_query *query, const uint32_t n, const float *k, const float *v, uint32_t n_keys,
-                        uint32_t dim, float scale) {
-    switch (dim) {
-    case 64: attend_dim(query, n, k, v, n_keys, 64, scale); break;
-    case 128: attend_dim(query, n, k, v, n_keys, 128, scale); break;
-    default: attend_dim(query, n, k, v, n_keys, dim, scale); break;
-    }
-}
+#include "kernels/cpu/attend_sizes.h"
 
 void kernels_avx512_attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t dim,
                            float scale) {
-    for (; n >= QUERIES; n -= QUERIES, query += QUERIES) attend_some(query, QUERIES, k, v, n_keys, dim, scale);
-    if (n == 2) attend_some(query, 2, k, v, n_keys, dim, scale);
-    if (n == 1) attend_some(query, 1, k, v, n_keys, dim, scale);
+    attend_all(query, n, k, v, n_keys, dim, scale);
 }
 
 #endif

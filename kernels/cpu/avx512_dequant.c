@@ -35,6 +35,7 @@ INLINE void dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_
     quad(out, codes, d, m, 7, s);
 }
 
+/* A group as a wide tile (tile.h), of one of the four shapes of wide_of. */
 INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t at, const tile_shape s) {
     __m512i low = _mm512_loadu_si512(codes + at * s.low / 8 * 64), high = low;
     if (s.high) high = _mm512_loadu_si512(codes + (s.low + at * s.high / 8) * 64);

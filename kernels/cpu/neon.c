@@ -254,6 +254,12 @@ static const kernels_primitives table = {
 #include "kernels/formats.def"
 #undef FORMAT
         },
+    .dequantize =
+        {
+#define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_neon_dequantize_##id,
+#include "kernels/formats.def"
+#undef FORMAT
+        },
     .add_on_grid = add_on_grid,
     .quantize = quantize,
     .rmsnorm = rmsnorm,

@@ -1,13 +1,15 @@
-/* Between the NEON files: what neon_product.c has for the table of neon.c, and what they share.
+/* Between the NEON files: what the others have for the table of neon.c, and what they share.
  *
- * Both are compiled for AArch64 with the dot product instructions (Armv8.2), so nothing of them may run before kernels_neon() has
+ * All are compiled for AArch64 with the dot product instructions (Armv8.2), so nothing of them may run before kernels_neon() has
  * asked the processor. A vector is four floats: the 16 lanes of docs/numerics.md are four of them. Pure; any thread. */
 #ifndef CONSORT_KERNELS_NEON_INT_H
 #define CONSORT_KERNELS_NEON_INT_H
 
 #include "kernels/kernels_int.h"
 
-#define FORMAT(id, ggml, name, elements, bytes, ...) kernels_product kernels_neon_product_##id;
+#define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
+    kernels_product kernels_neon_product_##id;                                                                                   \
+    kernels_unpack kernels_neon_dequantize_##id;
 #include "kernels/formats.def"
 #undef FORMAT
 

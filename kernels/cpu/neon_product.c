@@ -1,16 +1,10 @@
 /* Matrix products for NEON with the dot product instructions, built as those of avx2_product.c: one source for every quantized
  * format, its shape a constant of each instance. A vector is a quad of four rows, and `sdot` adds its four columns in int32,
- * which is exact; all codes fit into a signed byte. Bits equal ref/block.h. */
-#include "kernels/cpu/neon_int.h"
+ * which is exact; all codes fit into a signed byte. The quarters of a tile are done one after the other, so that sums stay in
+ * registers. Bits equal ref/block.h. */
+#include "kernels/cpu/neon_tile.h"
 
 #ifdef KERNELS_HAS_NEON
-#include "kernels/tile.h"
-
-enum {
-    QUARTER_ROWS =
-        4, /* a vector has four rows: a tile is four quarters, done one after the other so that sums stay in registers */
-    QUARTERS = KERNELS_LANES / QUARTER_ROWS,
-};
 
 /* -- integer sums -------------------------------------------------------------------------------------------------------- */
 
@@ -25,20 +19,6 @@ typedef struct {
     uint8x16_t low, high;
     int32x4_t sum[KERNELS_TILE_TOKENS];
 } group_sums;
-
-INLINE uint8x16_t bits(uint8x16_t plane, const uint32_t from, const uint32_t to, const uint32_t n) {
-    const uint8x16_t down = vdupq_n_u8((uint8_t)(from > to ? from - to : 0)),
-                     up = vdupq_n_u8((uint8_t)(to > from ? to - from : 0));
-    uint8x16_t x = from > to ? plane >> down : from < to ? plane << up : plane;
-    return !to && from + n == 8 ? x : vandq_u8(x, vdupq_n_u8((uint8_t)(((1u << n) - 1) << to)));
-}
-
-/* Four columns of four rows: codes, or values of the book. */
-INLINE int8x16_t quad_of(const group_sums *g, const uint32_t quad, const tile_shape s) {
-    uint8x16_t x = bits(g->low, quad % (8 / s.low) * s.low, 0, s.low);
-    if (s.high) x = vorrq_u8(x, bits(g->high, quad % (8 / s.high) * s.high, s.low, s.high));
-    return s.book ? vqtbl1q_s8(vld1q_s8(tile_books[s.book]), x) : vreinterpretq_s8_u8(x);
-}
 
 /* The instruction names the quad of activations by a constant. */
 INLINE int32x4_t dot(int32x4_t sum, int8x16_t w, int8x16_t q, const uint32_t quad) {
@@ -55,44 +35,8 @@ INLINE void add_quad(group_sums *g, const uint8_t *codes, const group_act *a, co
                      const tile_shape s) {
     if (quad % (8 / s.low) == 0) g->low = vld1q_u8(codes + quad * s.low / 8 * 64);
     if (s.high && quad % (8 / s.high) == 0) g->high = vld1q_u8(codes + (s.low + quad * s.high / 8) * 64);
-    int8x16_t w = quad_of(g, quad, s);
+    int8x16_t w = quad_of(g->low, g->high, quad, s);
     for (uint32_t t = 0; t < n; t++) g->sum[t] = dot(g->sum[t], w, a->q[t][quad / 4], quad % 4);
-}
-
-/* -- scales -------------------------------------------------------------------------------------------------------------- */
-
-INLINE int32x4_t bytes4(const uint8_t *p, const bool is_signed) {
-    uint32_t word;
-    memcpy(&word, p, sizeof word);
-    if (is_signed) return vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(word))));
-    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(word)))));
-}
-
-/* tile_e8m0, four at a time. */
-INLINE float32x4_t e8m0(const uint8_t *p) {
-    int32x4_t e = bytes4(p, false), normal = vshlq_n_s32(vsubq_s32(e, vdupq_n_s32(1)), 23);
-    int32x4_t tiny = vshlq_s32(vdupq_n_s32(0x200000), e);
-    return vreinterpretq_f32_s32(vbslq_s32(vcltq_s32(e, vdupq_n_s32(2)), tiny, normal));
-}
-
-/* Scales of four rows; `run` counts the runs of columns that share a sub-scale. */
-INLINE float32x4_t scale_of(const uint8_t *tile, const uint32_t run, const uint32_t quarter, const tile_shape s) {
-    if (s.scale == TILE_E8M0) return e8m0(tile + tile_d(s) + QUARTER_ROWS * quarter);
-    float32x4_t d = halves(tile + tile_d(s) + 2 * QUARTER_ROWS * quarter);
-    if (s.scale == TILE_HALF) return d;
-    int32x4_t sub = bytes4(tile + tile_sub(s) + run * KERNELS_LANES + QUARTER_ROWS * quarter, s.scale == TILE_BYTES);
-    if (s.scale == TILE_NIBBLES) sub = vandq_s32(sub, vdupq_n_s32(15));
-    return vmulq_f32(d, vcvtq_f32_s32(sub));
-}
-
-/* The same of minimums; where there are sub-minimums, not yet negated. */
-INLINE float32x4_t min_of(const uint8_t *tile, const uint32_t run, const uint32_t quarter, const tile_shape s) {
-    float32x4_t m = halves(tile + tile_m(s) + 2 * QUARTER_ROWS * quarter);
-    if (s.scale == TILE_HALF) return m;
-    const uint32_t at = s.scale == TILE_BYTES ? tile_sub_min(s) : tile_sub(s);
-    int32x4_t sub = bytes4(tile + at + run * KERNELS_LANES + QUARTER_ROWS * quarter, false);
-    if (s.scale == TILE_NIBBLES) sub = vshrq_n_s32(sub, 4);
-    return vmulq_f32(m, vcvtq_f32_s32(sub));
 }
 
 typedef float32x4_t token_sums[QUARTERS];
@@ -108,7 +52,7 @@ INLINE void add_run(token_sums *acc, const group_sums *g, const uint8_t *tile, c
         float32x4_t sum = vfmaq_f32(acc[t][quarter], vmulq_n_f32(d, a[t]->d), vcvtq_f32_s32(g->sum[t]));
         if (s.has_min) {
             const float d_sum = s.halves ? a[t]->d * (float)act->sum[t][part] : a[t]->d_sum;
-            sum = s.scale == TILE_HALF ? vfmaq_n_f32(sum, m, d_sum) : vfmsq_n_f32(sum, m, d_sum);
+            sum = vfmaq_n_f32(sum, m, d_sum);
         }
         acc[t][quarter] = sum;
     }
