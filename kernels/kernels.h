@@ -2,9 +2,10 @@
  *
  * Nouns: a device (its threads and memory), a view (a place in a device buffer; only the device may look inside), and a
  * weight (a quantized matrix, packed as the device likes). `kernels_pick` gives the one struct of functions for an
- * instruction set; callers queue operations on views in order and `wait` before they download; what an operation points to (rows,
- * positions, a KV store) must stay until it is done. An operation cannot fail by itself: a device error stays and comes out of
- * `wait`. Shapes are row-major; n is the number of rows (tokens) of the batch. One thread at a time calls a device. */
+ * instruction set; callers queue operations on views in order and `wait` before they download. What an operation points to (rows,
+ * positions, tokens, a table's bytes, a KV store) must stay until it is done, and its views that overlap must be the same rows.
+ * An operation cannot fail by itself: a device error stays and comes out of `wait`. Shapes are row-major; n is the number of rows
+ * (tokens) of the batch. One thread at a time calls a device. */
 #ifndef CONSORT_KERNELS_KERNELS_H
 #define CONSORT_KERNELS_KERNELS_H
 
@@ -44,7 +45,7 @@ typedef struct {
 } kernels_view;
 
 /* A matrix as it stands in a GGUF file: rows of `cols` elements in blocks of `format`. The bytes are only read while a call
- * lasts. */
+ * lasts, or, of an operation, until it is done. */
 typedef struct {
     kernels_format format;
     uint32_t rows, cols;

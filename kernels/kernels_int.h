@@ -42,13 +42,14 @@ static inline void kernels_ask(kernels_ahead ahead, uint32_t group) {
 }
 
 /* out[unit][t][lane] = x[t] . row `lane` of a strip, over each unit of unit_k of its columns k0 .. k0 + n_k - 1 (the last may be
- * shorter), in chunks of KERNELS_CHUNK from the unit's first. x: n_tokens (1 to tile_tokens of the table) rows, stride_bytes
- * apart, of kernels_act (quantized formats: k0, n_k and unit_k are multiples of KERNELS_GROUP) or of float, from column k0 on. */
+ * shorter), in chunks of KERNELS_CHUNK from the unit's first. x: n_tokens (1 to tile_tokens of the table, or wide_tokens) rows,
+ * stride_bytes apart, of kernels_act (quantized formats: k0, n_k and unit_k are multiples of KERNELS_GROUP) or of float, from
+ * column k0 on. */
 typedef void kernels_product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride_bytes,
                              uint32_t n_tokens, uint32_t n_k, uint32_t unit_k, kernels_ahead ahead);
 
 /* A group of 32 columns of a tile of a quantized format: as floats out[column][lane], equal to those of its layout's `unpack`, or
- * as a wide tile (tile.h). */
+ * as a wide tile (tile.h), whose codes are as the table's own product_wide takes them. */
 typedef void kernels_unpack(void *out, const uint8_t *tile, uint32_t group);
 
 typedef struct {
@@ -90,11 +91,11 @@ typedef struct {
     uint32_t tile_tokens;                             /* most tokens that `product` takes: what its registers hold */
     kernels_product *product[KERNELS_N_FORMATS];      /* NULL: the layout's scalar one */
     kernels_unpack *dequantize[KERNELS_N_FORMATS];    /* NULL: by the layout's unpack */
-    kernels_unpack *widen[KERNELS_N_FORMATS];         /* NULL, as the two below: unpacking costs nothing to speak of */
+    kernels_unpack *widen[KERNELS_N_FORMATS];         /* NULL, with product_wide: never done */
     uint32_t wide_tokens;                             /* most tokens that `product_wide` takes, >= tile_tokens */
     kernels_product *product_wide[KERNELS_N_FORMATS]; /* of a strip of wide tiles */
     /* sum[i] += each y[u][i] rounded to the grid of 2^-28, half to even; NaN where |y[u][i]| >= limit (docs/numerics.md).
-     * y[n_units][n]; n: of KERNELS_LANES */
+     * y[n_units][n]; n is a multiple of KERNELS_LANES, n_units * limit <= 2^25 */
     void (*add_on_grid)(double *sum, const float *y, uint32_t n_units, uint32_t n, double limit);
     void (*quantize)(kernels_act *out, const float *x, uint32_t k); /* out[(k + 31) / 32]; a short last group is filled with 0 */
     void (*rmsnorm)(float *out, const float *x, const float *w, uint32_t dim, float eps);

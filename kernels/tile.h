@@ -8,8 +8,8 @@
  * has the bits of the same column of 8 / b quads, the lowest quad in the lowest bits. So 32 bytes are a quad of eight rows, as a
  * byte multiply-add wants them, and every format is unpacked by shifts and masks.
  * A value is d_w * (code - bias) or d_w * (book[code] - bias), + m_w where there is a minimum.
- * A wide tile is a group that has been unpacked for many tokens to read: no planes and no book, but [8 quads][16 rows][4 bytes],
- * and d_w (and m_w) of its runs as f32. Pure; any thread. */
+ * A wide tile is a group that has been unpacked for many tokens to read: no planes and no book, but [8 quads][16 rows][4 bytes]
+ * of codes as its instruction set multiplies them, and d_w (and m_w) of its runs as f32. Pure; any thread. */
 #ifndef CONSORT_KERNELS_TILE_H
 #define CONSORT_KERNELS_TILE_H
 

@@ -2,7 +2,8 @@
  * of the chunk to floats where the keys stand in one block in order (all of a prompt, and all but the newest tokens of a draft
  * tree); a row whose keys are scattered (tree ancestors) gathers its own. The arithmetic of a row is the same either way:
  * it gets the same floats in the same order. Road not taken: decoding inside the dot product, which does it again for each
- * query head and token. Limits: head_dim up to KERNELS_MAX_HEAD_DIM; K and V of a chunk stand on the stack. */
+ * query head and token. Where a table can, queries of a run of such rows go side by side, one in each lane (kernels_lanes).
+ * Limits: head_dim up to KERNELS_MAX_HEAD_DIM; K and V of a chunk and the lanes stand on the stack: 330 KB at most. */
 #include "base/fmath.h"
 #include "kernels/cpu/cpu_int.h"
 #include <math.h> /* INFINITY; sqrtf is exact by IEEE 754 */
@@ -269,7 +270,7 @@ static void attend_part(void *context, uint32_t part) {
         if (!g.n_heads) continue;
         for (g.first = first; g.first < end; g.first += g.n_rows) { /* a run of rows of one sequence */
             g.n_rows = 1;
-            while (g.first + g.n_rows < end && (g.n_rows + 1) * g.n_heads <= MAX_LANES &&
+            while (g.first + g.n_rows < end && (!job->p->attend_lanes || (g.n_rows + 1) * g.n_heads <= MAX_LANES) &&
                    job->rows[g.first + g.n_rows].blocks == job->rows[g.first].blocks)
                 g.n_rows++;
             (fills_lanes(job, &g) ? attend_lanes : attend_run)(job, &g);

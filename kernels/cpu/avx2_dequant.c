@@ -42,7 +42,6 @@ INLINE void dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_
     }
 }
 
-/* A group as a wide tile (tile.h). */
 INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t half, const uint32_t at, const tile_shape s) {
     const uint8_t *plane = codes + half * 32;
     __m256i low = load(plane + at * s.low / 8 * 64), high = low;
@@ -50,6 +49,7 @@ INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t half, 
     _mm256_storeu_si256((void *)(out + at * 64 + half * 32), quad_of(&low, &high, at, s));
 }
 
+/* A group as a wide tile (tile.h). */
 INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_shape s, const tile_shape wide) {
     const uint8_t *codes = tile + group * tile_codes_bytes(s);
     float *d = (float *)(void *)(out + tile_d(wide)), *m = (float *)(void *)(out + tile_wide_m(wide));

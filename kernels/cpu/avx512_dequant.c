@@ -35,7 +35,6 @@ INLINE void dequantize(float (*out)[KERNELS_LANES], const uint8_t *tile, uint32_
     quad(out, codes, d, m, 7, s);
 }
 
-/* A group as a wide tile (tile.h), of one of the four shapes of wide_of. */
 INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t at, const tile_shape s) {
     __m512i low = _mm512_loadu_si512(codes + at * s.low / 8 * 64), high = low;
     if (s.high) high = _mm512_loadu_si512(codes + (s.low + at * s.high / 8) * 64);
@@ -44,6 +43,7 @@ INLINE void widen_quad(uint8_t *out, const uint8_t *codes, const uint32_t at, co
     _mm512_storeu_si512(out + at * 64, x);
 }
 
+/* A group as a wide tile (tile.h), of one of the four shapes of wide_of. */
 INLINE void widen(uint8_t *out, const uint8_t *tile, uint32_t group, const tile_shape s, const tile_shape wide) {
     const uint8_t *codes = tile + group * tile_codes_bytes(s);
     const uint32_t n_runs = s.halves ? 2 : 1;

@@ -1,7 +1,8 @@
 /* Attention with a query in each lane, for rows that read the same keys: a vector has the same element of sixteen queries, so
  * that scores, maxima and sums need nothing across lanes, and an element of a key or a value is broadcast as it is read. Bits
- * equal ref/ref.c: the sixteen sums of a score are sixteen vectors here, added in the contract's order. Road not taken: the same
- * for AVX2, with two vectors a broadcast; a tenth faster than its three queries a pass. */
+ * equal ref/ref.c: the sixteen sums of a score are sixteen vectors here, added in the contract's order
+ * (zeros behind a short head are not: they could only change the sign of a score of zero, which exp does not see). Road not
+ * taken: the same for AVX2, with two vectors a broadcast; a tenth faster than its three queries a pass. */
 #include "kernels/cpu/avx512_int.h"
 
 #ifdef KERNELS_HAS_AVX512

@@ -1,8 +1,9 @@
 /* Inside kernels/cpu/: the CPU device, one source for all instruction sets.
  *
  * The device has memory, threads and a table of primitives; each operation checks its shapes, cuts its rows, tiles or heads
- * into parts, and calls a primitive for each. An operation is done when it returns, so wait() has nothing to wait for.
- * A view outside its buffer is a bug of the caller and breaks an INVARIANT. One thread at a time calls a device. */
+ * into parts, and calls a primitive for each. An operation is done when it returns, but for those by rows: they
+ * are queued until the next other one, or wait(). A view outside its buffer is a bug of the caller and breaks an INVARIANT. One
+ * thread at a time calls a device. */
 #ifndef CONSORT_KERNELS_CPU_INT_H
 #define CONSORT_KERNELS_CPU_INT_H
 
@@ -40,8 +41,7 @@ struct kernels_weight {
     const kernels_layout *layout;
     kernels_slab *slab;
     kernels_product *product; /* of its packed strips */
-    /* A strip unpacked for many tokens: always in KERNELS_FP32, to floats; else where there are more tokens than one product
-     * takes. */
+    /* A strip unpacked for many tokens: always in KERNELS_FP32, to floats; else where more than two passes would read it. */
     kernels_product *product_unpacked; /* NULL: never; of a float format, or of wide tiles */
     kernels_unpack *unpack;            /* NULL: by the layout's */
     uint32_t unpacked_bytes;           /* of a group of columns */
@@ -61,7 +61,8 @@ static inline float *kernels_cpu_floats(kernels_view v, uint32_t rows, uint32_t 
     return kernels_cpu_at(v, (size_t)rows * cols * sizeof(float));
 }
 
-/* Queues part(context, row) for n rows of `values` values; the context is copied. */
+/* Queues part(context, row) for n rows of `values` values; the context is copied. Row i may touch only row i of what others
+ * queued with the same n touch: they run a row through all of them at a time. */
 void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part *part, const void *context, size_t context_bytes);
 
 /* Runs what is queued. */

@@ -1,8 +1,7 @@
 /* Design: a product is cut into ranges of strips (16 output rows each); a part takes its strips through all tokens, a block of
  * tokens at a time, so that a strip stays in the first-level cache while it meets them and the activations of the block stay in
- * the second. A value never depends on the cut: it is one lane of one tile product. Where one pass over a strip cannot take all
- * tokens of the block, the strip is first unpacked (to wide tiles; in KERNELS_FP32 to floats, always) and the passes read that.
- */
+ * the second. A value never depends on the cut: it is one lane of one tile product. Where it would take more than two passes
+ * over a strip, that is first unpacked (to wide tiles; in KERNELS_FP32 to floats, always) and the passes read what comes out. */
 #include "kernels/cpu/cpu_int.h"
 
 enum {
@@ -114,15 +113,14 @@ static void unpack(const kernels_weight *w, uint8_t *out, const uint8_t *strip, 
     }
 }
 
-/* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, or it has been
- * unpacked, each asks for its share of the next strip, so that memory has something to do while those run for which the strip is
- * at hand. */
-static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, bool unpacks, uint32_t i, uint32_t n_passes) {
+/* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, each asks for its
+ * share of the next strip, so that memory has something to do while those run for which the strip is at hand. */
+static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, uint32_t i, uint32_t n_passes) {
     const kernels_layout *l = w->layout;
     const char *here = (const char *)w->strips + strip * w->strip_bytes;
     uint32_t group_bytes = l->tile_bytes / (l->tile_k / l->step_k);
-    if (kernels_layout_is_float(l)) return (kernels_ahead){0};
-    if (n_passes == 1 && !unpacks) return (kernels_ahead){here + AHEAD_BYTES, group_bytes};
+    if (kernels_layout_is_float(l) || w->is_fp32) return (kernels_ahead){0}; /* their products do not ask */
+    if (n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, group_bytes};
     return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / n_passes * i, (group_bytes - 1) / n_passes + 1};
 }
 
@@ -155,8 +153,8 @@ static void run_strip(const product_job *job, uint32_t strip, uint32_t t0, uint3
             const uint32_t first = n * i / n_passes;
             p.t = t0 + first;
             p.n = n * (i + 1) / n_passes - first;
-            p.ahead = what_to_ask(w, strip, unpacks, i, n_passes);
-            if (unpacks) p.ahead.at += p.k / KERNELS_GROUP * p.ahead.group_bytes;
+            p.ahead = what_to_ask(w, strip, i, n_passes);
+            if (p.ahead.at && unpacks) p.ahead.at += p.k / KERNELS_GROUP * p.ahead.group_bytes;
             run_pass(job, &p, piece + first);
         }
     }
@@ -216,7 +214,7 @@ void kernels_cpu_matmul(kernels_device *d, const kernels_projection *p, uint32_t
 
 void kernels_cpu_matmul_units(kernels_device *d, kernels_view out, const kernels_weight *w, kernels_view x, kernels_view act,
                               uint32_t n, uint32_t unit_cols, uint32_t n_units_total) {
-    INVARIANT(unit_cols && unit_cols % w->layout->step_k == 0 && n_units_total);
+    INVARIANT(unit_cols && unit_cols % w->layout->step_k == 0 && (w->cols - 1) / unit_cols < n_units_total);
     double limit = 0x1p25 / n_units_total;
     product_job job = {.w = w,
                        .n = n,

@@ -129,7 +129,7 @@ enum { MOST_TILE_BYTES = 8192 };
 
 typedef struct {
     float *out;
-    const kernels_matrix *table;
+    kernels_matrix table;
     const kernels_layout *layout;
     size_t block_bytes;
     const uint32_t *token;
@@ -138,7 +138,7 @@ typedef struct {
 /* A block is packed as the only row of a tile: its value is what `unpack` makes of that, as in a product. */
 static void embed_row(void *context, uint32_t i) {
     const embed_job *job = context;
-    const kernels_matrix *m = job->table;
+    const kernels_matrix *m = &job->table;
     const kernels_layout *l = job->layout;
     _Alignas(64) uint8_t tile[MOST_TILE_BYTES];
     INVARIANT(job->token[i] < m->rows);
@@ -153,6 +153,6 @@ static void embed_row(void *context, uint32_t i) {
 void kernels_cpu_embed(kernels_device *d, kernels_view out, const kernels_matrix *table, const uint32_t *token, uint32_t n) {
     const kernels_layout *l = kernels_layout_of(table->format);
     INVARIANT(l->tile_bytes <= MOST_TILE_BYTES);
-    embed_job job = {kernels_cpu_floats(out, n, table->cols), table, l, kernels_format_of(table->format)->block_bytes, token};
+    embed_job job = {kernels_cpu_floats(out, n, table->cols), *table, l, kernels_format_of(table->format)->block_bytes, token};
     kernels_cpu_rows(d, n, table->cols, embed_row, &job, sizeof job);
 }

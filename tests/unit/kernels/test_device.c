@@ -215,6 +215,69 @@ static void bad_rows_are_found_and_only_they(void **state) {
 }
 
 /* A device of two threads behind a profile, or the plain one. */
+/* A long run of operations by rows, with others in between; `eager` waits after each. What comes out is in out[2 * N][DIM]. */
+enum { QUEUE_N = 70, QUEUE_DIM = 256 };
+static void run_queue(int isa, uint32_t threads, bool eager, float *out) {
+    enum { N = QUEUE_N, DIM = QUEUE_DIM };
+    rig r;
+    values v = {.seed = 36};
+    float *x = mem_alloc(N * DIM, sizeof *x);
+    uint32_t slot[N], index[N], blocks[] = {2, 0, 1};
+    kernels_row rows[N];
+    fill(&v, x, N * DIM, 2.0f);
+    for (uint32_t i = 0; i < N; i++) {
+        slot[i] = i;
+        index[i] = N - 1 - i;
+        rows[i] = (kernels_row){.blocks = blocks, .path = &slot[i], .n_before = i, .n_path = 1, .slot = i};
+    }
+    if (!rig_open_isa(&r, isa, threads)) rig_open(&r, threads);
+    const kernels_ops *o = r.ops;
+#define STEP(...)                                                                                                                \
+    do {                                                                                                                         \
+        __VA_ARGS__;                                                                                                             \
+        if (eager) assert_int_equal(o->wait(r.d), ST_OK);                                                                        \
+    } while (0)
+    kernels_view a = rig_put(&r, x, N * DIM * 4), w = rig_put(&r, x + DIM, DIM * 4), b = rig_bytes(&r, N * DIM * 4);
+    kernels_view c = rig_bytes(&r, N * DIM * 4), d = rig_bytes(&r, N * DIM * 4);
+    kernels_kv kv = {.type = KERNELS_KV_F32, .n_blocks = 3, .n_layers = 1, .n_kv_heads = 1, .head_dim = DIM};
+    kv.at = rig_bytes(&r, kernels_kv_block_bytes(&kv) * 3);
+    kernels_buffer *brief;
+    assert_int_equal(o->alloc(r.d, N * DIM * 4, &brief), ST_OK);
+    STEP(o->copy(r.d, (kernels_view){brief, 0}, a, N * DIM * 4));
+    STEP(o->rmsnorm(r.d, b, (kernels_view){brief, 0}, w, N, DIM, 1e-5f));
+    STEP(o->free(r.d, brief));                                               /* while the operation that reads it is queued */
+    for (uint32_t i = 0; i < 11; i++) STEP(o->scale(r.d, b, 1.25f, N, DIM)); /* more than a queue holds */
+    STEP(o->glu(r.d, c, a, b, N, DIM, KERNELS_SILU));
+    STEP(o->rmsnorm(r.d, c, c, w, 2 * N, DIM / 2, 1e-5f)); /* rows of another width */
+    STEP(o->add_bias(r.d, c, w, N, DIM));
+    STEP(o->gather(r.d, d, c, index, N, DIM));
+    STEP(o->add_bias(r.d, d, w, N, DIM));
+    STEP(o->copy(r.d, a, d, N * DIM * 4));
+    STEP(o->scale(r.d, d, 0.5f, N, DIM));
+    STEP(o->kv_write(r.d, &kv, 0, a, d, rows, N));
+    STEP(o->kv_move(r.d, &kv, blocks, 3, 40));
+    STEP(o->attention(r.d, &kv, 0, b, d, rows, N, 1, &(uint32_t){0}, KERNELS_NO_WINDOW));
+    STEP(o->scale(r.d, b, 3.0f, N, DIM));
+#undef STEP
+    rig_get(&r, out, b, N * DIM * 4);
+    memcpy(out + N * DIM, o->host(r.d, d, N * DIM * 4), N * DIM * 4);
+    rig_close(&r);
+    mem_free(x);
+}
+
+static void queued_operations_do_what_they_do_one_by_one(void **state) {
+    (void)state;
+    float *one_by_one = mem_alloc(2 * QUEUE_N * QUEUE_DIM, 4), *out = mem_alloc(2 * QUEUE_N * QUEUE_DIM, 4);
+    run_queue(0, 1, true, one_by_one);
+    for (int isa = 0; isa < RIG_N_REAL; isa++)
+        for (uint32_t threads = 1; threads <= 3; threads++) {
+            run_queue(isa, threads, false, out);
+            assert_same_floats(out, one_by_one, 2 * QUEUE_N * QUEUE_DIM);
+        }
+    mem_free(one_by_one);
+    mem_free(out);
+}
+
 static void run_projections(const uint8_t *blocks, bool profiled, float *out, kernels_profile **profile) {
     enum { ROWS = 40, COLS = 64, N = 3 };
     const kernels_matrix m = {KERNELS_Q8_0, 2 * ROWS, COLS, blocks};
@@ -282,6 +345,7 @@ int main(void) {
         cmocka_unit_test(bytes_go_up_and_down_and_across),
         cmocka_unit_test(embedding_and_gathering_pick_rows),
         cmocka_unit_test(bad_rows_are_found_and_only_they),
+        cmocka_unit_test(queued_operations_do_what_they_do_one_by_one),
         cmocka_unit_test(a_profile_counts_operations_and_changes_no_result),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,14 +2,8 @@
  * give the same bits, and a bad row stays alone. */
 #include "tests/unit/kernels/kernels_test.h"
 
-enum {
-    ROWS = 51,
-    COLS = 2304,
-    TOKENS = 66,
-    UNIT = 192,
-    N_UNITS = COLS / UNIT
-}; /* rows: no multiple of 16; columns: 4.5 chunks, more than are unpacked at once; units end inside
-    blocks of 256 */
+/* Rows: no multiple of 16; columns: 4.5 chunks, more than are unpacked at once; units end inside blocks of 256. */
+enum { ROWS = 51, COLS = 2304, TOKENS = 66, UNIT = 192, N_UNITS = COLS / UNIT };
 
 typedef struct {
     kernels_format format;
@@ -231,37 +225,40 @@ static void rows_split_over_ranks_are_the_rows_of_the_whole(void **state) {
     mem_free(s);
 }
 
-/* Every rank holds a run of units; the ranks' sums are added in any order. */
+/* Every rank holds a run of units; the ranks' sums are added in any order. Most trials are of one token, the first of enough to
+ * unpack strips. */
 static void units_split_over_ranks_in_any_order_sum_to_the_whole(void **state) {
     (void)state;
+    enum { MANY = 19 };
     EACH_KIND(f, precision) {
-        problem p = problem_open(f, precision, 1);
+        problem p = problem_open(f, precision, MANY);
         kernels_matrix m = matrix_of(&p);
-        double *part = mem_alloc(N_UNITS * ROWS, sizeof *part);
+        double *part = mem_alloc(N_UNITS * MANY * ROWS, sizeof *part);
+        float *x = mem_alloc(MANY * COLS, sizeof *x);
         values v = {.seed = 50};
         for (int trial = 0; trial < 12; trial++) {
-            uint32_t cuts[N_UNITS + 1] = {0}, n_ranks = 0, at = 0;
-            while (at < N_UNITS) cuts[++n_ranks] = at += trial ? 1 + below(&v, N_UNITS - at) : 1;
+            uint32_t cuts[N_UNITS + 1] = {0}, n_ranks = 0, at = 0, n = trial ? 1 : MANY;
+            while (at < N_UNITS) cuts[++n_ranks] = at += 1 + below(&v, N_UNITS - at);
             for (uint32_t rank = 0; rank < n_ranks; rank++) {
                 rig r;
                 uint32_t col0 = cuts[rank] * UNIT, n_cols = (cuts[rank + 1] - cuts[rank]) * UNIT;
-                float x[COLS];
                 rig_open(&r, 1);
                 r.precision = precision;
                 kernels_weight *w = rig_weight(&r, &m, 0, ROWS, col0, n_cols);
-                memcpy(x, p.x + col0, n_cols * sizeof *x);
-                kernels_view in = rig_put(&r, x, n_cols * sizeof *x), out = rig_bytes(&r, ROWS * sizeof *part);
-                r.ops->matmul_units(r.d, out, w, in, rig_act(&r, in, 1, n_cols), 1, UNIT, N_UNITS);
-                rig_get(&r, part + rank * ROWS, out, ROWS * sizeof *part);
+                for (uint32_t t = 0; t < n; t++) memcpy(x + t * n_cols, p.x + t * COLS + col0, n_cols * sizeof *x);
+                kernels_view in = rig_put(&r, x, n * n_cols * sizeof *x), out = rig_bytes(&r, n * ROWS * sizeof *part);
+                r.ops->matmul_units(r.d, out, w, in, rig_act(&r, in, n, n_cols), n, UNIT, N_UNITS);
+                rig_get(&r, part + rank * n * ROWS, out, n * ROWS * sizeof *part);
                 rig_close(&r);
             }
-            for (uint32_t row = 0; row < ROWS; row++) {
+            for (uint32_t i = 0; i < n * ROWS; i++) {
                 double sum = 0;
-                for (uint32_t i = 0, first = below(&v, n_ranks); i < n_ranks; i++)
-                    sum += part[(first + i) % n_ranks * ROWS + row];
-                assert_memory_equal(&sum, &p.sums[row], sizeof sum);
+                for (uint32_t rank = 0, first = below(&v, n_ranks); rank < n_ranks; rank++)
+                    sum += part[(first + rank) % n_ranks * n * ROWS + i];
+                assert_memory_equal(&sum, &p.sums[i], sizeof sum);
             }
         }
+        mem_free(x);
         mem_free(part);
         problem_close(&p);
     }
