@@ -3,7 +3,7 @@
 #include "tests/unit/kernels/kernels_test.h"
 
 /* Rows: no multiple of 16; columns: 4.5 chunks, more than are unpacked at once; units end inside blocks of 256. */
-enum { ROWS = 51, COLS = 2304, TOKENS = 66, UNIT = 192, N_UNITS = COLS / UNIT };
+enum { ROWS = 35, COLS = 2304, TOKENS = 66, UNIT = 192, N_UNITS = COLS / UNIT };
 
 typedef struct {
     kernels_format format;
@@ -207,7 +207,7 @@ static void in_fp32_units_longer_than_a_chunk_restart_where_they_begin(void **st
 
 static void rows_split_over_ranks_are_the_rows_of_the_whole(void **state) {
     (void)state;
-    static const uint32_t cuts[] = {1, 16, 40, 50};
+    static const uint32_t cuts[] = {1, 16, 30, 34};
     float *y = mem_alloc(4 * ROWS, 4);
     double *s = mem_alloc(4 * ROWS, 8);
     problem p = problem_open(KERNELS_Q4_1, KERNELS_FAST, 4);
@@ -229,7 +229,7 @@ static void rows_split_over_ranks_are_the_rows_of_the_whole(void **state) {
  * unpack strips. */
 static void units_split_over_ranks_in_any_order_sum_to_the_whole(void **state) {
     (void)state;
-    enum { MANY = 19 };
+    enum { MANY = 17 };
     EACH_KIND(f, precision) {
         problem p = problem_open(f, precision, MANY);
         kernels_matrix m = matrix_of(&p);
