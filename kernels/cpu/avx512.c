@@ -62,11 +62,15 @@ INLINE void quantize_group(kernels_act *out, const float *x, uint32_t n) {
     float a;
     memcpy(&a, &amax, sizeof a);
     __m512 inverse = _mm512_set1_ps(127.0f / a);
-    __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse)), q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
-    _mm_storeu_si128((void *)out->q, _mm512_cvtepi32_epi8(q0)); /* to nearest, half to even */
-    _mm_storeu_si128((void *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
-    out->sum_low = _mm512_reduce_add_epi32(q0);
-    out->sum = out->sum_low + _mm512_reduce_add_epi32(q1);
+    __m128i low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse))); /* to nearest, half to even */
+    __m128i high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse)));
+    _mm_storeu_si128((void *)out->q, low);
+    _mm_storeu_si128((void *)(out->q + 16), high);
+    __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), _mm256_set_m128i(high, low)); /* of fours */
+    sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0x4e));
+    sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0xb1));
+    out->sum_low = _mm256_cvtsi256_si32(sum);
+    out->sum = out->sum_low + _mm_cvtsi128_si32(_mm256_extracti128_si256(sum, 1));
     out->d = a / 127.0f;
     out->d_sum = out->d * (float)out->sum;
 }
