@@ -79,7 +79,7 @@ typedef struct {
     const float *q;
 } kernels_query;
 
-/* Queries side by side (docs/numerics.md): q, o[head_dim][KERNELS_LANES]. */
+/* Sixteen queries side by side, a lane each: q, o[head_dim][KERNELS_LANES]. */
 typedef struct {
     _Alignas(64) float m[KERNELS_LANES], l[KERNELS_LANES]; /* kernels_softmax of each */
     int32_t first[KERNELS_LANES], end[KERNELS_LANES];      /* positions that each sees: first .. end - 1 */

@@ -1,4 +1,4 @@
-/* What attention over a chunk has in common in all instruction sets: up to three queries go through the keys together, and the
+/* What attention over a chunk has in common in AVX2 and AVX-512: up to three queries go through the keys together, and the
  * common sizes of a head are constants, so that the loops over them unroll. Included by each *_attend.c behind its own
  *     QUERIES                                                     3
  *     attend_dim(query, n, k, v, n_keys, dim, scale)              kernels_primitives.attend of at most that many queries */
