@@ -1,8 +1,9 @@
 /* Pool: threads that share a loop. pool_run calls part(context, i) once for each i in [0, n) and returns when all are done.
  *
- * The caller takes part. Parts are claimed one by one, so a thread that the system holds back delays nothing but the part it
- * has; which thread runs a part, and in what order, must not matter. Between loops the workers spin for some microseconds, then
- * sleep: an idle pool uses no processor time. One thread at a time calls pool_run, and parts must not call it. */
+ * The caller takes part. Each thread starts with a share of neighbouring parts and ends with those that others have not come to.
+ * Parts are claimed one by one, so a thread that the system holds back delays nothing but the part it has; which thread runs a
+ * part, and in what order, must not matter. Between loops the workers spin for some microseconds, then sleep: an idle pool uses
+ * no processor time. One thread at a time calls pool_run, and parts must not call it. */
 #ifndef CONSORT_BASE_POOL_H
 #define CONSORT_BASE_POOL_H
 

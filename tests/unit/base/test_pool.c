@@ -1,7 +1,9 @@
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -53,6 +55,28 @@ static void two_jobs_never_mix(void **state) {
     pool_destroy(p);
 }
 
+enum { STUCK_PARTS = 12 };
+
+/* Part 0 ends when all others have, so whoever has it must not keep the rest of its share. */
+static void wait_for_others(void *context, uint32_t part) {
+    _Atomic uint32_t *n_done = context;
+    for (uint32_t ms = 0; !part && ms < 20000 && atomic_load(n_done) < STUCK_PARTS - 1; ms++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    if (part || atomic_load(n_done) == STUCK_PARTS - 1) atomic_fetch_add(n_done, 1);
+}
+
+static void a_stuck_thread_delays_only_its_part(void **state) {
+    (void)state;
+    for (uint32_t threads = 2; threads <= 4; threads++) {
+        pool *p = NULL;
+        _Atomic uint32_t n_done = 0;
+        assert_int_equal(pool_create(threads, &p), ST_OK);
+        pool_run(p, STUCK_PARTS, wait_for_others, &n_done);
+        assert_int_equal(atomic_load(&n_done), STUCK_PARTS);
+        pool_destroy(p);
+    }
+}
+
 static void creating_fails_cleanly(void **state) {
     (void)state;
     pool *p = NULL;
@@ -74,6 +98,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_part_runs_exactly_once),
         cmocka_unit_test(two_jobs_never_mix),
+        cmocka_unit_test(a_stuck_thread_delays_only_its_part),
         cmocka_unit_test(creating_fails_cleanly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
