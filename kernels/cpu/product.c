@@ -6,7 +6,8 @@
 
 enum {
     BLOCK_TOKENS = 64,      /* 64 x 1,536 columns of activations: 147 KB */
-    AHEAD_BYTES = 4096,     /* tried: 1, 2, 4, 6, 8, 16 KiB */
+    AHEAD_BYTES = 1024,     /* tried: 1, 2 */
+    LATER_BYTES = 7168,     /* further; tried: none, and so that both are 6, 8, 12, 16 KiB */
     UNITS = 16,             /* partial products that are summed together */
     PARTS_PER_THREAD = 8,   /* a thread that starts late, or is slow, leaves its share to the others; tried: 2, 4, 8, 16 */
     UNPACKED_BYTES = 32768, /* of columns that are unpacked at a time */
@@ -120,8 +121,8 @@ static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, uint32
     const char *here = (const char *)w->strips + strip * w->strip_bytes;
     uint32_t group_bytes = l->tile_bytes / (l->tile_k / l->step_k);
     if (kernels_layout_is_float(l) || w->is_fp32) return (kernels_ahead){0}; /* their products do not ask */
-    if (n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, group_bytes};
-    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / n_passes * i, (group_bytes - 1) / n_passes + 1};
+    if (n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, group_bytes, LATER_BYTES};
+    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / n_passes * i, (group_bytes - 1) / n_passes + 1, 0};
 }
 
 /* Columns that are taken at a time: some whole units, or a chunk of one that is too long. */
