@@ -29,18 +29,18 @@ typedef struct {
     int32_t sum, sum_low; /* of q; of its first 16 */
 } kernels_act;
 
-/* Weights that a product asks for while it runs: from at + g * group_bytes on when it takes group g of the strip and, into the
- * second-level cache, those that stand later_bytes behind. The processor's own streams end at each 4 KiB page. */
+/* Weights that a product asks for while it runs: from address at + g * group_bytes on when it takes group g of the strip and,
+ * into the second-level cache, those that stand later_bytes behind. The processor's own streams end at each 4 KiB page. */
 typedef struct {
-    const char *at;
+    uintptr_t at;                      /* no pointer, since it may lie behind the last weight */
     uint32_t group_bytes, later_bytes; /* 0: none */
 } kernels_ahead;
 
 static inline void kernels_ask(kernels_ahead ahead, uint32_t group) {
-    const char *at = ahead.at + (size_t)group * ahead.group_bytes;
-    for (const char *end = at + ahead.group_bytes; at < end; at += 64) {
-        __builtin_prefetch(at + ahead.later_bytes, 0, 2);
-        __builtin_prefetch(at);
+    uintptr_t at = ahead.at + (size_t)group * ahead.group_bytes;
+    for (const uintptr_t end = at + ahead.group_bytes; at < end; at += 64) {
+        __builtin_prefetch((const void *)(at + ahead.later_bytes), 0, 2);
+        __builtin_prefetch((const void *)at);
         __asm__ volatile("" : : "r"(at)); /* gcc takes a loop that only asks for one without effect */
     }
 }

@@ -118,7 +118,7 @@ static void unpack(const kernels_weight *w, uint8_t *out, const uint8_t *strip, 
  * share of the next strip, so that memory has something to do while those run for which the strip is at hand. */
 static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, uint32_t i, uint32_t n_passes) {
     const kernels_layout *l = w->layout;
-    const char *here = (const char *)w->strips + strip * w->strip_bytes;
+    const uintptr_t here = (uintptr_t)w->strips + strip * w->strip_bytes;
     uint32_t group_bytes = l->tile_bytes / (l->tile_k / l->step_k);
     if (kernels_layout_is_float(l) || w->is_fp32) return (kernels_ahead){0}; /* their products do not ask */
     if (n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, group_bytes, LATER_BYTES};

@@ -117,9 +117,9 @@ static void one_product(const kernels_primitives *p, kernels_format f, uint32_t 
     float(*all)[KERNELS_LANES] = guarded(out_bytes), (*one)[KERNELS_LANES] = guarded(sizeof *one);
     uint8_t *wide = is_wide ? widened(p, f, tiles, k0, cols) : NULL;
     if (is_wide)
-        p->product_wide[f](all, wide, 0, in, stride, n_tokens, cols, unit, (kernels_ahead){(const char *)tiles, 80, 64});
+        p->product_wide[f](all, wide, 0, in, stride, n_tokens, cols, unit, (kernels_ahead){(uintptr_t)tiles, 80, 64});
     else
-        p->product[f](all, tiles, k0, in, stride, n_tokens, cols, unit, (kernels_ahead){(const char *)tiles, 80, 64});
+        p->product[f](all, tiles, k0, in, stride, n_tokens, cols, unit, (kernels_ahead){(uintptr_t)tiles, 80, 64});
     assert_guarded(all, out_bytes);
     for (uint32_t u = 0; u < n_units; u++)
         for (uint32_t t = 0; t < n_tokens; t++) { /* ref, a unit of a token at a time: also shows that grouping does not matter */
