@@ -62,17 +62,23 @@ INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t 
 #define PARAMETERS                                                                                                               \
     (float(*out)[KERNELS_LANES], const uint8_t *strip, uint32_t k0, const void *x, size_t stride, uint32_t n, uint32_t n_k,      \
      uint32_t unit_k, kernels_ahead ahead)
-#define OF_FORMAT(n, id)                                                                                                         \
+#define OF_FORMAT(n, id)   product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, KERNELS_##id);
+#define OF_SHAPE(n, shape) block_product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, shape);
+#ifdef KERNELS_ANY_TOKENS /* the same source with no number of tokens a constant: slow, and built in an eighth of the time */
+#define TO_4(of, what)                                                                                                           \
+    default:                                                                                                                     \
+        of(n, what)
+#define TO_8  TO_4
+#define TO_13 TO_4
+#else
+#define CASE(n, of, what)                                                                                                        \
     case n:                                                                                                                      \
-        product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, KERNELS_##id);                                                 \
-        break;
-#define OF_SHAPE(n, shape)                                                                                                       \
-    case n:                                                                                                                      \
-        block_product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, shape);                                                  \
-        break;
-#define TO_4(of, what)  of(1, what) of(2, what) of(3, what) of(4, what)
-#define TO_8(of, what)  TO_4(of, what) of(5, what) of(6, what) of(7, what) of(8, what)
-#define TO_13(of, what) TO_8(of, what) of(9, what) of(10, what) of(11, what) of(12, what) of(13, what)
+        of(n, what) break;
+#define TO_4(of, what) CASE(1, of, what) CASE(2, of, what) CASE(3, of, what) CASE(4, of, what)
+#define TO_8(of, what) TO_4(of, what) CASE(5, of, what) CASE(6, of, what) CASE(7, of, what) CASE(8, of, what)
+#define TO_13(of, what)                                                                                                          \
+    TO_8(of, what) CASE(9, of, what) CASE(10, of, what) CASE(11, of, what) CASE(12, of, what) CASE(13, of, what)
+#endif
 
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     void PRODUCT(id) PARAMETERS {                                                                                                \
