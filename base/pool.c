@@ -10,6 +10,7 @@
 #include "base/pool.h"
 
 #include "base/mem.h"
+#include "base/pause.h"
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -46,14 +47,6 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
 }
 
 static void futex_wake(_Atomic uint32_t *word) { syscall(SYS_futex, (void *)word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
-
-static inline void pause_briefly(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 static uint32_t share_start(const pool *p, uint32_t n, uint32_t i) { return (uint32_t)((uint64_t)n * i / p->n_threads); }
 
