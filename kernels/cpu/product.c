@@ -54,7 +54,6 @@ typedef struct {
     kernels_product *product;
     const uint8_t *tiles;
     uint32_t tiles_k; /* where column k stands in them */
-    kernels_ahead ahead;
 } pass;
 
 /* Values of the first n lanes; compilers copy a number of bytes that they know far faster. */
@@ -83,11 +82,11 @@ static void put_sums(const product_job *job, const pass *p, float (*y)[KERNELS_L
 }
 
 /* `piece`, of these tokens: what the pieces of a unit before this one sum to. */
-static void run_pass(const product_job *job, const pass *p, float (*piece)[KERNELS_LANES]) {
+static void run_pass(const product_job *job, const pass *p, kernels_ahead ahead, float (*piece)[KERNELS_LANES]) {
     const uint32_t end = p->k + p->n_k;
     float y[UNITS * KERNELS_TILE_TOKENS][KERNELS_LANES];
     p->product(y, p->tiles, p->tiles_k, job->x + p->t * job->stride_bytes + p->k / job->step_k * job->step_bytes,
-               job->stride_bytes, p->n, p->n_k, job->unit_cols, p->ahead);
+               job->stride_bytes, p->n, p->n_k, job->unit_cols, ahead);
     for (uint32_t i = 0; p->k % job->unit_cols && i < p->n; i++)
         for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) y[i][lane] = piece[i][lane] + y[i][lane];
     if (end % job->unit_cols && end < job->w->cols)
@@ -154,9 +153,9 @@ static void run_strip(const product_job *job, uint32_t strip, uint32_t t0, uint3
             const uint32_t first = n * i / n_passes;
             p.t = t0 + first;
             p.n = n * (i + 1) / n_passes - first;
-            p.ahead = what_to_ask(w, strip, i, n_passes);
-            if (p.ahead.at && unpacks) p.ahead.at += p.k / KERNELS_GROUP * p.ahead.group_bytes;
-            run_pass(job, &p, piece + first);
+            kernels_ahead ahead = what_to_ask(w, strip, i, n_passes);
+            if (unpacks) ahead.at += p.k / KERNELS_GROUP * ahead.group_bytes;
+            run_pass(job, &p, ahead, piece + first);
         }
     }
 }
