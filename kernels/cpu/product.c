@@ -37,9 +37,10 @@ void kernels_cpu_quantize(kernels_device *d, kernels_view act, kernels_view x, u
 
 typedef struct {
     const kernels_weight *w;
-    const char *x; /* rows of kernels_act, or of float; step_bytes for step_k columns */
-    size_t stride_bytes, step_bytes;
-    uint32_t n, n_strips, step_k;
+    const char *x; /* rows of kernels_act, or of float */
+    size_t stride_bytes;
+    bool is_float;
+    uint32_t n, n_strips;
     const kernels_primitives *p;
     float *out; /* [n][rows]; NULL for units */
     double *sums, limit;
@@ -48,9 +49,11 @@ typedef struct {
 
 static inline uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/* Tokens t .. t + n - 1 going through columns k .. k + n_k - 1 of a strip together: through whole units, or a piece of one. */
+/* Tokens t .. t + n - 1 going through columns k .. k + n_k - 1 of a strip together: through whole units, or a piece of one, which
+ * goes on from where others ended, or which others will go on from. */
 typedef struct {
     uint32_t strip, t, n, k, n_k;
+    bool goes_on, is_open;
     kernels_product *product;
     const uint8_t *tiles;
     uint32_t tiles_k; /* where column k stands in them */
@@ -83,13 +86,13 @@ static void put_sums(const product_job *job, const pass *p, float (*y)[KERNELS_L
 
 /* `piece`, of these tokens: what the pieces of a unit before this one sum to. */
 static void run_pass(const product_job *job, const pass *p, kernels_ahead ahead, float (*piece)[KERNELS_LANES]) {
-    const uint32_t end = p->k + p->n_k;
+    const size_t k_bytes = job->is_float ? p->k * sizeof(float) : p->k / KERNELS_GROUP * sizeof(kernels_act);
     float y[UNITS * KERNELS_TILE_TOKENS][KERNELS_LANES];
-    p->product(y, p->tiles, p->tiles_k, job->x + p->t * job->stride_bytes + p->k / job->step_k * job->step_bytes,
-               job->stride_bytes, p->n, p->n_k, job->unit_cols, ahead);
-    for (uint32_t i = 0; p->k % job->unit_cols && i < p->n; i++)
+    p->product(y, p->tiles, p->tiles_k, job->x + p->t * job->stride_bytes + k_bytes, job->stride_bytes, p->n, p->n_k,
+               job->unit_cols, ahead);
+    for (uint32_t i = 0; p->goes_on && i < p->n; i++)
         for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) y[i][lane] = piece[i][lane] + y[i][lane];
-    if (end % job->unit_cols && end < job->w->cols)
+    if (p->is_open)
         memcpy(piece, y, p->n * sizeof *y);
     else
         put_sums(job, p, y);
@@ -113,56 +116,70 @@ static void unpack(const kernels_weight *w, uint8_t *out, const uint8_t *strip, 
     }
 }
 
-/* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, each asks for its
- * share of the next strip, so that memory has something to do while those run for which the strip is at hand. */
-static kernels_ahead what_to_ask(const kernels_weight *w, uint32_t strip, uint32_t i, uint32_t n_passes) {
+/* How n tokens go through the strips of a weight. */
+typedef struct {
+    bool unpacks;
+    uint32_t at_once;     /* columns taken at a time: some whole units, or a chunk of one that is too long */
+    uint32_t n_passes;    /* through each of them */
+    uint32_t group_bytes; /* that a pass asks for with each group; 0: products that do not ask */
+} way;
+
+static way way_of(const product_job *job, uint32_t n) {
+    const kernels_weight *w = job->w;
     const kernels_layout *l = w->layout;
-    const uintptr_t here = (uintptr_t)w->strips + strip * w->strip_bytes;
-    uint32_t group_bytes = l->tile_bytes / (l->tile_k / l->step_k);
-    if (kernels_layout_is_float(l) || w->is_fp32) return (kernels_ahead){0}; /* their products do not ask */
-    if (n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, group_bytes, LATER_BYTES};
-    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / n_passes * i, (group_bytes - 1) / n_passes + 1, 0};
+    const bool unpacks = w->is_fp32 || (w->product_unpacked && n > 2 * job->p->tile_tokens);
+    const uint32_t most = unpacks ? UNPACKED_BYTES / w->unpacked_bytes * KERNELS_GROUP : UINT32_MAX;
+    const uint32_t n_passes = (n - 1) / (unpacks && !w->is_fp32 ? job->p->wide_tokens : job->p->tile_tokens) + 1;
+    return (way){
+        .unpacks = unpacks,
+        .at_once = job->unit_cols > most ? KERNELS_CHUNK : least(UNITS, most / job->unit_cols) * job->unit_cols,
+        .n_passes = n_passes,
+        .group_bytes = job->is_float ? 0 : (l->tile_bytes / (l->tile_k / l->step_k) - 1) / n_passes + 1,
+    };
 }
 
-/* Columns that are taken at a time: some whole units, or a chunk of one that is too long. */
-static uint32_t columns_at_once(const product_job *job, bool unpacks) {
-    const uint32_t most = unpacks ? UNPACKED_BYTES / job->w->unpacked_bytes * KERNELS_GROUP : UINT32_MAX;
-    return job->unit_cols > most ? KERNELS_CHUNK : least(UNITS, most / job->unit_cols) * job->unit_cols;
+/* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, each asks for its
+ * share of the next strip, so that memory has something to do while those run for which the strip is at hand. */
+static kernels_ahead what_to_ask(const kernels_weight *w, const way *y, uint32_t strip, uint32_t i) {
+    const uintptr_t here = (uintptr_t)w->strips + strip * w->strip_bytes;
+    if (y->n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, y->group_bytes, LATER_BYTES};
+    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / y->n_passes * i, y->group_bytes, 0};
 }
 
 /* A strip and tokens t0 .. t0 + n - 1. */
-static void run_strip(const product_job *job, uint32_t strip, uint32_t t0, uint32_t n) {
+static void run_strip(const product_job *job, const way *y, uint32_t strip, uint32_t t0, uint32_t n) {
     const kernels_weight *w = job->w;
-    const bool unpacks = w->is_fp32 || (w->product_unpacked && n > 2 * job->p->tile_tokens);
-    const uint32_t at_once = columns_at_once(job, unpacks);
-    const uint32_t n_passes = (n - 1) / (unpacks && !w->is_fp32 ? job->p->wide_tokens : job->p->tile_tokens) + 1;
     _Alignas(64) uint8_t unpacked[UNPACKED_BYTES];
     float piece[BLOCK_TOKENS][KERNELS_LANES];
     pass p = {.strip = strip, .product = w->product, .tiles = w->strips + strip * w->strip_bytes};
     for (; p.k < w->cols; p.k += p.n_k) {
-        p.n_k = least(w->cols, p.k + at_once) - p.k;
-        if (p.k % job->unit_cols) p.n_k = least(p.n_k, job->unit_cols - p.k % job->unit_cols);
+        const uint32_t of_unit = p.k ? p.k % job->unit_cols : 0;
+        p.n_k = least(w->cols - p.k, of_unit ? least(y->at_once, job->unit_cols - of_unit) : y->at_once);
+        p.goes_on = of_unit;
+        p.is_open = p.k + p.n_k < w->cols && (p.k + p.n_k) % job->unit_cols;
         p.tiles_k = w->first_k + p.k;
-        if (unpacks) {
+        if (y->unpacks) {
             unpack(w, unpacked, w->strips + strip * w->strip_bytes, w->first_k + p.k, p.n_k);
             p.product = w->product_unpacked;
             p.tiles = unpacked;
             p.tiles_k = 0;
         }
-        for (uint32_t i = 0; i < n_passes; i++) {
-            const uint32_t first = n * i / n_passes;
+        for (uint32_t i = 0, first = 0; i < y->n_passes; i++, first += p.n) {
+            kernels_ahead ahead = what_to_ask(w, y, strip, i);
+            if (y->unpacks) ahead.at += p.k / KERNELS_GROUP * ahead.group_bytes;
             p.t = t0 + first;
-            p.n = n * (i + 1) / n_passes - first;
-            kernels_ahead ahead = what_to_ask(w, strip, i, n_passes);
-            if (unpacks) ahead.at += p.k / KERNELS_GROUP * ahead.group_bytes;
+            p.n = (n - first) / (y->n_passes - i);
             run_pass(job, &p, ahead, piece + first);
         }
     }
 }
 
 static void product_strips(const product_job *job, uint32_t from, uint32_t to) {
-    for (uint32_t t = 0; t < job->n; t += BLOCK_TOKENS)
-        for (uint32_t strip = from; strip < to; strip++) run_strip(job, strip, t, least(BLOCK_TOKENS, job->n - t));
+    for (uint32_t t = 0; t < job->n; t += BLOCK_TOKENS) {
+        const uint32_t n = least(BLOCK_TOKENS, job->n - t);
+        const way y = way_of(job, n);
+        for (uint32_t strip = from; strip < to; strip++) run_strip(job, &y, strip, t, n);
+    }
 }
 
 /* Products in one sweep: their strips stand one after the other. */
@@ -183,11 +200,9 @@ static void sweep_part(void *context, uint32_t part) {
 static void sweep_add(kernels_device *d, sweep *s, product_job job, kernels_view x, kernels_view act) {
     const kernels_weight *w = job.w;
     INVARIANT(s->n_jobs < KERNELS_MAX_PROJECTIONS);
-    bool is_float = w->is_fp32 || kernels_layout_is_float(w->layout);
-    job.stride_bytes = is_float ? w->cols * sizeof(float) : kernels_cpu_act_bytes(1, w->cols);
-    job.step_bytes = is_float ? sizeof(float) : sizeof(kernels_act);
-    job.step_k = is_float ? 1 : KERNELS_GROUP;
-    job.x = kernels_cpu_at(is_float ? x : act, job.n * job.stride_bytes);
+    job.is_float = w->is_fp32 || kernels_layout_is_float(w->layout);
+    job.stride_bytes = job.is_float ? w->cols * sizeof(float) : kernels_cpu_act_bytes(1, w->cols);
+    job.x = kernels_cpu_at(job.is_float ? x : act, job.n * job.stride_bytes);
     job.n_strips = (w->rows - 1) / KERNELS_LANES + 1;
     job.p = d->primitives;
     s->n_strips += job.n_strips;
