@@ -5,6 +5,7 @@
  * what moves MPI forward, and yields the core between two tests (ranks may share cores); it ends after spin_ns where the caller
  * has another way to be woken. The sum is MPI_SUM of doubles, exact by construction of the values (docs/numerics.md), so the
  * algorithm that MPI takes does not matter. Where all ranks share a host, they sum in memory of theirs instead (shared_sum.h). */
+#include "parallel/clock.h"
 #include "parallel/parallel.h"
 #include "parallel/shared_sum.h"
 #include "parallel/world.h"
@@ -13,10 +14,10 @@
 #include <mpi.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { TESTS_PER_LOOK = 32, LINE = 64 /* bytes */ };
+enum { TESTS_PER_LOOK = 32 };
 
 typedef struct {
     parallel_group base;
@@ -25,15 +26,9 @@ typedef struct {
     shared_sum sum;      /* of ranks on one host */
 } group_mpi;
 
-static uint64_t now_ns(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* ST_OK: done. ST_ERR_DEADLINE: not within limit_ns. */
 static st_code wait_for(group_mpi *g, MPI_Request *request, uint64_t limit_ns) {
-    uint64_t end = now_ns() + limit_ns;
+    uint64_t end = parallel_now_ns() + limit_ns;
     for (;;) {
         for (int i = 0; i < TESTS_PER_LOOK; i++) {
             int done = 0;
@@ -41,7 +36,7 @@ static st_code wait_for(group_mpi *g, MPI_Request *request, uint64_t limit_ns) {
             if (done) return ST_OK;
         }
         if (atomic_load(&g->base.aborted)) return ST_ERR_CANCELLED;
-        if (now_ns() > end) return ST_ERR_DEADLINE;
+        if (parallel_now_ns() > end) return ST_ERR_DEADLINE;
         sched_yield();
     }
 }
@@ -51,14 +46,11 @@ static uint64_t deadline_ns(const parallel_group *base) { return (uint64_t)base-
 static st_code all_reduce(parallel_group *base, double *values, size_t n) {
     group_mpi *g = (group_mpi *)base;
     MPI_Request request;
+    if (g->sum.ranks) return shared_sum_add(&g->sum, base, values, n);
     if (n > INT32_MAX) return ST_ERR_INVALID_ARGUMENT;
     if (MPI_Iallreduce(MPI_IN_PLACE, values, (int)n, MPI_DOUBLE, MPI_SUM, g->comm, &request) != MPI_SUCCESS)
         return ST_FATAL_INTERNAL;
     return wait_for(g, &request, deadline_ns(base));
-}
-
-static st_code all_reduce_in_memory(parallel_group *base, double *values, size_t n) {
-    return shared_sum_add(&((group_mpi *)base)->sum, base, values, n);
 }
 
 static st_code broadcast(parallel_group *base, void *bytes, size_t n, uint32_t root) {
@@ -89,42 +81,34 @@ static st_code listen_for(parallel_group *base, void *bytes, size_t n, uint32_t 
     return code == ST_ERR_DEADLINE ? ST_OK : code;
 }
 
-/* Communicator and window are not freed: that is collective, and the others may be dead; MPI_Finalize takes them. */
-static void destroy(parallel_group *base) { mem_free(base); }
+/* The communicator is not freed: that is collective, and the others may be dead; MPI_Finalize takes it. */
+static void destroy(parallel_group *base) {
+    shared_sum_close(((group_mpi *)base)->sum.ranks, base->n_ranks);
+    mem_free(base);
+}
 
 static const parallel_group_ops mpi = {
     .name = "mpi", .all_reduce = all_reduce, .broadcast = broadcast, .gather = gather, .listen = listen_for, .destroy = destroy};
 
-static const parallel_group_ops mpi_one_host = {.name = "mpi, one host",
-                                                .all_reduce = all_reduce_in_memory,
-                                                .broadcast = broadcast,
-                                                .gather = gather,
-                                                .listen = listen_for,
-                                                .destroy = destroy};
-
-/* Memory that all ranks of the group share, zeros; NULL where not all are on one host, or where there is none. All ranks get it
- * or none does. */
-static void *shared_memory(MPI_Comm comm, uint32_t rank, size_t n_bytes) {
-    MPI_Comm host;
-    MPI_Win window;
-    MPI_Aint bytes;
-    void *start = NULL;
-    int n = 0, n_here = 0, unit, all = 0;
-    MPI_Comm_size(comm, &n);
-    if (MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host) != MPI_SUCCESS) return NULL;
-    MPI_Comm_size(host, &n_here);
-    MPI_Comm_free(&host);
-    int ok = n_here == n;
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, comm);
-    if (!all) return NULL;
-    ok = MPI_Win_allocate_shared(rank == 0 ? (MPI_Aint)n_bytes + LINE : 0, 1, MPI_INFO_NULL, comm, &start, &window) ==
-             MPI_SUCCESS &&
-         MPI_Win_shared_query(window, 0, &bytes, &unit, &start) == MPI_SUCCESS;
-    /* Pages are the same for all ranks, and so is what is left to the next line. */
-    void *memory = ok ? (char *)start + (LINE - (uintptr_t)start % LINE) % LINE : NULL;
-    if (ok && rank == 0) memset(memory, 0, n_bytes);
-    MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, comm); /* behind it, the zeros are there for all */
-    return all ? memory : NULL;
+/* Has the group sum in shared memory if all of its ranks can have that: none uses it before all have said so. */
+static st_code share_memory(group_mpi *g) {
+    const uint32_t n = g->base.n_ranks;
+    const char *sums = getenv("CONSORT_SUMS");
+    char name[SHARED_SUM_NAME] = "";
+    shared_sum_rank *ranks = NULL;
+    if (n > SHARED_SUM_MAX_RANKS) return ST_OK;
+    const bool is_first = g->base.rank == 0;
+    if (is_first && !(sums && !strcmp(sums, "messages"))) ranks = shared_sum_create(name, n);
+    st_code code = broadcast(&g->base, name, sizeof name, 0);
+    if (!code && !is_first && memchr(name, 0, sizeof name)) ranks = shared_sum_open(name, n);
+    double n_have = ranks ? 1 : 0;
+    if (!code) code = all_reduce(&g->base, &n_have, 1);
+    if (is_first && ranks) shared_sum_forget(name);
+    if (!code && n_have == n)
+        g->sum.ranks = ranks;
+    else
+        shared_sum_close(ranks, n);
+    return code;
 }
 
 st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t deadline_ms, parallel_group **out, st_error *e) {
@@ -146,8 +130,12 @@ st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t dea
     MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
     MPI_Comm_rank(g->comm, &rank);
     g->base.rank = (uint32_t)rank;
-    if (n_ranks <= SHARED_SUM_MAX_RANKS) g->sum.ranks = shared_memory(g->comm, g->base.rank, shared_sum_bytes(n_ranks));
-    if (g->sum.ranks) g->base.ops = &mpi_one_host;
+    st_code code = share_memory(g);
+    if (code) {
+        mem_free(g);
+        return st_fail(e, code, "ranks %u to %u did not agree on shared memory within %u ms", first_rank,
+                       first_rank + n_ranks - 1, deadline_ms);
+    }
     *out = &g->base;
     return ST_OK;
 }

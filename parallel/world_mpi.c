@@ -5,6 +5,8 @@
  * MPI itself reports no death. */
 #include "parallel/world.h"
 
+#include "parallel/clock.h"
+
 #include <mpi.h>
 #include <time.h>
 
@@ -24,11 +26,7 @@ st_code parallel_world_start(int *argc, char ***argv, uint32_t *rank, uint32_t *
     return ST_OK;
 }
 
-static uint64_t now_ms(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
+static uint64_t now_ms(void) { return parallel_now_ns() / 1000000u; }
 
 static st_code wait_for(MPI_Request *request, uint32_t deadline_ms, const char *what, st_error *e) {
     uint64_t end = now_ms() + deadline_ms;

@@ -6,8 +6,8 @@
 
 enum {
     BLOCK_TOKENS = 64,      /* 64 x 1,536 columns of activations: 147 KB */
-    AHEAD_BYTES = 1024,     /* tried: 1, 2 */
-    LATER_BYTES = 7168,     /* further; tried: none, and so that both are 6, 8, 12, 16 KiB */
+    AHEAD_BYTES = 1024,     /* into the first-level cache; tried: 1, 2 KiB */
+    LATER_BYTES = 7168,     /* further, into the second; tried: 0, and sums of both of 6, 8, 12, 16 KiB */
     UNITS = 16,             /* partial products that are summed together */
     PARTS_PER_THREAD = 8,   /* a thread that starts late, or is slow, leaves its share to the others; tried: 2, 4, 8, 16 */
     UNPACKED_BYTES = 32768, /* of columns that are unpacked at a time */

@@ -24,10 +24,17 @@ def alone(cluster):
     return [cluster.generate(prompt, **fields).ids for prompt, fields in REQUESTS], worker.weight_bytes
 
 
-@pytest.mark.parametrize("n", N_WORKERS)
-def test_any_number_of_ranks_gives_the_same_bytes_from_its_shares(new_cluster, alone, n):
+def sums_in_memory(pid):
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        return "/dev/shm/consort-sum-" in maps.read()
+
+
+@pytest.mark.parametrize("n, sums", [(n, "memory") for n in N_WORKERS] + [(3, "messages")])
+def test_any_number_of_ranks_gives_the_same_bytes_from_its_shares(new_cluster, alone, n, sums, monkeypatch):
     expected, whole_bytes = alone
+    monkeypatch.setenv("CONSORT_SUMS", sums)
     cluster = new_cluster(tensor_parallel=n, threads=1)
+    assert [sums_in_memory(pid) for pid in cluster.worker_pids()] == [sums == "memory"] * n
     workers = cluster.status().workers
     assert [(w.rank, w.group_rank, w.group_size, w.up) for w in workers] == [(i + 1, i, n, True) for i in range(n)]
     # Only a KV head whose query heads are on two ranks stands twice.
@@ -60,8 +67,9 @@ def test_a_rank_holds_its_share_and_little_else(new_cluster, n):
         assert memory_bytes(pid) <= most, (n, rank)
 
 
-@pytest.mark.parametrize("victim", ["the leader", "another rank"])
-def test_a_lost_rank_traps_nobody(new_cluster, victim):
+@pytest.mark.parametrize("victim, sums", [("the leader", "memory"), ("another rank", "memory"), ("another rank", "messages")])
+def test_a_lost_rank_traps_nobody(new_cluster, victim, sums, monkeypatch):
+    monkeypatch.setenv("CONSORT_SUMS", sums)
     cluster = new_cluster(tensor_parallel=3, threads=1)
     call = cluster.stream(max_tokens=4000, ignore_end=True)
     next(call)

@@ -1,3 +1,4 @@
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -77,6 +78,34 @@ static void a_stuck_thread_delays_only_its_part(void **state) {
     }
 }
 
+typedef struct {
+    pthread_t caller;
+    uint32_t first[2]; /* part that the caller, and the other thread, ran first */
+} firsts;
+
+static void note_first(void *context, uint32_t part) {
+    firsts *f = context;
+    uint32_t *first = &f->first[!pthread_equal(pthread_self(), f->caller)];
+    if (*first == UINT32_MAX) *first = part;
+}
+
+/* A thread comes to the other's share only when it is through with its own. */
+static void each_thread_begins_with_its_share(void **state) {
+    (void)state;
+    pool *p = NULL;
+    uint32_t n_of_other = 0;
+    assert_int_equal(pool_create(2, &p), ST_OK);
+    for (uint32_t job = 0; job < 2000; job++) {
+        firsts f = {pthread_self(), {UINT32_MAX, UINT32_MAX}};
+        pool_run(p, 64, note_first, &f);
+        assert_true(f.first[0] < 32 || f.first[0] == UINT32_MAX);
+        assert_true(f.first[1] >= 32);
+        n_of_other += f.first[1] != UINT32_MAX;
+    }
+    assert_true(n_of_other > 0);
+    pool_destroy(p);
+}
+
 static void creating_fails_cleanly(void **state) {
     (void)state;
     pool *p = NULL;
@@ -99,6 +128,7 @@ int main(void) {
         cmocka_unit_test(every_part_runs_exactly_once),
         cmocka_unit_test(two_jobs_never_mix),
         cmocka_unit_test(a_stuck_thread_delays_only_its_part),
+        cmocka_unit_test(each_thread_begins_with_its_share),
         cmocka_unit_test(creating_fails_cleanly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,4 @@
 /* The sum in shared memory, its ranks being threads here: right whatever the sizes and whoever is late, and an end to waiting. */
-#include "base/mem.h"
 #include "parallel/shared_sum.h"
 
 #include <pthread.h>
@@ -50,11 +49,14 @@ static void *take_part(void *argument) {
 
 /* n_members of n ranks take part. */
 static void run(member *all, uint32_t n, uint32_t n_members, uint32_t deadline_ms) {
-    void *memory = mem_alloc_aligned(1, shared_sum_bytes(n), 64);
+    char name[SHARED_SUM_NAME];
+    shared_sum_rank *memory = shared_sum_create(name, n);
     assert_non_null(memory);
     for (uint32_t rank = 0; rank < n_members; rank++) {
         member *m = &all[rank];
-        *m = (member){.g = {.rank = rank, .n_ranks = n, .deadline_ms = deadline_ms}, .s = {.ranks = memory}};
+        *m = (member){.g = {.rank = rank, .n_ranks = n, .deadline_ms = deadline_ms},
+                      .s = {.ranks = rank % 2 ? shared_sum_open(name, n) : memory}};
+        assert_non_null(m->s.ranks); /* half of them at another address */
         m->values = malloc(MAX_VALUES * sizeof *m->values);
         assert_non_null(m->values);
         assert_int_equal(0, pthread_create(&m->thread, NULL, take_part, m));
@@ -62,8 +64,10 @@ static void run(member *all, uint32_t n, uint32_t n_members, uint32_t deadline_m
     for (uint32_t rank = 0; rank < n_members; rank++) {
         pthread_join(all[rank].thread, NULL);
         free(all[rank].values);
+        if (rank % 2) shared_sum_close(all[rank].s.ranks, n);
     }
-    mem_free(memory);
+    shared_sum_forget(name);
+    shared_sum_close(memory, n);
 }
 
 static void every_rank_has_the_sum_of_all(void **state) {
@@ -88,13 +92,34 @@ static void a_rank_that_does_not_come_is_waited_for_until_the_deadline(void **st
 
 static void the_flag_ends_waiting(void **state) {
     (void)state;
-    void *memory = mem_alloc_aligned(1, shared_sum_bytes(2), 64);
+    char name[SHARED_SUM_NAME];
+    shared_sum_rank *memory = shared_sum_create(name, 2);
     double values[3] = {1, 2, 3};
     parallel_group g = {.rank = 1, .n_ranks = 2, .deadline_ms = 60000, .aborted = true};
     shared_sum s = {.ranks = memory};
     assert_non_null(memory);
     assert_int_equal(ST_ERR_CANCELLED, shared_sum_add(&s, &g, values, 3));
-    mem_free(memory);
+    shared_sum_forget(name);
+    shared_sum_close(memory, 2);
+}
+
+static void a_name_is_good_until_it_is_forgotten_and_for_as_many_ranks(void **state) {
+    (void)state;
+    char name[SHARED_SUM_NAME], other[SHARED_SUM_NAME];
+    shared_sum_rank *memory = shared_sum_create(name, 2), *another = shared_sum_create(other, 2), *again;
+    assert_non_null(memory);
+    assert_non_null(another);
+    assert_string_not_equal(name, other);
+    assert_null(shared_sum_open("", 2));
+    assert_null(shared_sum_open(name, 3));
+    assert_non_null(again = shared_sum_open(name, 2));
+    shared_sum_close(again, 2);
+    shared_sum_forget(name);
+    assert_null(shared_sum_open(name, 2));
+    shared_sum_forget(other);
+    shared_sum_close(memory, 2);
+    shared_sum_close(another, 2);
+    shared_sum_close(NULL, 2);
 }
 
 int main(void) {
@@ -102,6 +127,7 @@ int main(void) {
         cmocka_unit_test(every_rank_has_the_sum_of_all),
         cmocka_unit_test(a_rank_that_does_not_come_is_waited_for_until_the_deadline),
         cmocka_unit_test(the_flag_ends_waiting),
+        cmocka_unit_test(a_name_is_good_until_it_is_forgotten_and_for_as_many_ranks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
