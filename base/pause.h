@@ -1,7 +1,7 @@
 /* pause: a moment's wait in a loop that spins for something another core will write.
  *
- * Leaves the core's shared parts to its other thread, and lets go of what was read ahead. It does not give the core to others:
- * who spins for long must also yield or sleep. Thread: any. */
+ * The processor's own hint (pause, yield): it does not give the core to other threads, so who spins for long must also yield or
+ * sleep. Thread: any. */
 #ifndef CONSORT_BASE_PAUSE_H
 #define CONSORT_BASE_PAUSE_H
 

@@ -33,7 +33,7 @@ typedef struct {
  * into the second-level cache, those that stand later_bytes behind. The processor's own streams end at each 4 KiB page. */
 typedef struct {
     uintptr_t at;                      /* no pointer, since it may lie behind the last weight */
-    uint32_t group_bytes, later_bytes; /* 0: none; the same once more */
+    uint32_t group_bytes, later_bytes; /* 0: none; 0: the same lines again, which costs little */
 } kernels_ahead;
 
 static inline void kernels_ask(kernels_ahead ahead, uint32_t group) {

@@ -17,8 +17,8 @@ ST_CHECKED st_code parallel_world_broadcast(void *bytes, size_t n, uint32_t dead
 /* n bytes of each rank to all: all[n_ranks][n], in order of rank. Errors as above. */
 ST_CHECKED st_code parallel_world_gather(const void *mine, void *all, size_t n, uint32_t deadline_ms, st_error *e);
 /* The group of the world's ranks first_rank ... first_rank + n_ranks - 1, of which the caller is one; all of them call it. Owns:
- * the caller, by g->ops->destroy(g). Errors: ST_FATAL_*. It waits for the others: a rank that died before is the coordinator's to
- * notice. */
+ * the caller, by g->ops->destroy(g). Errors: ST_FATAL_*; ST_ERR_DEADLINE, where one does not say in time whether it
+ * has the memory for sums. It waits for the others to come: a rank that died before is the coordinator's to notice. */
 ST_CHECKED st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t deadline_ms, parallel_group **out,
                                         st_error *e);
 /* After a clean end: MPI_Finalize. After a death it may hang, so the caller then leaves by _exit (mpi-slurm facts, docs). */

@@ -140,35 +140,35 @@ static way way_of(const product_job *job, uint32_t n) {
 
 /* A strip that one pass takes all tokens through is asked for a little ahead. Where there are more passes, each asks for its
  * share of the next strip, so that memory has something to do while those run for which the strip is at hand. */
-static kernels_ahead what_to_ask(const kernels_weight *w, const way *y, uint32_t strip, uint32_t i) {
+static kernels_ahead what_to_ask(const kernels_weight *w, const way *how, uint32_t strip, uint32_t i) {
     const uintptr_t here = (uintptr_t)w->strips + strip * w->strip_bytes;
-    if (y->n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, y->group_bytes, LATER_BYTES};
-    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / y->n_passes * i, y->group_bytes, 0};
+    if (how->n_passes == 1) return (kernels_ahead){here + AHEAD_BYTES, how->group_bytes, LATER_BYTES};
+    return (kernels_ahead){here + w->strip_bytes + w->strip_bytes / how->n_passes * i, how->group_bytes, 0};
 }
 
 /* A strip and tokens t0 .. t0 + n - 1. */
-static void run_strip(const product_job *job, const way *y, uint32_t strip, uint32_t t0, uint32_t n) {
+static void run_strip(const product_job *job, const way *how, uint32_t strip, uint32_t t0, uint32_t n) {
     const kernels_weight *w = job->w;
     _Alignas(64) uint8_t unpacked[UNPACKED_BYTES];
     float piece[BLOCK_TOKENS][KERNELS_LANES];
     pass p = {.strip = strip, .product = w->product, .tiles = w->strips + strip * w->strip_bytes};
     for (; p.k < w->cols; p.k += p.n_k) {
         const uint32_t of_unit = p.k ? p.k % job->unit_cols : 0;
-        p.n_k = least(w->cols - p.k, of_unit ? least(y->at_once, job->unit_cols - of_unit) : y->at_once);
+        p.n_k = least(w->cols - p.k, of_unit ? least(how->at_once, job->unit_cols - of_unit) : how->at_once);
         p.goes_on = of_unit;
         p.is_open = p.k + p.n_k < w->cols && (p.k + p.n_k) % job->unit_cols;
         p.tiles_k = w->first_k + p.k;
-        if (y->unpacks) {
+        if (how->unpacks) {
             unpack(w, unpacked, w->strips + strip * w->strip_bytes, w->first_k + p.k, p.n_k);
             p.product = w->product_unpacked;
             p.tiles = unpacked;
             p.tiles_k = 0;
         }
-        for (uint32_t i = 0, first = 0; i < y->n_passes; i++, first += p.n) {
-            kernels_ahead ahead = what_to_ask(w, y, strip, i);
-            if (y->unpacks) ahead.at += p.k / KERNELS_GROUP * ahead.group_bytes;
+        for (uint32_t i = 0, first = 0; i < how->n_passes; i++, first += p.n) {
+            kernels_ahead ahead = what_to_ask(w, how, strip, i);
+            if (how->unpacks) ahead.at += p.k / KERNELS_GROUP * ahead.group_bytes;
             p.t = t0 + first;
-            p.n = (n - first) / (y->n_passes - i);
+            p.n = (n - first) / (how->n_passes - i);
             run_pass(job, &p, ahead, piece + first);
         }
     }
@@ -177,8 +177,8 @@ static void run_strip(const product_job *job, const way *y, uint32_t strip, uint
 static void product_strips(const product_job *job, uint32_t from, uint32_t to) {
     for (uint32_t t = 0; t < job->n; t += BLOCK_TOKENS) {
         const uint32_t n = least(BLOCK_TOKENS, job->n - t);
-        const way y = way_of(job, n);
-        for (uint32_t strip = from; strip < to; strip++) run_strip(job, &y, strip, t, n);
+        const way how = way_of(job, n);
+        for (uint32_t strip = from; strip < to; strip++) run_strip(job, &how, strip, t, n);
     }
 }
 
