@@ -6,6 +6,7 @@
 #ifndef CONSORT_BASE_NOUNS_H
 #define CONSORT_BASE_NOUNS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -54,6 +55,7 @@ typedef struct {
     const uint32_t *bias_token; /* [n_bias] ids, each once; their logits get ... */
     const float *bias;          /* [n_bias] ... so much added */
     uint32_t logprobs;          /* 0: not asked for; n + 1: of each token, and of the n likeliest */
+    bool hidden;                /* hidden states are asked for */
 } token_rules;
 
 /* The logarithms of probabilities of chosen tokens: the softmax of the model's own logits, before all else. Borrowed arrays. */
@@ -63,5 +65,12 @@ typedef struct {
     const uint32_t *top;  /* [n_tokens][n_top] ids, descending, ties to the lower id */
     const float *top_log; /* [n_tokens][n_top] */
 } token_logprobs;
+
+/* The hidden states that tokens were chosen from: what the output head reads, after the final norm. Borrowed array. */
+typedef struct {
+    uint32_t dim;
+    const uint16_t *f16; /* [n_tokens][dim]; NULL: not asked for, or not known */
+} hidden_states;
+enum { NOUNS_MAX_DIM = 1 << 17 }; /* of a model */
 
 #endif

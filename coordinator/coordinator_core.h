@@ -36,6 +36,8 @@ typedef struct {
     uint32_t n_vocab;                 /* where there are drafters: drafts of other ids are refused */
     float draft_floor;                /* of lookup: least belief in a node and all before it */
     uint64_t draft_wait_ns;           /* that a request waits for its drafters; 0: they are not asked */
+    uint32_t want_hidden;             /* mask of the drafters that want the target's hidden states */
+    uint32_t dim;                     /* of a hidden state */
 } sched_limits;
 
 typedef enum {
@@ -101,6 +103,7 @@ typedef struct {
     const uint32_t *tokens;
     uint32_t n_tokens;
     token_logprobs logprobs; /* TOKENS, if asked for; a view of the event's result */
+    hidden_states hidden;    /* likewise, and where a drafter wants them */
     sched_finish finish;
     st_code code;        /* FINISHED: ST_OK for stop and length */
     char message[160];   /* FINISHED with an error: for the client */

@@ -55,6 +55,7 @@ typedef struct {
     uint32_t n_groups, n_drafters;
     member_group *groups;       /* [n_groups] as in the topology */
     const char **drafter_names; /* [n_drafters] the topology's */
+    uint32_t want_hidden;       /* mask of the drafters that want hidden states */
     struct {
         net_link *link; /* NULL: unused */
         uint64_t since_ns;

@@ -165,6 +165,7 @@ void front_tokens(coordinator *c, const sched_action *a) {
     }
     if (!n) return; /* already cut: the scheduler has not heard of it yet */
     proto_reply r = {.text = s->text, .text_bytes = n_text, .tokens = a->tokens, .n_tokens = n, .logprobs = a->logprobs};
+    if (s->g->request.hidden_states) r.hidden = a->hidden;
     count_tokens(s, n);
     reply(s, &r);
     if (s->cut) cancel(s, ST_OK, SCHED_FINISH_STOP);
@@ -291,7 +292,8 @@ static token_rules rules_of(const generation *g) {
                          .ends = g->end_tokens,
                          .bias_token = r->bias_token,
                          .bias = r->bias,
-                         .logprobs = r->logprobs || n_top ? n_top + 1 : 0};
+                         .logprobs = r->logprobs || n_top ? n_top + 1 : 0,
+                         .hidden = r->hidden_states};
 }
 
 static st_code fill(generation *g, const uint8_t *message, size_t n, st_error *e) {

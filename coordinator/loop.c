@@ -121,7 +121,7 @@ static void on_signal(void *context, int number) {
 static st_code read_model(coordinator *c, st_error *e) {
     model_file *f;
     model_string arch;
-    uint64_t context = 0;
+    uint64_t context = 0, dim = 0;
     char key[96];
     st_code code = model_file_open(c->t->model, &f, e);
     if (code) return code;
@@ -131,6 +131,8 @@ static st_code read_model(coordinator *c, st_error *e) {
     if (!code) {
         snprintf(key, sizeof key, "%.*s.context_length", (int)(arch.size < 32 ? arch.size : 32), arch.bytes);
         code = model_file_u64(f, key, 1, PROTO_MAX_PROMPT_TOKENS, &context, e);
+        snprintf(key, sizeof key, "%.*s.embedding_length", (int)(arch.size < 32 ? arch.size : 32), arch.bytes);
+        if (!code) code = model_file_u64(f, key, 1, NOUNS_MAX_DIM, &dim, e);
     }
     for (uint32_t id = 0; !code && id < model_vocabulary_size(c->tokenizer) && c->n_ends < MAX_ENDS; id++)
         if (model_token_is_end(c->tokenizer, id)) c->ends[c->n_ends++] = id;
@@ -138,6 +140,7 @@ static st_code read_model(coordinator *c, st_error *e) {
     if (!code) code = model_file_vocabulary_hash(f, c->vocabulary_hash);
     if (!code) {
         c->limits.max_context = (uint32_t)context;
+        c->limits.dim = (uint32_t)dim;
         if (c->t->max_context && c->t->max_context < context) c->limits.max_context = c->t->max_context;
     }
     model_file_close(f);
@@ -157,6 +160,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->speculation = t->speculation;
     l->n_drafters = c->members.n_drafters;
     l->drafter_names = c->members.drafter_names;
+    l->want_hidden = c->members.want_hidden;
     l->n_vocab = model_vocabulary_size(c->tokenizer);
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "speculative/speculative.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -145,6 +146,9 @@ static bool agrees(const coordinator *c, const proto_register *r, char *text, si
     else if (memcmp(r->vocabulary_hash, c->vocabulary_hash, sizeof c->vocabulary_hash))
         snprintf(text, n, "rank %u (%s, %s) has another vocabulary than %s", r->rank, c->t->groups[r->group].name, r->hostname,
                  c->t->model);
+    else if (r->dim != c->limits.dim && (!drafts || r->wants_hidden))
+        snprintf(text, n, "rank %u (%s, %s) is for hidden states of %u numbers, those of %s have %u", r->rank,
+                 c->t->groups[r->group].name, r->hostname, r->dim, c->t->model, c->limits.dim);
     else if (!drafts &&
              (r->kv_blocks != c->limits.n_blocks || r->max_context != c->limits.max_context || r->max_rows != c->limits.max_rows))
         snprintf(text, n,
@@ -349,6 +353,7 @@ st_code members_init(coordinator *c, st_error *e) {
         m->groups[g] = (member_group){
             .leader = rank, .n_ranks = of->tensor_parallel, .drafter = m->n_drafters, .epoch = 1, .drafts = drafts};
         for (uint32_t i = 0; i < of->tensor_parallel; i++) m->items[rank++].group = g;
+        if (drafts && spec_kind_find(of->kind)->wants_hidden) m->want_hidden |= UINT32_C(1) << m->n_drafters;
         if (drafts) m->drafter_names[m->n_drafters++] = of->name;
         n_verifiers += !drafts;
     }

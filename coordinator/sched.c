@@ -64,6 +64,7 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.tokens = place(&at, (size_t)l->max_batch * (1 + l->max_tree), sizeof *shape.tokens);
     shape.known = place(&at, (size_t)l->max_running * l->max_context, sizeof *shape.known);
     shape.trees = place(&at, l->max_tree ? l->max_batch : 0, sizeof *shape.trees);
+    shape.hidden = place(&at, l->want_hidden ? (size_t)l->max_running * l->dim : 0, sizeof *shape.hidden);
     shape.proposals = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.proposals);
     shape.by_drafter = place(&at, (1 + (size_t)l->max_requests) * shape.roster.n, sizeof *shape.by_drafter);
     shape.drafters = place(&at, l->n_drafters, sizeof *shape.drafters);
@@ -151,6 +152,7 @@ static void on_request(sched *s, const sched_event *ev) {
     r->rules = ev->rules;
     r->deadline_ns = ev->deadline_ns;
     r->route = route;
+    r->rules.hidden |= sched_wants_hidden(s, r);
     sched_admit(s);
     if (s->lists[SCHED_WAITING].n > s->limits.max_queue) { /* then it is the last of them */
         snprintf(message, sizeof message, "no place is free and the queue is full (limit %u); try again later",
@@ -171,6 +173,7 @@ static void give_tokens(sched *s, sched_request *r, const proto_item *item, uint
     sched_action *a = sched_act(s, SCHED_ACT_TOKENS, r->seq);
     a->tokens = memcpy(s->tokens + s->n_tokens, item->tokens, n * sizeof *item->tokens);
     a->logprobs = item->logprobs;
+    a->hidden = item->hidden;
     a->n_tokens = n;
     s->n_tokens += n;
     s->stats.tokens += n;
@@ -195,6 +198,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     if (n > 0) { /* else item->tokens may be NULL */
         give_tokens(s, r, item, n);
         memcpy(r->known + r->n_known, item->tokens, n * sizeof *r->known);
+        sched_keep_hidden(s, r, &item->hidden, n);
     }
     if (asked->chooses) sched_count_drafts(s, r, asked, item);
     r->n_cached += sched_newly_cached(asked, item);

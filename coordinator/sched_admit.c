@@ -22,6 +22,7 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
         {"max_context", l->max_context, 2, PROTO_MAX_PROMPT_TOKENS},
         {"n_blocks", l->n_blocks, 1, 1 << 28},
         {"n_drafters", l->n_drafters, 0, SPEC_MAX_DRAFTERS - 1},
+        {"dim", l->dim, l->want_hidden > 0, NOUNS_MAX_DIM},
         {"n_vocab", l->n_vocab, l->n_drafters > 0, 1 << 28},
     };
     for (uint32_t i = 0; i < sizeof rows / sizeof *rows; i++)

@@ -103,6 +103,7 @@ bool sched_answers(const sched_asked *asked, const sched_request *r, const proto
     if (item->seq.value != r->seq.value) return false;
     if (item->code != ST_OK) return true;
     if (item->n_tokens > 0 && r->rules.logprobs != (item->logprobs.own ? item->logprobs.n_top + 1 : 0)) return false;
+    if (item->n_tokens > 0 && r->rules.hidden != (item->hidden.f16 != NULL)) return false;
     if (!asked->chooses || item->n_tokens == 0) return !asked->chooses && item->n_tokens == 0;
     uint32_t n_accepted = item->n_tokens - 1;
     if (!asked->drafts) return n_accepted == 0;

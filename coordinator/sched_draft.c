@@ -18,6 +18,8 @@
  * Limits: a drafter that can never keep up is asked again after each answer, and each time costs one wait. */
 #include "coordinator/sched_int.h"
 
+#include <string.h>
+
 static uint32_t bit(uint32_t drafter) { return UINT32_C(1) << drafter; }
 static uint32_t *told(const sched_drafter *d, const sched_request *r) { return &d->told[r->chain.index]; }
 
@@ -77,6 +79,24 @@ uint64_t sched_next_wait_ns(const sched *s) {
     return first == SCHED_NO_SLOT ? 0 : s->requests[first].draft_by_ns;
 }
 
+/* ---- hidden states ---- */
+
+bool sched_wants_hidden(const sched *s, const sched_request *r) {
+    spec_roster all = s->roster;
+    all.up = UINT32_MAX; /* who joins later gets them, too */
+    return (spec_route_ask(&r->route, &all) & s->limits.want_hidden) != 0;
+}
+
+static uint16_t *hidden_of(const sched *s, const sched_request *r) {
+    return s->hidden + (size_t)r->chain.index * s->limits.dim;
+}
+
+void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint32_t n) {
+    uint32_t dim = s->limits.dim;
+    r->knows_hidden = h->f16 && h->dim == dim && s->limits.want_hidden;
+    if (r->knows_hidden) memcpy(hidden_of(s, r), h->f16 + (size_t)(n - 1) * dim, dim * sizeof *h->f16);
+}
+
 /* ---- plans ---- */
 
 /* Gives the drafter the next n_new tokens of the request, and asks for a draft behind them; budget 0: for none. */
@@ -93,7 +113,12 @@ static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, ui
                                                  .tokens = tokens,
                                                  .n_answered = n_new > r->n_prompt ? n_new - r->n_prompt : 0};
     *n_told += n_new;
-    d->draft[d->plan.n_draft++] = (proto_draft){.seq = r->seq, .n_tokens = opens ? 0 : n_new, .tokens = tokens, .budget = budget};
+    bool hidden = budget > 0 && r->knows_hidden && (s->limits.want_hidden & bit((uint32_t)(d - s->drafters)));
+    d->draft[d->plan.n_draft++] = (proto_draft){.seq = r->seq,
+                                                .n_tokens = opens ? 0 : n_new,
+                                                .tokens = tokens,
+                                                .budget = budget,
+                                                .hidden = {s->limits.dim, hidden ? hidden_of(s, r) : NULL}};
     d->asked[d->n_asked++] =
         (sched_draft_asked){.slot = (uint32_t)(r - s->requests), .seq = r->seq, .n_known = *n_told, .budget = budget};
 }

@@ -42,6 +42,7 @@ typedef struct {
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
     uint64_t draft_by_ns; /* the round waits no longer */
+    bool knows_hidden;    /* that of its last known token is kept */
     sched_drafts drafts;
     proto_drafter_figures *by_drafter; /* [roster.n] */
     bool open;                         /* the ranks know it */
@@ -114,6 +115,7 @@ struct sched {
     spec_route route;                  /* of requests that do not say */
     sched_drafter *drafters;           /* [n_drafters] */
     uint32_t busy, late;               /* masks: a plan is in flight; and a request has waited for its answer in vain */
+    uint16_t *hidden;                  /* [max_running][dim] f16, where a drafter wants them; by the index of the chain */
     spec_tree *proposals;              /* [max_running][roster.n] of this round, by the index of the chain */
     proto_drafter_figures *by_drafter; /* [1 + max_requests][roster.n] in total, then by slot */
     uint32_t *known;                   /* [max_running][max_context] of the admitted, by the index of their chain */
@@ -159,6 +161,9 @@ st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, ch
 void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
 
 /* sched_draft.c: drafters. */
+bool sched_wants_hidden(const sched *s, const sched_request *r); /* a drafter that it may ask wants hidden states */
+/* n tokens have been committed, which were chosen from these: the last one is kept, so that any drafter can take over. */
+void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint32_t n);
 spec_tree *sched_proposals(const sched *s, const sched_request *r); /* [roster.n] */
 /* A token has been committed, or the prompt is done: asks drafters or goes straight on. */
 void sched_begin_round(sched *s, sched_request *r);
@@ -193,8 +198,8 @@ uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item);
 uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish);
 /* Counts a step that chose tokens: what was drafted for it and what of that was accepted, in all and by drafter. */
 void sched_count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
-/* Whether an item answers what was asked: its drafts are a path of the tree, its log-probabilities those that the request wants.
- */
+/* Whether an item answers what was asked: its drafts are a path of the tree, its log-probabilities and hidden states those that the
+ * request wants. */
 bool sched_answers(const sched_asked *asked, const sched_request *r, const proto_item *item);
 
 #endif

@@ -13,7 +13,7 @@
 #ifndef CONSORT_KERNELS_TILE_H
 #define CONSORT_KERNELS_TILE_H
 
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/kernels_int.h"
 
 typedef enum {

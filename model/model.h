@@ -88,6 +88,8 @@ typedef struct {
  * from the group; ST_FATAL_* from the device; ST_ERR_INVALID_ARGUMENT (names the row that does not fit). No allocation. */
 ST_CHECKED st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e);
 const float *model_logits(const model *m, uint32_t i); /* rank 0: [n_vocab] of choose[i]; view until the next run */
+/* Rank 0: [dim] the hidden state that these logits were made of, after the final norm; view as of `model_logits`. */
+const float *model_hidden(const model *m, uint32_t i);
 /* False, or true with *layer = where a value of this row was first not finite (n_layers: the output head). */
 bool model_row_bad(const model *m, uint32_t row, uint32_t *layer);
 

@@ -137,6 +137,7 @@ struct model {
     uint32_t *bad_layer; /* [max_rows] UINT32_MAX: the row is finite */
     uint8_t *bad;        /* [max(max_rows, max_choose)] */
     const float *logits; /* [n_choose][n_vocab] of the last run, on rank 0 */
+    const float *hidden; /* [n_choose][dim] likewise */
     double *sum;         /* [max_rows][dim]; NULL in a group of one, as the three below */
     uint8_t *head_part;  /* this rank's part of the logits: a message to rank 0 (run.c) */
     uint8_t *head_parts; /* [n_ranks] of them, and ... */

@@ -141,6 +141,7 @@ static st_code run_head(model *m, const model_batch *b, st_error *e) {
     st_code c = look(m, m->place[MODEL_LOGITS], n, rows, &any, e);
     if (c != ST_OK) return c;
     m->logits = m->ops->host(m->device, m->place[MODEL_LOGITS], (size_t)n * rows * sizeof *m->logits);
+    m->hidden = m->ops->host(m->device, m->place[MODEL_CHOSEN], (size_t)n * m->info.dim * sizeof *m->hidden);
     if (m->group->n_ranks > 1) c = gather_logits(m, m->logits, n, e);
     for (uint32_t i = 0; i < n; i++)
         if (m->bad[i] && m->bad_layer[b->choose[i]] == UINT32_MAX) m->bad_layer[b->choose[i]] = m->info.n_layers;
@@ -162,6 +163,8 @@ st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
 }
 
 const float *model_logits(const model *m, uint32_t i) { return m->logits + (size_t)i * m->info.n_vocab; }
+
+const float *model_hidden(const model *m, uint32_t i) { return m->hidden + (size_t)i * m->info.dim; }
 
 bool model_row_bad(const model *m, uint32_t row, uint32_t *layer) {
     if (m->bad_layer[row] == UINT32_MAX) return false;

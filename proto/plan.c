@@ -107,6 +107,7 @@ static void encode_open(const proto_open *o, wire_sampling *s, wire_open *m) {
     m->bias_token = packed(o->rules.bias_token);
     m->bias = (float *)(uintptr_t)o->rules.bias;
     m->logprobs = o->rules.logprobs;
+    m->hidden = o->rules.hidden;
 }
 
 /* Returns the scratch numbers that are left. */
@@ -131,6 +132,7 @@ static void encode_draft(const proto_draft *d, wire_draft *m) {
     m->n_tokens = d->n_tokens;
     m->tokens = packed(d->tokens);
     m->budget = d->budget;
+    m->hidden = proto_wire_hidden(&d->hidden, 1);
 }
 
 st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
@@ -206,7 +208,8 @@ static st_code decode_rules(const wire_open *m, token_rules *r, st_error *e) {
                        .ends = m->end_tokens,
                        .bias_token = m->bias_token,
                        .bias = m->bias,
-                       .logprobs = m->logprobs};
+                       .logprobs = m->logprobs,
+                       .hidden = m->hidden};
     return ST_OK;
 }
 
@@ -271,7 +274,7 @@ static st_code decode_draft(const wire_draft *m, proto_draft *d, st_error *e) {
         return st_fail(e, BAD, "tokens: %zu are over %d", m->n_tokens, PROTO_MAX_PROMPT_TOKENS);
     if (m->budget > NOUNS_MAX_TREE) return st_fail(e, BAD, "budget: %u nodes are over %d", m->budget, NOUNS_MAX_TREE);
     *d = (proto_draft){.seq = {m->seq}, .n_tokens = (uint32_t)m->n_tokens, .tokens = m->tokens, .budget = m->budget};
-    return ST_OK;
+    return proto_wire_take_hidden("hidden", m->hidden, 1, &d->hidden, BAD, e);
 }
 
 static st_code check_plan(const wire_plan *m, st_error *e) {
@@ -358,6 +361,7 @@ st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
         to->n_tokens = from->n_tokens;
         to->tokens = packed(from->tokens);
         encode_logprobs(&from->logprobs, from->n_tokens, to);
+        to->hidden = proto_wire_hidden(&from->hidden, from->n_tokens);
         to->n_scored = from->n_scored;
         to->n_hits = from->n_hits;
         parents = ENCODE_TREE(&from->tree, parents, to);
@@ -387,6 +391,7 @@ static st_code decode_item(wire_item *m, proto_item *i, st_error *e) {
                       .n_hits = m->n_hits};
     wire_logprobs logs = {m->n_logprobs, m->n_top_tokens, m->n_top_logprobs, m->logprobs, m->top_logprobs, m->top_tokens};
     st_code code = proto_wire_logprobs(logs, m->n_tokens, &i->logprobs, BAD, e);
+    if (!code) code = proto_wire_take_hidden("hidden", m->hidden, m->n_tokens, &i->hidden, BAD, e);
     return code ? code : decode_tree(TREE_OF(m), &i->tree, e);
 }
 

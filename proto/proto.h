@@ -52,6 +52,7 @@ typedef struct {
     const uint32_t *tokens;
     uint32_t n_tokens;
     token_logprobs logprobs;   /* of `tokens`; own NULL: not asked for, or no tokens */
+    hidden_states hidden;      /* likewise */
     uint32_t index;            /* of the answer, among n */
     const char *finish_reason; /* NULL: goes on; "stop", "length" */
     bool has_usage;            /* the call ends with this reply: of all its answers, */

@@ -63,6 +63,7 @@ typedef struct {
     const float *bias;          /* [n_bias] */
     bool logprobs;
     uint32_t top_logprobs; /* more than 0: logprobs too */
+    bool hidden_states;
 } proto_request;
 
 /* plan */
@@ -101,6 +102,7 @@ typedef struct {
     uint32_t n_tokens;
     const uint32_t *tokens; /* [n_tokens] */
     uint32_t budget;        /* most nodes of the tree, <= NOUNS_MAX_TREE */
+    hidden_states hidden;   /* of the last committed token, to a drafter that wants it */
 } proto_draft;
 
 typedef struct {
@@ -121,6 +123,7 @@ typedef struct {
     uint32_t n_tokens;       /* accepted drafts, then the bonus token; 0 after a prompt chunk that does not end the prompt */
     const uint32_t *tokens;  /* [n_tokens] */
     token_logprobs logprobs; /* of `tokens`, if the open asked for them */
+    hidden_states hidden;    /* likewise */
     /* of a draft; `tokens` is empty then */
     token_tree tree;
     uint32_t n_scored,
@@ -156,6 +159,7 @@ typedef struct {
     uint8_t model_hash[32], vocabulary_hash[32];
     uint64_t kv_blocks, weight_bytes, kv_bytes;
     uint32_t max_rows, max_sequences, max_context, n_vocab, n_threads;
+    uint32_t dim; /* of hidden states: the model's, or those that a drafter wants; 0: it wants none */
 } proto_register;
 
 #endif

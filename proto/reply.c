@@ -74,6 +74,8 @@ st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
         logprobs.top_tokens = (uint32_t *)(uintptr_t)r->logprobs.top;
         logprobs.top = (float *)(uintptr_t)r->logprobs.top_log;
     }
+    m.has_hidden_states = r->hidden.f16 != NULL;
+    m.hidden_states = proto_wire_hidden(&r->hidden, r->n_tokens);
     m.has_index = 1;
     m.index = r->index;
     if (r->has_usage) {
@@ -117,6 +119,7 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
         wire_logprobs logs = {l->n_token, l->n_top_tokens, l->n_top, l->token, l->top, l->top_tokens};
         code = proto_wire_logprobs(logs, m->n_tokens, &r.logprobs, BAD, e);
     }
+    if (!code) code = proto_wire_take_hidden("hidden_states", m->hidden_states, m->n_tokens, &r.hidden, BAD, e);
     if (code) {
         arena_reset(a, mark);
         return code;

@@ -157,3 +157,21 @@ st_code proto_wire_copy_hash(const char *field, ProtobufCBinaryData d, uint8_t d
     memcpy(dst, d.data, 32);
     return ST_OK;
 }
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "hidden states stand on the wire as in memory");
+
+ProtobufCBinaryData proto_wire_hidden(const hidden_states *h, uint32_t n_tokens) {
+    return (ProtobufCBinaryData){h->f16 ? (size_t)n_tokens * h->dim * sizeof *h->f16 : 0, (uint8_t *)(uintptr_t)h->f16};
+}
+
+st_code proto_wire_take_hidden(const char *field, ProtobufCBinaryData d, size_t n_tokens, hidden_states *out, st_code bad,
+                               st_error *e) {
+    *out = (hidden_states){0};
+    if (!d.len) return ST_OK;
+    size_t row = n_tokens ? d.len / n_tokens : 0, dim = row / sizeof *out->f16;
+    if (!dim || dim > NOUNS_MAX_DIM || dim * sizeof *out->f16 * n_tokens != d.len)
+        return st_fail(e, bad, "%s: %zu bytes for %zu tokens; expected 2 to %zu for each, an even number", field, d.len, n_tokens,
+                       NOUNS_MAX_DIM * sizeof *out->f16);
+    *out = (hidden_states){(uint32_t)dim, (const uint16_t *)(const void *)d.data};
+    return ST_OK;
+}

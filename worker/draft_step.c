@@ -108,6 +108,9 @@ static st_code ask(draft_step *d, uint32_t i, const proto_draft *p, st_error *e)
                        (unsigned long long)p->seq.value);
     st_code code = append(d, q, p->tokens, p->n_tokens, e);
     if (code) return code;
+    if (p->hidden.f16 && p->hidden.dim != d->o.dim)
+        return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: a hidden state of %u numbers, expected %u",
+                       (unsigned long long)p->seq.value, p->hidden.dim, d->o.dim);
     if (!q->n_tokens)
         return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu has no tokens to draft behind", (unsigned long long)p->seq.value);
     d->trees[i].n = 0;
@@ -117,6 +120,7 @@ static st_code ask(draft_step *d, uint32_t i, const proto_draft *p, st_error *e)
                                 .n_tokens = q->n_tokens,
                                 .n_new = q->n_new,
                                 .budget = p->budget,
+                                .hidden = p->hidden,
                                 .tree = &d->trees[i]};
     q->n_new = 0;
     return ST_OK;

@@ -14,6 +14,7 @@ typedef struct draft_step draft_step;
 typedef struct {
     spec_drafter *drafter;           /* borrowed */
     uint32_t max_sequences, n_vocab; /* max_sequences <= PROTO_MAX_PLAN_SEQUENCES */
+    uint32_t dim;                    /* of the hidden states that it wants; 0: none */
 } draft_step_options;
 
 ST_CHECKED st_code draft_step_create(const draft_step_options *o, draft_step **out); /* ST_FATAL_MEMORY */

@@ -14,6 +14,7 @@
 #include "worker/step.h"
 
 #include "base/arena.h"
+#include "base/half.h"
 #include "base/mem.h"
 #include <string.h>
 
@@ -26,7 +27,8 @@ typedef struct {
     uint32_t *ends;                      /* [PROTO_MAX_ENDS] */
     uint32_t *bias_token;                /* [PROTO_MAX_BIAS] */
     float *bias;                         /* [PROTO_MAX_BIAS] */
-    uint32_t logprobs;                   /* as in token_rules */
+    uint32_t logprobs;                   /* as in token_rules, and the next */
+    bool hidden;
     uint32_t n_prompt;                   /* where the answer begins */
     uint32_t n_tokens, n_kv, n_blocks;
     uint32_t *tokens; /* [max_context]; behind n_tokens, while the leader decides, the path that it has chosen */
@@ -62,6 +64,7 @@ struct step {
     float *own_log;                                              /* [max_rows] by choice, as the next two */
     uint32_t *top;                                               /* [max_rows][PROTO_MAX_TOP_LOGPROBS]; each span packs its own */
     float *top_log;                                              /* likewise */
+    uint16_t *hidden;                                            /* [max_rows][dim] f16, as top */
     bool decided;                                                /* the words to apply are our own */
     uint64_t *allowed;                                           /* [MODEL_MASK_WORDS(n_vocab)] */
 };
@@ -70,24 +73,24 @@ static uint32_t blocks_for_context(const step_options *o) { return kv_blocks_for
 
 uint32_t step_max_words(const step_options *o) { return DECISION_WORDS * PROTO_MAX_PLAN_SEQUENCES + 2 * o->max_rows; }
 
-static size_t memory_bytes(const step_options *o, uint32_t n_vocab) {
+static size_t memory_bytes(const step_options *o, uint32_t n_vocab, uint32_t dim) {
     size_t padding = 64;
     size_t words = (size_t)o->max_context + blocks_for_context(o) + PROTO_MAX_ENDS + 2 * PROTO_MAX_BIAS;
     size_t sequences = o->max_sequences * (sizeof(sequence) + words * sizeof(uint32_t) + 5 * padding);
     size_t choice =
         (size_t)n_vocab * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t)) + MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t);
     size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
-    size_t logs = (size_t)o->max_rows * (1 + 2 * PROTO_MAX_TOP_LOGPROBS) * sizeof(float);
-    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 22 * padding;
+    size_t logs = (size_t)o->max_rows * ((1 + 2 * PROTO_MAX_TOP_LOGPROBS) * sizeof(float) + dim * sizeof(uint16_t));
+    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 23 * padding;
 }
 
 st_code step_create(const step_options *o, step **out) {
     step *s = mem_alloc(1, sizeof *s);
     if (!s) return ST_FATAL_MEMORY;
-    uint32_t n_vocab = model_get_info(o->model)->n_vocab;
+    uint32_t n_vocab = model_get_info(o->model)->n_vocab, dim = model_get_info(o->model)->dim;
     s->o = *o;
     s->max_blocks = blocks_for_context(o);
-    if (arena_init(&s->memory, memory_bytes(o, n_vocab)) != ST_OK) {
+    if (arena_init(&s->memory, memory_bytes(o, n_vocab, dim)) != ST_OK) {
         step_destroy(s);
         return ST_FATAL_MEMORY;
     }
@@ -112,6 +115,7 @@ st_code step_create(const step_options *o, step **out) {
     s->own_log = arena_alloc(a, o->max_rows, sizeof *s->own_log);
     s->top = arena_alloc(a, (size_t)o->max_rows * PROTO_MAX_TOP_LOGPROBS, sizeof *s->top);
     s->top_log = arena_alloc(a, (size_t)o->max_rows * PROTO_MAX_TOP_LOGPROBS, sizeof *s->top_log);
+    s->hidden = arena_alloc(a, (size_t)o->max_rows * dim, sizeof *s->hidden);
     s->allowed = arena_alloc(a, MODEL_MASK_WORDS(n_vocab), sizeof *s->allowed);
     INVARIANT(s->allowed);
     *out = s;
@@ -174,6 +178,7 @@ static st_code check_open(const step *s, const proto_open *o, st_error *e) {
 static void take_rules(sequence *q, const token_rules *r) {
     q->min_tokens = r->min_tokens;
     q->logprobs = r->logprobs;
+    q->hidden = r->hidden;
     q->n_ends = r->n_ends;
     q->n_bias = r->n_bias;
     if (r->n_ends) memcpy(q->ends, r->ends, r->n_ends * sizeof *q->ends);
@@ -348,6 +353,20 @@ static void note_logprobs(step *s, const span *sp, uint32_t k, const float *logi
         model_logprobs(logits, model_get_info(s->o.model)->n_vocab, token, n_top, s->top + at, s->top_log + at);
 }
 
+static hidden_states hidden_of(const step *s, const span *sp) {
+    uint32_t dim = model_get_info(s->o.model)->dim;
+    return (hidden_states){dim, sp->seq->hidden ? s->hidden + (size_t)sp->first_choice * dim : NULL};
+}
+
+/* The k-th token of the span was chosen from the batch's choice `from`. */
+static void note_hidden(step *s, const span *sp, uint32_t k, uint32_t from) {
+    if (!sp->seq->hidden) return;
+    uint32_t dim = model_get_info(s->o.model)->dim;
+    uint16_t *to = s->hidden + ((size_t)sp->first_choice + k) * dim;
+    const float *h = model_hidden(s->o.model, from);
+    for (uint32_t i = 0; i < dim; i++) to[i] = half_of_float(h[i]);
+}
+
 /* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. */
 static void choose_path(step *s, const span *sp, uint32_t *head) {
     const sequence *q = sp->seq;
@@ -355,9 +374,11 @@ static void choose_path(step *s, const span *sp, uint32_t *head) {
     uint32_t *tokens = q->tokens + q->n_tokens, path[NOUNS_MAX_TREE], n = 0, n_path = 0;
     for (uint32_t row = root; row != MODEL_NO_PARENT && n < room;) {
         if (row != root) path[n_path++] = row - root - 1;
-        const float *logits = model_logits(s->o.model, sp->first_choice + (row - root));
+        uint32_t from = sp->first_choice + (row - root);
+        const float *logits = model_logits(s->o.model, from);
         tokens[n] = choose(s, q, logits, q->n_tokens + n);
         note_logprobs(s, sp, n, logits, tokens[n]);
+        note_hidden(s, sp, n, from);
         row = child(s, sp, row, tokens[n++]);
     }
     head[2] = n;
@@ -405,7 +426,10 @@ static void apply_item(step *s, const span *sp, const uint32_t *words, proto_ite
     uint32_t n = words[2], n_path = words[3];
     const uint32_t *tokens = words + DECISION_WORDS, *path = tokens + n;
     *item = (proto_item){.seq = q->id, .code = (st_code)words[0], .layer = words[1], .n_tokens = n, .tokens = tokens};
-    if (n && s->decided) item->logprobs = logprobs_of(s, sp);
+    if (n && s->decided) {
+        item->logprobs = logprobs_of(s, sp);
+        item->hidden = hidden_of(s, sp);
+    }
     if (item->code) {
         q->bad = true;
         return;

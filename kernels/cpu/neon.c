@@ -4,7 +4,7 @@
 
 #ifdef KERNELS_HAS_NEON
 #include "base/fmath.h"
-#include "kernels/half.h"
+#include "base/half.h"
 #include <math.h>
 #include <string.h>
 #include <sys/auxv.h>

@@ -1,5 +1,5 @@
 /* F32, F16 and BF16 weights: a tile is one column of 16 rows; activations stay floats. */
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/kernels_int.h"
 
 static void pack_32(uint8_t *tile, const uint8_t *block, uint32_t lane) { memcpy(tile + 4 * lane, block, 4); }

@@ -1,7 +1,7 @@
 /* The scalar primitives: the truth that every instruction set is compared with, written as docs/numerics.md says it and for no
  * other quality. */
 #include "base/fmath.h"
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/kernels_int.h"
 #include <math.h> /* NAN; sqrtf and rintf are exact by IEEE 754 */
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { EPOCH = 7, KV_TOKENS = 256, MAX_ROWS = 32 };
+enum { EPOCH = 7, KV_TOKENS = 256, MAX_ROWS = 32, DIM = 64 };
 
 const uint8_t house_secret[NET_SECRET_BYTES] = {1, 2, 3};
 
@@ -21,7 +21,8 @@ static void write_model(house *h) {
     w_vocabulary(&g, &(wv_options){0});
     w_key_text(&g, "general.architecture", "llama");
     w_key_u32(&g, "llama.context_length", CONTEXT);
-    g.bytes[16] += 2; /* the header's number of keys */
+    w_key_u32(&g, "llama.embedding_length", DIM);
+    g.bytes[16] += 3; /* the header's number of keys */
     memcpy(h->model, "/tmp/consort-test-XXXXXX", sizeof "/tmp/consort-test-XXXXXX");
     int fd = mkstemp(h->model);
     assert_true(fd >= 0 && write(fd, g.bytes, g.n) == (ssize_t)g.n && !close(fd));
@@ -289,8 +290,10 @@ static void describe(house *h, const house_options *o) {
         r->rank = r->group + 1;
         r->group_size = 1;
         m->h = h;
+        static char kind[] = "model";
         h->groups[r->group] = (config_group){.name = i == DRAFTER ? "d" : "g",
                                              .role = i == DRAFTER ? CONFIG_DRAFTER : CONFIG_VERIFIER,
+                                             .kind = kind,
                                              .tensor_parallel = 1,
                                              .kv_tokens = i == DRAFTER ? 0 : KV_TOKENS};
         snprintf(r->role, sizeof r->role, "%s", i == DRAFTER ? "drafter" : "verifier");
@@ -302,6 +305,7 @@ static void describe(house *h, const house_options *o) {
     memcpy(verifier->kv_type, "f16", sizeof "f16");
     verifier->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
     verifier->max_context = CONTEXT;
+    verifier->dim = DIM;
     verifier->max_rows = MAX_ROWS;
 }
 

@@ -156,7 +156,8 @@ static void a_plan_that_is_never_answered_does_not_hold_up_the_end(void **state)
 
 static void a_topology_without_exactly_one_verifier_is_refused(void **state) {
     (void)state;
-    config_group groups[] = {{.name = "a", .role = CONFIG_DRAFTER, .tensor_parallel = 1},
+    char kind[] = "model";
+    config_group groups[] = {{.name = "a", .role = CONFIG_DRAFTER, .kind = kind, .tensor_parallel = 1},
                              {.name = "b", .role = CONFIG_VERIFIER, .tensor_parallel = 1},
                              {.name = "c", .role = CONFIG_VERIFIER, .tensor_parallel = 1}};
     for (uint32_t n_verifiers = 0; n_verifiers <= 2; n_verifiers += 2) {
@@ -233,6 +234,22 @@ static void the_cluster_does_not_wait_for_ever_for_a_drafter_that_does_not_join(
 static void the_cluster_does_not_wait_for_ever_for_a_drafter_that_loads_for_ever(void **state) {
     (void)state;
     the_cluster_does_not_wait_for_ever(true);
+}
+
+static void a_drafter_for_hidden_states_of_another_size_is_refused(void **state) {
+    (void)state;
+    house *h = start_two(GIVE_UP_MS, GIVE_UP_MS);
+    member *v = &h->members[VERIFIER], *d = &h->members[DRAFTER];
+    member_become_ready(v);
+    d->info.wants_hidden = true;
+    d->info.dim = 96;
+    member_join_and_load(d);
+    member_say_register(d, PROTO_MSG_READY);
+    UNTIL(h, !d->link);
+    assert_int_equal(d->n_aborts, 1);
+    assert_non_null(strstr(d->said, "rank 1 (d, here) is for hidden states of 96 numbers, those of "));
+    assert_true(house_is_ready(h));
+    house_stop(h);
 }
 
 static void a_drafter_with_another_vocabulary_is_refused_and_requests_are_served_without_it(void **state) {
@@ -391,6 +408,7 @@ int main(void) {
         cmocka_unit_test(the_cluster_does_not_wait_for_ever_for_a_drafter_that_does_not_join),
         cmocka_unit_test(the_cluster_does_not_wait_for_ever_for_a_drafter_that_loads_for_ever),
         cmocka_unit_test(a_verifier_of_another_precision_is_refused),
+        cmocka_unit_test(a_drafter_for_hidden_states_of_another_size_is_refused),
         cmocka_unit_test(a_drafter_with_another_vocabulary_is_refused_and_requests_are_served_without_it),
         cmocka_unit_test(draft_plans_go_to_the_drafter_and_step_plans_to_the_verifier),
         cmocka_unit_test(a_drafter_that_vanishes_costs_its_link_and_no_request),

@@ -30,7 +30,8 @@ enum {
     GUARD_BYTES = 64,
     ITEM_TOKENS = NOUNS_MAX_TREE + 2,
     DRAFTERS = 3,
-    BATCH = 24
+    BATCH = 24,
+    DIM = 2
 };
 
 typedef struct {
@@ -40,12 +41,12 @@ typedef struct {
     sched_finish alone_finish;
     uint64_t deadline_ns;
     const char *speculation;
-    bool sent, over, cancelled, broken; /* broken: the verifier reported an error or nonsense for it */
+    bool wants_hidden, sent, over, cancelled, broken; /* broken: the verifier reported an error or nonsense for it */
     uint32_t got[CONTEXT], n_got;
 } client;
 
 typedef struct {
-    bool open;
+    bool open, hidden;
     uint32_t tokens[CONTEXT], n_known, n_cached;
     block_id blocks[BLOCKS];
     uint32_t n_blocks;
@@ -83,6 +84,7 @@ typedef struct {
     proto_result result;         /* of the plan in flight; plan_id 0: none */
     proto_item items[PROTO_MAX_PLAN_SEQUENCES];
     uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS];
+    uint16_t hidden[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS][DIM];
     uint64_t n_branches; /* nodes beside another in the trees that it got */
     drafter drafters[DRAFTERS];
 } world;
@@ -106,6 +108,12 @@ static uint32_t next_token(const uint32_t *tokens, uint32_t n) {
     uint64_t h = UINT64_C(14695981039346656037);
     for (uint32_t i = tokens[0] % 2 == 0 ? n - 1 : 0; i < n; i++) h = (h ^ tokens[i]) * UINT64_C(1099511628211);
     return (uint32_t)(h >> 20) % VOCABULARY;
+}
+
+/* The hidden state that the token after these is chosen from. */
+static void state_after(const uint32_t *tokens, uint32_t n, uint16_t *out) {
+    out[0] = (uint16_t)n;
+    out[1] = (uint16_t)(next_token(tokens, n) * 257);
 }
 
 /* ---- clients ---- */
@@ -135,6 +143,7 @@ static void invent(world *w, client *c) {
     static const char *const policies[] = {"", "none", "lookup", "all", "all", "fixed:lookup", "fixed:a", "fixed:b", "fixed:c"};
     c->speculation = policies[draw(w, 6 + w->limits.n_drafters)];
     if (draw(w, 5) == 0) c->deadline_ns = w->now_ns + draw(w, 3000);
+    c->wants_hidden = draw(w, 4) == 0;
     answer_alone(c);
 }
 
@@ -234,7 +243,9 @@ static void compute(world *w, const proto_work *work, uint32_t i) {
         return;
     }
     if (r->n_cached < r->n_known) return;
+    if (r->hidden) w->items[i].hidden = (hidden_states){DIM, w->hidden[i][0]};
     for (uint32_t node = NOUNS_TREE_ROOT;;) { /* the choice, and on along the drafts that equal it */
+        state_after(r->tokens, r->n_known, w->hidden[i][w->items[i].n_tokens]);
         uint32_t t = w->tokens[i][w->items[i].n_tokens++] = r->tokens[r->n_known] = next_token(r->tokens, r->n_known);
         r->n_known++;
         node = spec_tree_child(&work->tree, node, t);
@@ -263,8 +274,8 @@ static void carry_out(world *w, const proto_plan *p) {
         rank_sequence *r = rank_of(w, o->seq);
         const client *c = &w->clients[o->seq.value - 1];
         CHECK(w, !r->open && r->n_known == 0 && o->n_tokens == c->n_prompt && !c->over);
-        CHECK(w, o->n_answered == 0 && o->rules.ends == c->ends);
-        *r = (rank_sequence){.open = true, .n_known = o->n_tokens, .last_step = w->steps - 1};
+        CHECK(w, o->n_answered == 0 && o->rules.ends == c->ends && o->rules.hidden >= c->wants_hidden);
+        *r = (rank_sequence){.open = true, .hidden = o->rules.hidden, .n_known = o->n_tokens, .last_step = w->steps - 1};
         memcpy(r->tokens, o->tokens, o->n_tokens * sizeof *r->tokens);
     }
     uint32_t rows = 0, n_open = 0;
@@ -332,6 +343,13 @@ static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
     CHECK(w, memcmp(tokens, c->prompt, n_prompt * sizeof *tokens) == 0 && *n - n_prompt <= c->n_alone);
     CHECK(w, memcmp(tokens + n_prompt, c->alone, (*n - n_prompt) * sizeof *tokens) == 0);
     CHECK(w, ask->budget <= w->limits.max_tree && (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
+    if (ask->budget > 0) { /* it may draft behind a prompt of which nothing was chosen; else the last token's state is known */
+        uint16_t state[DIM];
+        bool wants = *n > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1);
+        CHECK(w, wants == (ask->hidden.f16 != NULL));
+        state_after(tokens, *n - 1, state);
+        CHECK(w, !wants || (ask->hidden.dim == DIM && memcmp(ask->hidden.f16, state, sizeof state) == 0));
+    }
     d->items[i] = (proto_item){.seq = ask->seq};
     d->items[i].tree = (token_tree){.token = d->tokens[i], .parent = d->parents[i], .probability = d->probabilities[i]};
     propose(w, d, i, tokens, *n, ask->budget);
@@ -378,6 +396,7 @@ static void take_action(world *w, const sched_action *a) {
     case SCHED_ACT_TOKENS:
         CHECK(w, c && c->sent && !c->over && a->n_tokens > 0 && c->n_got + a->n_tokens <= CONTEXT);
         CHECK(w, (a->logprobs.own != NULL) == wants_logprobs(a->seq));
+        for (uint32_t i = 0; c->wants_hidden && i < a->n_tokens; i++) CHECK(w, a->hidden.f16[i * DIM + 1] == a->tokens[i] * 257);
         for (uint32_t i = 0; a->logprobs.own && i < a->n_tokens; i++)
             CHECK(w, a->logprobs.own[i] == log_of(a->tokens[i]) && a->logprobs.top[i] == a->tokens[i] + 1);
         memcpy(c->got + c->n_got, a->tokens, a->n_tokens * sizeof *a->tokens);
@@ -412,15 +431,17 @@ static void send_request(world *w) {
     client *c = &w->clients[w->n_sent++];
     invent(w, c);
     c->sent = true;
-    step(w,
-         &(sched_event){.kind = SCHED_REQUEST,
-                        .seq = {w->n_sent},
-                        .tokens = c->prompt,
-                        .n_tokens = c->n_prompt,
-                        .max_tokens = c->max_tokens,
-                        .speculation = c->speculation,
-                        .rules = {.ends = c->ends, .n_ends = c->n_ends, .logprobs = wants_logprobs((seq_id){w->n_sent}) ? 2 : 0},
-                        .deadline_ns = c->deadline_ns});
+    step(w, &(sched_event){.kind = SCHED_REQUEST,
+                           .seq = {w->n_sent},
+                           .tokens = c->prompt,
+                           .n_tokens = c->n_prompt,
+                           .max_tokens = c->max_tokens,
+                           .speculation = c->speculation,
+                           .rules = {.ends = c->ends,
+                                     .n_ends = c->n_ends,
+                                     .logprobs = wants_logprobs((seq_id){w->n_sent}) ? 2 : 0,
+                                     .hidden = c->wants_hidden},
+                           .deadline_ns = c->deadline_ns});
 }
 
 static void cancel(world *w) {
@@ -450,9 +471,12 @@ static void deliver(world *w) {
     uint32_t tokens[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS], top[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS];
     float logs[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS];
     memcpy(items, w->items, sizeof items);
+    uint16_t hidden[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS][DIM];
     memcpy(tokens, w->tokens, sizeof w->tokens);
+    memcpy(hidden, w->hidden, sizeof hidden);
     for (uint32_t i = 0; i < result.n_items; i++) {
         items[i].tokens = tokens[i];
+        if (items[i].hidden.f16) items[i].hidden.f16 = hidden[i][0];
         for (uint32_t k = 0; k < items[i].n_tokens; k++) logs[i][k] = log_of(tokens[i][k]), top[i][k] = tokens[i][k] + 1;
         if (wants_logprobs(items[i].seq)) items[i].logprobs = (token_logprobs){1, logs[i], top[i], logs[i]};
     }
@@ -560,6 +584,8 @@ static void begin(world *w, uint64_t seed) {
                                .n_drafters = draw(w, DRAFTERS + 1),
                                .drafter_names = names,
                                .n_vocab = VOCABULARY,
+                               .want_hidden = draw(w, 1 << DRAFTERS),
+                               .dim = DIM,
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     w->memory_bytes = sched_bytes(&w->limits);
     w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);

@@ -15,7 +15,7 @@
 #include "base/mem.h"
 #include "base/philox.h"
 #include "kernels/cpu/cpu_int.h"
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/kernels_int.h"
 #include "kernels/tile.h"
 #include <math.h>

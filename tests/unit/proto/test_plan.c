@@ -25,7 +25,8 @@ static token_rules random_rules(source *s, arena *a) {
                          .ends = some32(s, a, n_ends),
                          .bias_token = some32(s, a, n_bias),
                          .bias = some_bias(s, a, n_bias),
-                         .logprobs = below(s, PROTO_MAX_TOP_LOGPROBS + 2)};
+                         .logprobs = below(s, PROTO_MAX_TOP_LOGPROBS + 2),
+                         .hidden = below(s, 2)};
 }
 
 static token_tree random_tree(source *s, arena *a) {
@@ -80,7 +81,7 @@ static proto_plan random_draft_plan(source *s, arena *a) {
     p.n_work = 0;
     for (uint32_t i = 0; i < p.n_draft; i++) {
         uint32_t n = below(s, 70);
-        draft[i] = (proto_draft){{1 + any64(s) / 2}, n, some32(s, a, n), below(s, NOUNS_MAX_TREE + 1)};
+        draft[i] = (proto_draft){{1 + any64(s) / 2}, n, some32(s, a, n), below(s, NOUNS_MAX_TREE + 1), some_hidden(s, a, 1)};
     }
     p.draft = draft;
     return p;
@@ -124,6 +125,7 @@ static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
     for (uint32_t i = 0; i < a->n_draft; i++) {
         assert_int_equal(a->draft[i].seq.value, b->draft[i].seq.value);
         assert_int_equal(a->draft[i].budget, b->draft[i].budget);
+        assert_same_hidden(&a->draft[i].hidden, 1, &b->draft[i].hidden);
         assert_same_numbers(a->draft[i].tokens, a->draft[i].n_tokens, b->draft[i].tokens, b->draft[i].n_tokens);
     }
 }
@@ -170,7 +172,7 @@ static void make_sample(sample *x) {
                            .n_tokens = 3,
                            .tokens = prompt};
     x->work = (proto_work){{9}, 0, 3, 2, blocks, {3, tree_token, tree_parent, tree_probability}};
-    x->draft = (proto_draft){{9}, 3, prompt, 4};
+    x->draft = (proto_draft){{9}, 3, prompt, 4, {0}};
     x->plan = (proto_plan){.id = 12,
                            .kind = PROTO_PLAN_STEP,
                            .n_close = 2,
@@ -450,6 +452,7 @@ static void a_result_comes_back_as_it_went(void **state) {
                                     .n_scored = scored,
                                     .n_hits = scored / 2};
             items[k].logprobs = some_logprobs(&s, &made, m);
+            items[k].hidden = some_hidden(&s, &made, m);
             if (below(&s, 2)) items[k].tree = random_tree(&s, &made);
         }
         proto_result r = {1 + any64(&s) / 2, any64(&s), any32(&s), any32(&s), n, items}, back;
@@ -468,6 +471,7 @@ static void a_result_comes_back_as_it_went(void **state) {
             assert_int_equal(items[k].code, back.items[k].code);
             assert_int_equal(items[k].layer, back.items[k].layer);
             assert_same_numbers(items[k].tokens, items[k].n_tokens, back.items[k].tokens, back.items[k].n_tokens);
+            assert_same_hidden(&items[k].hidden, items[k].n_tokens, &back.items[k].hidden);
             assert_same_logprobs(&items[k].logprobs, items[k].n_tokens, &back.items[k].logprobs);
             assert_same_tree(&items[k].tree, &back.items[k].tree);
             assert_int_equal(items[k].n_scored, back.items[k].n_scored);
@@ -476,6 +480,44 @@ static void a_result_comes_back_as_it_went(void **state) {
         proto_bytes_free(&b);
         arena_deinit(&a);
         arena_deinit(&made);
+    }
+}
+
+/* Bytes that a peer wrote, since no struct of ours can be wrong in these ways. */
+static void hidden_states_are_a_row_of_numbers_for_each_token(void **state) {
+    (void)state;
+    static const uint8_t zeros[2 * (NOUNS_MAX_DIM + 1)];
+    const struct {
+        size_t n_tokens, n_bytes;
+        bool ok;
+    } cases[] = {{2, 0, true},  {2, 12, true}, {2, 11, false}, {2, 10, false}, {2, 2, false}, {0, 4, false}, {1, 2 * NOUNS_MAX_DIM, true},
+                 {1, 2 * (NOUNS_MAX_DIM + 1), false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static uint8_t item_bytes[2 * NOUNS_MAX_DIM + 100];
+        uint8_t head[] = {0x08, 1, 0x22, (uint8_t)cases[i].n_tokens, 7, 7}; /* seq; tokens */
+        size_t n = 4 + cases[i].n_tokens;
+        memcpy(item_bytes, head, n);
+        item_bytes[n++] = 13 << 3 | 2;
+        for (size_t v = cases[i].n_bytes; (item_bytes[n++] = (uint8_t)(v > 127 ? v | 128 : v)) > 127;) v >>= 7;
+        memcpy(item_bytes + n, zeros, cases[i].n_bytes);
+        n += cases[i].n_bytes;
+        static uint8_t bytes[sizeof item_bytes + 100];
+        size_t at = 0;
+        bytes[at++] = 0x08, bytes[at++] = 1; /* plan_id */
+        bytes[at++] = 0x22;                  /* items */
+        for (size_t v = n; (bytes[at++] = (uint8_t)(v > 127 ? v | 128 : v)) > 127;) v >>= 7;
+        memcpy(bytes + at, item_bytes, n);
+        proto_result back;
+        st_error e = {0};
+        arena a = arena_for(at + n);
+        st_code code = proto_result_decode(bytes, at + n, &a, &back, &e);
+        if ((code == ST_OK) != cases[i].ok) fail_msg("case %zu: %d, %s", i, (int)code, e.message);
+        if (code == ST_OK && cases[i].n_bytes)
+            assert_int_equal(back.items[0].hidden.dim, cases[i].n_bytes / 2 / cases[i].n_tokens);
+        else
+            assert_true(code || !back.items[0].hidden.f16);
+        if (code && !strstr(e.message, "Result: items[0]: hidden: ")) fail_msg("case %zu: %s", i, e.message);
+        arena_deinit(&a);
     }
 }
 
@@ -536,6 +578,7 @@ int main(void) {
         cmocka_unit_test(a_full_arena_is_said_and_left_as_it_was),
         cmocka_unit_test(encoding_survives_each_failing_allocation),
         cmocka_unit_test(a_result_comes_back_as_it_went),
+        cmocka_unit_test(hidden_states_are_a_row_of_numbers_for_each_token),
         cmocka_unit_test(logprobs_are_as_many_as_tokens_and_their_likeliest_as_many_for_each),
         cmocka_unit_test(a_result_with_a_bad_field_is_refused_by_its_name),
     };

@@ -29,6 +29,7 @@ static void assert_same_reply(const proto_reply *a, const proto_reply *b) {
     if (a->text_bytes) assert_memory_equal(a->text, b->text, a->text_bytes);
     assert_same_numbers(a->tokens, a->n_tokens, b->tokens, b->n_tokens);
     assert_same_logprobs(&a->logprobs, a->n_tokens, &b->logprobs);
+    assert_same_hidden(&a->hidden, a->n_tokens, &b->hidden);
     assert_int_equal(a->index, b->index);
     assert_int_equal(a->has_usage, b->has_usage);
     if (a->has_usage) {
@@ -60,6 +61,7 @@ static void a_reply_comes_back_as_it_went(void **state) {
         if (below(&s, 2)) r.text = "na\xC3\xAFve", r.text_bytes = 6;
         r.tokens = some32(&s, &made, r.n_tokens);
         r.logprobs = some_logprobs(&s, &made, r.n_tokens);
+        r.hidden = some_hidden(&s, &made, r.n_tokens);
         if (below(&s, 2)) {
             r.finish_reason = below(&s, 2) ? "stop" : "length";
             r.has_usage = below(&s, 2);

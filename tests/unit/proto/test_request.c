@@ -62,6 +62,7 @@ static proto_request random_request(source *s, arena *a) {
     r.stop_tokens = some32(s, a, r.n_stop_tokens);
     r.min_tokens = below(s, PROTO_MAX_PROMPT_TOKENS + 1);
     r.logprobs = below(s, 2);
+    r.hidden_states = below(s, 2);
     r.top_logprobs = below(s, PROTO_MAX_TOP_LOGPROBS + 1);
     r.n_bias = below(s, 2) ? below(s, PROTO_MAX_BIAS + 1) : 0;
     uint32_t *ids = some32(s, a, r.n_bias);
@@ -91,6 +92,7 @@ static void assert_same_request(const proto_request *a, const proto_request *b) 
     assert_same_numbers(a->stop_tokens, a->n_stop_tokens, b->stop_tokens, b->n_stop_tokens);
     assert_int_equal(a->min_tokens, b->min_tokens);
     assert_int_equal(a->logprobs, b->logprobs);
+    assert_int_equal(a->hidden_states, b->hidden_states);
     assert_int_equal(a->top_logprobs, b->top_logprobs);
     assert_same_numbers(a->bias_token, a->n_bias, b->bias_token, b->n_bias);
     if (a->n_bias) assert_memory_equal(a->bias, b->bias, a->n_bias * sizeof *a->bias);

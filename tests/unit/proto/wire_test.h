@@ -62,6 +62,7 @@ static inline void assert_same_sampling(const sampling *a, const sampling *b) {
 static inline void assert_same_rules(const token_rules *a, const token_rules *b) {
     assert_int_equal(a->min_tokens, b->min_tokens);
     assert_int_equal(a->logprobs, b->logprobs);
+    assert_int_equal(a->hidden, b->hidden);
     assert_same_numbers(a->ends, a->n_ends, b->ends, b->n_ends);
     assert_same_numbers(a->bias_token, a->n_bias, b->bias_token, b->n_bias);
     if (a->n_bias) assert_memory_equal(a->bias, b->bias, a->n_bias * sizeof *a->bias);
@@ -86,6 +87,21 @@ static inline token_logprobs some_logprobs(source *s, arena *a, uint32_t n_token
     uint32_t n_top = below(s, PROTO_MAX_TOP_LOGPROBS + 1), n = n_tokens * n_top;
     if (!n_tokens || below(s, 2)) return (token_logprobs){0};
     return (token_logprobs){n_top, some_logs(s, a, n_tokens), some32(s, a, n), some_logs(s, a, n)};
+}
+
+static inline hidden_states some_hidden(source *s, arena *a, uint32_t n_tokens) {
+    uint32_t dim = 1 + below(s, 40);
+    uint16_t *f16 = arena_alloc(a, (size_t)n_tokens * dim, sizeof *f16);
+    assert_non_null(f16);
+    for (uint32_t i = 0; i < n_tokens * dim; i++) f16[i] = (uint16_t)draw(s);
+    return n_tokens && below(s, 2) ? (hidden_states){dim, f16} : (hidden_states){0};
+}
+
+static inline void assert_same_hidden(const hidden_states *a, uint32_t n_tokens, const hidden_states *b) {
+    assert_int_equal(a->f16 != NULL, b->f16 != NULL);
+    if (!a->f16) return;
+    assert_int_equal(a->dim, b->dim);
+    assert_memory_equal(a->f16, b->f16, (size_t)n_tokens * a->dim * sizeof *a->f16);
 }
 
 /* Values from -100 to 100. */

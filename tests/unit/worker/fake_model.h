@@ -25,6 +25,7 @@ struct kernels_device {
 
 const model_info *model_get_info(const model *m) { return &m->info; }
 const float *model_logits(const model *m, uint32_t i) { return m->logits[i]; }
+const float *model_hidden(const model *m, uint32_t i) { return m->logits[i]; } /* the first info.dim of them */
 const kernels_kv *kv_store_view(const kv_store *s) { return &s->view; }
 
 bool model_row_bad(const model *m, uint32_t row, uint32_t *layer) {

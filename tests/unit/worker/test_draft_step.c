@@ -10,7 +10,7 @@
 #include "worker/draft_step.h"
 #include <string.h>
 
-enum { MAX_SEQ = 3, VOCAB = 50, LONG = 5000 };
+enum { MAX_SEQ = 3, VOCAB = 50, LONG = 5000, DIM = 3 };
 
 typedef struct {
     spec_drafter drafter;
@@ -52,7 +52,7 @@ static void note_close(spec_drafter *d, seq_id seq) {
 static const spec_drafter_ops noting_ops = {.name = "noting", .draft = draft, .close = note_close};
 
 static void make_step(rig *r) {
-    draft_step_options o = {&r->fake.drafter, MAX_SEQ, VOCAB};
+    draft_step_options o = {&r->fake.drafter, MAX_SEQ, VOCAB, DIM};
     assert_int_equal(draft_step_create(&o, &r->step), ST_OK);
 }
 
@@ -113,6 +113,25 @@ static void assert_seen(const rig *r, uint32_t i, const uint32_t *tokens, uint32
 }
 
 /* ---- what goes in ---- */
+
+static void a_drafter_gets_the_hidden_state_of_the_last_token_and_no_other(void **state) {
+    rig *r = *state;
+    const uint16_t hidden[DIM] = {1, 2, 3};
+    proto_draft ask = asked(7, r->text + 5, 1, 3);
+    proto_result out;
+    st_error e = {0};
+    works(r, PLAN(LIST(open, opened(7, r->text, 5)), LIST(draft, asked(7, NULL, 0, 0))));
+    assert_null(r->fake.seen[0].hidden.f16);
+    ask.hidden = (hidden_states){DIM, hidden};
+    works(r, PLAN(LIST(draft, ask)));
+    assert_int_equal(r->fake.seen[0].hidden.dim, DIM);
+    assert_memory_equal(r->fake.seen[0].hidden.f16, hidden, sizeof hidden);
+    works(r, PLAN(LIST(draft, asked(7, r->text + 6, 1, 3))));
+    assert_null(r->fake.seen[0].hidden.f16);
+    ask.hidden.dim = DIM + 1;
+    assert_int_equal(run(r, PLAN(LIST(draft, ask)), &out, &e), ST_FATAL_PROTOCOL);
+    assert_string_equal(e.message, "sequence 7: a hidden state of 4 numbers, expected 3");
+}
 
 static void a_drafter_gets_all_tokens_and_how_many_are_new_since_the_last_draft(void **state) {
     rig *r = *state;
@@ -270,7 +289,7 @@ static void a_sequence_may_be_as_long_as_a_prompt_and_no_longer(void **state) {
 
 static void create_survives_each_failing_allocation(void **state) {
     rig *r = *state;
-    draft_step_options o = {&r->fake.drafter, MAX_SEQ, VOCAB};
+    draft_step_options o = {&r->fake.drafter, MAX_SEQ, VOCAB, DIM};
     draft_step *d = NULL;
     mem_fail_at(0);
     assert_int_equal(draft_step_create(&o, &d), ST_OK);
@@ -324,7 +343,7 @@ static void a_table_drafts_what_followed_in_its_text(void **state) {
     for (uint32_t i = 0; i < N; i++) text[i] = 10 + i % ROUND; /* 10 11 12 13 14 10 ... */
     uint8_t *bytes = table_make(text, N, VOCAB, 3, &info, &size);
     assert_int_equal(spec_ngram_init(&g, bytes, size, NULL, &e), ST_OK);
-    draft_step_options o = {&g.drafter, MAX_SEQ, g.info.n_vocab};
+    draft_step_options o = {&g.drafter, MAX_SEQ, g.info.n_vocab, 0};
     assert_int_equal(draft_step_create(&o, &r.step), ST_OK);
 
     out = works(&r, PLAN(LIST(open, opened(7, text, 4)), LIST(draft, asked(7, NULL, 0, 0))));
@@ -347,6 +366,7 @@ static void a_table_drafts_what_followed_in_its_text(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         WITH_RIG(a_drafter_gets_all_tokens_and_how_many_are_new_since_the_last_draft),
+        WITH_RIG(a_drafter_gets_the_hidden_state_of_the_last_token_and_no_other),
         WITH_RIG(a_sequence_may_be_opened_without_tokens_and_get_them_with_its_first_draft),
         WITH_RIG(the_sampling_of_a_sequence_is_kept),
         WITH_RIG(a_sequence_that_outgrows_its_place_keeps_its_tokens),

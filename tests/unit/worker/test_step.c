@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #include <math.h>
 
+#include "base/half.h"
 #include "base/mem.h"
 #include "tests/unit/worker/fake_model.h"
 #include "worker/step.h"
@@ -37,6 +38,7 @@ typedef struct rig {
 static int make_rig(void **state) {
     rig *r = mem_alloc(1, sizeof *r);
     r->model.info.n_vocab = VOCAB;
+    r->model.info.dim = 5;
     r->model.bad_row = UINT32_MAX;
     r->device.kv = &r->kv;
     r->next_plan = 1;
@@ -64,7 +66,7 @@ static st_code step_all(rig *r, const proto_plan *p, proto_result *out, st_error
         memset(r->follower->model.logits, 0, sizeof r->follower->model.logits); /* it has none */
         assert_int_equal(step_apply(r->follower->step, words, n_words, &same, e), ST_OK);
         r->follower->n_moved += same.n_moved;
-        for (uint32_t i = 0; i < same.n_items; i++) assert_null(same.items[i].logprobs.own);
+        for (uint32_t i = 0; i < same.n_items; i++) assert_true(!same.items[i].logprobs.own && !same.items[i].hidden.f16);
     }
     code = step_apply(r->step, words, n_words, out, e);
     if (!code) r->n_moved += out->n_moved;
@@ -146,6 +148,19 @@ static void check_logprobs(const rig *r, const uint32_t *known, uint32_t n, cons
     }
 }
 
+/* Each token's is that of the row that it was chosen from. */
+static void check_hidden(const rig *r, const uint32_t *known, uint32_t n, const proto_item *item) {
+    uint32_t tokens[CONTEXT], dim = r->model.info.dim;
+    assert_int_equal(item->hidden.f16 != NULL, r->rules.hidden);
+    memcpy(tokens, known, n * sizeof *tokens);
+    for (uint32_t i = 0; item->hidden.f16 && i < item->n_tokens; i++) {
+        assert_int_equal(item->hidden.dim, dim);
+        for (uint32_t k = 0; k < dim; k++)
+            assert_int_equal(item->hidden.f16[i * dim + k], half_of_float(logit_of(hash_of(tokens, n), k)));
+        tokens[n++] = item->tokens[i];
+    }
+}
+
 /* Grows sequence `id` from `tokens` to n_total tokens in single steps or with trees built around the truth: `seed` decides the
  * shapes. */
 static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, uint32_t n, uint32_t n_total, unsigned seed,
@@ -184,6 +199,7 @@ static void grow(rig *r, uint64_t id, uint32_t first_block, uint32_t *tokens, ui
         n_kv = n;
         assert_int_equal(out.items[0].n_tokens, n_right - n + 1); /* every right draft, and the bonus */
         check_logprobs(r, tokens, n, &out.items[0]);
+        check_hidden(r, tokens, n, &out.items[0]);
         for (uint32_t i = 0; i < out.items[0].n_tokens; i++) {
             assert_int_equal(out.items[0].tokens[i], wanted(r, tokens, n));
             tokens[n++] = out.items[0].tokens[i];
@@ -260,14 +276,14 @@ static void penalties_count_the_tokens_of_the_path_too(void **state) {
     }
 }
 
-static void logprobs_are_of_the_raw_logits_with_trees_and_without(void **state) {
+static void logprobs_and_hidden_states_are_of_the_model_itself_with_trees_and_without(void **state) {
     rig *r = *state;
     static const uint32_t wants[] = {1, 2, 6, 21};
     static const uint32_t liked[] = {7};
     static const float bias[] = {1.2f};
     assert_int_equal(make_rig((void **)&r->follower), 0); /* which gets none, and is not confused */
     for (uint32_t i = 0; i < 4; i++) {
-        r->rules = (token_rules){.logprobs = wants[i], .n_bias = i % 2, .bias_token = liked, .bias = bias};
+        r->rules = (token_rules){.logprobs = wants[i], .hidden = i > 1, .n_bias = i % 2, .bias_token = liked, .bias = bias};
         r->sampling.repetition = i % 2 ? 2 : 1;
         for (unsigned seed = 1; seed < 6; seed++) (void)grow_both_ways(r, 10 * i + seed);
     }
@@ -477,7 +493,7 @@ int main(void) {
         WITH_RIG(trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_order),
         WITH_RIG(biased_tokens_and_ends_that_come_too_early_are_the_same_with_trees_and_without),
         WITH_RIG(penalties_count_the_tokens_of_the_path_too),
-        WITH_RIG(logprobs_are_of_the_raw_logits_with_trees_and_without),
+        WITH_RIG(logprobs_and_hidden_states_are_of_the_model_itself_with_trees_and_without),
         WITH_RIG(two_sequences_in_a_step_get_their_own_logprobs),
         WITH_RIG(the_answer_begins_where_the_open_says),
         WITH_RIG(a_rank_without_logits_follows_the_leader_slot_by_slot),

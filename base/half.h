@@ -1,8 +1,8 @@
 /* Half: IEEE 754 binary16 to and from float, as the F16C instructions do it (round to nearest even, NaN made quiet).
  *
  * In integers, so that compilers and processors without the type give the same bits. Pure; any thread. */
-#ifndef CONSORT_KERNELS_HALF_H
-#define CONSORT_KERNELS_HALF_H
+#ifndef CONSORT_BASE_HALF_H
+#define CONSORT_BASE_HALF_H
 
 #include <stdint.h>
 #include <string.h>
