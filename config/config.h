@@ -22,7 +22,7 @@ typedef enum { CONFIG_VERIFIER, CONFIG_DRAFTER } config_role;
 typedef struct {
     char *name; /* unique */
     config_role role;
-    char *kind;               /* drafters: "model", "ngram" (speculative/drafters.def) */
+    char *kind;               /* drafters: "model", "head", "ngram" (speculative/drafters.def) */
     char *model;              /* kind model: its GGUF file; where the file has none, the topology's */
     char *table;              /* kind ngram: its table; else empty */
     uint32_t tensor_parallel; /* ranks of the group, >= 1; a drafter has one */

@@ -119,8 +119,10 @@ static st_code check_drafter(const config_group *g, st_error *e) {
     if (ngram && !g->table[0])
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "table: is missing (a drafter of kind ngram needs its file)");
     if (!ngram && g->table[0])
-        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "table: '%.64s': a drafter of kind model has none; did you mean kind: ngram?",
-                       g->table);
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "table: '%.64s': a drafter of kind %s has none; did you mean kind: ngram?",
+                       g->table, g->kind);
+    if (!strcmp(g->kind, "head") && !g->model[0])
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "model: is missing (a drafter of kind head needs its file)");
     if (ngram && g->model[0])
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "model: '%.64s': a drafter of kind ngram has none; its file is `table`",
                        g->model);

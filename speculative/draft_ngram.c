@@ -5,33 +5,21 @@
  * 2t). Plain, a table of 95,000 tokens is sure of itself by 0.8 where it is right by 0.5 (bench/drafters-2026-11-24.md). Only the
  * tokens that the table keeps are candidates; the rest of the mass is nobody's.
  *
- * At T > 0 the target's choice is the largest of log q(v) / T + gumbel(v), and the noise is known; so the own choice is the
- * largest of log p(v) / T + gumbel(v), and v's probability goes with p(v) e^(T gumbel(v)): p(v) itself as T goes to 0, and the
- * softmax of the noisy beliefs at T = 1. The filters of the request cut the candidates as the target's.
- *
  * The draft is the likeliest connected tree: the best open child of any node is taken until the budget is spent. No state for a
  * sequence: any table takes over any request at any step. */
 #include "speculative/ngram_int.h"
 
-#include "base/fmath.h"
-#include "base/philox.h"
-
 enum { MAX_CANDIDATES = NGRAM_NEXT * SPEC_NGRAM_MAX_ORDER, MAX_CONTEXT = SPEC_NGRAM_MAX_ORDER - 1 };
 
 typedef struct {
-    uint32_t token;
-    float p, score; /* score orders the candidates */
-} candidate;
-
-typedef struct {
     uint32_t n;
-    candidate at[MAX_CANDIDATES];
+    spec_belief at[MAX_CANDIDATES];
 } beliefs;
 
 static void add(beliefs *b, uint32_t token, float p) {
     uint32_t i = 0;
     while (i < b->n && b->at[i].token != token) i++;
-    if (i == b->n) b->at[b->n++] = (candidate){.token = token};
+    if (i == b->n) b->at[b->n++] = (spec_belief){.token = token};
     b->at[i].p += p;
 }
 
@@ -47,50 +35,6 @@ static void believe(const spec_ngram *g, const uint32_t *context, uint32_t n, be
             add(b, entry.token, (float)entry.count / mass);
         }
     }
-}
-
-/* Descending score, then ascending id. */
-static void sort(beliefs *b) {
-    for (uint32_t i = 1; i < b->n; i++) {
-        candidate c = b->at[i];
-        uint32_t at = i;
-        for (; at && (b->at[at - 1].score < c.score || (b->at[at - 1].score == c.score && b->at[at - 1].token > c.token)); at--)
-            b->at[at] = b->at[at - 1];
-        b->at[at] = c;
-    }
-}
-
-/* The candidates, sorted by p, that top-k, top-p and min-p leave: always a prefix. Typical-p, bias, penalties and min_tokens are
- * not asked: where they are used, that costs some hits, and nothing else. */
-static uint32_t n_allowed(const beliefs *b, const sampling *s) {
-    uint32_t n = 0;
-    float sum = 0;
-    while (n < b->n && (!s->top_k || n < s->top_k) && (!n || sum < s->top_p) && b->at[n].p >= s->min_p * b->at[0].p)
-        sum += b->at[n++].p;
-    return n;
-}
-
-/* -log(-log(u)) for the token's word at the position, as the target draws it (design/speculation.md, 1). */
-static float gumbel(const sampling *s, uint32_t position, uint32_t token) {
-    philox_block words = philox(s->seed, (philox_block){{position, token >> 2, s->sample, 0}});
-    float u = ((float)(words.word[token & 3] >> 9) + 0.5f) * 0x1p-23f;
-    return -fmath_logf(-fmath_logf(u));
-}
-
-/* Puts the own choice for `position` in front, and gives each candidate its probability. */
-static void arrange(beliefs *b, const sampling *s, uint32_t position) {
-    float rest = 1, sum = 0;
-    for (uint32_t i = 0; i < b->n; i++) b->at[i].score = b->at[i].p, rest -= b->at[i].p;
-    sort(b);
-    if (!(s->temperature > 0) || !b->n) return;
-    b->n = n_allowed(b, s);
-    for (uint32_t i = 0; i < b->n; i++)
-        b->at[i].score = fmath_logf(b->at[i].p) / s->temperature + gumbel(s, position, b->at[i].token);
-    sort(b);
-    float top = b->at[0].score;
-    for (uint32_t i = 0; i < b->n; i++) sum += b->at[i].p = fmath_expf(s->temperature * (b->at[i].score - top));
-    if (rest > 0) sum += rest * fmath_expf(-s->temperature * top);
-    for (uint32_t i = 0; i < b->n; i++) b->at[i].p /= sum;
 }
 
 /* The last tokens before the child of `node`, oldest first, at the end of out[MAX_CONTEXT]; returns how many. *depth: of `node`.
@@ -118,7 +62,7 @@ static void propose_children(const spec_ngram *g, const spec_draft *item, uint32
     uint32_t context[MAX_CONTEXT], depth, n = context_of(item, node, context, &depth);
     beliefs b;
     believe(g, context + MAX_CONTEXT - n, n, &b);
-    arrange(&b, &item->sampling, item->n_tokens + depth);
+    b.n = spec_believe(b.at, b.n, &item->sampling, item->n_tokens + depth);
     for (uint32_t i = 0; i < b.n && i < g->width && path * b.at[i].p >= g->floor; i++)
         open->at[open->n++] = (proposal){.parent = node, .token = b.at[i].token, .p = b.at[i].p, .path = path * b.at[i].p};
 }
@@ -147,7 +91,7 @@ static void score(const spec_ngram *g, spec_draft *item) {
         uint32_t n_context = at < MAX_CONTEXT ? at : MAX_CONTEXT;
         beliefs b;
         believe(g, item->tokens + at - n_context, n_context, &b);
-        arrange(&b, &item->sampling, at);
+        b.n = spec_believe(b.at, b.n, &item->sampling, at);
         item->n_scored += b.n > 0;
         item->n_hits += b.n > 0 && b.at[0].token == item->tokens[at];
     }

@@ -2,6 +2,7 @@
 #include "base/filemap.h"
 #include "base/mem.h"
 #include "net/net.h"
+#include "worker/draft_head.h"
 #include "worker/draft_model.h"
 #include "worker/draft_step.h"
 #include "worker/part_int.h"
@@ -9,7 +10,7 @@
 
 typedef struct {
     part part;
-    part_engine engine; /* kind model */
+    part_engine engine; /* kind model; of kind head its device and file */
     filemap table;      /* kind ngram */
     spec_ngram ngram;
     spec_drafter *drafter;
@@ -30,6 +31,24 @@ static st_code load_model(drafting *d, st_error *e) {
                 : ST_OK;
 }
 
+static st_code load_head(drafting *d, st_error *e) {
+    part *p = &d->part;
+    part_engine *n = &d->engine;
+    draft_head_info head;
+    st_code code = part_device_init(p, n, e);
+    if (!code) code = model_file_open(p->config->model, &n->file, e);
+    if (code) return code;
+    draft_head_options o = {n->ops,           n->device, n->file, n->precision, p->info.max_sequences,
+                            (float)p->o->topology->draft_floor / 100};
+    code = draft_head_create(&o, &head, &d->drafter, e);
+    if (code) return st_prefix(e, "groups: %s: model", p->config->name);
+    memcpy(p->info.vocabulary_hash, head.vocabulary_hash, sizeof p->info.vocabulary_hash);
+    p->info.n_vocab = head.n_vocab;
+    p->info.dim = head.dim;
+    p->info.weight_bytes = head.weight_bytes;
+    return ST_OK;
+}
+
 static st_code load_table(drafting *d, st_error *e) {
     part *p = &d->part;
     st_code code = filemap_open(p->config->table, &d->table, e);
@@ -47,7 +66,7 @@ static st_code load_table(drafting *d, st_error *e) {
 /* One function a kind that has a rank (speculative/drafters.def). */
 static st_code load(part *p, st_error *e) {
     static st_code (*const of_kind[SPEC_N_KINDS])(drafting * d, st_error * e) = {
-        [SPEC_KIND_model] = load_model, [SPEC_KIND_ngram] = load_table};
+        [SPEC_KIND_model] = load_model, [SPEC_KIND_head] = load_head, [SPEC_KIND_ngram] = load_table};
     drafting *d = of(p);
     const spec_kind *kind = spec_kind_find(p->config->kind);
     if (!kind || !of_kind[kind - spec_kinds])
@@ -56,7 +75,7 @@ static st_code load(part *p, st_error *e) {
     p->info.wants_hidden = kind->wants_hidden;
     st_code code = of_kind[kind - spec_kinds](d, e);
     if (code) return code;
-    draft_step_options o = {d->drafter, p->info.max_sequences, p->info.n_vocab};
+    draft_step_options o = {d->drafter, p->info.max_sequences, p->info.n_vocab, kind->wants_hidden ? p->info.dim : 0};
     code = draft_step_create(&o, &d->step);
     return code ? st_fail(e, code, "no memory for the sequences of a drafter (max_running %u)", o.max_sequences) : ST_OK;
 }

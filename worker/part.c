@@ -42,23 +42,31 @@ static st_code load_model(part *p, const char *path, parallel_group *group, part
 
 static void describe(part *p, const part_engine *n, const kv_type *type) {
     proto_register *i = &p->info;
-    snprintf(i->isa, sizeof i->isa, "%s", n->ops->isa);
-    snprintf(i->precision, sizeof i->precision, "%s", p->o->topology->precision);
     snprintf(i->kv_type, sizeof i->kv_type, "%s", type->name);
     i->kv_blocks = n->n_blocks;
     i->kv_bytes = kv_store_bytes(n->kv);
     i->weight_bytes = model_weight_bytes(n->model);
     i->max_context = n->max_context;
     i->n_vocab = model_get_info(n->model)->n_vocab;
+    i->dim = model_get_info(n->model)->dim;
+}
+
+st_code part_device_init(part *p, part_engine *n, st_error *e) {
+    const char *precision = p->o->topology->precision;
+    p->info.n_threads = compute_threads(p);
+    if (!kernels_precision_find(precision, &n->precision))
+        return st_fail(e, ST_ERR_UNSUPPORTED, "precision: there is no %s", precision);
+    st_code code = kernels_pick(p->config->isa, &n->ops, e);
+    if (!code) code = n->ops->create(p->info.n_threads, &n->device, e);
+    if (code) return code;
+    snprintf(p->info.isa, sizeof p->info.isa, "%s", n->ops->isa);
+    snprintf(p->info.precision, sizeof p->info.precision, "%s", precision);
+    return ST_OK;
 }
 
 st_code part_engine_init(part *p, const char *path, parallel_group *group, part_engine *n, st_error *e) {
     const config_topology *t = p->o->topology;
-    p->info.n_threads = compute_threads(p);
-    if (!kernels_precision_find(t->precision, &n->precision))
-        return st_fail(e, ST_ERR_UNSUPPORTED, "precision: there is no %s", t->precision);
-    st_code code = kernels_pick(p->config->isa, &n->ops, e);
-    if (!code) code = n->ops->create(p->info.n_threads, &n->device, e);
+    st_code code = part_device_init(p, n, e);
     if (!code) code = load_model(p, path, group, n, e);
     if (code) return code;
     kv_shape shape = model_kv_shape(n->model);

@@ -52,6 +52,8 @@ typedef struct {
     uint32_t n_blocks, max_context; /* tokens: of the topology, or what the model was made for */
 } part_engine;
 
+/* Makes the device that the topology asks for, and says so in p->info; a part of part_engine_init. */
+ST_CHECKED st_code part_device_init(part *p, part_engine *out, st_error *e);
 /* Loads this rank's share of the model at `path` and its KV cache, and fills in p->info. `out` starts zeroed; part_engine_deinit
  * gives back what there is, also after an error. Errors name the file or key. */
 ST_CHECKED st_code part_engine_init(part *p, const char *path, parallel_group *group, part_engine *out, st_error *e);

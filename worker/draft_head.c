@@ -1,0 +1,448 @@
+/* A recurrent head as drafter (after ReDrafter, arXiv 2403.09919, and EAGLE, arXiv 2401.15077).
+ *
+ *     z  = [h ; e]                                  h: the hidden state that the last token was chosen from, e: that token's row
+ * of O h' = L z + C (silu(A z) * (B z))              a guess at the next hidden state; logits of the next token: O h'
+ *
+ * O has rows for the commonest tokens only (token_ids, ascending); any other token's e is 0, and it is never proposed. L, A and B
+ * take both halves of z, [rows][2 dim].
+ *
+ * A tree grows by depth, since all its nodes of one depth, and those of all sequences, go through the head together: the nodes
+ * that are among the `budget` best so far get children. Candidates of a depth that does not make it are dropped by path
+ * probability, so what is left in the end is the best connected tree of its size among those looked at. Not taken: best first,
+ * one node at a time; its trees are hardly better, and each node would be a pass of its own. */
+#include "worker/draft_head.h"
+
+#include "base/fmath.h"
+#include "base/half.h"
+#include "base/mem.h"
+#include <math.h>
+#include <string.h>
+
+enum {
+    MAX_ROWS = 64,   /* of a pass */
+    MAX_WIDTH = 4,   /* children of a node; nodes of a depth that get children */
+    TOP = 16,        /* likeliest tokens that are looked at */
+    MAX_IDS = 65536, /* rows of O */
+    MAX_FFN = 1 << 17,
+};
+
+typedef struct {
+    uint32_t parent, token; /* parent: index among the candidates, or NOUNS_TREE_ROOT */
+    uint32_t depth, row;    /* row: of the pass that made it */
+    float p, path;
+    bool kept;
+} candidate;
+
+enum { MAX_CANDIDATES = MAX_WIDTH * (1 + MAX_WIDTH * NOUNS_MAX_TREE) };
+
+/* One sequence of a call. */
+typedef struct {
+    spec_draft *draft;
+    uint32_t n, n_at_depth[2]; /* candidates; those of the last depth: first, one past the last */
+    candidate *at;             /* [MAX_CANDIDATES] */
+} growing;
+
+/* The chain that it would have drafted alone, as long as it went on: what it is scored by. */
+typedef struct {
+    seq_id seq; /* value 0: unused */
+    uint32_t from, n, token[NOUNS_MAX_TREE];
+} promise;
+
+typedef enum {
+    HEAD_H,      /* f32 [rows][dim] */
+    HEAD_NEXT,   /* f32 [rows][dim] h' */
+    HEAD_E,      /* f32 [rows][dim] */
+    HEAD_Z,      /* f32 [rows][2 dim] */
+    HEAD_GATE,   /* f32 [rows][ffn] */
+    HEAD_UP,     /* f32 [rows][ffn] */
+    HEAD_SUM,    /* f64 [rows][dim] */
+    HEAD_ACT,    /* int8 groups of what the next product reads */
+    HEAD_LOGITS, /* f32 [rows][n_ids] */
+    HEAD_N_PLACES
+} head_place;
+
+typedef enum { HEAD_LINEAR, HEAD_FFN_GATE, HEAD_FFN_UP, HEAD_FFN_DOWN, HEAD_OUTPUT, HEAD_N_WEIGHTS } head_weight;
+
+typedef struct {
+    spec_drafter drafter;
+    draft_head_options o;
+    uint32_t dim, ffn, n_ids, n_rows; /* n_rows: of the largest pass */
+    uint32_t *ids;                    /* [n_ids] */
+    kernels_matrix table;             /* O in the file */
+    kernels_weight *weight[HEAD_N_WEIGHTS];
+    kernels_buffer *memory;
+    kernels_view place[HEAD_N_PLACES];
+    float *host, *zero;          /* [n_rows][dim] states to upload; [dim] */
+    uint32_t row_of_o[MAX_ROWS]; /* of this pass */
+    growing items[MAX_ROWS];
+    candidate *candidates; /* [MAX_ROWS / MAX_WIDTH][MAX_CANDIDATES] */
+    promise *promises;     /* [max_sequences] */
+} head;
+
+static head *of(spec_drafter *d) { return (head *)d; }
+
+/* Index of a token's row of O; n_ids: it has none. */
+static uint32_t find_id(const head *d, uint32_t token) {
+    uint32_t low = 0, high = d->n_ids;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (d->ids[middle] < token)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < d->n_ids && d->ids[low] == token ? low : d->n_ids;
+}
+
+/* ---- the network ---- */
+
+static kernels_view row_of(const head *d, head_place p, uint32_t row, uint32_t cols) {
+    kernels_view v = d->place[p];
+    v.at_bytes += (size_t)row * cols * sizeof(float);
+    return v;
+}
+
+static void quantize(head *d, head_place x, uint32_t n, uint32_t cols) {
+    if (d->o.precision == KERNELS_FAST) d->o.ops->quantize(d->o.device, d->place[HEAD_ACT], d->place[x], n, cols);
+}
+
+static void make_inputs(head *d, const uint32_t *token, uint32_t n) {
+    const kernels_ops *ops = d->o.ops;
+    for (uint32_t i = 0; i < n; i++) d->row_of_o[i] = find_id(d, token[i]) % d->n_ids;
+    ops->embed(d->o.device, d->place[HEAD_E], &d->table, d->row_of_o, n);
+    for (uint32_t i = 0; i < n; i++) {
+        size_t bytes = d->dim * sizeof(float);
+        kernels_view z = row_of(d, HEAD_Z, i, 2 * d->dim), e = z;
+        e.at_bytes += bytes;
+        ops->copy(d->o.device, z, row_of(d, HEAD_H, i, d->dim), bytes);
+        if (find_id(d, token[i]) < d->n_ids)
+            ops->copy(d->o.device, e, row_of(d, HEAD_E, i, d->dim), bytes);
+        else
+            ops->upload(d->o.device, e, d->zero, bytes);
+    }
+}
+
+/* From n rows of H and their tokens: NEXT and LOGITS. */
+static st_code run(head *d, const uint32_t *token, uint32_t n, const float **logits, st_error *e) {
+    const kernels_ops *ops = d->o.ops;
+    const kernels_view *at = d->place;
+    make_inputs(d, token, n);
+    quantize(d, HEAD_Z, n, 2 * d->dim);
+    const kernels_projection in[] = {{at[HEAD_NEXT], d->weight[HEAD_LINEAR]},
+                                     {at[HEAD_GATE], d->weight[HEAD_FFN_GATE]},
+                                     {at[HEAD_UP], d->weight[HEAD_FFN_UP]}};
+    ops->matmul(d->o.device, in, 3, at[HEAD_Z], at[HEAD_ACT], n);
+    ops->glu(d->o.device, at[HEAD_GATE], at[HEAD_GATE], at[HEAD_UP], n, d->ffn, KERNELS_SILU);
+    quantize(d, HEAD_GATE, n, d->ffn);
+    ops->matmul_units(d->o.device, at[HEAD_SUM], d->weight[HEAD_FFN_DOWN], at[HEAD_GATE], at[HEAD_ACT], n, d->ffn, 1);
+    ops->add_reduced(d->o.device, at[HEAD_NEXT], at[HEAD_SUM], n, d->dim);
+    quantize(d, HEAD_NEXT, n, d->dim);
+    const kernels_projection out = {at[HEAD_LOGITS], d->weight[HEAD_OUTPUT]};
+    ops->matmul(d->o.device, &out, 1, at[HEAD_NEXT], at[HEAD_ACT], n);
+    st_code code = ops->wait(d->o.device);
+    if (code) return st_fail(e, code, "the device failed in a draft");
+    *logits = ops->host(d->o.device, at[HEAD_LOGITS], (size_t)n * d->n_ids * sizeof **logits);
+    return ST_OK;
+}
+
+/* ---- beliefs ---- */
+
+/* The likeliest tokens at `position`, the own choice first; returns how many: none where a logit is not finite. Of all but the
+ * TOP likeliest the noise is not asked. */
+static uint32_t believe(const head *d, const float *logits, const sampling *s, uint32_t position, spec_belief b[TOP]) {
+    uint32_t n = 0;
+    float sum = 0;
+    for (uint32_t v = 0; v < d->n_ids; v++) {
+        if (n == TOP && !(logits[v] > b[TOP - 1].p)) continue;
+        uint32_t at = n < TOP ? n++ : n - 1;
+        for (; at && logits[v] > b[at - 1].p; at--) b[at] = b[at - 1];
+        b[at] = (spec_belief){.token = d->ids[v], .p = logits[v]};
+    }
+    float top = b[0].p;
+    for (uint32_t v = 0; v < d->n_ids; v++) sum += fmath_expf(logits[v] - top);
+    if (!isfinite(sum)) return 0;
+    for (uint32_t i = 0; i < n; i++) b[i].p = fmath_expf(b[i].p - top) / sum;
+    return spec_believe(b, n, s, position);
+}
+
+/* ---- trees ---- */
+
+/* Marks the `budget` best candidates. A child's path is never more probable than its parent's, and comes later, so they are a
+ * tree. */
+static void keep_best(growing *g) {
+    for (uint32_t i = 0; i < g->n; i++) g->at[i].kept = false;
+    for (uint32_t k = 0; k < g->draft->budget; k++) {
+        uint32_t best = g->n;
+        for (uint32_t i = 0; i < g->n; i++)
+            if (!g->at[i].kept && (best == g->n || g->at[i].path > g->at[best].path)) best = i;
+        if (best == g->n) return;
+        g->at[best].kept = true;
+    }
+}
+
+static void add_children(const head *d, growing *g, uint32_t parent, uint32_t row, const float *logits) {
+    const spec_draft *it = g->draft;
+    uint32_t depth = parent == NOUNS_TREE_ROOT ? 0 : g->at[parent].depth + 1;
+    spec_belief b[TOP];
+    float above = parent == NOUNS_TREE_ROOT ? 1 : g->at[parent].path;
+    uint32_t n = believe(d, logits, &it->sampling, it->n_tokens + depth, b);
+    for (uint32_t i = 0; i < n && i < MAX_WIDTH; i++) {
+        candidate c = {.parent = parent, .token = b[i].token, .depth = depth, .row = row, .p = b[i].p, .path = above * b[i].p};
+        if (c.path < d->o.floor) return;
+        g->at[g->n++] = c;
+    }
+}
+
+static void take_tree(growing *g, promise *own) {
+    uint32_t node[MAX_CANDIDATES], last = NOUNS_TREE_ROOT;
+    spec_tree *t = g->draft->tree;
+    for (uint32_t i = 0; i < g->n; i++) {
+        const candidate *c = &g->at[i];
+        if (!c->kept) continue;
+        node[i] = spec_tree_add(t, c->parent == NOUNS_TREE_ROOT ? NOUNS_TREE_ROOT : node[c->parent], c->token, c->p);
+        if (c->parent != last) continue; /* not the first child of the chain so far */
+        own->token[own->n++] = c->token;
+        last = i;
+    }
+}
+
+/* ---- rounds ---- */
+
+/* How much of the new tokens was promised: the first of them always, the next only behind one that was right. */
+static void score(const promise *own, spec_draft *it) {
+    if (own->seq.value != it->seq.value || own->from + it->n_new != it->n_tokens) return;
+    for (uint32_t i = 0; i < own->n && i < it->n_new && i < SPEC_MAX_SCORED; i++) {
+        it->n_scored++;
+        if (own->token[i] != it->tokens[own->from + i]) return;
+        it->n_hits++;
+    }
+}
+
+static promise *promise_of(head *d, uint64_t seq) {
+    for (uint32_t i = 0; i < d->o.max_sequences; i++)
+        if (d->promises[i].seq.value == seq) return &d->promises[i];
+    return NULL;
+}
+
+/* The rows of the next depth: at[r] of sequence `item[r]`; NOUNS_TREE_ROOT at the first. */
+typedef struct {
+    uint32_t n, item[MAX_ROWS], at[MAX_ROWS], token[MAX_ROWS], from[MAX_ROWS];
+} frontier;
+
+static void add_row(frontier *f, uint32_t item, uint32_t at, uint32_t token, uint32_t from) {
+    f->item[f->n] = item;
+    f->at[f->n] = at;
+    f->token[f->n] = token;
+    f->from[f->n++] = from;
+}
+
+static void next_depth(head *d, uint32_t n, frontier *f) {
+    f->n = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        growing *g = &d->items[i];
+        uint32_t n_rows = 0;
+        keep_best(g);
+        for (uint32_t k = g->n_at_depth[0]; k < g->n_at_depth[1]; k++)
+            if (g->at[k].kept && g->at[k].depth + 1 < g->draft->budget && n_rows < MAX_WIDTH) {
+                add_row(f, i, k, g->at[k].token, g->at[k].row);
+                n_rows++;
+            }
+        g->n_at_depth[0] = g->n_at_depth[1];
+    }
+}
+
+/* Sequences that one pass can take at each depth. */
+static st_code grow(head *d, uint32_t n, st_error *e) {
+    frontier f = {.n = 0};
+    for (uint32_t i = 0; i < n; i++) {
+        const spec_draft *it = d->items[i].draft;
+        for (uint32_t k = 0; k < d->dim; k++) d->host[(size_t)i * d->dim + k] = half_to_float(it->hidden.f16[k]);
+        add_row(&f, i, NOUNS_TREE_ROOT, it->tokens[it->n_tokens - 1], i);
+    }
+    d->o.ops->upload(d->o.device, d->place[HEAD_H], d->host, (size_t)n * d->dim * sizeof *d->host);
+    for (;;) {
+        const float *logits = NULL;
+        st_code code = run(d, f.token, f.n, &logits, e);
+        if (code) return code;
+        for (uint32_t r = 0; r < f.n; r++) {
+            growing *g = &d->items[f.item[r]];
+            add_children(d, g, f.at[r], r, logits + (size_t)r * d->n_ids);
+            g->n_at_depth[1] = g->n;
+        }
+        next_depth(d, n, &f);
+        if (!f.n) return ST_OK;
+        d->o.ops->gather(d->o.device, d->place[HEAD_H], d->place[HEAD_NEXT], f.from, f.n, d->dim);
+        code = d->o.ops->wait(d->o.device); /* it reads f.from */
+        if (code) return st_fail(e, code, "the device failed in a draft");
+    }
+}
+
+static st_code draft(spec_drafter *base, spec_draft *items, uint32_t n, st_error *e) {
+    head *d = of(base);
+    st_code code = ST_OK;
+    uint32_t most = d->n_rows / MAX_WIDTH;
+    for (uint32_t i = 0; !code && i < n;) {
+        uint32_t n_growing = 0;
+        for (; i < n && n_growing < most; i++) {
+            spec_draft *it = &items[i];
+            promise *own = promise_of(d, it->seq.value);
+            it->tree->n = it->n_scored = it->n_hits = 0;
+            if (own) score(own, it);
+            if (own) own->seq.value = 0;
+            if (!it->budget || !it->hidden.f16) continue;
+            d->items[n_growing] = (growing){.draft = it, .at = d->candidates + (size_t)n_growing * MAX_CANDIDATES};
+            n_growing++;
+        }
+        if (n_growing) code = grow(d, n_growing, e);
+        for (uint32_t k = 0; !code && k < n_growing; k++) {
+            promise unused = {0}, *own = promise_of(d, 0);
+            if (!own) own = &unused;
+            *own = (promise){.seq = d->items[k].draft->seq, .from = d->items[k].draft->n_tokens};
+            take_tree(&d->items[k], own);
+        }
+    }
+    return code;
+}
+
+static void close_sequence(spec_drafter *base, seq_id seq) {
+    promise *own = seq.value ? promise_of(of(base), seq.value) : NULL;
+    if (own) own->seq.value = 0;
+}
+
+static void destroy(spec_drafter *base) {
+    head *d = of(base);
+    if (!d) return;
+    for (int i = 0; i < HEAD_N_WEIGHTS; i++)
+        if (d->weight[i]) d->o.ops->weight_free(d->o.device, d->weight[i]);
+    if (d->memory) d->o.ops->free(d->o.device, d->memory);
+    mem_free(d->ids);
+    mem_free(d->host);
+    mem_free(d->zero);
+    mem_free(d->candidates);
+    mem_free(d->promises);
+    mem_free(d);
+}
+
+/* ---- loading ---- */
+
+static st_code read_hash(const model_file *f, uint8_t out[32], st_error *e) {
+    model_string s;
+    st_code code = model_file_string(f, "recurrent-head.vocabulary_hash", &s, e);
+    bool ok = !code && s.size == 64;
+    for (uint32_t i = 0; ok && i < 64; i++) {
+        char c = s.bytes[i];
+        uint8_t digit = (uint8_t)(c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : 255);
+        ok = digit < 16;
+        out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] | digit : digit << 4);
+    }
+    if (code || ok) return code;
+    return st_fail(e, ST_ERR_FORMAT, "%s: recurrent-head.vocabulary_hash: expected 64 digits of lower hexadecimal",
+                   model_file_path(f));
+}
+
+static st_code read_ids(head *d, uint32_t n_vocab, st_error *e) {
+    const model_file *f = d->o.file;
+    const void *bytes;
+    uint64_t n;
+    st_code code = model_file_array(f, "recurrent-head.token_ids", MODEL_U32, &bytes, &n, e);
+    if (code) return code;
+    if (!n || n > MAX_IDS)
+        return st_fail(e, ST_ERR_FORMAT, "%s: recurrent-head.token_ids: %llu of them, expected 1 to %d", model_file_path(f),
+                       (unsigned long long)n, MAX_IDS);
+    d->n_ids = (uint32_t)n;
+    d->ids = mem_alloc(d->n_ids, sizeof *d->ids);
+    if (!d->ids) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u token ids", d->n_ids);
+    memcpy(d->ids, bytes, d->n_ids * sizeof *d->ids);
+    for (uint32_t i = 0; i < d->n_ids; i++)
+        if (d->ids[i] >= n_vocab || (i && d->ids[i] <= d->ids[i - 1]))
+            return st_fail(e, ST_ERR_FORMAT, "%s: recurrent-head.token_ids[%u]: %u; expected ascending ids under %u",
+                           model_file_path(f), i, d->ids[i], n_vocab);
+    return ST_OK;
+}
+
+static st_code read_info(head *d, draft_head_info *info, st_error *e) {
+    const model_file *f = d->o.file;
+    model_string arch;
+    uint64_t dim = 0, ffn = 0, n_vocab = 0;
+    st_code code = model_file_string(f, "general.architecture", &arch, e);
+    if (!code && (arch.size != strlen("recurrent-head") || memcmp(arch.bytes, "recurrent-head", arch.size)))
+        code = st_fail(e, ST_ERR_UNSUPPORTED, "%s: general.architecture: '%.*s'; a drafter of kind head needs recurrent-head",
+                       model_file_path(f), (int)(arch.size < 64 ? arch.size : 64), arch.bytes);
+    if (!code) code = model_file_u64(f, "recurrent-head.embedding_length", 1, NOUNS_MAX_DIM, &dim, e);
+    if (!code) code = model_file_u64(f, "recurrent-head.feed_forward_length", 1, MAX_FFN, &ffn, e);
+    if (!code) code = model_file_u64(f, "recurrent-head.vocab_size", 1, 1 << 28, &n_vocab, e);
+    if (!code && (dim % 32 || ffn % 32))
+        code = st_fail(e, ST_ERR_UNSUPPORTED, "%s: embedding_length %u, feed_forward_length %u: expected multiples of 32",
+                       model_file_path(f), (uint32_t)dim, (uint32_t)ffn);
+    if (!code) code = read_hash(f, info->vocabulary_hash, e);
+    if (!code) code = read_ids(d, (uint32_t)n_vocab, e);
+    d->dim = info->dim = (uint32_t)dim;
+    d->ffn = (uint32_t)ffn;
+    info->n_vocab = (uint32_t)n_vocab;
+    return code;
+}
+
+static st_code pack(head *d, head_weight k, const char *name, uint32_t rows, uint32_t cols, st_error *e) {
+    const model_tensor *t = model_file_tensor(d->o.file, name);
+    if (!t) return st_fail(e, ST_ERR_NOT_FOUND, "%s: there is no tensor %s", model_file_path(d->o.file), name);
+    if (t->n_dims != 2 || t->dims[0] != cols || t->dims[1] != rows)
+        return st_fail(e, ST_ERR_FORMAT, "%s: %s: %llu rows of %llu, expected %u of %u", model_file_path(d->o.file), name,
+                       (unsigned long long)t->dims[1], (unsigned long long)t->dims[0], rows, cols);
+    kernels_matrix m = {(kernels_format)t->format, rows, cols, t->bytes};
+    if (k == HEAD_OUTPUT) d->table = m;
+    st_code code = d->o.ops->weight_create(d->o.device, &m, 0, rows, 0, cols, d->o.precision, &d->weight[k]);
+    return code ? st_fail(e, code, "%s: %s: cannot be packed: %s", model_file_path(d->o.file), name, st_text(code)) : ST_OK;
+}
+
+static st_code pack_all(head *d, st_error *e) {
+    uint32_t dim = d->dim, ffn = d->ffn;
+    st_code code = pack(d, HEAD_LINEAR, "linear.weight", dim, 2 * dim, e);
+    if (!code) code = pack(d, HEAD_FFN_GATE, "ffn_gate.weight", ffn, 2 * dim, e);
+    if (!code) code = pack(d, HEAD_FFN_UP, "ffn_up.weight", ffn, 2 * dim, e);
+    if (!code) code = pack(d, HEAD_FFN_DOWN, "ffn_down.weight", dim, ffn, e);
+    if (!code) code = pack(d, HEAD_OUTPUT, "output.weight", d->n_ids, dim, e);
+    return code;
+}
+
+static st_code make_memory(head *d, st_error *e) {
+    uint32_t n = d->n_rows, widest = 2 * d->dim > d->ffn ? 2 * d->dim : d->ffn;
+    const size_t bytes[HEAD_N_PLACES] = {
+        [HEAD_H] = (size_t)n * d->dim * sizeof(float),       [HEAD_NEXT] = (size_t)n * d->dim * sizeof(float),
+        [HEAD_E] = (size_t)n * d->dim * sizeof(float),       [HEAD_Z] = (size_t)n * 2 * d->dim * sizeof(float),
+        [HEAD_GATE] = (size_t)n * d->ffn * sizeof(float),    [HEAD_UP] = (size_t)n * d->ffn * sizeof(float),
+        [HEAD_SUM] = (size_t)n * d->dim * sizeof(double),    [HEAD_ACT] = d->o.ops->act_bytes(n, widest),
+        [HEAD_LOGITS] = (size_t)n * d->n_ids * sizeof(float)};
+    size_t total = 0;
+    for (int i = 0; i < HEAD_N_PLACES; i++) {
+        d->place[i].at_bytes = total;
+        total += (bytes[i] + 63) / 64 * 64;
+    }
+    st_code code = d->o.ops->alloc(d->o.device, total, &d->memory);
+    for (int i = 0; i < HEAD_N_PLACES; i++) d->place[i].buffer = d->memory;
+    d->host = mem_alloc((size_t)n * d->dim, sizeof *d->host);
+    d->zero = mem_alloc(d->dim, sizeof *d->zero);
+    d->candidates = mem_alloc((size_t)n / MAX_WIDTH * MAX_CANDIDATES, sizeof *d->candidates);
+    d->promises = mem_alloc(d->o.max_sequences, sizeof *d->promises);
+    if (code || !d->host || !d->zero || !d->candidates || !d->promises)
+        return st_fail(e, ST_FATAL_MEMORY, "no memory for drafts of %u rows (%zu bytes)", n, total);
+    return ST_OK;
+}
+
+st_code draft_head_create(const draft_head_options *o, draft_head_info *info, spec_drafter **out, st_error *e) {
+    static const spec_drafter_ops ops = {
+        .name = "head", .wants_hidden = true, .draft = draft, .close = close_sequence, .destroy = destroy};
+    head *d = mem_alloc(1, sizeof *d);
+    if (!d) return st_fail(e, ST_FATAL_MEMORY, "no memory for a head");
+    *d = (head){.drafter = {&ops}, .o = *o, .n_rows = MAX_ROWS};
+    *info = (draft_head_info){0};
+    st_code code = read_info(d, info, e);
+    if (!code) code = pack_all(d, e);
+    if (!code) code = make_memory(d, e);
+    if (code) {
+        destroy(&d->drafter);
+        return code;
+    }
+    for (int i = 0; i < HEAD_N_WEIGHTS; i++) info->weight_bytes += o->ops->weight_bytes(d->weight[i]);
+    *out = &d->drafter;
+    return ST_OK;
+}
