@@ -3,6 +3,7 @@
 
 #include "base/filemap.h"
 #include "config/config.h"
+#include "model/head.h"
 #include "model/model.h"
 #include "model/text.h"
 #include "speculative/speculative.h"
@@ -65,8 +66,22 @@ static st_code check_small_model(const config_group *g, const uint8_t *vocabular
     return code;
 }
 
+static st_code check_head(const config_group *g, const uint8_t *vocabulary_hash, uint32_t dim, st_error *e) {
+    model_file *f = NULL;
+    model_head h;
+    st_code code = model_file_open(g->model, &f, e);
+    if (!code) code = model_head_read(f, &h, e);
+    if (!code && memcmp(h.vocabulary_hash, vocabulary_hash, sizeof h.vocabulary_hash))
+        code = st_fail(e, ST_ERR_MISMATCH, "%s is for another vocabulary than that of the model of the cluster", g->model);
+    if (!code && h.dim != dim)
+        code = st_fail(e, ST_ERR_MISMATCH, "%s is for hidden states of %u numbers, those of the model of the cluster have %u",
+                       g->model, h.dim, dim);
+    model_file_close(f);
+    return code;
+}
+
 /* What the drafters read. A cluster starts without it too, and is slower: so this is not asked before each start. */
-static st_code check_drafters(const config_topology *t, st_error *e) {
+static st_code check_drafters(const config_topology *t, const model_info *info, st_error *e) {
     model_file *f = NULL;
     uint8_t hash[SPEC_NGRAM_HASH_BYTES];
     st_code code = model_file_open(t->model, &f, e);
@@ -75,8 +90,9 @@ static st_code check_drafters(const config_topology *t, st_error *e) {
     for (uint32_t i = 0; !code && i < t->n_groups; i++) {
         const config_group *g = &t->groups[i];
         if (g->role == CONFIG_DRAFTER && g->table[0] && check_table(g, hash, e)) code = st_prefix(e, "groups[%u]: table", i);
-        if (g->role == CONFIG_DRAFTER && !g->table[0] && check_small_model(g, hash, e))
-            code = st_prefix(e, "groups[%u]: model", i);
+        if (g->role != CONFIG_DRAFTER || g->table[0]) continue;
+        bool head = spec_kind_find(g->kind)->wants_hidden;
+        if (head ? check_head(g, hash, info->dim, e) : check_small_model(g, hash, e)) code = st_prefix(e, "groups[%u]: model", i);
     }
     return code;
 }
@@ -97,6 +113,8 @@ static void print_rank(const config_topology *t, uint32_t rank, uint32_t group, 
         printf("  rank %u  drafter %s, kind %s, of %s", rank, g->name, g->kind, g->table[0] ? g->table : g->model);
     if (g->table[0])
         putchar('\n');
+    else if (g->role == CONFIG_DRAFTER && spec_kind_find(g->kind)->wants_hidden)
+        printf(": %s\n", threads);
     else
         printf(": %s, %u tokens of KV in %s\n", threads, g->kv_tokens, kv_name(t, g));
 }
@@ -124,7 +142,7 @@ int client_check_config(int argc, char **argv) {
     config_topology *t = NULL;
     model_info info;
     st_code code = config_load(path, &t, &e);
-    if (!code && (check_groups(t, &e) || check_model(t, &info, &e) || (!ranks && check_drafters(t, &e))))
+    if (!code && (check_groups(t, &e) || check_model(t, &info, &e) || (!ranks && check_drafters(t, &info, &e))))
         code = st_prefix(&e, "%s", path);
     if (code)
         rc = client_fail(argv[0], &e);

@@ -143,6 +143,8 @@ typedef struct {
     uint64_t scored, hits;
 } sched_drafter_stats;
 
+/* Whether drafters of this kind (speculative/drafters.def) want the target's hidden states. */
+bool sched_wants_hidden(const char *kind);
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
 size_t sched_bytes(const sched_limits *limits);
 /* `memory` stays the caller's and must live as long as the scheduler. Errors: ST_ERR_INVALID_ARGUMENT names the limit. */

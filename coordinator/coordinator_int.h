@@ -99,6 +99,18 @@ void front_finished(coordinator *c, const sched_action *a);
 void front_cancel_all(coordinator *c, st_code code); /* the drain took too long */
 void front_drained(coordinator *c);                  /* answers the Stop calls */
 
+/* ---- trace.c: what nodes and requests were busy with ---- */
+typedef struct {
+    proto_span *spans; /* a ring */
+    uint64_t n;        /* noted so far */
+} trace;
+ST_CHECKED st_code trace_init(trace *t, st_error *e);
+void trace_deinit(trace *t);
+/* `numbers`: all but kind and name. */
+void trace_note(trace *t, const char *kind, const char *name, const proto_span *numbers);
+/* Up to n_max spans from number *at on, which moves behind them; returns how many. Those that are gone are passed over. */
+uint32_t trace_read(const trace *t, uint64_t *at, proto_span *out, uint32_t n_max);
+
 /* ---- front_http.c: monitors ---- */
 ST_CHECKED st_code front_http_init(coordinator *c, st_error *e); /* nothing where http_listen is empty */
 
@@ -125,6 +137,7 @@ struct coordinator {
     net_http_server *http; /* NULL: off */
     uint16_t http_port;
     metrics metrics;
+    trace trace;
 };
 
 /* Gives the event to the scheduler and carries out what comes of it; an event met in the midst of that waits its turn (REQUEST,

@@ -218,6 +218,13 @@ void front_finished(coordinator *c, const sched_action *a) {
              g->request.request_id, s->index, words[a->finish], g->prompt.n, s->n_tokens, ms, (unsigned long long)a->drafts.steps,
              (unsigned long long)a->drafts.accepted, (unsigned long long)a->drafts.drafted, text[0] ? ": " : "", text);
     count_end(s, a);
+    trace_note(&c->trace, "request", g->request.request_id,
+               &(proto_span){.lane = (uint32_t)(a->seq.value & ((1 << SLOT_BITS) - 1)),
+                             .start_ns = g->start_ns - c->started_ns,
+                             .duration_ns = net_now_ns() - g->start_ns,
+                             .part_ns = s->first_ns ? s->first_ns - g->start_ns : 0,
+                             .sequences = 1,
+                             .tokens = s->n_tokens});
     *(a->code ? &c->front.failed : &c->front.done) += 1;
     c->front.prompt_tokens += g->prompt.n;
     c->front.answer_tokens += s->n_tokens;
@@ -379,7 +386,7 @@ static void on_generate(coordinator *c, net_call *call, const uint8_t *message, 
     release(g);
 }
 
-/* ---- Status and Stop ---- */
+/* ---- Status, Trace and Stop ---- */
 
 /* What the topology says of a rank, also of one that never came. */
 static void describe_rank(const coordinator *c, uint32_t rank, proto_register *r) {
@@ -440,6 +447,20 @@ static void on_status(coordinator *c, net_call *call) {
     mem_free(workers);
 }
 
+static void on_trace(coordinator *c, net_call *call) {
+    proto_span *spans = mem_alloc(PROTO_MAX_SPANS, sizeof *spans);
+    st_code code = spans ? ST_OK : ST_FATAL_MEMORY;
+    uint64_t at = 0;
+    for (uint32_t n; !code && (n = trace_read(&c->trace, &at, spans, PROTO_MAX_SPANS)) > 0;) {
+        proto_bytes b = {0};
+        code = proto_spans_encode(spans, n, &b);
+        if (!code) code = net_call_send(call, b.bytes, b.n, NULL);
+        proto_bytes_free(&b);
+    }
+    net_call_finish(call, st_grpc(code), st_text(code));
+    mem_free(spans);
+}
+
 static void answer_stop(net_call *call) {
     st_code code = net_call_send(call, (const uint8_t *)"", 0, NULL); /* StopReply has no fields */
     net_call_finish(call, st_grpc(code), st_text(code));
@@ -480,6 +501,8 @@ static void on_call(void *context, net_call *call, const char *path, const uint8
         on_status(c, call);
     else if (strcmp(path, "/consort.v1.Admin/Stop") == 0)
         on_stop(c, call);
+    else if (strcmp(path, "/consort.v1.Admin/Trace") == 0)
+        on_trace(c, call);
     else {
         snprintf(text, sizeof text, "there is no method %.180s", path);
         net_call_finish(call, st_grpc(ST_ERR_UNSUPPORTED), text);

@@ -211,7 +211,8 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     c->o = o;
     c->t = o->topology;
     c->started_ns = net_now_ns();
-    st_code code = members_init(c, e);
+    st_code code = trace_init(&c->trace, e);
+    if (!code) code = members_init(c, e);
     if (!code) code = net_loop_create(&c->loop, e);
     if (!code) code = read_model(c, e);
     if (!code) code = make_sched(c, e);
@@ -258,6 +259,7 @@ void coordinator_destroy(coordinator *c) {
     model_tokenizer_destroy(c->tokenizer);
     if (c->run_file_written && c->drained)
         unlink(c->o->run_file); /* left behind: not a clean end, which is how the launcher knows */
+    trace_deinit(&c->trace);
     mem_free(c->pending);
     mem_free(c->sched_memory);
     mem_free(c);

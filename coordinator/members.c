@@ -11,7 +11,6 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "speculative/speculative.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -203,6 +202,14 @@ static void on_heartbeat(coordinator *c, net_link *k, member *m, const net_frame
 static void take_time(coordinator *c, member_group *g, const proto_result *r) {
     uint64_t t = net_now_ns() - g->sent_ns;
     if (r->plan_id != g->plan) return;
+    trace_note(&c->trace, g->drafts ? "draft" : "step", c->t->groups[g - c->members.groups].name,
+               &(proto_span){.lane = g->leader,
+                             .start_ns = g->sent_ns - c->started_ns,
+                             .duration_ns = t,
+                             .part_ns = r->step_ns < t ? r->step_ns : t,
+                             .plan = r->plan_id,
+                             .sequences = r->n_items,
+                             .tokens = r->n_rows});
     g->plan = 0;
     if (g->drafts) {
         metrics_add(&c->metrics.draft, t, 1);
@@ -353,7 +360,7 @@ st_code members_init(coordinator *c, st_error *e) {
         m->groups[g] = (member_group){
             .leader = rank, .n_ranks = of->tensor_parallel, .drafter = m->n_drafters, .epoch = 1, .drafts = drafts};
         for (uint32_t i = 0; i < of->tensor_parallel; i++) m->items[rank++].group = g;
-        if (drafts && spec_kind_find(of->kind)->wants_hidden) m->want_hidden |= UINT32_C(1) << m->n_drafters;
+        if (drafts && sched_wants_hidden(of->kind)) m->want_hidden |= UINT32_C(1) << m->n_drafters;
         if (drafts) m->drafter_names[m->n_drafters++] = of->name;
         n_verifiers += !drafts;
     }

@@ -152,7 +152,7 @@ static void on_request(sched *s, const sched_event *ev) {
     r->rules = ev->rules;
     r->deadline_ns = ev->deadline_ns;
     r->route = route;
-    r->rules.hidden |= sched_wants_hidden(s, r);
+    r->rules.hidden |= sched_request_wants_hidden(s, r);
     sched_admit(s);
     if (s->lists[SCHED_WAITING].n > s->limits.max_queue) { /* then it is the last of them */
         snprintf(message, sizeof message, "no place is free and the queue is full (limit %u); try again later",

@@ -81,15 +81,18 @@ uint64_t sched_next_wait_ns(const sched *s) {
 
 /* ---- hidden states ---- */
 
-bool sched_wants_hidden(const sched *s, const sched_request *r) {
+bool sched_wants_hidden(const char *kind) {
+    const spec_kind *k = spec_kind_find(kind);
+    return k && k->wants_hidden;
+}
+
+bool sched_request_wants_hidden(const sched *s, const sched_request *r) {
     spec_roster all = s->roster;
     all.up = UINT32_MAX; /* who joins later gets them, too */
     return (spec_route_ask(&r->route, &all) & s->limits.want_hidden) != 0;
 }
 
-static uint16_t *hidden_of(const sched *s, const sched_request *r) {
-    return s->hidden + (size_t)r->chain.index * s->limits.dim;
-}
+static uint16_t *hidden_of(const sched *s, const sched_request *r) { return s->hidden + (size_t)r->chain.index * s->limits.dim; }
 
 void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint32_t n) {
     uint32_t dim = s->limits.dim;

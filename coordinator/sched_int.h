@@ -161,7 +161,7 @@ st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, ch
 void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
 
 /* sched_draft.c: drafters. */
-bool sched_wants_hidden(const sched *s, const sched_request *r); /* a drafter that it may ask wants hidden states */
+bool sched_request_wants_hidden(const sched *s, const sched_request *r); /* a drafter that it may ask wants hidden states */
 /* n tokens have been committed, which were chosen from these: the last one is kept, so that any drafter can take over. */
 void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint32_t n);
 spec_tree *sched_proposals(const sched *s, const sched_request *r); /* [roster.n] */
@@ -198,8 +198,8 @@ uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item);
 uint32_t sched_accept(const sched_request *r, const uint32_t *tokens, uint32_t n, sched_finish *finish);
 /* Counts a step that chose tokens: what was drafted for it and what of that was accepted, in all and by drafter. */
 void sched_count_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
-/* Whether an item answers what was asked: its drafts are a path of the tree, its log-probabilities and hidden states those that the
- * request wants. */
+/* Whether an item answers what was asked: its drafts are a path of the tree, its log-probabilities and hidden states those that
+ * the request wants. */
 bool sched_answers(const sched_asked *asked, const sched_request *r, const proto_item *item);
 
 #endif

@@ -66,6 +66,17 @@ ST_CHECKED st_code proto_reply_encode(const proto_reply *r, proto_bytes *out);
 /* Errors of this and proto_status_decode: ST_ERR_FORMAT. */
 ST_CHECKED st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply *out, st_error *e);
 
+/* A part of a trace; the fields are those of TraceSpan. */
+enum { PROTO_MAX_SPANS = 256 }; /* of one reply */
+typedef struct {
+    char kind[16], name[PROTO_REQUEST_ID_BYTES + 1];
+    uint32_t lane, sequences, tokens;
+    uint64_t start_ns, duration_ns, part_ns, plan;
+} proto_span;
+ST_CHECKED st_code proto_spans_encode(const proto_span *spans, uint32_t n, proto_bytes *out); /* n <= PROTO_MAX_SPANS */
+/* out[PROTO_MAX_SPANS]. Errors: ST_ERR_FORMAT. */
+ST_CHECKED st_code proto_spans_decode(const uint8_t *bytes, size_t n, arena *a, proto_span *out, uint32_t *n_out, st_error *e);
+
 enum { PROTO_MAX_WORKERS = 1024 };
 typedef struct {
     proto_register info;

@@ -49,8 +49,8 @@ typedef struct {
 } wire_logprobs;
 /* Hidden states of n_tokens as bytes, and back: none, or a dimension for each token. */
 ProtobufCBinaryData proto_wire_hidden(const hidden_states *h, uint32_t n_tokens);
-ST_CHECKED st_code proto_wire_take_hidden(const char *field, ProtobufCBinaryData d, size_t n_tokens, hidden_states *out, st_code bad,
-                                          st_error *e);
+ST_CHECKED st_code proto_wire_take_hidden(const char *field, ProtobufCBinaryData d, size_t n_tokens, hidden_states *out,
+                                          st_code bad, st_error *e);
 ST_CHECKED st_code proto_wire_logprobs(wire_logprobs m, size_t n_tokens, token_logprobs *out, st_code bad, st_error *e);
 
 #endif

@@ -82,10 +82,10 @@ typedef struct {
     sampling sampling;
     const uint32_t *tokens; /* [n_tokens], at least one: all that is committed, prompt first */
     uint32_t n_tokens;
-    uint32_t n_new;         /* of these, the last n_new came since the last call for `seq`; all of them at first */
-    hidden_states hidden;   /* of the last token, where the kind wants it and it is known */
-    uint32_t budget;        /* most nodes of the tree, <= NOUNS_MAX_TREE; 0: only keep up and score */
-    spec_tree *tree;        /* out: the draft */
+    uint32_t n_new;       /* of these, the last n_new came since the last call for `seq`; all of them at first */
+    hidden_states hidden; /* of the last token, where the kind wants it and it is known */
+    uint32_t budget;      /* most nodes of the tree, <= NOUNS_MAX_TREE; 0: only keep up and score */
+    spec_tree *tree;      /* out: the draft */
     uint32_t n_scored; /* out: of the last SPEC_MAX_SCORED new tokens, those for which the drafter had a choice of its own ... */
     uint32_t n_hits;   /* out: ... and those where that choice was the token */
 } spec_draft;
@@ -104,9 +104,9 @@ typedef struct {
     float p, score; /* that the token comes; score: what orders them */
 } spec_belief;
 /* Puts a drafter's own choice for `position` first, and the others behind it, best first; returns how many the request's filters
- * leave. b[n] < 64: candidates and their p, which sum to at most 1. The own choice at temperature T > 0 adds the target's noise for
- * (seed, position, token) to the belief; ties go to the lowest id. So the same seed gives the same draft, and the best agreement with
- * the target that the belief allows. */
+ * leave. b[n] < 64: candidates and their p, which sum to at most 1. The own choice at temperature T > 0 adds the target's noise
+ * for (seed, position, token) to the belief; ties go to the lowest id. So the same seed gives the same draft, and the best
+ * agreement with the target that the belief allows. */
 uint32_t spec_believe(spec_belief *b, uint32_t n, const sampling *s, uint32_t position);
 
 struct spec_drafter {

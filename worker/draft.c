@@ -38,8 +38,8 @@ static st_code load_head(drafting *d, st_error *e) {
     st_code code = part_device_init(p, n, e);
     if (!code) code = model_file_open(p->config->model, &n->file, e);
     if (code) return code;
-    draft_head_options o = {n->ops,           n->device, n->file, n->precision, p->info.max_sequences,
-                            (float)p->o->topology->draft_floor / 100};
+    draft_head_options o = {
+        n->ops, n->device, n->file, n->precision, p->info.max_sequences, (float)p->o->topology->draft_floor / 100};
     code = draft_head_create(&o, &head, &d->drafter, e);
     if (code) return st_prefix(e, "groups: %s: model", p->config->name);
     memcpy(p->info.vocabulary_hash, head.vocabulary_hash, sizeof p->info.vocabulary_hash);

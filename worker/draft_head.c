@@ -15,15 +15,14 @@
 #include "base/fmath.h"
 #include "base/half.h"
 #include "base/mem.h"
+#include "model/head.h"
 #include <math.h>
 #include <string.h>
 
 enum {
-    MAX_ROWS = 64,   /* of a pass */
-    MAX_WIDTH = 4,   /* children of a node; nodes of a depth that get children */
-    TOP = 16,        /* likeliest tokens that are looked at */
-    MAX_IDS = 65536, /* rows of O */
-    MAX_FFN = 1 << 17,
+    MAX_ROWS = 64, /* of a pass */
+    MAX_WIDTH = 4, /* children of a node; nodes of a depth that get children */
+    TOP = 16,      /* likeliest tokens that are looked at */
 };
 
 typedef struct {
@@ -67,7 +66,7 @@ typedef struct {
     spec_drafter drafter;
     draft_head_options o;
     uint32_t dim, ffn, n_ids, n_rows; /* n_rows: of the largest pass */
-    uint32_t *ids;                    /* [n_ids] */
+    uint32_t *ids;                    /* [n_ids] ascending */
     kernels_matrix table;             /* O in the file */
     kernels_weight *weight[HEAD_N_WEIGHTS];
     kernels_buffer *memory;
@@ -325,61 +324,19 @@ static void destroy(spec_drafter *base) {
 
 /* ---- loading ---- */
 
-static st_code read_hash(const model_file *f, uint8_t out[32], st_error *e) {
-    model_string s;
-    st_code code = model_file_string(f, "recurrent-head.vocabulary_hash", &s, e);
-    bool ok = !code && s.size == 64;
-    for (uint32_t i = 0; ok && i < 64; i++) {
-        char c = s.bytes[i];
-        uint8_t digit = (uint8_t)(c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : 255);
-        ok = digit < 16;
-        out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] | digit : digit << 4);
-    }
-    if (code || ok) return code;
-    return st_fail(e, ST_ERR_FORMAT, "%s: recurrent-head.vocabulary_hash: expected 64 digits of lower hexadecimal",
-                   model_file_path(f));
-}
-
-static st_code read_ids(head *d, uint32_t n_vocab, st_error *e) {
-    const model_file *f = d->o.file;
-    const void *bytes;
-    uint64_t n;
-    st_code code = model_file_array(f, "recurrent-head.token_ids", MODEL_U32, &bytes, &n, e);
+static st_code take_info(head *d, draft_head_info *info, st_error *e) {
+    model_head h;
+    st_code code = model_head_read(d->o.file, &h, e);
     if (code) return code;
-    if (!n || n > MAX_IDS)
-        return st_fail(e, ST_ERR_FORMAT, "%s: recurrent-head.token_ids: %llu of them, expected 1 to %d", model_file_path(f),
-                       (unsigned long long)n, MAX_IDS);
-    d->n_ids = (uint32_t)n;
-    d->ids = mem_alloc(d->n_ids, sizeof *d->ids);
-    if (!d->ids) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u token ids", d->n_ids);
-    memcpy(d->ids, bytes, d->n_ids * sizeof *d->ids);
-    for (uint32_t i = 0; i < d->n_ids; i++)
-        if (d->ids[i] >= n_vocab || (i && d->ids[i] <= d->ids[i - 1]))
-            return st_fail(e, ST_ERR_FORMAT, "%s: recurrent-head.token_ids[%u]: %u; expected ascending ids under %u",
-                           model_file_path(f), i, d->ids[i], n_vocab);
+    d->dim = h.dim;
+    d->ffn = h.ffn_dim;
+    d->n_ids = h.n_ids;
+    *info = (draft_head_info){.dim = h.dim, .n_vocab = h.n_vocab};
+    memcpy(info->vocabulary_hash, h.vocabulary_hash, sizeof info->vocabulary_hash);
+    d->ids = mem_alloc(h.n_ids, sizeof *d->ids);
+    if (!d->ids) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u token ids", h.n_ids);
+    memcpy(d->ids, h.ids, h.n_ids * sizeof *d->ids);
     return ST_OK;
-}
-
-static st_code read_info(head *d, draft_head_info *info, st_error *e) {
-    const model_file *f = d->o.file;
-    model_string arch;
-    uint64_t dim = 0, ffn = 0, n_vocab = 0;
-    st_code code = model_file_string(f, "general.architecture", &arch, e);
-    if (!code && (arch.size != strlen("recurrent-head") || memcmp(arch.bytes, "recurrent-head", arch.size)))
-        code = st_fail(e, ST_ERR_UNSUPPORTED, "%s: general.architecture: '%.*s'; a drafter of kind head needs recurrent-head",
-                       model_file_path(f), (int)(arch.size < 64 ? arch.size : 64), arch.bytes);
-    if (!code) code = model_file_u64(f, "recurrent-head.embedding_length", 1, NOUNS_MAX_DIM, &dim, e);
-    if (!code) code = model_file_u64(f, "recurrent-head.feed_forward_length", 1, MAX_FFN, &ffn, e);
-    if (!code) code = model_file_u64(f, "recurrent-head.vocab_size", 1, 1 << 28, &n_vocab, e);
-    if (!code && (dim % 32 || ffn % 32))
-        code = st_fail(e, ST_ERR_UNSUPPORTED, "%s: embedding_length %u, feed_forward_length %u: expected multiples of 32",
-                       model_file_path(f), (uint32_t)dim, (uint32_t)ffn);
-    if (!code) code = read_hash(f, info->vocabulary_hash, e);
-    if (!code) code = read_ids(d, (uint32_t)n_vocab, e);
-    d->dim = info->dim = (uint32_t)dim;
-    d->ffn = (uint32_t)ffn;
-    info->n_vocab = (uint32_t)n_vocab;
-    return code;
 }
 
 static st_code pack(head *d, head_weight k, const char *name, uint32_t rows, uint32_t cols, st_error *e) {
@@ -434,8 +391,7 @@ st_code draft_head_create(const draft_head_options *o, draft_head_info *info, sp
     head *d = mem_alloc(1, sizeof *d);
     if (!d) return st_fail(e, ST_FATAL_MEMORY, "no memory for a head");
     *d = (head){.drafter = {&ops}, .o = *o, .n_rows = MAX_ROWS};
-    *info = (draft_head_info){0};
-    st_code code = read_info(d, info, e);
+    st_code code = take_info(d, info, e);
     if (!code) code = pack_all(d, e);
     if (!code) code = make_memory(d, e);
     if (code) {

@@ -29,7 +29,7 @@ typedef struct {
     float *bias;                         /* [PROTO_MAX_BIAS] */
     uint32_t logprobs;                   /* as in token_rules, and the next */
     bool hidden;
-    uint32_t n_prompt;                   /* where the answer begins */
+    uint32_t n_prompt; /* where the answer begins */
     uint32_t n_tokens, n_kv, n_blocks;
     uint32_t *tokens; /* [max_context]; behind n_tokens, while the leader decides, the path that it has chosen */
     uint32_t *blocks; /* [max_blocks] store indices */

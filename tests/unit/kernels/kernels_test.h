@@ -12,10 +12,10 @@
 
 #include <cmocka.h>
 
+#include "base/half.h"
 #include "base/mem.h"
 #include "base/philox.h"
 #include "kernels/cpu/cpu_int.h"
-#include "base/half.h"
 #include "kernels/kernels_int.h"
 #include "kernels/tile.h"
 #include <math.h>

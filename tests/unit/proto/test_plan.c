@@ -490,7 +490,13 @@ static void hidden_states_are_a_row_of_numbers_for_each_token(void **state) {
     const struct {
         size_t n_tokens, n_bytes;
         bool ok;
-    } cases[] = {{2, 0, true},  {2, 12, true}, {2, 11, false}, {2, 10, false}, {2, 2, false}, {0, 4, false}, {1, 2 * NOUNS_MAX_DIM, true},
+    } cases[] = {{2, 0, true},
+                 {2, 12, true},
+                 {2, 11, false},
+                 {2, 10, false},
+                 {2, 2, false},
+                 {0, 4, false},
+                 {1, 2 * NOUNS_MAX_DIM, true},
                  {1, 2 * (NOUNS_MAX_DIM + 1), false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         static uint8_t item_bytes[2 * NOUNS_MAX_DIM + 100];

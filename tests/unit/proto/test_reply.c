@@ -252,11 +252,57 @@ static void a_status_with_a_bad_worker_is_refused_by_its_index(void **state) {
     free(workers);
 }
 
+static void spans_come_back_as_they_went(void **state) {
+    (void)state;
+    source s = {9};
+    static proto_span spans[PROTO_MAX_SPANS + 1], back[PROTO_MAX_SPANS];
+    for (uint32_t n = 0; n <= PROTO_MAX_SPANS; n += 1 + n) {
+        uint32_t n_back;
+        proto_bytes b;
+        st_error e = {0};
+        for (uint32_t i = 0; i < n; i++) {
+            spans[i] = (proto_span){.kind = "draft", .lane = any32(&s), .sequences = any32(&s), .tokens = any32(&s)};
+            spans[i].start_ns = any64(&s), spans[i].duration_ns = any64(&s), spans[i].part_ns = any64(&s),
+            spans[i].plan = any64(&s);
+            snprintf(spans[i].name, sizeof spans[i].name, "r-%u", any32(&s));
+        }
+        assert_int_equal(proto_spans_encode(spans, n, &b), ST_OK);
+        arena a = arena_for(b.n);
+        if (proto_spans_decode(b.bytes, b.n, &a, back, &n_back, &e)) fail_msg("%s", e.message);
+        assert_int_equal(n_back, n);
+        assert_memory_equal(spans, back, n * sizeof *spans);
+        proto_bytes_free(&b);
+        arena_deinit(&a);
+    }
+}
+
+static void bad_spans_are_refused(void **state) {
+    (void)state;
+    static proto_span back[PROTO_MAX_SPANS];
+    uint32_t n = 7;
+    st_error e;
+    raw_message m = {.n = 0};
+    arena a = arena_for(1 << 14);
+    for (uint32_t i = 0; i <= PROTO_MAX_SPANS; i++) put_bytes(&m, 1, "", 0);
+    assert_int_equal(proto_spans_decode(m.bytes, m.n, &a, back, &n, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "spans: 257 are over 256");
+    assert_int_equal(n, 0);
+    proto_span bad = {.kind = "step", .name = "a b"};
+    proto_bytes b;
+    assert_int_equal(proto_spans_encode(&bad, 1, &b), ST_OK);
+    assert_int_equal(proto_spans_decode(b.bytes, b.n, &a, back, &n, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "name: byte 0x20 at 1: expected printable ASCII without spaces");
+    proto_bytes_free(&b);
+    arena_deinit(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reply_comes_back_as_it_went),
         cmocka_unit_test(a_reply_with_bad_text_is_refused),
         cmocka_unit_test(a_reply_with_logprobs_for_other_tokens_is_refused),
+        cmocka_unit_test(spans_come_back_as_they_went),
+        cmocka_unit_test(bad_spans_are_refused),
         cmocka_unit_test(a_reply_with_bad_figures_is_refused),
         cmocka_unit_test(a_status_comes_back_as_it_went),
         cmocka_unit_test(a_status_with_a_bad_worker_is_refused_by_its_index),
