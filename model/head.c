@@ -22,7 +22,7 @@ static st_code read_hash(const model_file *f, uint8_t out[32], st_error *e) {
 
 static st_code read_ids(const model_file *f, model_head *h, st_error *e) {
     uint64_t n;
-    st_code code = model_file_array(f, "recurrent-head.token_ids", MODEL_U32, &h->ids, &n, e);
+    st_code code = model_file_array(f, "recurrent-head.token_ids", MODEL_I32, &h->ids, &n, e);
     if (code) return code;
     if (!n || n > MAX_IDS)
         return st_fail(e, ST_ERR_FORMAT, "%s: recurrent-head.token_ids: %llu of them, expected 1 to %d", model_file_path(f),

@@ -12,7 +12,7 @@ typedef struct {
     uint32_t n_vocab;      /* of the target */
     uint8_t vocabulary_hash[32];
     uint32_t n_ids;
-    const void *ids; /* [n_ids] uint32 in the file, not aligned: ascending, < n_vocab */
+    const void *ids; /* [n_ids] int32 in the file, not aligned: ascending, < n_vocab */
 } model_head;
 
 /* Errors: ST_ERR_UNSUPPORTED (another architecture, sizes), ST_ERR_NOT_FOUND, ST_ERR_FORMAT; the message names file and key. */

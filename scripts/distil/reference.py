@@ -4,7 +4,7 @@
     h'     = L z + C (silu(A z) * (B z))
     logits = O h'                           of the tokens token_ids
 
-and on to the next token with h', and the token chosen. The file is GGUF, architecture "recurrent-head"; needs numpy and gguf.
+and on to the next token with h', and the token chosen. The file is GGUF, architecture "recurrent-head" (model/head.h); needs numpy and gguf.
 """
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
@@ -17,10 +17,10 @@ TYPES = ("Q8_0", "Q4_1", "Q4_0", "Q5_0", "Q5_1", "F16", "F32")
 class Head:
     """ids [V] ascending, O [V][dim], L [dim][2 dim], A, B [F][2 dim], C [dim][F]; float32."""
 
-    def __init__(self, ids, O, L, A, B, C, vocabulary_hash=""):
+    def __init__(self, ids, O, L, A, B, C, n_vocab, vocabulary_hash=""):
         self.ids = np.asarray(ids, np.int32)
         self.O, self.L, self.A, self.B, self.C = (np.asarray(m, np.float32) for m in (O, L, A, B, C))
-        self.vocabulary_hash = vocabulary_hash
+        self.n_vocab, self.vocabulary_hash = int(n_vocab), vocabulary_hash  # of the target
         self.check()
 
     def check(self):
@@ -29,8 +29,8 @@ class Head:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
-        if self.ids.shape != (v,) or np.any(np.diff(self.ids) <= 0):
-            raise ValueError(f"token_ids: expected {v} ascending ids, one a row of the output matrix")
+        if self.ids.shape != (v,) or np.any(np.diff(self.ids) <= 0) or self.ids[0] < 0 or self.ids[-1] >= self.n_vocab:
+            raise ValueError(f"token_ids: expected {v} ascending ids under {self.n_vocab}, one a row of the output matrix")
 
     def embedding(self, token):
         at = int(np.searchsorted(self.ids, token))
@@ -61,7 +61,8 @@ def write(path, head, kind="Q8_0", name="head", licence="", description=""):
     w.add_embedding_length(head.O.shape[1])
     w.add_feed_forward_length(len(head.A))
     w.add_string(f"{ARCH}.vocabulary_hash", head.vocabulary_hash)
-    w.add_tensor("token_ids", head.ids)
+    w.add_vocab_size(head.n_vocab)
+    w.add_array(f"{ARCH}.token_ids", [int(i) for i in head.ids])
     for tensor, attribute in TENSORS.items():
         values = np.ascontiguousarray(getattr(head, attribute))
         data = quants.quantize(values, GGMLQuantizationType[kind])
@@ -83,10 +84,11 @@ def read(path):
         raise ValueError(f"{path}: architecture is {arch}, expected {ARCH}")
     data = {t.name: t for t in r.tensors}
     matrices = {a: quants.dequantize(data[n].data, data[n].tensor_type) for n, a in TENSORS.items()}
-    return Head(data["token_ids"].data, **matrices, vocabulary_hash=r.fields[f"{ARCH}.vocabulary_hash"].contents())
+    keys = {k: r.fields[f"{ARCH}.{k}"].contents() for k in ("token_ids", "vocab_size", "vocabulary_hash")}
+    return Head(keys["token_ids"], **matrices, n_vocab=keys["vocab_size"], vocabulary_hash=keys["vocabulary_hash"])
 
 
-def random_head(dim, ids, F, seed, vocabulary_hash=""):
+def random_head(dim, ids, F, seed, n_vocab, vocabulary_hash=""):
     """Seeded weights of sizes that keep h' about as long as h."""
     rng = np.random.default_rng(seed)
 
@@ -95,10 +97,10 @@ def random_head(dim, ids, F, seed, vocabulary_hash=""):
 
     L = np.eye(dim, 2 * dim, dtype=np.float32) * np.float32(0.9) + matrix(dim, 2 * dim, 0.1 * dim**-0.5)
     A, B, C = matrix(F, 2 * dim, (2 * dim) ** -0.5), matrix(F, 2 * dim, (2 * dim) ** -0.5), matrix(dim, F, 0.3 * F**-0.5)
-    return Head(sorted(ids), matrix(len(ids), dim, 1), L, A, B, C, vocabulary_hash)
+    return Head(sorted(ids), matrix(len(ids), dim, 1), L, A, B, C, n_vocab, vocabulary_hash)
 
 
-def write_head(path, dim, ids, F, seed, vocabulary_hash, kind="Q8_0"):
+def write_head(path, dim, ids, F, seed, n_vocab, vocabulary_hash, kind="Q8_0"):
     """A file with a random head, for tests; returns the head as `read` does."""
-    write(path, random_head(dim, ids, F, seed, vocabulary_hash), kind, name=f"random-{seed}", description="random weights, for tests")
+    write(path, random_head(dim, ids, F, seed, n_vocab, vocabulary_hash), kind, name=f"random-{seed}", description="random weights, for tests")
     return read(path)

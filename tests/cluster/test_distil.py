@@ -138,17 +138,17 @@ def test_answers_of_another_model_are_not_mixed_in(collect, tmp_path):
 @pytest.mark.parametrize("kind", reference.TYPES)
 def test_a_head_is_read_back_as_written(tmp_path, kind):
     ids = range(3, 300, 7)
-    head = reference.write_head(str(tmp_path / "h.gguf"), DIM, ids, 96, 1, HASH, kind)
-    exact = reference.random_head(DIM, ids, 96, 1)
-    assert head.vocabulary_hash == HASH and list(head.ids) == list(ids)
+    head = reference.write_head(str(tmp_path / "h.gguf"), DIM, ids, 96, 1, 300, HASH, kind)
+    exact = reference.random_head(DIM, ids, 96, 1, 300)
+    assert (head.vocabulary_hash, head.n_vocab) == (HASH, 300) and list(head.ids) == list(ids)
     worst = max(np.abs(getattr(head, m) - getattr(exact, m)).max() / np.abs(getattr(exact, m)).max() for m in "OLABC")
     assert worst <= {"F32": 0, "F16": 1e-3, "Q8_0": 5e-3}.get(kind, 0.13)
-    again = reference.write_head(str(tmp_path / "again.gguf"), DIM, ids, 96, 1, HASH, kind)
+    again = reference.write_head(str(tmp_path / "again.gguf"), DIM, ids, 96, 1, 300, HASH, kind)
     assert (tmp_path / "h.gguf").read_bytes() == (tmp_path / "again.gguf").read_bytes() and np.array_equal(head.O, again.O)
 
 
 def test_a_step_is_the_formula_and_a_token_without_a_row_adds_nothing():
-    head = reference.random_head(DIM, [2, 5, 9], 32, 1)
+    head = reference.random_head(DIM, [2, 5, 9], 32, 1, 10)
     h = np.random.default_rng(0).standard_normal(DIM)
     for token, row in ((5, head.O[1]), (4, np.zeros(DIM)), (10, np.zeros(DIM))):
         z = np.concatenate([h, row])

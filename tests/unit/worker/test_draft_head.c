@@ -71,7 +71,7 @@ static void write_file(gguf *g, const weights *w, const mistakes *m) {
     w_key_u32(g, "recurrent-head.feed_forward_length", FFN);
     w_key_u32(g, "recurrent-head.vocab_size", VOCAB);
     w_key_text(g, "recurrent-head.vocabulary_hash", m->hash ? m->hash : hash);
-    w_array(g, "recurrent-head.token_ids", MODEL_U32, n_ids);
+    w_array(g, "recurrent-head.token_ids", MODEL_I32, n_ids);
     for (uint32_t i = 0; i < n_ids; i++) w_u32(g, m->bad_id && i == 3 ? m->bad_id : w->id[i]);
     for (size_t i = 0; i < 5; i++) {
         const char *name = m->missing && !strcmp(m->missing, tensors[i].name) ? "other" : tensors[i].name;
