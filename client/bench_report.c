@@ -112,14 +112,34 @@ static void note_difference(bench_comparison *c, const bench_answer *got, const 
                       got->id, of, hash[0], hash[1]);
 }
 
-static void compare(const bench_run *b, bench_answer *own, size_t n, const bench_answers *expected, bench_comparison *out) {
-    for (size_t i = 0; b->expect_path && i < n; i++) { /* in the order of sending */
-        const bench_answer *other = expected->n ? bsearch(&own[i], expected->items, expected->n, sizeof *own, by_request) : NULL;
-        *(other ? &out->n_compared : &out->n_unknown) += 1;
-        if (!other || !memcmp(own[i].tokens, other->tokens, SHA256_BYTES)) continue;
-        out->n_differ++;
-        note_difference(out, &own[i], other, b->expect_path);
+/* The first expected answer to the request of `own`, or the end. */
+static const bench_answer *find(const bench_answers *expected, const bench_answer *own) {
+    size_t low = 0, high = expected->n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (by_request(&expected->items[middle], own) < 0)
+            low = middle + 1;
+        else
+            high = middle;
     }
+    return expected->items + low;
+}
+
+/* A request may be expected several times: its answer must be all of them. */
+static void compare_one(const bench_run *b, const bench_answer *own, const bench_answers *expected, bench_comparison *out) {
+    const bench_answer *end = expected->items + expected->n, *at = find(expected, own), *other = NULL;
+    bool known = false;
+    for (; at < end && !by_request(at, own); at++, known = true)
+        if (!other && memcmp(own->tokens, at->tokens, SHA256_BYTES)) other = at;
+    *(known ? &out->n_compared : &out->n_unknown) += 1;
+    if (!other) return;
+    out->n_differ++;
+    note_difference(out, own, other, b->expect_path);
+}
+
+static void compare(const bench_run *b, bench_answer *own, size_t n, const bench_answers *expected, bench_comparison *out) {
+    for (size_t i = 0; b->expect_path && expected->n && i < n; i++)
+        compare_one(b, &own[i], expected, out); /* as they were sent */
     if (n) qsort(own, n, sizeof *own, by_request);
     for (size_t i = 1; i < n; i++) {
         if (by_request(&own[i - 1], &own[i]) || !memcmp(own[i - 1].tokens, own[i].tokens, SHA256_BYTES)) continue;

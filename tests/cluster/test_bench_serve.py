@@ -108,11 +108,13 @@ def test_answers_are_compared_with_those_of_another_run(cluster, serve, tmp_path
         done = serve(cluster.server, "--requests", 12, "--tokens", 8, "--expect", expected, *load)
         assert done.code == 0 and done.summary["expected"] == {"compared": 12, "unknown": 0, "differ": 0}, done
     records = read_lines(expected)
-    records[2]["tokens_sha256"] = "0" * 64
-    expected.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    done = serve(cluster.server, "--requests", 6, "--tokens", 8, "--expect", expected)
-    assert done.code == 1 and done.summary["expected"] == {"compared": 6, "unknown": 0, "differ": 1}
-    assert f"{records[2]['id']}: the answer differs from that of {expected}" in done.said and "0000000000000000" in done.said
+    for id_, times in (("code-1", 1), ("math-1", 2)):  # the other record of math-1 is as it was
+        changed = next(i for i, r in enumerate(records) if r["id"] == id_)
+        lines = [{**r, "tokens_sha256": "0" * 64} if i == changed else r for i, r in enumerate(records)]
+        expected.write_text("".join(json.dumps(r) + "\n" for r in lines), encoding="utf-8")
+        done = serve(cluster.server, "--requests", 8, "--tokens", 8, "--expect", expected)
+        assert done.code == 1 and done.summary["expected"] == {"compared": 8, "unknown": 0, "differ": times}
+        assert f"{id_}: the answer differs from that of {expected}" in done.said and "0000000000000000" in done.said
     done = serve(cluster.server, "--requests", 2, "--tokens", 9, "--expect", expected)  # other parameters: nothing to compare
     assert done.code == 1 and done.summary["expected"] == {"compared": 0, "unknown": 2, "differ": 0} and "no request of this run" in done.said
     consort("bench", "serve", "--server", cluster.server, "--prompts", tmp_path / "prompts", "--requests", 1)  # the table

@@ -154,6 +154,7 @@ static void memory_that_runs_out_is_an_error(void **state) {
         code = prompts_read(&p, folder, "code,math", &e);
         (void)mem_fail_at(0);
         if (code) assert_int_equal(code, ST_FATAL_MEMORY);
+        for (uint32_t i = 0; !code && i < p.n; i++) assert_true(p.items[i].id && p.items[i].text);
         prompts_deinit(&p);
         assert_true(n < 100);
     }
