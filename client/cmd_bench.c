@@ -1,10 +1,10 @@
-/* consort bench engine: the speed of the forward pass in this process.
+/* consort bench: engine, the speed of the forward pass in this process; serve, that of a cluster (bench_serve.c).
  *
  * prompt: a prompt of P tokens, logits of its last position only, after the same once unmeasured. decode: B sequences, one token
  * each a step, greedy; batch 1 from an empty context, others after 64-token prompts. verify: n tokens of one sequence a step, all
  * with their logits, after a prompt of 64, as a chain of drafts is verified. Tokens per second count the tokens of all sequences.
  */
-#include "client/client_int.h"
+#include "client/bench_int.h"
 #include "client/engine_int.h"
 
 #include "base/mem.h"
@@ -205,7 +205,7 @@ static int usage(const char *verb, const st_error *e) {
 static int run(const char *verb, bench *b) {
     st_error e = {0};
     if (strcmp(b->what, "engine")) {
-        (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "no test '%s' (engine)", b->what);
+        (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "no test '%s' (engine; serve, right behind bench)", b->what);
         return usage(verb, &e);
     }
     if (read_list("--threads", b->threads_text, 1024, &b->threads, &e) ||
@@ -234,9 +234,15 @@ static int run(const char *verb, bench *b) {
 }
 
 int client_bench(int argc, char **argv) {
+    char serve[] = "bench serve"; /* its argv[0] */
+    if (argc > 1 && !strcmp(argv[1], "serve")) {
+        argv[1] = serve;
+        return bench_serve(argc - 1, argv + 1);
+    }
     bench b = {.threads_text = "1", .batch_text = "1,4,8,16", .n_prompt = 512, .n_generate = 64, .engine.max_rows = ROWS};
     const client_option options[] = {
-        {"TEST", CLIENT_TEXT, &b.what, NULL, "engine: the forward pass in this process", true},
+        {"TEST", CLIENT_TEXT, &b.what, NULL,
+         "engine: the forward pass in this process; serve: a running cluster (consort bench serve --help)", true},
         {"--model", CLIENT_TEXT, &b.engine.path, "F", "GGUF file", true},
         {"--threads", CLIENT_TEXT, &b.threads_text, "N,N", "compute threads (default: 1)", false},
         {"--prompt", CLIENT_U32, &b.n_prompt, "N", "tokens of the prompt (default: 512)", false},

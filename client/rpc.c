@@ -2,14 +2,13 @@
 
 #include "base/mem.h"
 #include "config/config.h"
-#include "net/net.h"
 #include <stdlib.h>
 
 enum { CONNECT_TIMEOUT_MS = 5000 };
 
 struct client_rpc {
     net_loop *loop;
-    net_timer *timer; /* of a pause */
+    net_timer *timer; /* of a pause, of client_rpc_run */
     char host[256];
     uint16_t port;
     net_grpc_client *client; /* NULL: not connected */
@@ -34,7 +33,7 @@ static void on_signal(void *context, int number) {
     if (r->call)
         net_grpc_cancel(r->client, r->call);
     else
-        net_loop_stop(r->loop); /* ends a pause */
+        net_loop_stop(r->loop); /* ends a pause, client_rpc_run */
 }
 
 static void on_timer(void *context) {
@@ -77,6 +76,11 @@ static st_code from_grpc(int status) {
     return ST_FATAL_INTERNAL;
 }
 
+st_code client_rpc_outcome(int grpc_status, const char *message, st_error *e) {
+    st_code code = from_grpc(grpc_status);
+    return code ? st_fail(e, code, "%s", message && *message ? message : st_text(code)) : ST_OK;
+}
+
 static void on_message(void *context, const uint8_t *message, size_t n) {
     client_rpc *r = context;
     if (!r->refused) r->refused = r->on_message(r->context, message, n);
@@ -86,23 +90,28 @@ static void on_message(void *context, const uint8_t *message, size_t n) {
 static void on_done(void *context, int status, const char *message) {
     client_rpc *r = context;
     r->call = NULL;
-    r->code = r->refused ? r->refused : from_grpc(status);
-    if (r->code && !r->refused) (void)st_fail(r->e, r->code, "%s", message && *message ? message : st_text(r->code));
+    r->code = r->refused ? r->refused : client_rpc_outcome(status, message, r->e);
     net_loop_stop(r->loop);
+}
+
+static uint32_t to_ms(uint32_t seconds) { return seconds < UINT32_MAX / 1000 ? seconds * 1000 : UINT32_MAX; }
+
+/* What every call begins with. */
+static st_code ready(client_rpc *r, st_error *e) {
+    st_code code = check_interrupted(r, e);
+    return code || r->client ? code : net_grpc_connect(r->loop, r->host, r->port, CONNECT_TIMEOUT_MS, &r->client, e);
 }
 
 st_code client_rpc_call(client_rpc *r, const char *path, const uint8_t *request, size_t n, uint32_t timeout_s,
                         st_code (*each)(void *context, const uint8_t *message, size_t n), void *context, st_error *e) {
     static const net_grpc_reply callbacks = {on_message, on_done};
-    uint32_t timeout_ms = timeout_s < UINT32_MAX / 1000 ? timeout_s * 1000 : UINT32_MAX;
     r->on_message = each;
     r->context = context;
     r->code = r->refused = ST_OK;
     r->e = e;
-    st_code code = check_interrupted(r, e);
-    if (!code && !r->client) code = net_grpc_connect(r->loop, r->host, r->port, CONNECT_TIMEOUT_MS, &r->client, e);
+    st_code code = ready(r, e);
     if (code) return code;
-    code = net_grpc_start(r->client, path, request, n, timeout_ms, &callbacks, r, &r->call);
+    code = net_grpc_start(r->client, path, request, n, to_ms(timeout_s), &callbacks, r, &r->call);
     if (code) return st_fail(e, code, "cannot start a call of %zu bytes", n);
     net_loop_run(r->loop);
     if (r->code) {
@@ -113,9 +122,26 @@ st_code client_rpc_call(client_rpc *r, const char *path, const uint8_t *request,
 }
 
 st_code client_rpc_pause(client_rpc *r, uint32_t ms, st_error *e) {
+    return client_rpc_run(r, net_now_ns() + ms * UINT64_C(1000000), e);
+}
+
+st_code client_rpc_start(client_rpc *r, const char *path, const uint8_t *request, size_t n, uint32_t timeout_s,
+                         const net_grpc_reply *cb, void *context, void **call, st_error *e) {
+    st_code code = ready(r, e);
+    if (code) return code;
+    code = net_grpc_start(r->client, path, request, n, to_ms(timeout_s), cb, context, call);
+    return code ? st_fail(e, code, "cannot start a call of %zu bytes", n) : ST_OK;
+}
+
+void client_rpc_cancel(client_rpc *r, void *call) { net_grpc_cancel(r->client, call); }
+
+st_code client_rpc_run(client_rpc *r, uint64_t until_ns, st_error *e) {
     if (!r->interrupted) {
-        net_timer_at(r->timer, net_now_ns() + ms * UINT64_C(1000000));
+        net_timer_at(r->timer, until_ns);
         net_loop_run(r->loop);
+        net_timer_at(r->timer, 0);
     }
     return check_interrupted(r, e);
 }
+
+void client_rpc_stop(client_rpc *r) { net_loop_stop(r->loop); }
