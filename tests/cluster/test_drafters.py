@@ -5,17 +5,22 @@ import json
 import os
 import re
 import signal
+import sys
 
+import numpy as np
 import pytest
 
 import support
 from support import BUILD, MODEL, ROOT, consort, until
 
+sys.path.insert(0, f"{ROOT}/scripts/distil")
+import reference  # noqa: E402
+
 CODE = {"name": "code", "kind": "ngram", "table": f"{ROOT}/drafters/code.ngram"}
 MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
 TWIN = {"name": "twin", "kind": "model", "threads": 1, "kv_tokens": 8192}  # the target's own file
 PATIENT = {"draft_wait_ms": 60000}  # a busy machine may be slow: no draft is to come late
-POLICIES = ["lookup", "fixed:code", "fixed:twin", "all"]
+POLICIES = ["lookup", "fixed:code", "fixed:twin", "fixed:head", "all"]
 SAMPLED = [{}, {"temperature": 1.0, "seed": 7}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 8},
            {"temperature": 0.9, "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "min_tokens": 20, "seed": 9}]
 STORY = [("user", "Tell me a long story about a ship.")]
@@ -52,17 +57,32 @@ def drafted(metrics, name):
     return metrics["consort_drafter_draft_tokens_total", f'drafter="{name}"']
 
 
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory):
+    """A head that says each token once more, nearly: h' is h and a little noise; with the target's rows of its first 2,000 tokens."""
+    path = str(tmp_path_factory.mktemp("heads") / "echo.gguf")
+    tensor = next(t for t in reference.GGUFReader(MODEL).tensors if t.name == "token_embd.weight")
+    rows = reference.quants.dequantize(tensor.data[:2000], tensor.tensor_type)
+    n_vocab, dim = len(tensor.data), rows.shape[1]
+    noise = [np.random.default_rng(i).standard_normal(shape, dtype=np.float32) * 0.005
+             for i, shape in enumerate([(dim, 2 * dim), (64, 2 * dim), (64, 2 * dim), (dim, 64)])]
+    vocabulary = json.loads(consort("inspect", "--json", MODEL).stdout)["vocabulary_sha256"]
+    head = reference.Head(range(2000), rows, np.eye(dim, 2 * dim, dtype=np.float32) + noise[0], *noise[1:], n_vocab, vocabulary)
+    reference.write(path, head, "F32")
+    return {"name": "head", "kind": "head", "model": path, "threads": 1}, head
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_cluster, alone, ranks):
+def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_cluster, alone, echo, ranks):
     # Few at once: the more sequences share a step, the smaller their trees.
-    cluster = new_cluster(drafters=[CODE, MATH, TWIN], tensor_parallel=ranks, threads=1, draft_budget=8, draft_floor=0, **PATIENT)
+    cluster = new_cluster(drafters=[CODE, MATH, TWIN, echo[0]], tensor_parallel=ranks, threads=1, draft_budget=8, draft_floor=0, **PATIENT)
     for policy in POLICIES:
         for i in range(0, len(REQUESTS), 2):
             answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS[i:i + 2]])
             for answer, expected in zip(answers, alone[i:i + 2]):
                 assert (answer.ids, answer.text, answer.finish_reason) == (expected.ids, expected.text, expected.finish_reason), policy
     figures = cluster.metrics()
-    assert all(accepted(figures, name) > 0 for name in ("code", "math", "twin", "lookup")), figures
+    assert all(accepted(figures, name) > 0 for name in ("code", "math", "twin", "lookup")) and drafted(figures, "head") > 0, figures
     assert figures["consort_branched_draft_trees_total", ""] > 0 and figures["consort_kv_compacted_tokens_total", ""] > 0
     assert figures["consort_late_drafts_total", ""] == 0 and cluster.is_idle()
 
@@ -80,6 +100,24 @@ def test_the_target_as_its_own_drafter_is_always_right(new_cluster, temperature)
     line = re.compile(rf"request {replies[0].request_id}, answer 0: length, \d+ prompt tokens, 61 tokens, .*, {figures.steps} steps, "
                       rf"{figures.accepted} of {figures.drafted} drafts accepted\n")
     until(lambda: len(line.findall(cluster.output())) == 1, "one line in the log")
+
+
+def test_a_head_drafts_what_its_formula_makes_of_the_states_that_clients_are_given(new_cluster, echo):
+    topology, head = echo
+    cluster = new_cluster(drafters=[topology], threads=1, draft_budget=1, draft_floor=0, **PATIENT)
+    asked = {"max_tokens": 80, "ignore_end": True}
+    song = "la la la la la la la la la la la la"  # to this the answer is -1011111...
+    replies = list(cluster.stream(song, speculation="none", hidden_states=True, **asked))
+    ids = [i for r in replies for i in r.tokens]
+    states = np.frombuffer(b"".join(r.hidden_states for r in replies), "<f2").reshape(len(ids), -1)
+    assert states.shape == (80, cluster.status().workers[0].dim)
+    n_accepted, at = 0, 0  # the step that verifies what was drafted behind token `at`
+    while at < len(ids) - 2:  # no draft is worth its row where only one more token may come
+        right = head.ids[np.argmax(head.step(states[at], ids[at])[1])] == ids[at + 1]
+        n_accepted += right
+        at += 1 + right
+    end = list(cluster.stream(song, speculation="fixed:head", **asked))[-1].speculation
+    assert n_accepted > 10 and end.accepted == n_accepted and end.steps + end.accepted == len(ids), (n_accepted, end)
 
 
 def rank_pid(cluster, rank):
