@@ -53,6 +53,33 @@ uint32_t spec_tree_walk(const token_tree *t, const uint32_t *tokens, uint32_t n_
 void spec_fuse(const spec_tree *trees, const float *weights, uint32_t n, uint32_t budget, spec_tree *out,
                uint32_t from[NOUNS_MAX_TREE]);
 
+/* ---- calibration: what a drafter's beliefs are worth ---- */
+
+enum { SPEC_DEPTHS = 4 /* the last holds all deeper nodes too */, SPEC_BINS = 16 };
+
+/* Nodes whose parent was accepted, and how many of them were too; both fade. */
+typedef struct {
+    float seen, hits;
+} spec_tally;
+
+/* Of one drafter, over all requests: by depth and by belief, in bins of equal width. Zero: nothing seen. */
+typedef struct {
+    spec_tally bin[SPEC_DEPTHS][SPEC_BINS];
+} spec_calibration;
+
+/* Of one drafter in one request: the hits that its calibrated beliefs promised, and those that came. Zero: nothing seen. */
+typedef struct {
+    float promised, hits;
+} spec_trust;
+
+/* Writes `raw` with each belief p replaced by the share of hits that nodes of its depth and bin had, times what this request's
+ * hits say of that. With little seen it stays near p. out != raw; the tree is the same otherwise. */
+void spec_calibrate(const spec_calibration *c, const spec_trust *t, const spec_tree *raw, spec_tree *out);
+
+/* The tokens behind the tree's root were committed, n >= 1 of them: every node whose parent lies on their path and whose own
+ * place they reach is an observation, whether or not it was verified. */
+void spec_calibration_learn(spec_calibration *c, spec_trust *t, const spec_tree *raw, const uint32_t *tokens, uint32_t n);
+
 /* ---- routes: whom to ask ---- */
 
 /* The cluster's drafters, numbered; lookup is one of them, by its name. Names are borrowed. */
