@@ -80,6 +80,68 @@ void spec_calibrate(const spec_calibration *c, const spec_trust *t, const spec_t
  * place they reach is an observation, whether or not it was verified. */
 void spec_calibration_learn(spec_calibration *c, spec_trust *t, const spec_tree *raw, const uint32_t *tokens, uint32_t n);
 
+/* ---- budgets: how much of what was drafted pays ---- */
+
+enum { SPEC_COST_BUCKETS = 96 };
+
+/* What a step of one verifier group takes by its rows, as measured. Zero: nothing measured. */
+typedef struct {
+    uint64_t n_steps;
+    double level_ns; /* moves with the machine's speed; shape is by which factor a bucket's steps differ from it */
+    struct {
+        float shape, rows; /* rows: their mean */
+        uint32_t seen;
+        uint64_t last; /* n_steps of its last one */
+    } bucket[SPEC_COST_BUCKETS];
+} spec_cost;
+
+void spec_cost_learn(spec_cost *c, uint32_t rows, uint64_t step_ns); /* nothing, where one is 0 */
+/* The time of a step of `rows` >= 1, in ns; before the first measurement in units of a step of one row. */
+double spec_cost_ns(const spec_cost *c, uint32_t rows);
+bool spec_cost_known(const spec_cost *c, uint32_t rows); /* measured lately, and not between or beyond what was */
+
+/* What one sequence could have verified, and what of it is chosen. path[n]: path probabilities of a tree's nodes, never rising,
+ * so that its first k nodes are a tree too. */
+typedef struct {
+    const float *path;
+    uint32_t n;
+    uint32_t taken; /* out */
+    uint32_t open;  /* scratch */
+} spec_share;
+
+typedef struct {
+    const spec_cost *cost;
+    uint32_t n_rows;    /* of the step without drafts */
+    uint32_t n_choices; /* sequences that get a token of it anyway */
+    uint32_t n_free;    /* most rows of drafts */
+    uint64_t wait_ns;   /* that the group has waited for the drafts */
+} spec_step;
+
+typedef struct {
+    double tokens, ns; /* expected of a step, its wait included */
+} spec_yield;
+
+/* Chooses how many nodes of each of n sequences are verified: in order of path probability, as many as give the most expected
+ * tokens a time, over all counts (the time need not rise evenly); none, where that would gain less than 2 %. */
+spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n);
+
+/* Whether it pays to wait for drafters, by how many sequences decode at once. Zero: nothing known. */
+enum { SPEC_LOADS = 12 };
+typedef struct {
+    struct {
+        spec_yield with, without; /* of rounds that asked: what they gave, and what they would have given; both fade */
+        uint32_t n_rounds;
+        double wait_ns;
+        uint64_t asked_ns; /* when the last of them began */
+    } load[SPEC_LOADS];
+} spec_worth;
+
+/* True where asking pays, where too little is known, and from time to time to see whether it does by now: so seldom that the wait
+ * costs a hundredth. */
+bool spec_worth_asking(const spec_worth *w, uint32_t n_sequences, uint64_t now_ns);
+void spec_worth_learn(spec_worth *w, uint32_t n_sequences, spec_yield with, spec_yield without, uint64_t wait_ns,
+                      uint64_t now_ns);
+
 /* ---- routes: whom to ask ---- */
 
 /* The cluster's drafters, numbered; lookup is one of them, by its name. Names are borrowed. */
