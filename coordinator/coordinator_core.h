@@ -34,6 +34,7 @@ typedef struct {
     uint32_t n_drafters;              /* < SPEC_MAX_DRAFTERS: 0 .. n_drafters - 1, and lookup after them, which needs no rank */
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     uint32_t n_vocab;                 /* where there are drafters: drafts of other ids are refused */
+    bool adaptive_budgets;            /* trees and waits follow what pays; false: max_tree shared by fixed rules */
     float draft_floor;                /* of lookup: least belief in a node and all before it */
     uint64_t draft_wait_ns;           /* that a request waits for its drafters; 0: they are not asked */
 } sched_limits;
@@ -138,6 +139,7 @@ typedef struct {
     bool up;
     uint64_t drafts, late, bad; /* trees that came; dropped since their step had begun; that did not fit what was asked */
     uint64_t scored, hits;
+    uint64_t wait_ns; /* that rounds have lately waited for it, from their beginning to its draft */
 } sched_drafter_stats;
 
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */

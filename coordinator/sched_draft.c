@@ -44,6 +44,7 @@ static uint32_t behind(const sched *s, const sched_request *r) {
 
 /* What each drafter of a round may propose. The step may have room for less, or for more. */
 static uint32_t budget_of(const sched *s, const sched_request *r) {
+    if (s->limits.adaptive_budgets) return sched_most_drafts(s, r);
     uint32_t n_decode = s->lists[SCHED_DRAFTING].n + s->lists[SCHED_DECODE].n + (r->state < SCHED_DRAFTING);
     return sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
 }
@@ -52,7 +53,7 @@ void sched_begin_round(sched *s, sched_request *r) {
     spec_tree *proposals = sched_proposals(s, r);
     for (uint32_t i = 0; i < s->roster.n; i++) proposals[i].n = 0;
     r->budget = budget_of(s, r);
-    r->awaited = r->budget > 0 ? route(s, r) & ~behind(s, r) : 0;
+    r->awaited = r->asked = r->budget > 0 && s->asks ? route(s, r) & ~behind(s, r) : 0;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
@@ -168,6 +169,7 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
     d->stats.late += !in_time;
     if (!in_time) return;
     sched_proposals(s, r)[drafter] = tree;
+    if (r->awaited & bit(drafter)) sched_learn_wait(d, s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns));
     r->awaited &= ~bit(drafter);
 }
 

@@ -12,7 +12,7 @@
 
 #define PRIOR        8.0f
 #define KEPT         (1 - 1 / 256.0f) /* of a bin's past at each observation */
-#define TRUST_PRIOR  3.0f             /* promised hits */
+#define TRUST_PRIOR  5.0f             /* promised hits */
 #define TRUST_KEPT   (1 - 1 / 64.0f)
 #define MOST_TRUST   2.0f
 #define MOST_CERTAIN 0.98f /* a request's factor makes nothing surer than this */

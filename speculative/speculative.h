@@ -98,7 +98,7 @@ typedef struct {
 void spec_cost_learn(spec_cost *c, uint32_t rows, uint64_t step_ns); /* nothing, where one is 0 */
 /* The time of a step of `rows` >= 1, in ns; before the first measurement in units of a step of one row. */
 double spec_cost_ns(const spec_cost *c, uint32_t rows);
-bool spec_cost_known(const spec_cost *c, uint32_t rows); /* measured lately, and not between or beyond what was */
+bool spec_cost_known(const spec_cost *c, uint32_t rows); /* measured a few times, and lately */
 
 /* What one sequence could have verified, and what of it is chosen. path[n]: path probabilities of a tree's nodes, never rising,
  * so that its first k nodes are a tree too. */
@@ -115,6 +115,7 @@ typedef struct {
     uint32_t n_choices; /* sequences that get a token of it anyway */
     uint32_t n_free;    /* most rows of drafts */
     uint64_t wait_ns;   /* that the group has waited for the drafts */
+    bool explores;      /* takes a count near the best whose step is not well known, where there is one */
 } spec_step;
 
 typedef struct {
@@ -122,7 +123,8 @@ typedef struct {
 } spec_yield;
 
 /* Chooses how many nodes of each of n sequences are verified: in order of path probability, as many as give the most expected
- * tokens a time, over all counts (the time need not rise evenly); none, where that would gain less than 2 %. */
+ * tokens a time, over all counts (the time need not rise evenly); none, where that would gain less than 2 %. Returns what is
+ * expected of the best, also where the step explores. */
 spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n);
 
 /* Whether it pays to wait for drafters, by how many sequences decode at once. Zero: nothing known. */
@@ -137,7 +139,7 @@ typedef struct {
 } spec_worth;
 
 /* True where asking pays, where too little is known, and from time to time to see whether it does by now: so seldom that the wait
- * costs a hundredth. */
+ * costs half a hundredth. */
 bool spec_worth_asking(const spec_worth *w, uint32_t n_sequences, uint64_t now_ns);
 void spec_worth_learn(spec_worth *w, uint32_t n_sequences, spec_yield with, spec_yield without, uint64_t wait_ns,
                       uint64_t now_ns);

@@ -560,6 +560,7 @@ static void begin(world *w, uint64_t seed) {
                                .n_drafters = draw(w, DRAFTERS + 1),
                                .drafter_names = names,
                                .n_vocab = VOCABULARY,
+                               .adaptive_budgets = draw(w, 2),
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     w->memory_bytes = sched_bytes(&w->limits);
     w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);

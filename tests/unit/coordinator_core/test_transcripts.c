@@ -106,6 +106,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         *names[i].value = (uint32_t)number_of(words, n, names[i].name, *names[i].value);
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
+    l.adaptive_budgets = number_of(words, n, "adaptive", 0);
     sc->n_drafters = l.n_drafters;
     mem_free(sc->memory);
     sc->memory = NULL;
