@@ -67,6 +67,8 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.proposals = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.proposals);
     shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
     shape.trust = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.trust);
+    shape.hits = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.hits);
+    shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
     shape.shares = place(&at, l->max_batch, sizeof *shape.shares);
     shape.paths = place(&at, (size_t)l->max_batch * l->max_tree, sizeof *shape.paths);
     shape.by_drafter = place(&at, (1 + (size_t)l->max_requests) * shape.roster.n, sizeof *shape.by_drafter);

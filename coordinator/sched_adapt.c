@@ -18,7 +18,10 @@ static spec_trust *trust(const sched *s, const sched_request *r) { return s->tru
 /* ---- what results teach ---- */
 
 void sched_forget_trust(sched *s, const sched_request *r) {
-    for (uint32_t i = 0; i < s->roster.n; i++) trust(s, r)[i] = (spec_trust){0};
+    for (uint32_t i = 0; i < s->roster.n; i++) {
+        trust(s, r)[i] = (spec_trust){0};
+        sched_hits(s, r)[i] = (spec_tally){0};
+    }
 }
 
 void sched_learn_step(sched *s, const sched_flight *f) {
@@ -26,8 +29,34 @@ void sched_learn_step(sched *s, const sched_flight *f) {
     if (f->decodes) spec_cost_learn(&s->cost, f->n_rows, s->now_ns - f->sent_ns);
 }
 
+spec_tally *sched_hits(const sched *s, const sched_request *r) { return s->hits + (size_t)r->chain.index * s->roster.n; }
+
+static void learn_hits(sched *s, const sched_request *r, uint32_t drafter, uint32_t n_tokens, uint32_t n_hits) {
+    spec_hedge_learn(&sched_hits(s, r)[drafter], n_tokens, n_hits);
+    spec_hedge_learn(&s->prior[drafter], n_tokens, n_hits);
+}
+
+/* Of a prompt nobody's hits count: it is not the target's text. */
+void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked,
+                      const proto_item *item) {
+    uint32_t n_answered = asked->n_known - r->n_prompt, n = asked->n_new < n_answered ? asked->n_new : n_answered;
+    if (asked->n_known <= r->n_prompt) return;
+    if (n > SPEC_MAX_SCORED) n = SPEC_MAX_SCORED;
+    learn_hits(s, r, drafter, n, item->n_hits < n ? item->n_hits : n);
+}
+
+/* Lookup is scored along its own draft, as far as that is right; what it would have said elsewhere is not looked up. */
+static void score_lookup(sched *s, const sched_request *r, const proto_item *item) {
+    uint32_t lookup = s->limits.n_drafters, n_hits;
+    token_tree t = spec_tree_view(&sched_proposals(s, r)[lookup]);
+    if (!(sched_route(s, r) >> lookup & 1)) return;
+    n_hits = spec_tree_walk(&t, item->tokens, item->n_tokens, NULL);
+    learn_hits(s, r, lookup, n_hits < item->n_tokens ? n_hits + 1 : n_hits, n_hits);
+}
+
 void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item) {
     const spec_tree *proposals = sched_proposals(s, r);
+    score_lookup(s, r, item);
     for (uint32_t i = 0; i < s->roster.n; i++)
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
 }
@@ -129,8 +158,7 @@ void sched_choose_drafts(sched *s, uint32_t n_decode) {
         spec_tree *t = &sched_proposals(s, r)[lookup];
         t->n = 0;
         asked |= r->asked;
-        if (spec_route_ask(&r->route, &s->roster) >> lookup & 1)
-            spec_lookup(&s->lookup, r->known, r->n_known, sched_most_drafts(s, r), t);
+        if (sched_route(s, r) >> lookup & 1) spec_lookup(&s->lookup, r->known, r->n_known, sched_most_drafts(s, r), t);
     }
     spec_step step = {.cost = &s->cost,
                       .n_rows = n_decode + prompt_rows(s, n_decode),

@@ -25,8 +25,7 @@ static const sched_tree *draft(sched *s, const sched_request *r, uint32_t n_deco
     if (budget == 0) return NULL;
     spec_tree *proposals = sched_proposals(s, r);
     proposals[lookup].n = 0;
-    if (spec_route_ask(&r->route, &s->roster) >> lookup & 1)
-        spec_lookup(&s->lookup, r->known, r->n_known, budget, &proposals[lookup]);
+    if (sched_route(s, r) >> lookup & 1) spec_lookup(&s->lookup, r->known, r->n_known, budget, &proposals[lookup]);
     sched_tree *t = &s->trees[s->n_trees];
     spec_fuse(proposals, NULL, s->roster.n, budget, &t->tree, t->from);
     if (t->tree.n == 0) return NULL;

@@ -80,6 +80,7 @@ typedef struct {
     uint32_t slot;
     seq_id seq;       /* the slot may have another by the time of the answer */
     uint32_t n_known; /* tokens that it then has: those that the draft follows */
+    uint32_t n_new;   /* of them new to it */
     uint32_t budget;  /* 0: it only takes them in */
 } sched_draft_asked;
 
@@ -120,6 +121,8 @@ struct sched {
     spec_tree *proposals;           /* [max_running][roster.n] of this round, by the index of the chain */
     spec_calibration *calibrations; /* [roster.n] */
     spec_trust *trust;              /* [max_running][roster.n] by the index of the chain */
+    spec_tally *hits;               /* as trust: tokens that the drafter was scored by, and its hits */
+    spec_tally *prior;              /* [roster.n] the same over all requests */
     spec_cost cost;                 /* of the group's steps, their ways included */
     spec_worth worth;
     bool asks;                         /* rounds that begin now wait for drafters ... */
@@ -172,6 +175,8 @@ st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, ch
 void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
 
 /* sched_draft.c: drafters. */
+uint32_t sched_route(const sched *s,
+                     const sched_request *r); /* whom its policy asks now: drafters that are up, lookup among them */
 spec_tree *sched_proposals(const sched *s, const sched_request *r); /* [roster.n] */
 /* A token has been committed, or the prompt is done: asks drafters or goes straight on. */
 void sched_begin_round(sched *s, sched_request *r);
@@ -197,6 +202,8 @@ void sched_forget_trust(sched *s, const sched_request *r); /* its chain is new *
 void sched_learn_step(sched *s, const sched_flight *f);    /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
 void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item);
+spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n] */
+void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
 void sched_decide_asking(sched *s);
 void sched_learn_wait(sched_drafter *d, uint64_t wait_ns);
 /* The most nodes of a tree that could be of use to it. */

@@ -144,6 +144,15 @@ bool spec_worth_asking(const spec_worth *w, uint32_t n_sequences, uint64_t now_n
 void spec_worth_learn(spec_worth *w, uint32_t n_sequences, spec_yield with, spec_yield without, uint64_t wait_ns,
                       uint64_t now_ns);
 
+/* ---- hedge: drafters by their hits ---- */
+
+enum { SPEC_HEDGE_MOST = 3 /* drafters that a request asks at once */ };
+
+/* n_tokens were committed and the drafter's own choice was n_hits of them; where it had none, that is a miss. */
+void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits);
+/* Of the candidates of n drafters, the few whose weights are near the best one's; arrays as of spec_record. */
+uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32_t n, uint32_t candidates);
+
 /* ---- routes: whom to ask ---- */
 
 /* The cluster's drafters, numbered; lookup is one of them, by its name. Names are borrowed. */
@@ -161,9 +170,20 @@ typedef struct {
 /* Of n < SPEC_MAX_DRAFTERS drafters that have a rank, down, and of lookup behind them, which has none and is always up. */
 spec_roster spec_roster_of(const char *const *names, uint32_t n);
 
-/* Reads "none", "lookup", "all" or "fixed:<name>". Errors: ST_ERR_INVALID_ARGUMENT, naming what there is. */
+/* What a policy may know of a request. */
+typedef struct {
+    const spec_tally *hits;  /* [roster.n] of this request: tokens by which each drafter was scored, and its hits */
+    const spec_tally *prior; /* [roster.n] the same over all requests, or over those that are like it */
+    uint64_t round;          /* steps that chose tokens for it */
+} spec_record;
+
+/* Reads a row of routes.def: "none", "lookup", "all", "fixed:<name>" ... Errors: ST_ERR_INVALID_ARGUMENT, naming what there is.
+ */
 ST_CHECKED st_code spec_route_parse(spec_route *r, const char *text, const spec_roster *roster, st_error *e);
-uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster); /* mask of the drafters to ask now, all of them up */
+/* Masks of drafters that are up: to ask now; and to tell the request's tokens, asked or not, since the policy wants their hits.
+ */
+uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster, const spec_record *record);
+uint32_t spec_route_follow(const spec_route *r, const spec_roster *roster);
 
 /* ---- drafters ---- */
 

@@ -9,7 +9,8 @@
  *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
  *     [@TIME] result PLAN ITEM...                     ITEM: SEQ:TOKEN,TOKEN or SEQ: (none) or SEQ!LAYER (not finite)
  *     [@TIME] drafts N PLAN ITEM...                   ITEM: SEQ:TOKEN,TOKEN or SEQ: or SEQ!; each token follows the one before,
- *                                                     7^ begins anew at the root, 7^0 follows the first
+ * 7^ begins anew at the root, 7^0 follows the first; =N behind
+ *                                                     them: so many of the tokens that it was told were its own choice
  */
 #include "base/mem.h"
 #include "coordinator/coordinator_core.h"
@@ -167,6 +168,8 @@ static void read_result(const script *sc, result_memory *m, char **words, uint32
         char *end;
         *item = (proto_item){.seq = {strtoull(words[i], &end, 10)}, .tokens = m->tokens[i]};
         if (*end == ':' && drafts) {
+            char *hits = strchr(end, '=');
+            if (hits) item->n_hits = (uint32_t)strtoul(hits + 1, NULL, 10), *hits = 0;
             read_tree(m, item, end + 1);
         } else if (*end == ':') {
             item->n_tokens = list_of(end + 1, m->tokens[i], 8);
