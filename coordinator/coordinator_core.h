@@ -127,7 +127,11 @@ typedef struct {
     const proto_drafter_figures *by_drafter;
     uint64_t late_drafts;    /* of all drafters */
     uint64_t branched_trees; /* verified trees that were no chain */
-    uint64_t moved_kv;       /* accepted tokens whose KV was moved, as their path was not the first of its tree */
+    uint64_t offered;        /* nodes that trees had before they were cut to what pays */
+    uint64_t asked_rounds,
+        unasked_rounds;  /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
+    uint64_t held_steps; /* times that a step was held back for drafts */
+    uint64_t moved_kv;   /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t stale_results;                                          /* dropped: not of the plan in flight */
     bool group_up, draining;
@@ -142,6 +146,13 @@ typedef struct {
     uint64_t wait_ns; /* that rounds have lately waited for it, from their beginning to its draft */
 } sched_drafter_stats;
 
+/* What a step of so many rows is held to take, as far as that was measured. */
+enum { SCHED_MAX_COSTS = 96 };
+typedef struct {
+    uint32_t rows;
+    double step_ns;
+} sched_cost;
+
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
 size_t sched_bytes(const sched_limits *limits);
 /* `memory` stays the caller's and must live as long as the scheduler. Errors: ST_ERR_INVALID_ARGUMENT names the limit. */
@@ -151,6 +162,7 @@ ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);
+uint32_t sched_get_costs(const sched *s, sched_cost out[SCHED_MAX_COSTS]); /* by rising rows; returns how many */
 void sched_check(const sched *s); /* INVARIANTs of all states; debug builds run it each step */
 
 #endif

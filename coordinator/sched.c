@@ -247,6 +247,7 @@ static void on_group_down(sched *s) {
     end_all(s, ST_ERR_UNAVAILABLE, "the verifier group was lost");
     sched_retire_reported(s);
     s->n_ended = 0;
+    s->held_until_ns = 0;
     s->group_up = false;
 }
 

@@ -11,7 +11,7 @@
  * Limits: the wait counts as the group's idle time; that a sequence which waits misses steps of the others does not count. */
 #include "coordinator/sched_int.h"
 
-enum { EXPLORING = 32 /* of so many steps one */ };
+enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
 
 static spec_trust *trust(const sched *s, const sched_request *r) { return s->trust + (size_t)r->chain.index * s->roster.n; }
 
@@ -68,6 +68,20 @@ void sched_decide_asking(sched *s) {
     if (s->asks) s->load = load;
 }
 
+_Static_assert((int)SCHED_MAX_COSTS == (int)SPEC_COST_BUCKETS, "a place for each bucket");
+
+uint32_t sched_get_costs(const sched *s, sched_cost out[SCHED_MAX_COSTS]) {
+    uint32_t n = 0, shown = 0;
+
+    for (uint32_t i = 0; i < SPEC_COST_BUCKETS; i++) {
+        uint32_t rows = (uint32_t)(s->cost.bucket[i].rows + 0.5f);
+        if (rows <= shown || !spec_cost_known(&s->cost, rows)) continue;
+        out[n++] = (sched_cost){rows, spec_cost_ns(&s->cost, rows)};
+        shown = rows;
+    }
+    return n;
+}
+
 /* A mean that fades. */
 void sched_learn_wait(sched_drafter *d, uint64_t wait_ns) {
     uint64_t *mean = &d->stats.wait_ns;
@@ -99,6 +113,7 @@ static uint64_t drafts_due_ns(sched *s) {
  * that is overdue is waited for as long again and no longer. */
 bool sched_holds_step(sched *s) {
     uint32_t n_wait = s->lists[SCHED_DRAFTING].n, n_ready = s->lists[SCHED_DECODE].n;
+    bool was_held = s->held_until_ns > 0;
     s->held_until_ns = 0;
     if (!s->limits.adaptive_budgets || n_wait == 0 || s->cost.n_steps == 0) return false;
     n_ready += prompt_rows(s, n_ready < s->limits.max_rows ? n_ready : s->limits.max_rows);
@@ -108,6 +123,7 @@ bool sched_holds_step(sched *s) {
     if ((double)left_ns + spec_cost_ns(&s->cost, n_ready + n_wait) >= apart) return false;
     uint64_t until_ns = s->idle_since_ns + 2 * (due_ns > s->idle_since_ns ? due_ns - s->idle_since_ns : 0);
     if (until_ns <= s->now_ns) return false;
+    s->stats.held_steps += !was_held;
     s->held_until_ns = until_ns;
     return true;
 }
@@ -164,12 +180,15 @@ void sched_choose_drafts(sched *s, uint32_t n_decode) {
                       .n_rows = n_decode + prompt_rows(s, n_decode),
                       .n_choices = n_decode,
                       .n_free = s->limits.max_rows - n_decode - (s->lists[SCHED_PREFILL].n > 0)};
-    bool knows = spec_cost_known(&s->cost, step.n_rows); /* else it cannot be said what drafts gain: first a step without */
+    bool knows = spec_cost_known(&s->cost, step.n_rows); /* else it cannot be said what drafts gain */
     spec_yield without = asked ? divide(s, &step, n_decode, UINT32_C(1) << lookup) : (spec_yield){0};
     uint64_t waited = asked ? waited_ns(s, n_decode) : 0, idle = s->now_ns - s->idle_since_ns;
     step.wait_ns = waited < idle ? waited : idle; /* the group worked for others in the rest of it */
-    step.explores = s->stats.steps % EXPLORING == 0 || !knows;
+    step.explores = s->stats.steps % (knows ? EXPLORING : 2) == 0;
     spec_yield with = divide(s, &step, n_decode, UINT32_MAX);
-    for (uint32_t i = 0; i < n_decode; i++) s->trees[i].tree.n = s->shares[i].taken;
+    for (uint32_t i = 0; i < n_decode; i++) {
+        s->stats.offered += s->trees[i].tree.n;
+        s->trees[i].tree.n = s->shares[i].taken;
+    }
     if (asked && knows) spec_worth_learn(&s->worth, s->load, with, without, waited, s->now_ns);
 }

@@ -66,7 +66,11 @@ void sched_begin_round(sched *s, sched_request *r) {
     spec_tree *proposals = sched_proposals(s, r);
     for (uint32_t i = 0; i < s->roster.n; i++) proposals[i].n = 0;
     r->budget = budget_of(s, r);
-    r->awaited = r->asked = r->budget > 0 && s->asks ? route(s, r) & ~behind(s, r) : 0;
+    r->asked = r->budget > 0 ? route(s, r) & ~behind(s, r) : 0;
+    s->stats.asked_rounds += r->asked && s->asks;
+    s->stats.unasked_rounds += r->asked && !s->asks;
+    if (!s->asks) r->asked = 0;
+    r->awaited = r->asked;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
