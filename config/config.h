@@ -41,7 +41,8 @@ typedef struct {
     char *chat_template;     /* name of one; empty: the file's */
     char *precision;         /* "fast", "fp32" */
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
-    char *speculation; /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
+    char *speculation;   /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
+    char *draft_budgets; /* "adaptive", "fixed" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
     config_group *groups; /* [n_groups] */

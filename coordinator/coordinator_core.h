@@ -34,6 +34,7 @@ typedef struct {
     uint32_t n_drafters;              /* < SPEC_MAX_DRAFTERS: 0 .. n_drafters - 1, and lookup after them, which needs no rank */
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     uint32_t n_vocab;                 /* where there are drafters: drafts of other ids are refused */
+    bool adaptive_budgets;            /* trees and waits follow what pays; false: max_tree shared by fixed rules */
     float draft_floor;                /* of lookup: least belief in a node and all before it */
     uint64_t draft_wait_ns;           /* that a request waits for its drafters; 0: they are not asked */
     uint32_t want_hidden;             /* mask of the drafters that want the target's hidden states */
@@ -129,7 +130,11 @@ typedef struct {
     const proto_drafter_figures *by_drafter;
     uint64_t late_drafts;    /* of all drafters */
     uint64_t branched_trees; /* verified trees that were no chain */
-    uint64_t moved_kv;       /* accepted tokens whose KV was moved, as their path was not the first of its tree */
+    uint64_t offered;        /* nodes that trees had before they were cut to what pays */
+    uint64_t asked_rounds,
+        unasked_rounds;  /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
+    uint64_t held_steps; /* times that a step was held back for drafts */
+    uint64_t moved_kv;   /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t stale_results;                                          /* dropped: not of the plan in flight */
     bool group_up, draining;
@@ -141,7 +146,15 @@ typedef struct {
     bool up;
     uint64_t drafts, late, bad; /* trees that came; dropped since their step had begun; that did not fit what was asked */
     uint64_t scored, hits;
+    uint64_t wait_ns; /* that rounds have lately waited for it, from their beginning to its draft */
 } sched_drafter_stats;
+
+/* What a step of so many rows is held to take, as far as that was measured. */
+enum { SCHED_MAX_COSTS = 96 };
+typedef struct {
+    uint32_t rows;
+    double step_ns;
+} sched_cost;
 
 /* Whether drafters of this kind (speculative/drafters.def) want the target's hidden states. */
 bool sched_wants_hidden(const char *kind);
@@ -154,6 +167,7 @@ ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);
+uint32_t sched_get_costs(const sched *s, sched_cost out[SCHED_MAX_COSTS]); /* by rising rows; returns how many */
 void sched_check(const sched *s); /* INVARIANTs of all states; debug builds run it each step */
 
 #endif

@@ -62,7 +62,13 @@ static void on_metrics(coordinator *c, net_http_call *call) {
                                       .is_leader = group_rank == 0,
                                       .steps = m->steps};
     }
+    sched_drafter_stats drafters[CONFIG_MAX_DRAFTERS];
+    sched_cost costs[SCHED_MAX_COSTS];
+    for (uint32_t i = 0; i < c->limits.n_drafters; i++) drafters[i] = sched_get_drafter(c->sched, i);
     metrics_view v = {.sched = sched_get_stats(c->sched),
+                      .drafters = drafters,
+                      .costs = costs,
+                      .n_costs = sched_get_costs(c->sched, costs),
                       .ready = coordinator_is_ready(c),
                       .uptime_seconds = (double)(net_now_ns() - c->started_ns) / 1e9,
                       .workers = workers,

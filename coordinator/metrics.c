@@ -101,6 +101,35 @@ static void write_drafter_accepted_tokens_total(text *t, const metrics *m, const
     for (uint32_t i = 0; i < v->sched.n_by_drafter; i++) put_drafter(t, "drafter_accepted_tokens_total", &d[i], d[i].accepted);
 }
 
+static void write_drafter_scored_tokens_total(text *t, const metrics *m, const metrics_view *v) {
+    const proto_drafter_figures *d = v->sched.by_drafter;
+    (void)m;
+    for (uint32_t i = 0; i + 1 < v->sched.n_by_drafter; i++)
+        put_drafter(t, "drafter_scored_tokens_total", &d[i], v->drafters[i].scored);
+}
+
+static void write_drafter_hit_tokens_total(text *t, const metrics *m, const metrics_view *v) {
+    const proto_drafter_figures *d = v->sched.by_drafter;
+    (void)m;
+    for (uint32_t i = 0; i + 1 < v->sched.n_by_drafter; i++)
+        put_drafter(t, "drafter_hit_tokens_total", &d[i], v->drafters[i].hits);
+}
+
+static void write_drafter_wait_seconds(text *t, const metrics *m, const metrics_view *v) {
+    (void)m;
+    for (uint32_t i = 0; i + 1 < v->sched.n_by_drafter; i++) {
+        put(t, PREFIX "drafter_wait_seconds{drafter=\"");
+        put_label(t, v->sched.by_drafter[i].name);
+        put(t, "\"} %.9g\n", (double)v->drafters[i].wait_ns / 1e9);
+    }
+}
+
+static void write_believed_step_seconds(text *t, const metrics *m, const metrics_view *v) {
+    (void)m;
+    for (uint32_t i = 0; i < v->n_costs; i++)
+        put(t, PREFIX "believed_step_seconds{rows=\"%u\"} %.9g\n", v->costs[i].rows, v->costs[i].step_ns / 1e9);
+}
+
 static void put_worker(text *t, const char *name, const metrics_worker *w, uint64_t value) {
     put(t, PREFIX "%s{rank=\"%u\",group=\"", name, w->rank);
     put_label(t, w->group);

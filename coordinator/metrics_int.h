@@ -34,6 +34,9 @@ typedef struct {
     sched_stats sched;
     bool ready;
     double uptime_seconds;
+    const sched_drafter_stats *drafters; /* [sched.n_by_drafter - 1], lookup has none */
+    const sched_cost *costs;             /* [n_costs] */
+    uint32_t n_costs;
     const metrics_worker *workers; /* [n_workers] */
     uint32_t n_workers;
 } metrics_view;

@@ -66,6 +66,12 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.trees = place(&at, l->max_tree ? l->max_batch : 0, sizeof *shape.trees);
     shape.hidden = place(&at, l->want_hidden ? (size_t)l->max_running * l->dim : 0, sizeof *shape.hidden);
     shape.proposals = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.proposals);
+    shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
+    shape.trust = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.trust);
+    shape.hits = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.hits);
+    shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
+    shape.shares = place(&at, l->max_batch, sizeof *shape.shares);
+    shape.paths = place(&at, (size_t)l->max_batch * l->max_tree, sizeof *shape.paths);
     shape.by_drafter = place(&at, (1 + (size_t)l->max_requests) * shape.roster.n, sizeof *shape.by_drafter);
     shape.drafters = place(&at, l->n_drafters, sizeof *shape.drafters);
     for (uint32_t i = 0; i < l->n_drafters; i++) {
@@ -101,6 +107,7 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     code = spec_route_parse(&s->route, limits->speculation ? limits->speculation : "none", &s->roster, e);
     if (code != ST_OK) return e ? st_prefix(e, "speculation") : code;
     s->next_plan = 1;
+    s->asks = true;
     *out = s;
     return ST_OK;
 }
@@ -200,7 +207,10 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
         memcpy(r->known + r->n_known, item->tokens, n * sizeof *r->known);
         sched_keep_hidden(s, r, &item->hidden, n);
     }
-    if (asked->chooses) sched_count_drafts(s, r, asked, item);
+    if (asked->chooses) {
+        sched_learn_drafts(s, r, item);
+        sched_count_drafts(s, r, asked, item);
+    }
     r->n_cached += sched_newly_cached(asked, item);
     r->n_known += n;
     if (finish != SCHED_FINISH_NONE)
@@ -220,6 +230,8 @@ static void on_result(sched *s, const proto_result *result) {
     s->stats.steps++;
     s->stats.rows += f.n_rows;
     s->stats.moved_kv += result->n_moved;
+    sched_learn_step(s, &f);
+    sched_decide_asking(s);
     for (uint32_t i = 0; i < f.n_items; i++) {
         sched_request *r = &s->requests[f.items[i].slot];
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */
@@ -239,6 +251,7 @@ static void on_group_down(sched *s) {
     end_all(s, ST_ERR_UNAVAILABLE, "the verifier group was lost");
     sched_retire_reported(s);
     s->n_ended = 0;
+    s->held_until_ns = 0;
     s->group_up = false;
 }
 
@@ -312,7 +325,10 @@ static uint32_t n_live(const sched *s) {
 
 static void tell_timer(sched *s) {
     if (n_live(s) == 0) s->timer_ns = 0; /* else the deadline of one that is over may ring once, for nothing */
-    uint64_t wait_ns = sched_next_wait_ns(s), at_ns = wait_ns && (!s->timer_ns || wait_ns < s->timer_ns) ? wait_ns : s->timer_ns;
+    const uint64_t waits_ns[] = {sched_next_wait_ns(s), s->held_until_ns};
+    uint64_t at_ns = s->timer_ns;
+    for (int i = 0; i < 2; i++)
+        if (waits_ns[i] && (!at_ns || waits_ns[i] < at_ns)) at_ns = waits_ns[i];
     /* One that rings before that, or for nothing, tells again then: rounds are shorter than their waits. */
     bool rings_before = s->announced_ns > s->now_ns && (at_ns > 0 ? s->announced_ns <= at_ns : n_live(s) > 0);
     if (at_ns == s->announced_ns || rings_before) return;
@@ -352,7 +368,7 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     sched_retire_reported(s);
     sched_admit(s);
     sched_end_waits(s);
-    bool planned = s->group_up && s->flight.id == 0 && sched_build_plan(s);
+    bool planned = s->group_up && s->flight.id == 0 && !sched_holds_step(s) && sched_build_plan(s);
     if (!s->drained) plan_drafts(s);
     if (planned) sched_act_first(s, SCHED_ACT_PLAN, &s->plan);
     tell_timer(s);

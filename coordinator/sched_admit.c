@@ -65,6 +65,7 @@ void sched_admit(sched *s) {
         if (code == ST_ERR_NO_BLOCKS) return; /* or all max_running chains are taken */
         INVARIANT(code == ST_OK);             /* sched_can_ever_fit has said so */
         r->known = s->known + (size_t)r->chain.index * s->limits.max_context;
+        sched_forget_trust(s, r);
         memcpy(r->known, r->prompt, r->n_prompt * sizeof *r->known);
         if (r->n_known > 1)
             sched_move(s, r, SCHED_PREFILL);

@@ -25,13 +25,16 @@ static const sched_tree *draft(sched *s, const sched_request *r, uint32_t n_deco
     if (budget == 0) return NULL;
     spec_tree *proposals = sched_proposals(s, r);
     proposals[lookup].n = 0;
-    if (spec_route_ask(&r->route, &s->roster) >> lookup & 1)
-        spec_lookup(&s->lookup, r->known, r->n_known, budget, &proposals[lookup]);
+    if (sched_route(s, r) >> lookup & 1) spec_lookup(&s->lookup, r->known, r->n_known, budget, &proposals[lookup]);
     sched_tree *t = &s->trees[s->n_trees];
     spec_fuse(proposals, NULL, s->roster.n, budget, &t->tree, t->from);
     if (t->tree.n == 0) return NULL;
     s->n_trees++;
     return t;
+}
+
+static const sched_tree *chosen(const sched *s, uint32_t i) {
+    return s->limits.max_tree > 0 && s->trees[i].tree.n > 0 ? &s->trees[i] : NULL;
 }
 
 static void add_close(sched *s) {
@@ -76,11 +79,12 @@ bool sched_build_plan(sched *s) {
 
     uint32_t n_decode = s->lists[SCHED_DECODE].n, places = l->max_batch - (s->lists[SCHED_PREFILL].n > 0);
     if (n_decode > places) n_decode = places;
+    if (l->adaptive_budgets) sched_choose_drafts(s, n_decode);
     for (uint32_t i = 0; i < n_decode; i++) { /* each goes to the end of the list: they take turns */
         sched_request *r = sched_first(s, SCHED_DECODE);
         uint32_t taken =
             s->flight.n_rows + (n_decode - i) + (s->lists[SCHED_PREFILL].n > 0); /* those yet to come have a row each */
-        add_work(s, r, 1, draft(s, r, n_decode, l->max_rows - taken));
+        add_work(s, r, 1, l->adaptive_budgets ? chosen(s, i) : draft(s, r, n_decode, l->max_rows - taken));
         sched_move(s, r, SCHED_DECODE);
     }
     uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */
@@ -92,6 +96,8 @@ bool sched_build_plan(sched *s) {
     }
     if (s->plan.n_work == 0 && s->plan.n_close == 0) return false;
     s->flight.id = s->plan.id;
+    s->flight.sent_ns = s->now_ns;
+    s->flight.decodes = n_decode > 0 && n_decode == s->plan.n_work;
     s->next_plan++;
     if (s->plan.n_work > s->stats.largest_batch) s->stats.largest_batch = s->plan.n_work;
     return true;

@@ -20,6 +20,8 @@
 
 #include <string.h>
 
+enum { FOLLOW_TOKENS = 8 /* that a follower who is not asked gets at once */ };
+
 static uint32_t bit(uint32_t drafter) { return UINT32_C(1) << drafter; }
 static uint32_t *told(const sched_drafter *d, const sched_request *r) { return &d->told[r->chain.index]; }
 
@@ -30,10 +32,21 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 /* Known tokens of the request that the drafter has not been given. */
 static uint32_t lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
+uint32_t sched_route(const sched *s, const sched_request *r) {
+    const spec_record record = {sched_hits(s, r), s->prior, r->drafts.steps};
+    return spec_route_ask(&r->route, &s->roster, &record);
+}
+
 /* Drafters with a rank that this request may ask now. */
 static uint32_t route(const sched *s, const sched_request *r) {
     if (s->limits.max_tree == 0 || s->limits.draft_wait_ns == 0) return 0;
-    return spec_route_ask(&r->route, &s->roster) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
+    return sched_route(s, r) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
+}
+
+/* Drafters with a rank that are to hear of its tokens, asked or not. */
+static uint32_t followers(const sched *s, const sched_request *r) {
+    if (s->limits.max_tree == 0 || s->limits.draft_wait_ns == 0) return 0;
+    return spec_route_follow(&r->route, &s->roster) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
 }
 
 /* Drafters that lack more than one plan brings: there is no sense in waiting for them yet. */
@@ -46,6 +59,7 @@ static uint32_t behind(const sched *s, const sched_request *r) {
 
 /* What each drafter of a round may propose. The step may have room for less, or for more. */
 static uint32_t budget_of(const sched *s, const sched_request *r) {
+    if (s->limits.adaptive_budgets) return sched_most_drafts(s, r);
     uint32_t n_decode = s->lists[SCHED_DRAFTING].n + s->lists[SCHED_DECODE].n + (r->state < SCHED_DRAFTING);
     return sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
 }
@@ -54,7 +68,11 @@ void sched_begin_round(sched *s, sched_request *r) {
     spec_tree *proposals = sched_proposals(s, r);
     for (uint32_t i = 0; i < s->roster.n; i++) proposals[i].n = 0;
     r->budget = budget_of(s, r);
-    r->awaited = r->budget > 0 ? route(s, r) & ~behind(s, r) : 0;
+    r->asked = r->budget > 0 ? route(s, r) & ~behind(s, r) : 0;
+    s->stats.asked_rounds += r->asked && s->asks;
+    s->stats.unasked_rounds += r->asked && !s->asks;
+    if (!s->asks) r->asked = 0;
+    r->awaited = r->asked;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
@@ -87,9 +105,7 @@ bool sched_wants_hidden(const char *kind) {
 }
 
 bool sched_request_wants_hidden(const sched *s, const sched_request *r) {
-    spec_roster all = s->roster;
-    all.up = UINT32_MAX; /* who joins later gets them, too */
-    return (spec_route_ask(&r->route, &all) & s->limits.want_hidden) != 0;
+    return (spec_route_may(&r->route, &s->roster) & s->limits.want_hidden) != 0;
 }
 
 static uint16_t *hidden_of(const sched *s, const sched_request *r) { return s->hidden + (size_t)r->chain.index * s->limits.dim; }
@@ -116,14 +132,14 @@ static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, ui
                                                  .tokens = tokens,
                                                  .n_answered = n_new > r->n_prompt ? n_new - r->n_prompt : 0};
     *n_told += n_new;
-    bool hidden = budget > 0 && r->knows_hidden && (s->limits.want_hidden & bit((uint32_t)(d - s->drafters)));
+    bool hidden = *n_told == r->n_known && r->knows_hidden && (s->limits.want_hidden & bit((uint32_t)(d - s->drafters)));
     d->draft[d->plan.n_draft++] = (proto_draft){.seq = r->seq,
                                                 .n_tokens = opens ? 0 : n_new,
                                                 .tokens = tokens,
                                                 .budget = budget,
                                                 .hidden = {s->limits.dim, hidden ? hidden_of(s, r) : NULL}};
-    d->asked[d->n_asked++] =
-        (sched_draft_asked){.slot = (uint32_t)(r - s->requests), .seq = r->seq, .n_known = *n_told, .budget = budget};
+    d->asked[d->n_asked++] = (sched_draft_asked){
+        .slot = (uint32_t)(r - s->requests), .seq = r->seq, .n_known = *n_told, .n_new = n_new, .budget = budget};
 }
 
 /* Asks for the drafts that requests wait for, as far as `rows` tokens go; returns how many are left. */
@@ -143,8 +159,9 @@ static void bring_up(sched *s, uint32_t drafter, uint32_t rows) {
     sched_drafter *d = &s->drafters[drafter];
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
         for (sched_request *r = sched_first(s, state); r && rows > 0 && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
-            uint32_t n = lacks(d, r);
-            if (n <= (state == SCHED_PREFILL ? 0 : s->limits.max_rows) || !(route(s, r) & bit(drafter))) continue;
+            uint32_t n = lacks(d, r), follow = followers(s, r) & bit(drafter);
+            uint32_t enough = state == SCHED_PREFILL ? 1 : follow ? FOLLOW_TOKENS : s->limits.max_rows + 1;
+            if (n < enough || !((route(s, r) | follow) & bit(drafter))) continue;
             if (n > rows) n = rows;
             ask(s, d, r, n, 0);
             rows -= n;
@@ -191,11 +208,13 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
     }
     d->stats.scored += item->n_scored;
     d->stats.hits += item->n_hits;
+    sched_learn_hits(s, r, drafter, asked, item);
     if (asked->budget == 0) return;
     d->stats.drafts++;
     d->stats.late += !in_time;
     if (!in_time) return;
     sched_proposals(s, r)[drafter] = tree;
+    if (r->awaited & bit(drafter)) sched_learn_wait(d, s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns));
     r->awaited &= ~bit(drafter);
 }
 

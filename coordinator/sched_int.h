@@ -38,7 +38,8 @@ typedef struct {
     kv_chain chain;
     uint32_t *known; /* [max_context] the n_known tokens; the scheduler's, from admission on */
     spec_route route;
-    uint32_t awaited;     /* mask of drafters: the round waits for them */
+    uint32_t asked;       /* mask of drafters: the round began with waiting for them ... */
+    uint32_t awaited;     /* ... and waits for these now */
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
     uint64_t draft_by_ns; /* the round waits no longer */
@@ -69,6 +70,8 @@ typedef struct {
 
 typedef struct {
     uint64_t id; /* 0: none */
+    uint64_t sent_ns;
+    bool decodes; /* each item is one token and its drafts */
     uint32_t n_items, n_rows;
     sched_asked *items; /* [max_batch] */
 } sched_flight;
@@ -78,6 +81,7 @@ typedef struct {
     uint32_t slot;
     seq_id seq;       /* the slot may have another by the time of the answer */
     uint32_t n_known; /* tokens that it then has: those that the draft follows */
+    uint32_t n_new;   /* of them new to it */
     uint32_t budget;  /* 0: it only takes them in */
 } sched_draft_asked;
 
@@ -111,12 +115,24 @@ struct sched {
     uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
 
     spec_lookup_options lookup;
-    spec_roster roster;                /* the drafters that have a rank, then lookup */
-    spec_route route;                  /* of requests that do not say */
-    sched_drafter *drafters;           /* [n_drafters] */
-    uint32_t busy, late;               /* masks: a plan is in flight; and a request has waited for its answer in vain */
-    uint16_t *hidden;                  /* [max_running][dim] f16, where a drafter wants them; by the index of the chain */
-    spec_tree *proposals;              /* [max_running][roster.n] of this round, by the index of the chain */
+    spec_roster roster;             /* the drafters that have a rank, then lookup */
+    spec_route route;               /* of requests that do not say */
+    sched_drafter *drafters;        /* [n_drafters] */
+    uint32_t busy, late;            /* masks: a plan is in flight; and a request has waited for its answer in vain */
+    uint16_t *hidden;               /* [max_running][dim] f16, where a drafter wants them; by the index of the chain */
+    spec_tree *proposals;           /* [max_running][roster.n] of this round, by the index of the chain */
+    spec_calibration *calibrations; /* [roster.n] */
+    spec_trust *trust;              /* [max_running][roster.n] by the index of the chain */
+    spec_tally *hits;               /* as trust: tokens that the drafter was scored by, and its hits */
+    spec_tally *prior;              /* [roster.n] the same over all requests */
+    spec_cost cost;                 /* of the group's steps, their ways included */
+    spec_worth worth;
+    bool asks;                         /* rounds that begin now wait for drafters ... */
+    uint32_t load;                     /* ... and, when they last did, so many requests ran */
+    uint64_t idle_since_ns;            /* the last result came */
+    uint64_t held_until_ns;            /* the group is kept idle for those who wait for drafts; 0: it is not */
+    spec_share *shares;                /* [max_batch] */
+    float *paths;                      /* [max_batch][max_tree] */
     proto_drafter_figures *by_drafter; /* [1 + max_requests][roster.n] in total, then by slot */
     uint32_t *known;                   /* [max_running][max_context] of the admitted, by the index of their chain */
     sched_tree *trees;                 /* [max_batch] of the plan in flight */
@@ -164,6 +180,8 @@ void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
 bool sched_request_wants_hidden(const sched *s, const sched_request *r); /* a drafter that it may ask wants hidden states */
 /* n tokens have been committed, which were chosen from these: the last one is kept, so that any drafter can take over. */
 void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint32_t n);
+uint32_t sched_route(const sched *s,
+                     const sched_request *r); /* whom its policy asks now: drafters that are up, lookup among them */
 spec_tree *sched_proposals(const sched *s, const sched_request *r); /* [roster.n] */
 /* A token has been committed, or the prompt is done: asks drafters or goes straight on. */
 void sched_begin_round(sched *s, sched_request *r);
@@ -183,6 +201,23 @@ void sched_forget_drafter(sched *s, uint32_t drafter);
 /* The sequence is over: drafters that have it will close it. */
 void sched_leave_drafters(sched *s, const sched_request *r);
 void sched_check_drafters(const sched *s);
+
+/* sched_adapt.c: what drafts are worth, and how many are verified. */
+void sched_forget_trust(sched *s, const sched_request *r); /* its chain is new */
+void sched_learn_step(sched *s, const sched_flight *f);    /* its result has come */
+/* The tokens of an item judge all that was proposed for it. */
+void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item);
+spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n] */
+void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
+void sched_decide_asking(sched *s);
+void sched_learn_wait(sched_drafter *d, uint64_t wait_ns);
+/* The most nodes of a tree that could be of use to it. */
+uint32_t sched_most_drafts(const sched *s, const sched_request *r);
+/* Fuses the drafts of the first n_decode in SCHED_DECODE to s->trees[0 .. n_decode) and cuts them to what pays in one step. */
+void sched_choose_drafts(sched *s, uint32_t n_decode);
+
+/* Whether the group had better stay idle until those in SCHED_DRAFTING can take part in its step. */
+bool sched_holds_step(sched *s);
 
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */

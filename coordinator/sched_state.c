@@ -185,6 +185,7 @@ void sched_check(const sched *s) {
         }
     for (uint32_t state = SCHED_WAITING; state <= SCHED_DECODE; state++) n_ids -= s->lists[state].n;
     INVARIANT(n_ids == 0);
+    INVARIANT(!s->held_until_ns || (s->group_up && s->flight.id == 0 && s->lists[SCHED_DRAFTING].n > 0));
     sched_check_drafters(s);
     kv_check(s->kv);
 }

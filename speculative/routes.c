@@ -1,5 +1,4 @@
-/* Routes: for a request, which drafters to ask. The policies are functions of the roster alone; one that learns will take its
- * statistics as a further argument. */
+/* Routes: for a request, which drafters to ask. The policies are functions of the roster and of what is known of the request. */
 #include "speculative/speculative.h"
 
 #include <stdio.h>
@@ -14,29 +13,46 @@ static uint32_t find(const spec_roster *roster, const char *name) {
 /* Shifts of 32 bits are undefined, and a roster may have 32 drafters. */
 static uint32_t mask_of(const spec_roster *roster, uint32_t drafter) { return drafter < roster->n ? UINT32_C(1) << drafter : 0; }
 
-static uint32_t ask_none(const spec_route *r, const spec_roster *roster) {
-    (void)r, (void)roster;
+static uint32_t ask_none(const spec_route *r, const spec_roster *roster, const spec_record *record) {
+    (void)r, (void)roster, (void)record;
     return 0;
 }
 
-static uint32_t ask_lookup(const spec_route *r, const spec_roster *roster) {
-    (void)r;
+static uint32_t ask_lookup(const spec_route *r, const spec_roster *roster, const spec_record *record) {
+    (void)r, (void)record;
     return mask_of(roster, find(roster, spec_kinds[SPEC_KIND_lookup].name));
 }
 
-static uint32_t ask_all(const spec_route *r, const spec_roster *roster) {
-    (void)r;
+static uint32_t ask_all(const spec_route *r, const spec_roster *roster, const spec_record *record) {
+    (void)r, (void)record;
     return roster->n >= 32 ? UINT32_MAX : (UINT32_C(1) << roster->n) - 1;
 }
 
-static uint32_t ask_fixed(const spec_route *r, const spec_roster *roster) { return mask_of(roster, r->drafter); }
+/* Lookup costs no wait, so it has no rival. */
+static uint32_t ask_hedge(const spec_route *r, const spec_roster *roster, const spec_record *record) {
+    uint32_t lookup = ask_lookup(r, roster, record);
+    return lookup | spec_hedge_pick(record->hits, record->prior, roster->n, roster->up & ~lookup);
+}
+
+static uint32_t ask_fixed(const spec_route *r, const spec_roster *roster, const spec_record *record) {
+    (void)record;
+    return mask_of(roster, r->drafter);
+}
+
+static uint32_t ask_round_robin(const spec_route *r, const spec_roster *roster, const spec_record *record) {
+    (void)r;
+    uint32_t n_up = 0, up = roster->up & ask_all(r, roster, record);
+    for (uint32_t i = 0; i < roster->n; i++) n_up += up >> i & 1;
+    for (uint64_t skip = n_up ? record->round % n_up : 0; skip; skip--) up &= up - 1; /* the lowest of those that are left */
+    return up & ~(up - 1);
+}
 
 static const struct {
     const char *name;
-    bool takes_a_drafter;
-    uint32_t (*ask)(const spec_route *r, const spec_roster *roster);
+    bool takes_a_drafter, learns;
+    uint32_t (*ask)(const spec_route *r, const spec_roster *roster, const spec_record *record);
 } policies[] = {
-#define ROUTE(name, takes_a_drafter, help) {#name, takes_a_drafter, ask_##name},
+#define ROUTE(name, text, takes_a_drafter, learns, help) {text, takes_a_drafter, learns, ask_##name},
 #include "speculative/routes.def"
 #undef ROUTE
 };
@@ -81,6 +97,14 @@ st_code spec_route_parse(spec_route *r, const char *text, const spec_roster *ros
     return no_such_policy(text, e);
 }
 
-uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster) {
-    return policies[r->policy].ask(r, roster) & roster->up;
+uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster, const spec_record *record) {
+    return policies[r->policy].ask(r, roster, record) & roster->up;
 }
+
+uint32_t spec_route_may(const spec_route *r, const spec_roster *roster) {
+    uint32_t (*ask)(const spec_route *, const spec_roster *, const spec_record *) = policies[r->policy].ask;
+    bool always_the_same = ask == ask_none || ask == ask_lookup || ask == ask_fixed;
+    return (always_the_same ? ask : ask_all)(r, roster, NULL);
+}
+
+uint32_t spec_route_follow(const spec_route *r, const spec_roster *roster) { return policies[r->policy].learns ? roster->up : 0; }

@@ -53,6 +53,106 @@ uint32_t spec_tree_walk(const token_tree *t, const uint32_t *tokens, uint32_t n_
 void spec_fuse(const spec_tree *trees, const float *weights, uint32_t n, uint32_t budget, spec_tree *out,
                uint32_t from[NOUNS_MAX_TREE]);
 
+/* ---- calibration: what a drafter's beliefs are worth ---- */
+
+enum { SPEC_DEPTHS = 4 /* the last holds all deeper nodes too */, SPEC_BINS = 16 };
+
+/* Nodes whose parent was accepted, and how many of them were too; both fade. */
+typedef struct {
+    float seen, hits;
+} spec_tally;
+
+/* Of one drafter, over all requests: by depth and by belief, in bins of equal width. Zero: nothing seen. */
+typedef struct {
+    spec_tally bin[SPEC_DEPTHS][SPEC_BINS];
+} spec_calibration;
+
+/* Of one drafter in one request: the hits that its calibrated beliefs promised, and those that came. Zero: nothing seen. */
+typedef struct {
+    float promised, hits;
+} spec_trust;
+
+/* Writes `raw` with each belief p replaced by the share of hits that nodes of its depth and bin had, times what this request's
+ * hits say of that. With little seen it stays near p. out != raw; the tree is the same otherwise. */
+void spec_calibrate(const spec_calibration *c, const spec_trust *t, const spec_tree *raw, spec_tree *out);
+
+/* The tokens behind the tree's root were committed, n >= 1 of them: every node whose parent lies on their path and whose own
+ * place they reach is an observation, whether or not it was verified. */
+void spec_calibration_learn(spec_calibration *c, spec_trust *t, const spec_tree *raw, const uint32_t *tokens, uint32_t n);
+
+/* ---- budgets: how much of what was drafted pays ---- */
+
+enum { SPEC_COST_BUCKETS = 96 };
+
+/* What a step of one verifier group takes by its rows, as measured. Zero: nothing measured. */
+typedef struct {
+    uint64_t n_steps;
+    double level_ns; /* moves with the machine's speed; shape is by which factor a bucket's steps differ from it */
+    struct {
+        float shape, rows; /* rows: their mean */
+        uint32_t seen;
+        uint64_t last; /* n_steps of its last one */
+    } bucket[SPEC_COST_BUCKETS];
+} spec_cost;
+
+void spec_cost_learn(spec_cost *c, uint32_t rows, uint64_t step_ns); /* nothing, where one is 0 */
+/* The time of a step of `rows` >= 1, in ns; before the first measurement in units of a step of one row. */
+double spec_cost_ns(const spec_cost *c, uint32_t rows);
+bool spec_cost_known(const spec_cost *c, uint32_t rows); /* measured a few times, and lately */
+
+/* What one sequence could have verified, and what of it is chosen. path[n]: path probabilities of a tree's nodes, never rising,
+ * so that its first k nodes are a tree too. */
+typedef struct {
+    const float *path;
+    uint32_t n;
+    uint32_t taken; /* out */
+    uint32_t open;  /* scratch */
+} spec_share;
+
+typedef struct {
+    const spec_cost *cost;
+    uint32_t n_rows;    /* of the step without drafts */
+    uint32_t n_choices; /* sequences that get a token of it anyway */
+    uint32_t n_free;    /* most rows of drafts */
+    uint64_t wait_ns;   /* that the group has waited for the drafts */
+    bool explores;      /* takes a count near the best whose step is not well known, where there is one */
+} spec_step;
+
+typedef struct {
+    double tokens, ns; /* expected of a step, its wait included */
+} spec_yield;
+
+/* Chooses how many nodes of each of n sequences are verified: in order of path probability, as many as give the most expected
+ * tokens a time, over all counts (the time need not rise evenly); none, where that would gain less than 2 %. Returns what is
+ * expected of the best, also where the step explores. */
+spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n);
+
+/* Whether it pays to wait for drafters, by how many sequences decode at once. Zero: nothing known. */
+enum { SPEC_LOADS = 12 };
+typedef struct {
+    struct {
+        spec_yield with, without; /* of rounds that asked: what they gave, and what they would have given; both fade */
+        uint32_t n_rounds;
+        double wait_ns;
+        uint64_t asked_ns; /* when the last of them began */
+    } load[SPEC_LOADS];
+} spec_worth;
+
+/* True where asking pays, where too little is known, and from time to time to see whether it does by now: so seldom that the wait
+ * costs half a hundredth. */
+bool spec_worth_asking(const spec_worth *w, uint32_t n_sequences, uint64_t now_ns);
+void spec_worth_learn(spec_worth *w, uint32_t n_sequences, spec_yield with, spec_yield without, uint64_t wait_ns,
+                      uint64_t now_ns);
+
+/* ---- hedge: drafters by their hits ---- */
+
+enum { SPEC_HEDGE_MOST = 3 /* drafters that a request asks at once */ };
+
+/* n_tokens were committed and the drafter's own choice was n_hits of them; where it had none, that is a miss. */
+void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits);
+/* Of the candidates of n drafters, the few whose weights are near the best one's; arrays as of spec_record. */
+uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32_t n, uint32_t candidates);
+
 /* ---- routes: whom to ask ---- */
 
 /* The cluster's drafters, numbered; lookup is one of them, by its name. Names are borrowed. */
@@ -70,9 +170,21 @@ typedef struct {
 /* Of n < SPEC_MAX_DRAFTERS drafters that have a rank, down, and of lookup behind them, which has none and is always up. */
 spec_roster spec_roster_of(const char *const *names, uint32_t n);
 
-/* Reads "none", "lookup", "all" or "fixed:<name>". Errors: ST_ERR_INVALID_ARGUMENT, naming what there is. */
+/* What a policy may know of a request. */
+typedef struct {
+    const spec_tally *hits;  /* [roster.n] of this request: tokens by which each drafter was scored, and its hits */
+    const spec_tally *prior; /* [roster.n] the same over all requests, or over those that are like it */
+    uint64_t round;          /* steps that chose tokens for it */
+} spec_record;
+
+/* Reads a row of routes.def: "none", "lookup", "all", "fixed:<name>" ... Errors: ST_ERR_INVALID_ARGUMENT, naming what there is.
+ */
 ST_CHECKED st_code spec_route_parse(spec_route *r, const char *text, const spec_roster *roster, st_error *e);
-uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster); /* mask of the drafters to ask now, all of them up */
+/* Masks of drafters that are up: to ask now; and to tell the request's tokens, asked or not, since the policy wants their hits.
+ */
+uint32_t spec_route_ask(const spec_route *r, const spec_roster *roster, const spec_record *record);
+uint32_t spec_route_follow(const spec_route *r, const spec_roster *roster);
+uint32_t spec_route_may(const spec_route *r, const spec_roster *roster); /* those that it may ever ask, up or not */
 
 /* ---- drafters ---- */
 

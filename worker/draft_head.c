@@ -37,6 +37,7 @@ enum { MAX_CANDIDATES = MAX_WIDTH * (1 + MAX_WIDTH * NOUNS_MAX_TREE) };
 /* One sequence of a call. */
 typedef struct {
     spec_draft *draft;
+    uint32_t budget;           /* one where none is asked for: its own choice is promised all the same */
     uint32_t n, n_at_depth[2]; /* candidates; those of the last depth: first, one past the last */
     candidate *at;             /* [MAX_CANDIDATES] */
 } growing;
@@ -196,7 +197,7 @@ static uint32_t believe(const head *d, const float *logits, const sampling *s, u
  * tree. */
 static void keep_best(growing *g) {
     for (uint32_t i = 0; i < g->n; i++) g->at[i].kept = false;
-    for (uint32_t k = 0; k < g->draft->budget; k++) {
+    for (uint32_t k = 0; k < g->budget; k++) {
         uint32_t best = g->n;
         for (uint32_t i = 0; i < g->n; i++)
             if (!g->at[i].kept && (best == g->n || g->at[i].path > g->at[best].path)) best = i;
@@ -220,7 +221,8 @@ static void add_children(const head *d, growing *g, uint32_t parent, uint32_t ro
 
 static void take_tree(growing *g, promise *own) {
     uint32_t node[MAX_CANDIDATES], last = NOUNS_TREE_ROOT;
-    spec_tree *t = g->draft->tree;
+    spec_tree unasked, *t = g->draft->budget ? g->draft->tree : &unasked;
+    t->n = 0;
     for (uint32_t i = 0; i < g->n; i++) {
         const candidate *c = &g->at[i];
         if (!c->kept) continue;
@@ -268,7 +270,7 @@ static void next_depth(head *d, uint32_t n, frontier *f) {
         uint32_t n_rows = 0;
         keep_best(g);
         for (uint32_t k = g->n_at_depth[0]; k < g->n_at_depth[1]; k++)
-            if (g->at[k].kept && g->at[k].depth + 1 < g->draft->budget && n_rows < MAX_WIDTH) {
+            if (g->at[k].kept && g->at[k].depth + 1 < g->budget && n_rows < MAX_WIDTH) {
                 add_row(f, i, k, g->at[k].token, g->at[k].row);
                 n_rows++;
             }
@@ -314,8 +316,9 @@ static st_code draft(spec_drafter *base, spec_draft *items, uint32_t n, st_error
             it->tree->n = it->n_scored = it->n_hits = 0;
             if (own) score(own, it);
             if (own) own->seq.value = 0;
-            if (!it->budget || !it->hidden.f16) continue;
-            d->items[n_growing] = (growing){.draft = it, .at = d->candidates + (size_t)n_growing * MAX_CANDIDATES};
+            if (!it->hidden.f16) continue;
+            d->items[n_growing] = (growing){
+                .draft = it, .budget = it->budget ? it->budget : 1, .at = d->candidates + (size_t)n_growing * MAX_CANDIDATES};
             n_growing++;
         }
         if (n_growing) code = grow(d, n_growing, e);

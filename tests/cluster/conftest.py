@@ -50,7 +50,7 @@ def api(temporary_directory):
 
 @pytest.fixture(scope="session")
 def cluster(api):
-    with support.Cluster(api, kv_tokens=16384, max_running=40, max_batch=40, draft_floor=0) as c:
+    with support.Cluster(api, kv_tokens=16384, max_running=40, max_batch=40, draft_budgets="fixed", draft_floor=0) as c:
         yield c
     assert not c.left_behind()
 

@@ -19,8 +19,9 @@ import reference  # noqa: E402
 CODE = {"name": "code", "kind": "ngram", "table": f"{ROOT}/drafters/code.ngram"}
 MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
 TWIN = {"name": "twin", "kind": "model", "threads": 1, "kv_tokens": 8192}  # the target's own file
+FIXED = {"draft_budgets": "fixed"}  # drafts whether it pays or not
 PATIENT = {"draft_wait_ms": 60000}  # a busy machine may be slow: no draft is to come late
-POLICIES = ["lookup", "fixed:code", "fixed:twin", "fixed:head", "all"]
+POLICIES = ["lookup", "fixed:code", "fixed:twin", "fixed:head", "hedge", "round-robin", "all"]
 SAMPLED = [{}, {"temperature": 1.0, "seed": 7}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 8},
            {"temperature": 0.9, "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "min_tokens": 20, "seed": 9}]
 STORY = [("user", "Tell me a long story about a ship.")]
@@ -75,7 +76,7 @@ def echo(tmp_path_factory):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_cluster, alone, echo, ranks):
     # Few at once: the more sequences share a step, the smaller their trees.
-    cluster = new_cluster(drafters=[CODE, MATH, TWIN, echo[0]], tensor_parallel=ranks, threads=1, draft_budget=8, draft_floor=0, **PATIENT)
+    cluster = new_cluster(drafters=[CODE, MATH, TWIN, echo[0]], tensor_parallel=ranks, threads=1, draft_budget=8, draft_floor=0, **FIXED, **PATIENT)
     for policy in POLICIES:
         for i in range(0, len(REQUESTS), 2):
             answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS[i:i + 2]])
@@ -87,9 +88,21 @@ def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_clust
     assert figures["consort_late_drafts_total", ""] == 0 and cluster.is_idle()
 
 
+def test_adaptive_budgets_give_the_same_bytes(new_cluster, alone):
+    """They follow the clock, so what is drafted differs from run to run."""
+    cluster = new_cluster(drafters=[CODE, MATH, TWIN], threads=1, draft_budget=8, draft_floor=0)
+    for policy in POLICIES:
+        answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS])
+        assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone], policy
+    figures = cluster.metrics()
+    assert figures["consort_spec_decode_num_offered_tokens_total", ""] > figures["consort_spec_decode_num_draft_tokens_total", ""] > 0
+    assert figures["consort_asked_rounds_total", ""] > 0 and figures["consort_drafter_wait_seconds", 'drafter="twin"'] > 0
+    assert any(name == "consort_believed_step_seconds" for name, _ in figures) and cluster.is_idle()
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_target_as_its_own_drafter_is_always_right(new_cluster, temperature):
-    cluster = new_cluster(drafters=[TWIN], threads=1, draft_budget=4, **PATIENT)
+    cluster = new_cluster(drafters=[TWIN], threads=1, draft_budget=4, **FIXED, **PATIENT)
     asked = {"max_tokens": 61, "ignore_end": True, "temperature": temperature, "seed": 3}
     plain = cluster.generate(STORY, speculation="none", **asked)
     replies = list(cluster.stream(STORY, speculation="fixed:twin", **asked))
@@ -127,7 +140,7 @@ def rank_pid(cluster, rank):
 def test_a_killed_drafter_costs_nothing_but_speed(new_cluster, cluster):
     asked = {"max_tokens": 400, "ignore_end": True}
     expected = cluster.generate(STORY, speculation="none", **asked).ids
-    mine = new_cluster(drafters=[CODE, TWIN], threads=1, draft_budget=4)
+    mine = new_cluster(drafters=[CODE, TWIN], threads=1, draft_budget=4, **FIXED)
     call = mine.stream(STORY, speculation="all", **asked)
     ids = list(next(call).tokens)
     begun = accepted(mine.metrics(), "twin")
@@ -151,7 +164,7 @@ def test_a_killed_drafter_costs_nothing_but_speed(new_cluster, cluster):
 def test_a_drafter_that_hangs_is_not_waited_for_twice(new_cluster, cluster):
     asked = {"max_tokens": 120, "ignore_end": True}
     expected = cluster.generate(STORY, speculation="none", **asked).ids
-    mine = new_cluster(drafters=[CODE], threads=1, draft_wait_ms=100, dead_after_ms=600000)
+    mine = new_cluster(drafters=[CODE], threads=1, draft_wait_ms=100, dead_after_ms=600000, **FIXED)
     victim = rank_pid(mine, 2)
     os.kill(victim, signal.SIGSTOP)
     try:

@@ -14,7 +14,7 @@ def test_in_fp32_ranks_and_drafts_do_not_change_a_byte(new_cluster):
     (worker,) = alone.status().workers
     assert (worker.precision, worker.kv_type) == ("fp32", "f32")
     expected = answers(alone, "none")
-    pair = new_cluster(precision="fp32", kv_type="auto", threads=1, tensor_parallel=2, draft_floor=0)
+    pair = new_cluster(precision="fp32", kv_type="auto", threads=1, tensor_parallel=2, draft_budgets="fixed", draft_floor=0)
     assert [(w.precision, w.kv_type) for w in pair.status().workers] == [("fp32", "f32")] * 2
     assert answers(pair, "none") == expected
     assert answers(pair, "lookup") == expected

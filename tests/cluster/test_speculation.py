@@ -35,7 +35,7 @@ def test_many_at_once_get_the_same_bytes_too(cluster):
 
 def test_ranks_agree_on_accepted_drafts(new_cluster, cluster):
     expected = cluster.generate(REPEATING, max_tokens=100, speculation="none").ids
-    group = new_cluster(tensor_parallel=3, threads=1, draft_floor=0)
+    group = new_cluster(tensor_parallel=3, threads=1, draft_budgets="fixed", draft_floor=0)
     assert group.generate(REPEATING, max_tokens=100, speculation="lookup").ids == expected
     assert group.status().accepted > 5
 

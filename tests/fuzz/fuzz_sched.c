@@ -123,20 +123,21 @@ static void one_event(world *w) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     world w = {.data = data, .left = size};
-    const sched_limits l = {.max_requests = byte(&w),
-                            .max_running = byte(&w),
-                            .max_queue = byte(&w),
-                            .max_rows = byte(&w),
-                            .max_batch = byte(&w),
-                            .prefill_chunk = byte(&w),
-                            .max_tree = byte(&w) % 72U,
-                            .max_context = byte(&w),
-                            .n_blocks = byte(&w) % 64U,
-                            .speculation = "all",
-                            .n_drafters = DRAFTERS,
-                            .drafter_names = names,
-                            .n_vocab = 200,
-                            .draft_wait_ns = byte(&w)};
+    sched_limits l = {.max_requests = byte(&w),
+                      .max_running = byte(&w),
+                      .max_queue = byte(&w),
+                      .max_rows = byte(&w),
+                      .max_batch = byte(&w),
+                      .prefill_chunk = byte(&w),
+                      .max_tree = byte(&w) % 72U,
+                      .max_context = byte(&w),
+                      .n_blocks = byte(&w) % 64U,
+                      .speculation = "all",
+                      .n_drafters = DRAFTERS,
+                      .drafter_names = names,
+                      .n_vocab = 200,
+                      .draft_wait_ns = byte(&w)};
+    l.adaptive_budgets = l.draft_wait_ns % 2;
     size_t n = sched_bytes(&l);
     if (n == 0) return 0;
     void *memory = mem_alloc_aligned(1, n, 64);

@@ -140,8 +140,9 @@ static void invent(world *w, client *c) {
     c->max_tokens = draw(w, 8) == 0 ? 0 : 1 + draw(w, 50);
     c->n_ends = draw(w, 4);
     for (uint32_t i = 0; i < c->n_ends; i++) c->ends[i] = draw(w, VOCABULARY);
-    static const char *const policies[] = {"", "none", "lookup", "all", "all", "fixed:lookup", "fixed:a", "fixed:b", "fixed:c"};
-    c->speculation = policies[draw(w, 6 + w->limits.n_drafters)];
+    static const char *const policies[] = {"",        "none",    "lookup", "all", "hedge", "round-robin", "fixed:lookup",
+                                           "fixed:a", "fixed:b", "fixed:c"};
+    c->speculation = policies[draw(w, 7 + w->limits.n_drafters)];
     if (draw(w, 5) == 0) c->deadline_ns = w->now_ns + draw(w, 3000);
     c->wants_hidden = draw(w, 4) == 0;
     answer_alone(c);
@@ -343,12 +344,12 @@ static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
     CHECK(w, memcmp(tokens, c->prompt, n_prompt * sizeof *tokens) == 0 && *n - n_prompt <= c->n_alone);
     CHECK(w, memcmp(tokens + n_prompt, c->alone, (*n - n_prompt) * sizeof *tokens) == 0);
     CHECK(w, ask->budget <= w->limits.max_tree && (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
-    if (ask->budget > 0) { /* it may draft behind a prompt of which nothing was chosen; else the last token's state is known */
+    bool wants = *n > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1); /* of a prompt nothing was chosen */
+    CHECK(w, ask->hidden.f16 ? wants : !wants || ask->budget == 0);
+    if (ask->hidden.f16) {
         uint16_t state[DIM];
-        bool wants = *n > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1);
-        CHECK(w, wants == (ask->hidden.f16 != NULL));
         state_after(tokens, *n - 1, state);
-        CHECK(w, !wants || (ask->hidden.dim == DIM && memcmp(ask->hidden.f16, state, sizeof state) == 0));
+        CHECK(w, ask->hidden.dim == DIM && memcmp(ask->hidden.f16, state, sizeof state) == 0);
     }
     d->items[i] = (proto_item){.seq = ask->seq};
     d->items[i].tree = (token_tree){.token = d->tokens[i], .parent = d->parents[i], .probability = d->probabilities[i]};
@@ -586,6 +587,7 @@ static void begin(world *w, uint64_t seed) {
                                .n_vocab = VOCABULARY,
                                .want_hidden = draw(w, 1 << DRAFTERS),
                                .dim = DIM,
+                               .adaptive_budgets = draw(w, 2),
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     w->memory_bytes = sched_bytes(&w->limits);
     w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);

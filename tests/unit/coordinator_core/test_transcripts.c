@@ -9,7 +9,8 @@
  *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
  *     [@TIME] result PLAN ITEM...                     ITEM: SEQ:TOKEN,TOKEN or SEQ: (none) or SEQ!LAYER (not finite)
  *     [@TIME] drafts N PLAN ITEM...                   ITEM: SEQ:TOKEN,TOKEN or SEQ: or SEQ!; each token follows the one before,
- *                                                     7^ begins anew at the root, 7^0 follows the first
+ * 7^ begins anew at the root, 7^0 follows the first; =N behind
+ *                                                     them: so many of the tokens that it was told were its own choice
  */
 #include "base/mem.h"
 #include "coordinator/coordinator_core.h"
@@ -106,6 +107,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         *names[i].value = (uint32_t)number_of(words, n, names[i].name, *names[i].value);
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
+    l.adaptive_budgets = number_of(words, n, "adaptive", 0);
     sc->n_drafters = l.n_drafters;
     mem_free(sc->memory);
     sc->memory = NULL;
@@ -166,6 +168,8 @@ static void read_result(const script *sc, result_memory *m, char **words, uint32
         char *end;
         *item = (proto_item){.seq = {strtoull(words[i], &end, 10)}, .tokens = m->tokens[i]};
         if (*end == ':' && drafts) {
+            char *hits = strchr(end, '=');
+            if (hits) item->n_hits = (uint32_t)strtoul(hits + 1, NULL, 10), *hits = 0;
             read_tree(m, item, end + 1);
         } else if (*end == ':') {
             item->n_tokens = list_of(end + 1, m->tokens[i], 8);

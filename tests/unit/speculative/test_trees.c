@@ -140,29 +140,60 @@ static void a_roster_begins_with_lookup_alone_up(void **state) {
     assert_string_equal(none.name[0], "lookup");
 }
 
+static const spec_tally nothing[SPEC_MAX_DRAFTERS];
+static const spec_record unknown = {nothing, nothing, 0};
+
 static void each_policy_asks_its_drafters_and_only_those_that_are_up(void **state) {
     (void)state;
     spec_roster roster = three_drafters();
     const struct {
         const char *text;
         uint32_t all_up, code_down;
-    } cases[] = {{"none", 0, 0},       {"lookup", 8, 8},     {"all", 15, 13},
-                 {"fixed:code", 2, 0}, {"fixed:math", 4, 4}, {"fixed:lookup", 8, 8}};
+    } cases[] = {{"none", 0, 0},       {"lookup", 8, 8},       {"all", 15, 13},   {"fixed:code", 2, 0},
+                 {"fixed:math", 4, 4}, {"fixed:lookup", 8, 8}, {"hedge", 15, 13}, {"round-robin", 1, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         spec_route r;
         assert_int_equal(spec_route_parse(&r, cases[i].text, &roster, NULL), ST_OK);
         roster.up = 15;
-        assert_int_equal(spec_route_ask(&r, &roster), cases[i].all_up);
+        assert_int_equal(spec_route_ask(&r, &roster, &unknown), cases[i].all_up);
         roster.up = 13;
-        assert_int_equal(spec_route_ask(&r, &roster), cases[i].code_down);
+        assert_int_equal(spec_route_ask(&r, &roster, &unknown), cases[i].code_down);
     }
     spec_route r;
     spec_roster full = {.n = SPEC_MAX_DRAFTERS, .up = UINT32_MAX};
     for (uint32_t i = 0; i < full.n; i++) full.name[i] = i == 31 ? "last" : "other";
     assert_int_equal(spec_route_parse(&r, "all", &full, NULL), ST_OK);
-    assert_int_equal(spec_route_ask(&r, &full), UINT32_MAX);
+    assert_int_equal(spec_route_ask(&r, &full, &unknown), UINT32_MAX);
     assert_int_equal(spec_route_parse(&r, "fixed:last", &full, NULL), ST_OK);
-    assert_int_equal(spec_route_ask(&r, &full), UINT32_C(1) << 31);
+    assert_int_equal(spec_route_ask(&r, &full, &unknown), UINT32_C(1) << 31);
+}
+
+static void round_robin_takes_those_that_are_up_in_turn(void **state) {
+    (void)state;
+    spec_roster roster = three_drafters();
+    spec_route r;
+    assert_int_equal(spec_route_parse(&r, "round-robin", &roster, NULL), ST_OK);
+    roster.up = 13;
+    const uint32_t turns[] = {1, 4, 8, 1, 4, 8};
+    for (uint64_t i = 0; i < 6; i++) assert_int_equal(spec_route_ask(&r, &roster, &(spec_record){nothing, nothing, i}), turns[i]);
+    roster.up = 0;
+    assert_int_equal(spec_route_ask(&r, &roster, &unknown), 0);
+    assert_int_equal(spec_route_follow(&r, &roster), 0);
+}
+
+static void hedge_asks_lookup_and_those_that_hit_and_follows_all(void **state) {
+    (void)state;
+    spec_roster roster = three_drafters();
+    spec_route r;
+    assert_int_equal(spec_route_parse(&r, "hedge", &roster, NULL), ST_OK);
+    roster.up = 15;
+    const spec_tally hits[4] = {{40, 2}, {40, 20}, {40, 4}, {40, 39}};
+    const spec_record record = {hits, nothing, 5};
+    assert_int_equal(spec_route_ask(&r, &roster, &record), 8 | 2);
+    assert_int_equal(spec_route_follow(&r, &roster), 15);
+    roster.up = 13;
+    assert_int_equal(spec_route_ask(&r, &roster, &record), 8 | 4 | 1);
+    assert_int_equal(spec_route_follow(&r, &roster), 13);
 }
 
 static void a_wrong_policy_is_told_what_there_is(void **state) {
@@ -170,10 +201,10 @@ static void a_wrong_policy_is_told_what_there_is(void **state) {
     spec_roster roster = three_drafters();
     spec_route r;
     st_error e;
-    const char *wrong[] = {"", "al", "alll", "all:code", "none:", "fixed", ":", "Lookup"};
+    const char *wrong[] = {"", "al", "alll", "all:code", "none:", "fixed", ":", "Lookup", "round_robin", "hedge:code"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(spec_route_parse(&r, wrong[i], &roster, &e), ST_ERR_INVALID_ARGUMENT);
-        assert_non_null(strstr(e.message, "none, lookup, all, fixed:<drafter>"));
+        assert_non_null(strstr(e.message, "none, lookup, all, hedge, fixed:<drafter>, round-robin"));
     }
     assert_int_equal(spec_route_parse(&r, "fixed:cod", &roster, &e), ST_ERR_INVALID_ARGUMENT);
     assert_non_null(strstr(e.message, "'fixed:cod': no such drafter; there are: small, code, math, lookup"));
@@ -194,6 +225,8 @@ int main(void) {
         cmocka_unit_test(any_fusion_is_a_tree_of_what_was_proposed),
         cmocka_unit_test(a_roster_begins_with_lookup_alone_up),
         cmocka_unit_test(each_policy_asks_its_drafters_and_only_those_that_are_up),
+        cmocka_unit_test(round_robin_takes_those_that_are_up_in_turn),
+        cmocka_unit_test(hedge_asks_lookup_and_those_that_hit_and_follows_all),
         cmocka_unit_test(a_wrong_policy_is_told_what_there_is),
         cmocka_unit_test(kinds_are_found_by_name),
     };

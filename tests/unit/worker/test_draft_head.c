@@ -288,8 +288,15 @@ static void it_is_scored_on_what_it_promised(void **state) {
     it = next_round(r, tokens, 4, 1, &t);
     assert_int_equal(it.n_scored, 1);
     assert_int_equal(it.n_hits, 0);
-    r->drafter->ops->close(r->drafter, (seq_id){9});
+    spec_draft follow = {.seq = {9}, .tokens = tokens, .n_tokens = 4, .budget = 0, .tree = &t};
+    follow.hidden = (hidden_states){DIM, random_state()};
+    assert_int_equal(r->drafter->ops->draft(r->drafter, &follow, 1, &e), ST_OK);
+    assert_int_equal(t.n, 0); /* nobody asked, but it has promised */
+    tokens[4] = 5;
     it = next_round(r, tokens, 5, 1, &t);
+    assert_int_equal(it.n_scored, 1);
+    r->drafter->ops->close(r->drafter, (seq_id){9});
+    it = next_round(r, tokens, 6, 1, &t);
     assert_int_equal(it.n_scored, 0);
 }
 

@@ -1,0 +1,196 @@
+/* What drafts are worth, and how many of them a step verifies.
+ *
+ * What: each result teaches how right each drafter's beliefs are (spec_calibration) and what a step of so many rows takes from
+ * its plan to its result (spec_cost; steps that compute prompts are left out, since a row of a prompt costs less than one that
+ * chooses). Before a plan is sent, the calibrated trees of each decoding sequence are fused, and the step is divided between
+ * them (spec_divide). What the group has idled because someone waited for drafters is counted, and what the step would have given
+ * without them, so that rounds stop asking where that is more (spec_worth).
+ *
+ * Why one answer to all rounds that begin at a time, and not one for each request: a batch of which half waits falls apart in two
+ * that each have a step of their own.
+ * Limits: the wait counts as the group's idle time; that a sequence which waits misses steps of the others does not count. */
+#include "coordinator/sched_int.h"
+
+enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
+
+static spec_trust *trust(const sched *s, const sched_request *r) { return s->trust + (size_t)r->chain.index * s->roster.n; }
+
+/* ---- what results teach ---- */
+
+void sched_forget_trust(sched *s, const sched_request *r) {
+    for (uint32_t i = 0; i < s->roster.n; i++) {
+        trust(s, r)[i] = (spec_trust){0};
+        sched_hits(s, r)[i] = (spec_tally){0};
+    }
+}
+
+void sched_learn_step(sched *s, const sched_flight *f) {
+    s->idle_since_ns = s->now_ns;
+    if (f->decodes) spec_cost_learn(&s->cost, f->n_rows, s->now_ns - f->sent_ns);
+}
+
+spec_tally *sched_hits(const sched *s, const sched_request *r) { return s->hits + (size_t)r->chain.index * s->roster.n; }
+
+static void learn_hits(sched *s, const sched_request *r, uint32_t drafter, uint32_t n_tokens, uint32_t n_hits) {
+    spec_hedge_learn(&sched_hits(s, r)[drafter], n_tokens, n_hits);
+    spec_hedge_learn(&s->prior[drafter], n_tokens, n_hits);
+}
+
+/* Of a prompt nobody's hits count: it is not the target's text. */
+void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked,
+                      const proto_item *item) {
+    uint32_t n_answered = asked->n_known - r->n_prompt, n = asked->n_new < n_answered ? asked->n_new : n_answered;
+    if (asked->n_known <= r->n_prompt) return;
+    if (n > SPEC_MAX_SCORED) n = SPEC_MAX_SCORED;
+    if (s->limits.want_hidden >> drafter & 1 && n > item->n_scored)
+        n = item->n_scored; /* only where it was given the state before */
+    learn_hits(s, r, drafter, n, item->n_hits < n ? item->n_hits : n);
+}
+
+/* Lookup is scored along its own draft, as far as that is right; what it would have said elsewhere is not looked up. */
+static void score_lookup(sched *s, const sched_request *r, const proto_item *item) {
+    uint32_t lookup = s->limits.n_drafters, n_hits;
+    token_tree t = spec_tree_view(&sched_proposals(s, r)[lookup]);
+    if (!(sched_route(s, r) >> lookup & 1)) return;
+    n_hits = spec_tree_walk(&t, item->tokens, item->n_tokens, NULL);
+    learn_hits(s, r, lookup, n_hits < item->n_tokens ? n_hits + 1 : n_hits, n_hits);
+}
+
+void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item) {
+    const spec_tree *proposals = sched_proposals(s, r);
+    score_lookup(s, r, item);
+    for (uint32_t i = 0; i < s->roster.n; i++)
+        spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
+}
+
+void sched_decide_asking(sched *s) {
+    uint32_t load = 0;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++) load += s->lists[state].n;
+    s->asks = !s->limits.adaptive_budgets || spec_worth_asking(&s->worth, load, s->now_ns);
+    if (s->asks) s->load = load;
+}
+
+_Static_assert((int)SCHED_MAX_COSTS == (int)SPEC_COST_BUCKETS, "a place for each bucket");
+
+uint32_t sched_get_costs(const sched *s, sched_cost out[SCHED_MAX_COSTS]) {
+    uint32_t n = 0, shown = 0;
+
+    for (uint32_t i = 0; i < SPEC_COST_BUCKETS; i++) {
+        uint32_t rows = (uint32_t)(s->cost.bucket[i].rows + 0.5f);
+        if (rows <= shown || !spec_cost_known(&s->cost, rows)) continue;
+        out[n++] = (sched_cost){rows, spec_cost_ns(&s->cost, rows)};
+        shown = rows;
+    }
+    return n;
+}
+
+/* A mean that fades. */
+void sched_learn_wait(sched_drafter *d, uint64_t wait_ns) {
+    uint64_t *mean = &d->stats.wait_ns;
+    *mean = *mean ? *mean - *mean / 8 + wait_ns / 8 : wait_ns;
+}
+
+/* ---- whether to begin a step ---- */
+
+/* Rows of prompts beside n_decode sequences, if drafts take none of them. */
+static uint32_t prompt_rows(sched *s, uint32_t n_decode) {
+    uint32_t rows = 0, most = s->limits.max_rows - n_decode;
+    for (sched_request *r = sched_first(s, SCHED_PREFILL); r && rows < most; r = sched_next(s, r))
+        rows += sched_prompt_share(r->n_known - r->n_cached, most - rows, s->limits.prefill_chunk, n_decode > 0);
+    return rows;
+}
+
+/* When the last drafter is to be expected that someone waits for; 0: nobody waits. */
+static uint64_t drafts_due_ns(sched *s) {
+    uint64_t due_ns = 0;
+    for (sched_request *r = sched_first(s, SCHED_DRAFTING); r; r = sched_next(s, r))
+        for (uint32_t i = 0; i < s->limits.n_drafters; i++) {
+            uint64_t at_ns = r->draft_by_ns - s->limits.draft_wait_ns + s->drafters[i].stats.wait_ns;
+            if (r->awaited >> i & 1 && at_ns > due_ns) due_ns = at_ns;
+        }
+    return due_ns;
+}
+
+/* A step now for those who are ready and one for the others behind it, or a wait and one step for all: what ends earlier. A draft
+ * that is overdue is waited for as long again and no longer. */
+bool sched_holds_step(sched *s) {
+    uint32_t n_wait = s->lists[SCHED_DRAFTING].n, n_ready = s->lists[SCHED_DECODE].n;
+    bool was_held = s->held_until_ns > 0;
+    s->held_until_ns = 0;
+    if (!s->limits.adaptive_budgets || n_wait == 0 || s->cost.n_steps == 0) return false;
+    n_ready += prompt_rows(s, n_ready < s->limits.max_rows ? n_ready : s->limits.max_rows);
+    if (n_ready == 0) return false;
+    uint64_t due_ns = drafts_due_ns(s), left_ns = due_ns > s->now_ns ? due_ns - s->now_ns : 0;
+    double apart = spec_cost_ns(&s->cost, n_ready) + spec_cost_ns(&s->cost, n_wait);
+    if ((double)left_ns + spec_cost_ns(&s->cost, n_ready + n_wait) >= apart) return false;
+    uint64_t until_ns = s->idle_since_ns + 2 * (due_ns > s->idle_since_ns ? due_ns - s->idle_since_ns : 0);
+    if (until_ns <= s->now_ns) return false;
+    s->stats.held_steps += !was_held;
+    s->held_until_ns = until_ns;
+    return true;
+}
+
+/* ---- the drafts of a step ---- */
+
+uint32_t sched_most_drafts(const sched *s, const sched_request *r) {
+    uint32_t useful = r->n_limit - r->n_known - 1; /* the step's own choice takes one */
+    return s->limits.max_tree < useful ? s->limits.max_tree : useful;
+}
+
+/* One tree of what the drafters of the mask proposed, as calibrated; and its path probabilities. */
+static spec_share fuse(const sched *s, const sched_request *r, uint32_t mask, sched_tree *t, float *path) {
+    spec_tree calibrated[SPEC_MAX_DRAFTERS];
+    for (uint32_t i = 0; i < s->roster.n; i++) {
+        calibrated[i].n = 0;
+        if (mask >> i & 1) spec_calibrate(&s->calibrations[i], &trust(s, r)[i], &sched_proposals(s, r)[i], &calibrated[i]);
+    }
+    spec_fuse(calibrated, NULL, s->roster.n, sched_most_drafts(s, r), &t->tree, t->from);
+    for (uint32_t i = 0; i < t->tree.n; i++)
+        path[i] = t->tree.probability[i] * (t->tree.parent[i] == NOUNS_TREE_ROOT ? 1 : path[t->tree.parent[i]]);
+    return (spec_share){.path = path, .n = t->tree.n};
+}
+
+/* The longest wait of somebody in the step. */
+static uint64_t waited_ns(sched *s, uint32_t n_decode) {
+    uint64_t longest = 0;
+    sched_request *r = sched_first(s, SCHED_DECODE);
+    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) {
+        uint64_t began_ns = r->draft_by_ns - s->limits.draft_wait_ns;
+        if (r->asked && s->now_ns - began_ns > longest) longest = s->now_ns - began_ns;
+    }
+    return longest;
+}
+
+static spec_yield divide(sched *s, spec_step *step, uint32_t n_decode, uint32_t mask) {
+    sched_request *r = sched_first(s, SCHED_DECODE);
+    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r))
+        s->shares[i] = fuse(s, r, mask, &s->trees[i], s->paths + (size_t)i * s->limits.max_tree);
+    return spec_divide(step, s->shares, n_decode);
+}
+
+void sched_choose_drafts(sched *s, uint32_t n_decode) {
+    uint32_t lookup = s->limits.n_drafters, asked = 0;
+    if (s->limits.max_tree == 0 || n_decode == 0) return;
+    sched_request *r = sched_first(s, SCHED_DECODE);
+    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) {
+        spec_tree *t = &sched_proposals(s, r)[lookup];
+        t->n = 0;
+        asked |= r->asked;
+        if (sched_route(s, r) >> lookup & 1) spec_lookup(&s->lookup, r->known, r->n_known, sched_most_drafts(s, r), t);
+    }
+    spec_step step = {.cost = &s->cost,
+                      .n_rows = n_decode + prompt_rows(s, n_decode),
+                      .n_choices = n_decode,
+                      .n_free = s->limits.max_rows - n_decode - (s->lists[SCHED_PREFILL].n > 0)};
+    bool knows = spec_cost_known(&s->cost, step.n_rows); /* else it cannot be said what drafts gain */
+    spec_yield without = asked ? divide(s, &step, n_decode, UINT32_C(1) << lookup) : (spec_yield){0};
+    uint64_t waited = asked ? waited_ns(s, n_decode) : 0, idle = s->now_ns - s->idle_since_ns;
+    step.wait_ns = waited < idle ? waited : idle; /* the group worked for others in the rest of it */
+    step.explores = s->stats.steps % (knows ? EXPLORING : 2) == 0;
+    spec_yield with = divide(s, &step, n_decode, UINT32_MAX);
+    for (uint32_t i = 0; i < n_decode; i++) {
+        s->stats.offered += s->trees[i].tree.n;
+        s->trees[i].tree.n = s->shares[i].taken;
+    }
+    if (asked && knows) spec_worth_learn(&s->worth, s->load, with, without, waited, s->now_ns);
+}
