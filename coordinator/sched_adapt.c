@@ -74,7 +74,6 @@ _Static_assert((int)SCHED_MAX_COSTS == (int)SPEC_COST_BUCKETS, "a place for each
 
 uint32_t sched_get_costs(const sched *s, sched_cost out[SCHED_MAX_COSTS]) {
     uint32_t n = 0, shown = 0;
-
     for (uint32_t i = 0; i < SPEC_COST_BUCKETS; i++) {
         uint32_t rows = (uint32_t)(s->cost.bucket[i].rows + 0.5f);
         if (rows <= shown || !spec_cost_known(&s->cost, rows)) continue;
@@ -100,13 +99,13 @@ static uint32_t prompt_rows(sched *s, uint32_t n_decode) {
     return rows;
 }
 
-/* When the last drafter is to be expected that someone waits for; 0: nobody waits. */
-static uint64_t drafts_due_ns(sched *s) {
+/* When the last drafter is to be expected that someone waits for, and how long that takes it. 0: nobody waits. */
+static uint64_t drafts_due_ns(sched *s, uint64_t *takes_ns) {
     uint64_t due_ns = 0;
     for (sched_request *r = sched_first(s, SCHED_DRAFTING); r; r = sched_next(s, r))
         for (uint32_t i = 0; i < s->limits.n_drafters; i++) {
             uint64_t at_ns = r->draft_by_ns - s->limits.draft_wait_ns + s->drafters[i].stats.wait_ns;
-            if (r->awaited >> i & 1 && at_ns > due_ns) due_ns = at_ns;
+            if (r->awaited >> i & 1 && at_ns > due_ns) due_ns = at_ns, *takes_ns = s->drafters[i].stats.wait_ns;
         }
     return due_ns;
 }
@@ -120,10 +119,10 @@ bool sched_holds_step(sched *s) {
     if (!s->limits.adaptive_budgets || n_wait == 0 || s->cost.n_steps == 0) return false;
     n_ready += prompt_rows(s, n_ready < s->limits.max_rows ? n_ready : s->limits.max_rows);
     if (n_ready == 0) return false;
-    uint64_t due_ns = drafts_due_ns(s), left_ns = due_ns > s->now_ns ? due_ns - s->now_ns : 0;
+    uint64_t takes_ns = 0, due_ns = drafts_due_ns(s, &takes_ns), left_ns = due_ns > s->now_ns ? due_ns - s->now_ns : 0;
     double apart = spec_cost_ns(&s->cost, n_ready) + spec_cost_ns(&s->cost, n_wait);
     if ((double)left_ns + spec_cost_ns(&s->cost, n_ready + n_wait) >= apart) return false;
-    uint64_t until_ns = s->idle_since_ns + 2 * (due_ns > s->idle_since_ns ? due_ns - s->idle_since_ns : 0);
+    uint64_t until_ns = due_ns + takes_ns;
     if (until_ns <= s->now_ns) return false;
     s->stats.held_steps += !was_held;
     s->held_until_ns = until_ns;
