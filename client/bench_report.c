@@ -95,6 +95,7 @@ static st_code request_hash(const bench_run *b, const load_record *r, uint8_t ou
     q.request_id[0] = q.speculation[0] = 0;
     q.logprobs = false;
     q.top_logprobs = 0;
+    q.hidden_states = false;
     if (q.sampling.temperature <= 0) {
         q.has_seed = false;
         q.sampling.seed = 0;

@@ -66,16 +66,16 @@ static st_code check_small_model(const config_group *g, const uint8_t *vocabular
     return code;
 }
 
-static st_code check_head(const config_group *g, const uint8_t *vocabulary_hash, uint32_t dim, st_error *e) {
+static st_code check_head(const config_group *g, const uint8_t *vocabulary_hash, const model_info *info, st_error *e) {
     model_file *f = NULL;
     model_head h;
     st_code code = model_file_open(g->model, &f, e);
     if (!code) code = model_head_read(f, &h, e);
-    if (!code && memcmp(h.vocabulary_hash, vocabulary_hash, sizeof h.vocabulary_hash))
+    if (!code && (memcmp(h.vocabulary_hash, vocabulary_hash, sizeof h.vocabulary_hash) || h.n_vocab != info->n_vocab))
         code = st_fail(e, ST_ERR_MISMATCH, "%s is for another vocabulary than that of the model of the cluster", g->model);
-    if (!code && h.dim != dim)
+    if (!code && h.dim != info->dim)
         code = st_fail(e, ST_ERR_MISMATCH, "%s is for hidden states of %u numbers, those of the model of the cluster have %u",
-                       g->model, h.dim, dim);
+                       g->model, h.dim, info->dim);
     model_file_close(f);
     return code;
 }
@@ -92,7 +92,7 @@ static st_code check_drafters(const config_topology *t, const model_info *info, 
         if (g->role == CONFIG_DRAFTER && g->table[0] && check_table(g, hash, e)) code = st_prefix(e, "groups[%u]: table", i);
         if (g->role != CONFIG_DRAFTER || g->table[0]) continue;
         bool head = spec_kind_find(g->kind)->wants_hidden;
-        if (head ? check_head(g, hash, info->dim, e) : check_small_model(g, hash, e)) code = st_prefix(e, "groups[%u]: model", i);
+        if (head ? check_head(g, hash, info, e) : check_small_model(g, hash, e)) code = st_prefix(e, "groups[%u]: model", i);
     }
     return code;
 }

@@ -143,7 +143,8 @@ struct coordinator {
 /* Gives the event to the scheduler and carries out what comes of it; an event met in the midst of that waits its turn (REQUEST,
  * RESULT and DRAFTS hold views and never come in the midst). */
 void coordinator_event(coordinator *c, const sched_event *event);
-bool coordinator_is_ready(const coordinator *c); /* takes requests */
+bool coordinator_is_ready(const coordinator *c);        /* takes requests */
+bool coordinator_can_send_hidden(const coordinator *c); /* those of any step fit a message */
 void coordinator_drain(coordinator *c, const char *why);
 void coordinator_all_left(coordinator *c); /* every rank said goodbye, or the time for it is over */
 

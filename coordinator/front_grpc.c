@@ -312,6 +312,10 @@ static st_code fill(generation *g, const uint8_t *message, size_t n, st_error *e
     if (!code && r->n_choices > c->front.n_slots)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "n: %u answers; this cluster holds %u requests at most", r->n_choices,
                        c->front.n_slots);
+    if (!code && r->hidden_states && !coordinator_can_send_hidden(c))
+        return st_fail(e, ST_ERR_UNSUPPORTED,
+                       "hidden_states: those of a step of %u tokens would be too long for a message: a smaller max_rows",
+                       c->limits.max_rows);
     if (!code) code = tokenize(g, e);
     if (!code) code = collect_ends(g, e);
     if (!code) code = check_bias(g, e);

@@ -147,6 +147,11 @@ static st_code read_model(coordinator *c, st_error *e) {
     return code;
 }
 
+/* Half a message, so that all else has room. */
+bool coordinator_can_send_hidden(const coordinator *c) {
+    return (uint64_t)c->limits.max_rows * c->limits.dim * sizeof(uint16_t) <= PROTO_MAX_BYTES / 2;
+}
+
 static st_code make_sched(coordinator *c, st_error *e) {
     const config_topology *t = c->t;
     sched_limits *l = &c->limits;
@@ -167,6 +172,11 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->draft_wait_ns = t->draft_wait_ms * MS;
     for (uint32_t i = 0; i < t->n_groups; i++)
         if (t->groups[i].role == CONFIG_VERIFIER) l->n_blocks = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
+    if (l->want_hidden && !coordinator_can_send_hidden(c))
+        return st_fail(e, ST_ERR_UNSUPPORTED,
+                       "max_rows: %u: the hidden states of so many tokens, %u numbers each, would be too long for a message to "
+                       "heads; at most %u",
+                       l->max_rows, l->dim, (unsigned)(PROTO_MAX_BYTES / 2 / sizeof(uint16_t) / l->dim));
     size_t bytes = sched_bytes(l);
     c->sched_memory = mem_alloc_aligned(bytes, 1, 64);
     c->max_pending = 2 * (l->max_requests + c->members.n_groups) + 8;

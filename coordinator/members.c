@@ -148,6 +148,9 @@ static bool agrees(const coordinator *c, const proto_register *r, char *text, si
     else if (r->dim != c->limits.dim && (!drafts || r->wants_hidden))
         snprintf(text, n, "rank %u (%s, %s) is for hidden states of %u numbers, those of %s have %u", r->rank,
                  c->t->groups[r->group].name, r->hostname, r->dim, c->t->model, c->limits.dim);
+    else if (r->wants_hidden && r->n_vocab != c->limits.n_vocab)
+        snprintf(text, n, "rank %u (%s, %s) is for a vocabulary of %u tokens, that of %s has %u", r->rank,
+                 c->t->groups[r->group].name, r->hostname, r->n_vocab, c->t->model, c->limits.n_vocab);
     else if (!drafts &&
              (r->kv_blocks != c->limits.n_blocks || r->max_context != c->limits.max_context || r->max_rows != c->limits.max_rows))
         snprintf(text, n,

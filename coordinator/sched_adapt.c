@@ -21,6 +21,7 @@ void sched_forget_trust(sched *s, const sched_request *r) {
     for (uint32_t i = 0; i < s->roster.n; i++) {
         trust(s, r)[i] = (spec_trust){0};
         sched_hits(s, r)[i] = (spec_tally){0};
+        sched_proposals(s, r)[i].n = 0; /* of whoever had the chain before: its first token would judge them */
     }
 }
 
@@ -47,18 +48,8 @@ void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const 
     learn_hits(s, r, drafter, n, item->n_hits < n ? item->n_hits : n);
 }
 
-/* Lookup is scored along its own draft, as far as that is right; what it would have said elsewhere is not looked up. */
-static void score_lookup(sched *s, const sched_request *r, const proto_item *item) {
-    uint32_t lookup = s->limits.n_drafters, n_hits;
-    token_tree t = spec_tree_view(&sched_proposals(s, r)[lookup]);
-    if (!(sched_route(s, r) >> lookup & 1)) return;
-    n_hits = spec_tree_walk(&t, item->tokens, item->n_tokens, NULL);
-    learn_hits(s, r, lookup, n_hits < item->n_tokens ? n_hits + 1 : n_hits, n_hits);
-}
-
 void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item) {
     const spec_tree *proposals = sched_proposals(s, r);
-    score_lookup(s, r, item);
     for (uint32_t i = 0; i < s->roster.n; i++)
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
 }

@@ -69,6 +69,7 @@ void sched_begin_round(sched *s, sched_request *r) {
     for (uint32_t i = 0; i < s->roster.n; i++) proposals[i].n = 0;
     r->budget = budget_of(s, r);
     r->asked = r->budget > 0 ? route(s, r) & ~behind(s, r) : 0;
+    if (!r->knows_hidden) r->asked &= ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
     s->stats.asked_rounds += r->asked && s->asks;
     s->stats.unasked_rounds += r->asked && !s->asks;
     if (!s->asks) r->asked = 0;
@@ -105,7 +106,8 @@ bool sched_wants_hidden(const char *kind) {
 }
 
 bool sched_request_wants_hidden(const sched *s, const sched_request *r) {
-    return (spec_route_may(&r->route, &s->roster) & s->limits.want_hidden) != 0;
+    bool drafts = s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0;
+    return drafts && (spec_route_may(&r->route, &s->roster) & s->limits.want_hidden) != 0;
 }
 
 static uint16_t *hidden_of(const sched *s, const sched_request *r) { return s->hidden + (size_t)r->chain.index * s->limits.dim; }

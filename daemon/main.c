@@ -112,6 +112,7 @@ static st_code run_coordinator(const options *o, const config_topology *t, start
     return code;
 }
 
+/* Beside others; a head computes little, and while the verifier waits for it. */
 static bool computes(const config_topology *t, uint32_t rank) {
     uint32_t group, group_rank;
     if (!config_rank(t, rank, &group, &group_rank)) return false;

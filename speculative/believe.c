@@ -7,6 +7,7 @@
 
 #include "base/fmath.h"
 #include "base/philox.h"
+#include <math.h> /* isfinite */
 
 /* Descending score, then ascending id. */
 static void sort(spec_belief *b, uint32_t n) {
@@ -44,6 +45,7 @@ uint32_t spec_believe(spec_belief *b, uint32_t n, const sampling *s, uint32_t po
     for (uint32_t i = 0; i < n; i++) b[i].score = fmath_logf(b[i].p) / s->temperature + gumbel(s, position, b[i].token);
     sort(b, n);
     float top = b[0].score;
+    if (!isfinite(top)) return 0; /* T is next to nothing */
     for (uint32_t i = 0; i < n; i++) sum += b[i].p = fmath_expf(s->temperature * (b[i].score - top));
     if (rest > 0) sum += rest * fmath_expf(-s->temperature * top);
     for (uint32_t i = 0; i < n; i++) b[i].p /= sum;

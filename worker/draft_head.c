@@ -29,15 +29,16 @@ typedef struct {
     uint32_t parent, token; /* parent: index among the candidates, or NOUNS_TREE_ROOT */
     uint32_t depth, row;    /* row: of the pass that made it */
     float p, path;
-    bool kept;
+    bool kept, expanded;
 } candidate;
 
+#define NO_TOKEN UINT32_MAX
 enum { MAX_CANDIDATES = MAX_WIDTH * (1 + MAX_WIDTH * NOUNS_MAX_TREE) };
 
 /* One sequence of a call. */
 typedef struct {
     spec_draft *draft;
-    uint32_t budget;           /* one where none is asked for: its own choice is promised all the same */
+    uint32_t budget, own;      /* one where none is asked for; its own choice of the next token, or NO_TOKEN */
     uint32_t n, n_at_depth[2]; /* candidates; those of the last depth: first, one past the last */
     candidate *at;             /* [MAX_CANDIDATES] */
 } growing;
@@ -155,6 +156,7 @@ static inline float exp_below(float x) {
         uint32_t u;
     } t, y;
     x = x > -80 ? x : -80; /* NaN, too */
+    x = x < 0 ? x : 0;
     t.f = x * FMATH_EXPF_LOG2E + FMATH_EXPF_ROUND;
     float n = t.f - FMATH_EXPF_ROUND, r = x - n * FMATH_EXPF_LN2_HI - n * FMATH_EXPF_LN2_LO;
     float p = ((FMATH_EXPF_P5 * r + FMATH_EXPF_P4) * r + FMATH_EXPF_P3) * r + FMATH_EXPF_P2;
@@ -181,12 +183,13 @@ static uint32_t believe(const head *d, const float *logits, const sampling *s, u
     uint32_t n = 0;
     for (uint32_t v = 0; v < d->n_ids; v++) {
         if (n == TOP && !(logits[v] > b[TOP - 1].p)) continue;
+        if (!isfinite(logits[v])) continue;
         uint32_t at = n < TOP ? n++ : n - 1;
         for (; at && logits[v] > b[at - 1].p; at--) b[at] = b[at - 1];
         b[at] = (spec_belief){.token = d->ids[v], .p = logits[v]};
     }
+    if (!n) return 0;
     float top = b[0].p, sum = sum_of_exp(logits, d->n_ids, top);
-    if (!isfinite(top)) return 0;
     for (uint32_t i = 0; i < n; i++) b[i].p = exp_below(b[i].p - top) / sum;
     return spec_believe(b, n, s, position);
 }
@@ -212,6 +215,7 @@ static void add_children(const head *d, growing *g, uint32_t parent, uint32_t ro
     spec_belief b[TOP];
     float above = parent == NOUNS_TREE_ROOT ? 1 : g->at[parent].path;
     uint32_t n = believe(d, logits, &it->sampling, it->n_tokens + depth, b);
+    if (n && parent == NOUNS_TREE_ROOT) g->own = b[0].token;
     for (uint32_t i = 0; i < n && i < MAX_WIDTH; i++) {
         candidate c = {.parent = parent, .token = b[i].token, .depth = depth, .row = row, .p = b[i].p, .path = above * b[i].p};
         if (c.path < d->o.floor) return;
@@ -231,6 +235,8 @@ static void take_tree(growing *g, promise *own) {
         own->token[own->n++] = c->token;
         last = i;
     }
+    if (!own->n && g->own != NO_TOKEN)
+        own->token[own->n++] = g->own; /* under the floor, or not asked for: promised all the same */
 }
 
 /* ---- rounds ---- */
@@ -263,17 +269,27 @@ static void add_row(frontier *f, uint32_t item, uint32_t at, uint32_t token, uin
     f->from[f->n++] = from;
 }
 
+/* Of those of the last depth that are kept and not expanded; g->n: there is none. */
+static uint32_t likeliest_leaf(const growing *g) {
+    uint32_t best = g->n;
+    for (uint32_t k = g->n_at_depth[0]; k < g->n_at_depth[1]; k++) {
+        const candidate *c = &g->at[k];
+        if (!c->kept || c->expanded || c->depth + 1 >= g->budget) continue;
+        if (best == g->n || c->path > g->at[best].path) best = k;
+    }
+    return best;
+}
+
 static void next_depth(head *d, uint32_t n, frontier *f) {
     f->n = 0;
     for (uint32_t i = 0; i < n; i++) {
         growing *g = &d->items[i];
-        uint32_t n_rows = 0;
         keep_best(g);
-        for (uint32_t k = g->n_at_depth[0]; k < g->n_at_depth[1]; k++)
-            if (g->at[k].kept && g->at[k].depth + 1 < g->budget && n_rows < MAX_WIDTH) {
-                add_row(f, i, k, g->at[k].token, g->at[k].row);
-                n_rows++;
-            }
+        for (uint32_t n_rows = 0, best; n_rows < MAX_WIDTH && (best = likeliest_leaf(g)) < g->n; n_rows++) {
+            candidate *c = &g->at[best];
+            c->expanded = true;
+            add_row(f, i, best, c->token, c->row);
+        }
         g->n_at_depth[0] = g->n_at_depth[1];
     }
 }
@@ -317,8 +333,10 @@ static st_code draft(spec_drafter *base, spec_draft *items, uint32_t n, st_error
             if (own) score(own, it);
             if (own) own->seq.value = 0;
             if (!it->hidden.f16) continue;
-            d->items[n_growing] = (growing){
-                .draft = it, .budget = it->budget ? it->budget : 1, .at = d->candidates + (size_t)n_growing * MAX_CANDIDATES};
+            d->items[n_growing] = (growing){.draft = it,
+                                            .budget = it->budget ? it->budget : 1,
+                                            .own = NO_TOKEN,
+                                            .at = d->candidates + (size_t)n_growing * MAX_CANDIDATES};
             n_growing++;
         }
         if (n_growing) code = grow(d, n_growing, e);

@@ -45,7 +45,7 @@ def test_the_answer_alone_goes_to_standard_output(quickstart):
     assert ", 40 tokens (length)" in err and "tokens/s" in err and "the cluster is stopped" in err
     told = re.search(r"; (\d\.\d+) tokens a step, (\d+) % of drafts accepted \((.*)\)", err)
     assert told and float(told[1]) > 1 and int(told[2]) > 0, err
-    assert re.search(r"\bcode [1-9]\d* %", told[3]), err
+    assert re.search(r"\bwriter [1-9]\d* %", told[3]), err
 
 
 @pytest.mark.parametrize("name, ranks", [("one-verifier", 2), ("verifier-tp2", 3), ("verifier-tp3", 4)])

@@ -276,7 +276,7 @@ static void every_committed_topology_is_good(void **state) {
     config_topology *t;
     st_error e;
     assert_int_equal(config_load("cluster-configs/quickstart.yaml", &t, &e), ST_OK);
-    assert_int_equal(config_n_ranks(t), 6);
+    assert_int_equal(config_n_ranks(t), 3);
     assert_string_equal(t->model, "models/SmolLM2-135M-Instruct.Q4_1.gguf");
     assert_string_equal(t->groups[0].name, "smollm2");
     config_destroy(t);

@@ -346,6 +346,7 @@ static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
     CHECK(w, ask->budget <= w->limits.max_tree && (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
     bool wants = *n > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1); /* of a prompt nothing was chosen */
     CHECK(w, ask->hidden.f16 ? wants : !wants || ask->budget == 0);
+    CHECK(w, wants || ask->budget == 0 || !(w->limits.want_hidden >> (d - w->drafters) & 1));
     if (ask->hidden.f16) {
         uint16_t state[DIM];
         state_after(tokens, *n - 1, state);
