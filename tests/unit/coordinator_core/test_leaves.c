@@ -1,4 +1,5 @@
 /* The arithmetic under the scheduler that plans without draft trees cannot reach from outside yet, and its odd sizes. */
+#include "base/mem.h"
 #include "coordinator/sched_int.h"
 
 #include <setjmp.h>
@@ -94,12 +95,51 @@ static void the_longest_a_request_can_become_is_bounded_by_the_context(void **st
     assert_int_equal(sched_limit_tokens(&l, 10, 0), 100);
 }
 
+/* Else its first token would judge the drafts of the one before. */
+static void who_takes_over_a_chain_has_no_proposals_of_the_one_before(void **state) {
+    (void)state;
+    const sched_limits l = {.max_requests = 1, /* so that there is one chain */
+                            .max_running = 1,
+                            .max_rows = 16,
+                            .max_batch = 1,
+                            .prefill_chunk = 16,
+                            .max_tree = 4,
+                            .max_context = 64,
+                            .n_blocks = 4,
+                            .speculation = "lookup"};
+    const uint32_t prompt[] = {5, 6, 7, 5, 6}, chosen[] = {7};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    proto_item item = {.n_tokens = 1, .tokens = chosen};
+    proto_result result = {.n_items = 1, .items = &item};
+    sched_event ask = {.kind = SCHED_REQUEST, .tokens = prompt, .n_tokens = 5};
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 1, &(sched_event){.kind = SCHED_GROUP_UP});
+    ask.seq = item.seq = (seq_id){1};
+    sched_step(s, 2, &ask);
+    result.plan_id = 1;
+    sched_actions acts = sched_step(s, 3, &(sched_event){.kind = SCHED_RESULT, .result = &result});
+    assert_true(acts.items[0].plan->work[0].tree.n_nodes > 0); /* 5, 6, 7 came before */
+    result.plan_id = 2;
+    sched_step(s, 4,
+               &(sched_event){.kind = SCHED_CANCEL, .seq = {1}, .code = ST_ERR_CANCELLED, .finish = SCHED_FINISH_CANCELLED});
+    sched_step(s, 5, &(sched_event){.kind = SCHED_RESULT, .result = &result});
+    ask.seq = (seq_id){2};
+    sched_step(s, 6, &ask);
+    const sched_request *r = sched_find(s, ask.seq);
+    assert_non_null(r);
+    assert_int_not_equal(r->chain.index, KV_CHAIN_NONE.index);
+    for (uint32_t i = 0; i < s->roster.n; i++) assert_int_equal(sched_proposals(s, r)[i].n, 0);
+    mem_free(memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_is_cut_where_a_step_of_one_token_each_would_have_ended_it),
         cmocka_unit_test(an_item_answers_only_what_was_asked),
         cmocka_unit_test(accepted_drafts_are_cached_and_the_bonus_is_not),
         cmocka_unit_test(a_prompt_gets_the_rows_that_are_left_but_no_more_than_its_chunk_beside_decodes),
+        cmocka_unit_test(who_takes_over_a_chain_has_no_proposals_of_the_one_before),
         cmocka_unit_test(the_longest_a_request_can_become_is_bounded_by_the_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
