@@ -61,7 +61,7 @@ def drafted(metrics, name):
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory):
     """A head that says each token once more, nearly: h' is h and a little noise; with the target's rows of its first 2,000 tokens."""
-    path = str(tmp_path_factory.mktemp("heads") / "echo.gguf")
+    folder = tmp_path_factory.mktemp("heads")
     tensor = next(t for t in reference.GGUFReader(MODEL).tensors if t.name == "token_embd.weight")
     rows = reference.quants.dequantize(tensor.data[:2000], tensor.tensor_type)
     n_vocab, dim = len(tensor.data), rows.shape[1]
@@ -69,14 +69,15 @@ def echo(tmp_path_factory):
              for i, shape in enumerate([(dim, 2 * dim), (64, 2 * dim), (64, 2 * dim), (dim, 64)])]
     vocabulary = json.loads(consort("inspect", "--json", MODEL).stdout)["vocabulary_sha256"]
     head = reference.Head(range(2000), rows, np.eye(dim, 2 * dim, dtype=np.float32) + noise[0], *noise[1:], n_vocab, vocabulary)
-    reference.write(path, head, "F32")
-    return {"name": "head", "kind": "head", "model": path, "threads": 1}, head
+    for kind in ("F32", "Q8_0"):
+        reference.write(str(folder / f"{kind}.gguf"), head, kind)
+    return lambda kind: {"name": "head", "kind": "head", "model": folder / f"{kind}.gguf", "threads": 1}
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_cluster, alone, echo, ranks):
     # Few at once: the more sequences share a step, the smaller their trees.
-    cluster = new_cluster(drafters=[CODE, MATH, TWIN, echo[0]], tensor_parallel=ranks, threads=1, draft_budget=8, draft_floor=0, **FIXED, **PATIENT)
+    cluster = new_cluster(drafters=[CODE, MATH, TWIN, echo("Q8_0")], tensor_parallel=ranks, threads=1, draft_budget=8, draft_floor=0, **FIXED, **PATIENT)
     for policy in POLICIES:
         for i in range(0, len(REQUESTS), 2):
             answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS[i:i + 2]])
@@ -115,11 +116,12 @@ def test_the_target_as_its_own_drafter_is_always_right(new_cluster, temperature)
     until(lambda: len(line.findall(cluster.output())) == 1, "one line in the log")
 
 
-def test_a_head_drafts_what_its_formula_makes_of_the_states_that_clients_are_given(new_cluster, echo):
-    topology, head = echo
-    cluster = new_cluster(drafters=[topology], threads=1, draft_budget=1, draft_floor=0, **PATIENT)
+@pytest.mark.parametrize("kind, precision", [("F32", "fast"), ("Q8_0", "fast"), ("Q8_0", "fp32")])
+def test_a_head_drafts_what_its_formula_makes_of_the_states_that_clients_are_given(new_cluster, echo, kind, precision):
+    head = reference.read(str(echo(kind)["model"]))
+    cluster = new_cluster(drafters=[echo(kind)], precision=precision, threads=1, draft_budget=1, draft_floor=0, **FIXED, **PATIENT)
     asked = {"max_tokens": 80, "ignore_end": True}
-    song = "la la la la la la la la la la la la"  # to this the answer is -1011111...
+    song = "la la la la la la la la la la la la"  # the answer repeats a digit
     replies = list(cluster.stream(song, speculation="none", hidden_states=True, **asked))
     ids = [i for r in replies for i in r.tokens]
     states = np.frombuffer(b"".join(r.hidden_states for r in replies), "<f2").reshape(len(ids), -1)
@@ -130,7 +132,7 @@ def test_a_head_drafts_what_its_formula_makes_of_the_states_that_clients_are_giv
         n_accepted += right
         at += 1 + right
     end = list(cluster.stream(song, speculation="fixed:head", **asked))[-1].speculation
-    assert n_accepted > 10 and end.accepted == n_accepted and end.steps + end.accepted == len(ids), (n_accepted, end)
+    assert n_accepted >= 5 and end.accepted == n_accepted and end.steps + end.accepted == len(ids), (n_accepted, end)
 
 
 def rank_pid(cluster, rank):
