@@ -89,9 +89,9 @@ def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_clust
     assert figures["consort_late_drafts_total", ""] == 0 and cluster.is_idle()
 
 
-def test_adaptive_budgets_give_the_same_bytes(new_cluster, alone):
+def test_adaptive_budgets_give_the_same_bytes(new_cluster, alone, echo):
     """They follow the clock, so what is drafted differs from run to run."""
-    cluster = new_cluster(drafters=[CODE, MATH, TWIN], threads=1, draft_budget=8, draft_floor=0)
+    cluster = new_cluster(drafters=[CODE, MATH, TWIN, echo("Q8_0")], threads=1, draft_budget=8, draft_floor=0, **PATIENT)
     for policy in POLICIES:
         answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS])
         assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone], policy
