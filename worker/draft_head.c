@@ -1,7 +1,7 @@
 /* A recurrent head as drafter (after ReDrafter, arXiv 2403.09919, and EAGLE, arXiv 2401.15077).
  *
- *     z  = [h ; e]                                  h: the hidden state that the last token was chosen from, e: that token's row
- * of O h' = L z + C (silu(A z) * (B z))              a guess at the next hidden state; logits of the next token: O h'
+ *     z  = [h ; e]                        h: the hidden state that the last token was chosen from; e: that token's row of O
+ *     h' = L z + C (silu(A z) * (B z))    a guess at the next hidden state; logits of the next token: O h'
  *
  * O has rows for the commonest tokens only (token_ids, ascending); any other token's e is 0, and it is never proposed. L, A and B
  * take both halves of z, [rows][2 dim].
@@ -177,8 +177,8 @@ static float sum_of_exp(const float *x, uint32_t n, float top) {
     return all;
 }
 
-/* The likeliest tokens at `position`, the own choice first; returns how many: none where a logit is not finite. Of all but the
- * TOP likeliest the noise is not asked. */
+/* The likeliest tokens at `position`, the own choice first; returns how many. Those whose logit is not finite are left out, and
+ * of all but the TOP likeliest the noise is not asked. */
 static uint32_t believe(const head *d, const float *logits, const sampling *s, uint32_t position, spec_belief b[TOP]) {
     uint32_t n = 0;
     for (uint32_t v = 0; v < d->n_ids; v++) {
@@ -294,7 +294,7 @@ static void next_depth(head *d, uint32_t n, frontier *f) {
     }
 }
 
-/* Sequences that one pass can take at each depth. */
+/* The trees of n sequences, which one pass can take at each depth. */
 static st_code grow(head *d, uint32_t n, st_error *e) {
     frontier f = {.n = 0};
     for (uint32_t i = 0; i < n; i++) {
