@@ -21,14 +21,14 @@ def lanes(events, process):
 def test_a_trace_shows_each_step_draft_and_request(new_cluster, tmp_path):
     cluster = new_cluster(drafters=[CODE], draft_floor=0)
     answers = cluster.generate_all([("def f(x):", {"max_tokens": 24, "ignore_end": True, "speculation": "all"})] * 3)
-    until_idle = cluster.metrics()
+    before = cluster.metrics()
     said = consort("trace", "--server", cluster.server, "--out", tmp_path / "trace.json").stderr
     with open(tmp_path / "trace.json", encoding="utf-8") as f:
         events = json.load(f)["traceEvents"]
     nodes, names = lanes(events, 1)
     assert sorted(names.values()) == ["drafter code, rank 2", "verifier target, rank 1"]
     steps = [e for _, _, e in nodes[1] if e["name"] == "step"]
-    assert len(steps) >= until_idle["consort_steps_total", ""] >= 24
+    assert len(steps) >= before["consort_steps_total", ""] >= 24 / 5
     assert {e["args"]["sequences"] for e in steps} - {0} and sum(e["args"]["tokens"] for e in steps) > 3 * 24
     assert [e for _, _, e in nodes[2] if e["name"] == "draft"]
     for spans in nodes.values():
