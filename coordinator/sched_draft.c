@@ -37,15 +37,18 @@ uint32_t sched_route(const sched *s, const sched_request *r) {
     return spec_route_ask(&r->route, &s->roster, &record);
 }
 
+/* Drafters with a rank are of use only where there is room for drafts and time to wait for them. */
+static bool asks_anyone(const sched *s) { return s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0; }
+
 /* Drafters with a rank that this request may ask now. */
 static uint32_t route(const sched *s, const sched_request *r) {
-    if (s->limits.max_tree == 0 || s->limits.draft_wait_ns == 0) return 0;
+    if (!asks_anyone(s)) return 0;
     return sched_route(s, r) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
 }
 
 /* Drafters with a rank that are to hear of its tokens, asked or not. */
 static uint32_t followers(const sched *s, const sched_request *r) {
-    if (s->limits.max_tree == 0 || s->limits.draft_wait_ns == 0) return 0;
+    if (!asks_anyone(s)) return 0;
     return spec_route_follow(&r->route, &s->roster) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
 }
 
@@ -106,8 +109,7 @@ bool sched_wants_hidden(const char *kind) {
 }
 
 bool sched_request_wants_hidden(const sched *s, const sched_request *r) {
-    bool drafts = s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0;
-    return drafts && (spec_route_may(&r->route, &s->roster) & s->limits.want_hidden) != 0;
+    return asks_anyone(s) && (spec_route_may(&r->route, &s->roster) & s->limits.want_hidden) != 0;
 }
 
 static uint16_t *hidden_of(const sched *s, const sched_request *r) { return s->hidden + (size_t)r->chain.index * s->limits.dim; }

@@ -7,7 +7,6 @@
 
 #include "base/mem.h"
 #include <stdio.h>
-#include <string.h>
 
 enum { SPANS = 16384 };
 
