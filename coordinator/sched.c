@@ -213,10 +213,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     }
     r->n_cached += sched_newly_cached(asked, item);
     r->n_known += n;
-    if (finish != SCHED_FINISH_NONE)
-        sched_end(s, r, finish, ST_OK, NULL);
-    else if (r->n_known - r->n_cached == 1)
-        sched_begin_round(s, r);
+    if (finish != SCHED_FINISH_NONE) sched_end(s, r, finish, ST_OK, NULL);
 }
 
 static void on_result(sched *s, const proto_result *result) {
@@ -231,12 +228,12 @@ static void on_result(sched *s, const proto_result *result) {
     s->stats.rows += f.n_rows;
     s->stats.moved_kv += result->n_moved;
     sched_learn_step(s, &f);
-    sched_decide_asking(s);
     for (uint32_t i = 0; i < f.n_items; i++) {
         sched_request *r = &s->requests[f.items[i].slot];
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */
         take_item(s, r, &f.items[i], i < result->n_items ? &result->items[i] : NULL);
     }
+    sched_begin_rounds(s, &f);
 }
 
 static void end_all(sched *s, st_code code, const char *message) {

@@ -54,11 +54,21 @@ void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
 }
 
-void sched_decide_asking(sched *s) {
-    uint32_t load = 0;
-    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++) load += s->lists[state].n;
-    s->asks = !s->limits.adaptive_budgets || spec_worth_asking(&s->worth, load, s->now_ns);
-    if (s->asks) s->load = load;
+double sched_expected(const sched *s, const sched_request *r, uint32_t drafter) {
+    spec_tree t;
+    float path[NOUNS_MAX_TREE], sum = 0;
+    spec_calibrate(&s->calibrations[drafter], &trust(s, r)[drafter], &sched_proposals(s, r)[drafter], &t);
+    for (uint32_t i = 0; i < t.n; i++)
+        sum += path[i] = t.probability[i] * (t.parent[i] == NOUNS_TREE_ROOT ? 1 : path[t.parent[i]]);
+    return (double)sum;
+}
+
+void sched_decide_asking(sched *s, double gain) {
+    uint32_t n = 0;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++) n += s->lists[state].n;
+    uint32_t kind = spec_worth_kind(n, gain);
+    s->asks = !s->limits.adaptive_budgets || spec_worth_asking(&s->worth, kind, s->now_ns);
+    if (s->asks) s->round_kind = kind;
 }
 
 _Static_assert((int)SCHED_MAX_COSTS == (int)SPEC_COST_BUCKETS, "a place for each bucket");
@@ -159,21 +169,16 @@ static spec_yield divide(sched *s, spec_step *step, uint32_t n_decode, uint32_t 
 }
 
 void sched_choose_drafts(sched *s, uint32_t n_decode) {
-    uint32_t lookup = s->limits.n_drafters, asked = 0;
+    uint32_t asked = 0;
     if (s->limits.max_tree == 0 || n_decode == 0) return;
     sched_request *r = sched_first(s, SCHED_DECODE);
-    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) {
-        spec_tree *t = &sched_proposals(s, r)[lookup];
-        t->n = 0;
-        asked |= r->asked;
-        if (sched_route(s, r) >> lookup & 1) spec_lookup(&s->lookup, r->known, r->n_known, sched_most_drafts(s, r), t);
-    }
+    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) asked |= r->asked;
     spec_step step = {.cost = &s->cost,
                       .n_rows = n_decode + prompt_rows(s, n_decode),
                       .n_choices = n_decode,
                       .n_free = s->limits.max_rows - n_decode - (s->lists[SCHED_PREFILL].n > 0)};
     bool knows = spec_cost_known(&s->cost, step.n_rows); /* else it cannot be said what drafts gain */
-    spec_yield without = asked ? divide(s, &step, n_decode, UINT32_C(1) << lookup) : (spec_yield){0};
+    spec_yield without = asked ? divide(s, &step, n_decode, UINT32_C(1) << s->limits.n_drafters) : (spec_yield){0};
     uint64_t waited = asked ? waited_ns(s, n_decode) : 0, idle = s->now_ns - s->idle_since_ns;
     step.wait_ns = waited < idle ? waited : idle; /* the group worked for others in the rest of it */
     step.explores = s->stats.steps % (knows ? EXPLORING : 2) == 0;
@@ -182,5 +187,5 @@ void sched_choose_drafts(sched *s, uint32_t n_decode) {
         s->stats.offered += s->trees[i].tree.n;
         s->trees[i].tree.n = s->shares[i].taken;
     }
-    if (asked && knows) spec_worth_learn(&s->worth, s->load, with, without, waited, s->now_ns);
+    if (asked && knows) spec_worth_learn(&s->worth, s->round_kind, with, without, waited, s->now_ns);
 }

@@ -17,17 +17,14 @@ uint32_t sched_draft_budget(uint32_t max_tree, uint32_t n_decode, uint32_t room)
 
 /* ---- building a plan ---- */
 
-/* The drafts that have come for a decoding sequence, and lookup's, as one tree; `rows` of the step are free for it. NULL: none.
+/* What was proposed for a decoding sequence, as one tree; `rows` of the step are free for it. NULL: none.
  */
 static const sched_tree *draft(sched *s, const sched_request *r, uint32_t n_decode, uint32_t rows) {
-    uint32_t budget = sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known), lookup = s->limits.n_drafters;
+    uint32_t budget = sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
     if (budget > rows) budget = rows;
     if (budget == 0) return NULL;
-    spec_tree *proposals = sched_proposals(s, r);
-    proposals[lookup].n = 0;
-    if (sched_route(s, r) >> lookup & 1) spec_lookup(&s->lookup, r->known, r->n_known, budget, &proposals[lookup]);
     sched_tree *t = &s->trees[s->n_trees];
-    spec_fuse(proposals, NULL, s->roster.n, budget, &t->tree, t->from);
+    spec_fuse(sched_proposals(s, r), NULL, s->roster.n, budget, &t->tree, t->from);
     if (t->tree.n == 0) return NULL;
     s->n_trees++;
     return t;

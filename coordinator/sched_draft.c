@@ -67,9 +67,18 @@ static uint32_t budget_of(const sched *s, const sched_request *r) {
     return sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
 }
 
-void sched_begin_round(sched *s, sched_request *r) {
-    spec_tree *proposals = sched_proposals(s, r);
+static bool begins(const sched_request *r) {
+    return (r->state == SCHED_PREFILL || r->state == SCHED_DECODE) && r->n_known - r->n_cached == 1;
+}
+
+/* What lookup proposes stands at once. */
+static void look_up(sched *s, sched_request *r) {
+    spec_tree *proposals = sched_proposals(s, r), *t = &proposals[s->limits.n_drafters];
     for (uint32_t i = 0; i < s->roster.n; i++) proposals[i].n = 0;
+    if (sched_route(s, r) >> s->limits.n_drafters & 1) spec_lookup(&s->lookup, r->known, r->n_known, sched_most_drafts(s, r), t);
+}
+
+static void begin_round(sched *s, sched_request *r) {
     r->budget = budget_of(s, r);
     r->asked = r->budget > 0 ? route(s, r) & ~behind(s, r) : 0;
     if (!r->knows_hidden) r->asked &= ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
@@ -82,6 +91,27 @@ void sched_begin_round(sched *s, sched_request *r) {
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
     else if (r->state != SCHED_DECODE)
         sched_move(s, r, SCHED_DECODE);
+}
+
+void sched_begin_round(sched *s, sched_request *r) {
+    look_up(s, r);
+    begin_round(s, r);
+}
+
+void sched_begin_rounds(sched *s, const sched_flight *f) {
+    uint32_t n = 0;
+    double gain = 0;
+    for (uint32_t i = 0; i < f->n_items; i++) {
+        sched_request *r = &s->requests[f->items[i].slot];
+        if (!begins(r)) continue;
+        look_up(s, r);
+        gain += sched_expected(s, r, s->limits.n_drafters);
+        n++;
+    }
+    if (n == 0) return;
+    sched_decide_asking(s, gain / n);
+    for (uint32_t i = 0; i < f->n_items; i++)
+        if (begins(&s->requests[f->items[i].slot])) begin_round(s, &s->requests[f->items[i].slot]);
 }
 
 void sched_answered(sched *s, sched_request *r) {

@@ -128,7 +128,7 @@ struct sched {
     spec_cost cost;                 /* of the group's steps, their ways included */
     spec_worth worth;
     bool asks;                         /* rounds that begin now wait for drafters ... */
-    uint32_t load;                     /* ... and, when they last did, so many requests ran */
+    uint32_t round_kind;               /* ... and of this kind (spec_worth_kind) were those that last did */
     uint64_t idle_since_ns;            /* the last result came */
     uint64_t held_until_ns;            /* the group is kept idle for those who wait for drafts; 0: it is not */
     spec_share *shares;                /* [max_batch] */
@@ -183,8 +183,10 @@ void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint3
 uint32_t sched_route(const sched *s,
                      const sched_request *r); /* whom its policy asks now: drafters that are up, lookup among them */
 spec_tree *sched_proposals(const sched *s, const sched_request *r); /* [roster.n] */
-/* A token has been committed, or the prompt is done: asks drafters or goes straight on. */
+/* Of one that has nothing to compute first: as those around it. */
 void sched_begin_round(sched *s, sched_request *r);
+/* Sequences of the step of which all but the last known token are cached now: each asks drafters or goes straight on. */
+void sched_begin_rounds(sched *s, const sched_flight *f);
 /* Requests that have waited long enough go on. */
 void sched_end_waits(sched *s);
 uint64_t sched_next_wait_ns(const sched *s); /* 0: nobody waits */
@@ -209,7 +211,10 @@ void sched_learn_step(sched *s, const sched_flight *f);    /* its result has com
 void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item);
 spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n] */
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
-void sched_decide_asking(sched *s);
+/* Whether the rounds that begin now ask: `gain` is what lookup is expected to bring each of them, in accepted tokens. */
+void sched_decide_asking(sched *s, double gain);
+/* The sum of a proposal's path probabilities, as calibrated. */
+double sched_expected(const sched *s, const sched_request *r, uint32_t drafter);
 void sched_learn_wait(sched_drafter *d, uint64_t wait_ns);
 /* The most nodes of a tree that could be of use to it. */
 uint32_t sched_most_drafts(const sched *s, const sched_request *r);

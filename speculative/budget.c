@@ -12,8 +12,9 @@
  * Drafts: nodes of all sequences in order of path probability, and the best of all prefixes of that order (SmartSpec, arXiv
  * 2406.14066, with a global maximum, since the time is a staircase). The wait for drafters is spent by then, and counts in both.
  *
- * Whether to wait: each round that asked knows what it would have given without; the sums of both fade. The load is the number of
- * decoding sequences, in powers of two: what pays for one does not for thirty. */
+ * Whether to wait: each round that asked knows what it would have given without; the sums of both fade. They are kept by the
+ * number of decoding sequences, in powers of two, since what pays for one does not for thirty; and by what lookup alone would
+ * bring, since where the text repeats itself there is little that others could add. */
 #include "speculative/speculative.h"
 
 #include "base/fmath.h"
@@ -187,30 +188,29 @@ spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n) {
 
 /* ---- whether to ask ---- */
 
-static uint32_t load_of(uint32_t n_sequences) {
-    uint32_t load = 0;
+uint32_t spec_worth_kind(uint32_t n_sequences, double gain) {
+    static const double edges[SPEC_GAINS - 1] = {0.25, 0.8, 2}; /* nothing; a guess; a short match; a copy */
+    uint32_t load = 0, g = 0;
     while (load < SPEC_LOADS - 1 && n_sequences >> (load + 1)) load++;
-    return load;
+    while (g < SPEC_GAINS - 1 && gain >= edges[g]) g++;
+    return load * SPEC_GAINS + g;
 }
 
-bool spec_worth_asking(const spec_worth *w, uint32_t n_sequences, uint64_t now_ns) {
-    uint32_t l = load_of(n_sequences);
-    const spec_yield *with = &w->load[l].with, *without = &w->load[l].without;
-    if (w->load[l].n_rounds < FIRST_ROUNDS || with->tokens * without->ns > without->tokens * with->ns * WORTH) return true;
-    return (double)(now_ns - w->load[l].asked_ns) >= PROBE_WAITS * w->load[l].wait_ns;
+bool spec_worth_asking(const spec_worth *w, uint32_t kind, uint64_t now_ns) {
+    const spec_yield *with = &w->kind[kind].with, *without = &w->kind[kind].without;
+    if (w->kind[kind].n_rounds < FIRST_ROUNDS || with->tokens * without->ns > without->tokens * with->ns * WORTH) return true;
+    return (double)(now_ns - w->kind[kind].asked_ns) >= PROBE_WAITS * w->kind[kind].wait_ns;
 }
 
 static spec_yield faded(spec_yield sum, spec_yield y) {
     return (spec_yield){sum.tokens * WORTH_KEPT + y.tokens, sum.ns * WORTH_KEPT + y.ns};
 }
 
-void spec_worth_learn(spec_worth *w, uint32_t n_sequences, spec_yield with, spec_yield without, uint64_t wait_ns,
-                      uint64_t now_ns) {
-    uint32_t l = load_of(n_sequences);
-    double rate = w->load[l].n_rounds < FIRST_ROUNDS ? 1.0 / (w->load[l].n_rounds + 1.0) : 1 - WORTH_KEPT;
-    w->load[l].with = faded(w->load[l].with, with);
-    w->load[l].without = faded(w->load[l].without, without);
-    w->load[l].wait_ns += ((double)wait_ns - w->load[l].wait_ns) * rate;
-    w->load[l].n_rounds += w->load[l].n_rounds < FIRST_ROUNDS;
-    w->load[l].asked_ns = now_ns;
+void spec_worth_learn(spec_worth *w, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns, uint64_t now_ns) {
+    double rate = w->kind[kind].n_rounds < FIRST_ROUNDS ? 1.0 / (w->kind[kind].n_rounds + 1.0) : 1 - WORTH_KEPT;
+    w->kind[kind].with = faded(w->kind[kind].with, with);
+    w->kind[kind].without = faded(w->kind[kind].without, without);
+    w->kind[kind].wait_ns += ((double)wait_ns - w->kind[kind].wait_ns) * rate;
+    w->kind[kind].n_rounds += w->kind[kind].n_rounds < FIRST_ROUNDS;
+    w->kind[kind].asked_ns = now_ns;
 }

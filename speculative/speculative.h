@@ -127,22 +127,24 @@ typedef struct {
  * expected of the best, also where the step explores. */
 spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n);
 
-/* Whether it pays to wait for drafters, by how many sequences decode at once. Zero: nothing known. */
-enum { SPEC_LOADS = 12 };
+/* Whether it pays to wait for drafters, in rounds that are alike (spec_worth_kind). Zero: nothing known. */
+enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAINS };
 typedef struct {
     struct {
         spec_yield with, without; /* of rounds that asked: what they gave, and what they would have given; both fade */
         uint32_t n_rounds;
         double wait_ns;
         uint64_t asked_ns; /* when the last of them began */
-    } load[SPEC_LOADS];
+    } kind[SPEC_ROUND_KINDS];
 } spec_worth;
 
+/* Rounds are alike in how many sequences decode at once, and in what lookup, which nobody waits for, is expected to bring each:
+ * `gain`, in accepted tokens. */
+uint32_t spec_worth_kind(uint32_t n_sequences, double gain);
 /* True where asking pays, where too little is known, and from time to time to see whether it does by now: so seldom that the wait
- * costs half a hundredth. */
-bool spec_worth_asking(const spec_worth *w, uint32_t n_sequences, uint64_t now_ns);
-void spec_worth_learn(spec_worth *w, uint32_t n_sequences, spec_yield with, spec_yield without, uint64_t wait_ns,
-                      uint64_t now_ns);
+ * costs half a hundredth. kind < SPEC_ROUND_KINDS. */
+bool spec_worth_asking(const spec_worth *w, uint32_t kind, uint64_t now_ns);
+void spec_worth_learn(spec_worth *w, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns, uint64_t now_ns);
 
 /* ---- hedge: drafters by their hits ---- */
 
