@@ -133,6 +133,8 @@ static void encode_draft(const proto_draft *d, wire_draft *m) {
     m->tokens = packed(d->tokens);
     m->budget = d->budget;
     m->hidden = proto_wire_hidden(&d->hidden, 1);
+    m->n_tentative = d->n_tentative;
+    m->tentative = packed(d->tentative);
 }
 
 st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
@@ -273,7 +275,14 @@ static st_code decode_draft(const wire_draft *m, proto_draft *d, st_error *e) {
     if (m->n_tokens > PROTO_MAX_PROMPT_TOKENS)
         return st_fail(e, BAD, "tokens: %zu are over %d", m->n_tokens, PROTO_MAX_PROMPT_TOKENS);
     if (m->budget > NOUNS_MAX_TREE) return st_fail(e, BAD, "budget: %u nodes are over %d", m->budget, NOUNS_MAX_TREE);
-    *d = (proto_draft){.seq = {m->seq}, .n_tokens = (uint32_t)m->n_tokens, .tokens = m->tokens, .budget = m->budget};
+    if (m->n_tentative > NOUNS_MAX_TREE)
+        return st_fail(e, BAD, "tentative: %zu tokens are over %d", m->n_tentative, NOUNS_MAX_TREE);
+    *d = (proto_draft){.seq = {m->seq},
+                       .n_tokens = (uint32_t)m->n_tokens,
+                       .tokens = m->tokens,
+                       .budget = m->budget,
+                       .n_tentative = (uint32_t)m->n_tentative,
+                       .tentative = m->tentative};
     return proto_wire_take_hidden("hidden", m->hidden, 1, &d->hidden, BAD, e);
 }
 

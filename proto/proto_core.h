@@ -96,13 +96,16 @@ typedef struct {
 } proto_work;
 
 /* Work of a drafter on one sequence: take in the committed tokens that it has not seen, then propose what follows. In the plan
- * that opens the sequence there are none, since the open carries them. */
+ * that opens the sequence there are none, since the open carries them. With tentative tokens it proposes what would follow if
+ * they were committed next, and forgets them. */
 typedef struct {
     seq_id seq;
     uint32_t n_tokens;
-    const uint32_t *tokens; /* [n_tokens] */
-    uint32_t budget;        /* most nodes of the tree, <= NOUNS_MAX_TREE */
-    hidden_states hidden;   /* of the last committed token, to a drafter that wants it */
+    const uint32_t *tokens;    /* [n_tokens] */
+    uint32_t budget;           /* most nodes of the tree, <= NOUNS_MAX_TREE */
+    hidden_states hidden;      /* of the last committed token, to a drafter that wants it */
+    uint32_t n_tentative;      /* <= NOUNS_MAX_TREE */
+    const uint32_t *tentative; /* [n_tentative] */
 } proto_draft;
 
 typedef struct {

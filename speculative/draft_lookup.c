@@ -63,7 +63,7 @@ static st_code draft(spec_drafter *d, spec_draft *items, uint32_t n, st_error *e
     for (uint32_t i = 0; i < n; i++) {
         items[i].n_scored = items[i].n_hits = 0;
         score(o, &items[i]);
-        spec_lookup(o, items[i].tokens, items[i].n_tokens, items[i].budget, items[i].tree);
+        spec_lookup(o, items[i].tokens, spec_draft_end(&items[i]), items[i].budget, items[i].tree);
     }
     return ST_OK;
 }

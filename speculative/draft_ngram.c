@@ -44,7 +44,7 @@ static uint32_t context_of(const spec_draft *item, uint32_t node, uint32_t *out,
     *depth = 0;
     for (; node != NOUNS_TREE_ROOT; node = item->tree->parent[node], ++*depth)
         if (n < MAX_CONTEXT) out[MAX_CONTEXT - ++n] = item->tree->token[node];
-    for (uint32_t at = item->n_tokens; at && n < MAX_CONTEXT; at--) out[MAX_CONTEXT - ++n] = item->tokens[at - 1];
+    for (uint32_t at = spec_draft_end(item); at && n < MAX_CONTEXT; at--) out[MAX_CONTEXT - ++n] = item->tokens[at - 1];
     return n;
 }
 
@@ -62,7 +62,7 @@ static void propose_children(const spec_ngram *g, const spec_draft *item, uint32
     uint32_t context[MAX_CONTEXT], depth, n = context_of(item, node, context, &depth);
     beliefs b;
     believe(g, context + MAX_CONTEXT - n, n, &b);
-    b.n = spec_believe(b.at, b.n, &item->sampling, item->n_tokens + depth);
+    b.n = spec_believe(b.at, b.n, &item->sampling, spec_draft_end(item) + depth);
     for (uint32_t i = 0; i < b.n && i < g->width && path * b.at[i].p >= g->floor; i++)
         open->at[open->n++] = (proposal){.parent = node, .token = b.at[i].token, .p = b.at[i].p, .path = path * b.at[i].p};
 }

@@ -190,16 +190,19 @@ uint32_t spec_route_may(const spec_route *r, const spec_roster *roster); /* thos
 
 /* ---- drafters ---- */
 
-/* One sequence in one round of a drafter. Every call gives all committed tokens, and says how many are new to this drafter. */
+/* One sequence in one round of a drafter. Every call gives all committed tokens, and says how many are new to this drafter.
+ * Tentative tokens may stand behind them: the draft follows those too, but only committed ones are scored, and the next call need
+ * not know of them. */
 typedef struct {
     seq_id seq;
     sampling sampling;
-    const uint32_t *tokens; /* [n_tokens], at least one: all that is committed, prompt first */
-    uint32_t n_tokens;
-    uint32_t n_new;       /* of these, the last n_new came since the last call for `seq`; all of them at first */
-    hidden_states hidden; /* of the last token, where the kind wants it and it is known */
-    uint32_t budget;      /* most nodes of the tree, <= NOUNS_MAX_TREE; 0: only keep up and score */
-    spec_tree *tree;      /* out: the draft */
+    const uint32_t *tokens; /* [n_tokens + n_tentative] all that is committed, at least one, prompt first; then the tentative */
+    uint32_t n_tokens;      /* committed */
+    uint32_t n_tentative;   /* <= NOUNS_MAX_TREE */
+    uint32_t n_new;         /* of the n_tokens, the last n_new came since the last call for `seq`; all of them at first */
+    hidden_states hidden;   /* of the last committed token, where the kind wants it and it is known */
+    uint32_t budget;        /* most nodes of the tree, <= NOUNS_MAX_TREE; 0: only keep up and score */
+    spec_tree *tree;        /* out: the draft */
     uint32_t n_scored; /* out: of the last SPEC_MAX_SCORED new tokens, those for which the drafter had a choice of its own ... */
     uint32_t n_hits;   /* out: ... and those where that choice was the token */
 } spec_draft;
@@ -222,6 +225,7 @@ typedef struct {
  * for (seed, position, token) to the belief; ties go to the lowest id. So the same seed gives the same draft, and the best
  * agreement with the target that the belief allows. */
 uint32_t spec_believe(spec_belief *b, uint32_t n, const sampling *s, uint32_t position);
+static inline uint32_t spec_draft_end(const spec_draft *it) { return it->n_tokens + it->n_tentative; } /* the root's position */
 
 struct spec_drafter {
     const spec_drafter_ops *ops; /* first field of every kind's struct */

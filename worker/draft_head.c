@@ -9,7 +9,9 @@
  * A tree grows by depth, since all its nodes of one depth, and those of all sequences, go through the head together: the nodes
  * that are among the `budget` best so far get children. Candidates of a depth that does not make it are dropped by path
  * probability, so what is left in the end is the best connected tree of its size among those looked at. Not taken: best first,
- * one node at a time; its trees are hardly better, and each node would be a pass of its own. */
+ * one node at a time; its trees are hardly better, and each node would be a pass of its own.
+ *
+ * Tentative tokens are steps of the head before its tree: a pass each, beside those of the other sequences. */
 #include "worker/draft_head.h"
 
 #include "base/fmath.h"
@@ -38,12 +40,16 @@ enum { MAX_CANDIDATES = MAX_WIDTH * (1 + MAX_WIDTH * NOUNS_MAX_TREE) };
 /* One sequence of a call. */
 typedef struct {
     spec_draft *draft;
-    uint32_t budget, own;      /* one where none is asked for; its own choice of the next token, or NO_TOKEN */
+    uint32_t budget, own;    /* one where none is asked for; its own choice behind the committed tokens, or NO_TOKEN */
+    bool promises;           /* nothing is promised behind them yet */
+    uint32_t n_stepped, row; /* tentative tokens that have had or are in the next pass; row: of the state that it goes on from */
+    bool steps;              /* in the next pass */
     uint32_t n, n_at_depth[2]; /* candidates; those of the last depth: first, one past the last */
     candidate *at;             /* [MAX_CANDIDATES] */
 } growing;
 
-/* The chain that it would have drafted alone, as long as it went on: what it is scored by. */
+/* The chain that it would have drafted alone, as long as it went on: what it is scored by. A draft behind tentative tokens leaves
+ * alone what was promised behind the committed ones before; where nothing was, its own choice there is promised. */
 typedef struct {
     seq_id seq; /* value 0: unused */
     uint32_t from, n, token[NOUNS_MAX_TREE];
@@ -123,7 +129,7 @@ static void make_inputs(head *d, const uint32_t *token, uint32_t n) {
     }
 }
 
-/* From n rows of H and their tokens: NEXT and LOGITS. */
+/* From n rows of H and their tokens: NEXT and, unless `logits` is NULL, LOGITS. */
 static st_code run(head *d, const uint32_t *token, uint32_t n, const float **logits, st_error *e) {
     const kernels_ops *ops = d->o.ops;
     const kernels_view *at = d->place;
@@ -137,6 +143,7 @@ static st_code run(head *d, const uint32_t *token, uint32_t n, const float **log
     quantize(d, HEAD_GATE, n, d->ffn);
     ops->matmul_units(d->o.device, at[HEAD_SUM], d->weight[HEAD_FFN_DOWN], at[HEAD_GATE], at[HEAD_ACT], n, d->ffn, 1);
     ops->add_reduced(d->o.device, at[HEAD_NEXT], at[HEAD_SUM], n, d->dim);
+    if (!logits) return ST_OK;
     quantize(d, HEAD_NEXT, n, d->dim);
     const kernels_projection out = {at[HEAD_LOGITS], d->weight[HEAD_OUTPUT]};
     ops->matmul(d->o.device, &out, 1, at[HEAD_NEXT], at[HEAD_ACT], n);
@@ -214,8 +221,8 @@ static void add_children(const head *d, growing *g, uint32_t parent, uint32_t ro
     uint32_t depth = parent == NOUNS_TREE_ROOT ? 0 : g->at[parent].depth + 1;
     spec_belief b[TOP];
     float above = parent == NOUNS_TREE_ROOT ? 1 : g->at[parent].path;
-    uint32_t n = believe(d, logits, &it->sampling, it->n_tokens + depth, b);
-    if (n && parent == NOUNS_TREE_ROOT) g->own = b[0].token;
+    uint32_t n = believe(d, logits, &it->sampling, spec_draft_end(it) + depth, b);
+    if (n && parent == NOUNS_TREE_ROOT && !it->n_tentative) g->own = b[0].token;
     for (uint32_t i = 0; i < n && i < MAX_WIDTH; i++) {
         candidate c = {.parent = parent, .token = b[i].token, .depth = depth, .row = row, .p = b[i].p, .path = above * b[i].p};
         if (c.path < d->o.floor) return;
@@ -231,7 +238,7 @@ static void take_tree(growing *g, promise *own) {
         const candidate *c = &g->at[i];
         if (!c->kept) continue;
         node[i] = spec_tree_add(t, c->parent == NOUNS_TREE_ROOT ? NOUNS_TREE_ROOT : node[c->parent], c->token, c->p);
-        if (c->parent != last) continue; /* not the first child of the chain so far */
+        if (c->parent != last || g->draft->n_tentative) continue; /* not the first child of the chain so far */
         own->token[own->n++] = c->token;
         last = i;
     }
@@ -256,6 +263,22 @@ static promise *promise_of(head *d, uint64_t seq) {
         if (d->promises[i].seq.value == seq) return &d->promises[i];
     return NULL;
 }
+
+/* ---- tentative tokens ---- */
+
+static bool wants_logits(const growing *g) { return g->n_stepped == g->draft->n_tentative || (!g->n_stepped && g->promises); }
+
+/* Row `row` took in the token before a tentative one, which the next pass takes in. */
+static void step_on(const head *d, growing *g, uint32_t row, const float *logits) {
+    const spec_draft *it = g->draft;
+    spec_belief b[TOP];
+    if (wants_logits(g) && believe(d, logits, &it->sampling, it->n_tokens, b)) g->own = b[0].token;
+    g->n_stepped++;
+    g->row = row;
+    g->steps = true;
+}
+
+/* ---- passes ---- */
 
 /* The rows of the next depth: at[r] of sequence `item[r]`; NOUNS_TREE_ROOT at the first. */
 typedef struct {
@@ -284,6 +307,8 @@ static void next_depth(head *d, uint32_t n, frontier *f) {
     f->n = 0;
     for (uint32_t i = 0; i < n; i++) {
         growing *g = &d->items[i];
+        if (g->steps) add_row(f, i, NOUNS_TREE_ROOT, g->draft->tokens[g->draft->n_tokens + g->n_stepped - 1], g->row);
+        g->steps = false;
         keep_best(g);
         for (uint32_t n_rows = 0, best; n_rows < MAX_WIDTH && (best = likeliest_leaf(g)) < g->n; n_rows++) {
             candidate *c = &g->at[best];
@@ -292,6 +317,23 @@ static void next_depth(head *d, uint32_t n, frontier *f) {
         }
         g->n_at_depth[0] = g->n_at_depth[1];
     }
+}
+
+static st_code pass(head *d, const frontier *f, st_error *e) {
+    const float *logits = NULL;
+    bool wanted = false;
+    for (uint32_t r = 0; r < f->n; r++) wanted |= wants_logits(&d->items[f->item[r]]);
+    st_code code = run(d, f->token, f->n, wanted ? &logits : NULL, e);
+    for (uint32_t r = 0; r < f->n && !code; r++) {
+        growing *g = &d->items[f->item[r]];
+        const float *own = wanted ? logits + (size_t)r * d->n_ids : NULL;
+        if (g->n_stepped < g->draft->n_tentative)
+            step_on(d, g, r, own);
+        else
+            add_children(d, g, f->at[r], r, own);
+        g->n_at_depth[1] = g->n;
+    }
+    return code;
 }
 
 /* The trees of n sequences, which one pass can take at each depth. */
@@ -304,14 +346,8 @@ static st_code grow(head *d, uint32_t n, st_error *e) {
     }
     d->o.ops->upload(d->o.device, d->place[HEAD_H], d->host, (size_t)n * d->dim * sizeof *d->host);
     for (;;) {
-        const float *logits = NULL;
-        st_code code = run(d, f.token, f.n, &logits, e);
+        st_code code = pass(d, &f, e);
         if (code) return code;
-        for (uint32_t r = 0; r < f.n; r++) {
-            growing *g = &d->items[f.item[r]];
-            add_children(d, g, f.at[r], r, logits + (size_t)r * d->n_ids);
-            g->n_at_depth[1] = g->n;
-        }
         next_depth(d, n, &f);
         if (!f.n) return ST_OK;
         d->o.ops->gather(d->o.device, d->place[HEAD_H], d->place[HEAD_NEXT], f.from, f.n, d->dim);
@@ -331,17 +367,19 @@ static st_code draft(spec_drafter *base, spec_draft *items, uint32_t n, st_error
             promise *own = promise_of(d, it->seq.value);
             it->tree->n = it->n_scored = it->n_hits = 0;
             if (own) score(own, it);
-            if (own) own->seq.value = 0;
+            bool stands = own && it->n_tentative && own->from == it->n_tokens;
+            if (own && !stands) own->seq.value = 0;
             if (!it->hidden.f16) continue;
             d->items[n_growing] = (growing){.draft = it,
                                             .budget = it->budget ? it->budget : 1,
                                             .own = NO_TOKEN,
+                                            .promises = !stands,
                                             .at = d->candidates + (size_t)n_growing * MAX_CANDIDATES};
             n_growing++;
         }
         if (n_growing) code = grow(d, n_growing, e);
         for (uint32_t k = 0; !code && k < n_growing; k++) {
-            promise unused = {0}, *own = promise_of(d, 0);
+            promise unused = {0}, *own = d->items[k].promises ? promise_of(d, 0) : NULL;
             if (!own) own = &unused;
             *own = (promise){.seq = d->items[k].draft->seq, .from = d->items[k].draft->n_tokens};
             take_tree(&d->items[k], own);

@@ -3,7 +3,8 @@
  * A round has two phases. Keeping up: what of the committed tokens is not in the cache is computed, prompt chunks and single
  * tokens of many sequences in one batch; since a draft that was accepted is in the cache already, this is often one row.
  * Drafting: one row a sequence and pass, each the choice after the row before. The choices made on the way are kept, and score
- * the drafter on every token that was committed, whoever drafted it.
+ * the drafter on every token that was committed, whoever drafted it. Tentative tokens go through as committed ones do, but are
+ * not scored; where others come in their place the cache is cut back as it is behind drafts.
  *
  *     tokens[0 .. n_cached-1] are in the cache, choices[i] is the own choice after tokens[i]
  *
@@ -80,18 +81,18 @@ static bool make_room(draft_model *d, cache *c, uint32_t n) {
     return true;
 }
 
-/* The cache of an item's sequence, cut back to what is committed; NULL: none. Scores the choices that it made. */
+/* The cache of an item's sequence, cut back to what its tokens have in common with it; NULL: none. */
 static cache *prepare(draft_model *d, spec_draft *it) {
     cache *c = find(d, it->seq.value);
     if (!c) c = find(d, 0);
-    if (!c || it->n_tokens > d->o.max_context) return NULL;
+    uint32_t end = spec_draft_end(it), same = 0;
+    if (!c || end > d->o.max_context) return NULL;
     if (c->id.value != it->seq.value) forget(d, c);
     c->id = it->seq;
-    uint32_t same = 0;
-    while (same < c->n_cached && same < it->n_tokens && c->tokens[same] == it->tokens[same]) same++;
-    c->n_cached = same < it->n_tokens ? same : it->n_tokens - 1; /* the last token is computed anew: its logits are wanted */
-    memcpy(c->tokens, it->tokens, it->n_tokens * sizeof *c->tokens);
-    return make_room(d, c, it->n_tokens + it->budget) ? c : NULL;
+    while (same < c->n_cached && same < end && c->tokens[same] == it->tokens[same]) same++;
+    c->n_cached = same < end ? same : end - 1; /* the last token is computed anew: its logits are wanted */
+    memcpy(c->tokens, it->tokens, end * sizeof *c->tokens);
+    return make_room(d, c, end + it->budget) ? c : NULL;
 }
 
 static void score(const cache *c, spec_draft *it) {
@@ -142,13 +143,13 @@ static model_batch empty_batch(draft_model *d) {
                          .choose = d->choose};
 }
 
-/* Brings caches up to all committed tokens; the choice after the last one is the first of the draft. *done: nothing was left to
- * do. */
+/* Brings caches up to all tokens, the tentative ones too; the choice after the last one is the first of the draft. *done: nothing
+ * was left to do. */
 static st_code keep_up(draft_model *d, spec_draft *items, uint32_t n, bool *done, st_error *e) {
     model_batch b = empty_batch(d);
     for (uint32_t i = 0; i < n; i++) {
         const cache *c = d->of_item[i];
-        for (uint32_t p = c ? c->n_cached : 0; c && p < items[i].n_tokens && b.n_rows < d->o.max_rows; p++)
+        for (uint32_t p = c ? c->n_cached : 0; c && p < spec_draft_end(&items[i]) && b.n_rows < d->o.max_rows; p++)
             add_row(d, &b, i, c, p, p > c->n_cached,
                     p + 1 + SPEC_MAX_SCORED >= items[i].n_tokens); /* older choices nobody scores */
     }
@@ -159,7 +160,7 @@ static st_code keep_up(draft_model *d, spec_draft *items, uint32_t n, bool *done
         uint32_t r = d->choose[k], position = d->position[r];
         cache *c = cache_of(d, r);
         spec_draft *it = &items[d->owner[r]];
-        bool last = position + 1 == it->n_tokens;
+        bool last = position + 1 == spec_draft_end(it);
         float p = 0;
         if (!c) continue;
         c->choices[position] = choose(d, k, &it->sampling, position + 1, last ? &p : NULL);
@@ -174,7 +175,7 @@ static st_code extend(draft_model *d, spec_draft *items, uint32_t n, bool *done,
     for (uint32_t i = 0; i < n && b.n_rows < d->o.max_rows; i++) {
         cache *c = d->of_item[i];
         spec_tree *t = items[i].tree;
-        if (!c || !t->n || t->n >= items[i].budget || items[i].n_tokens + t->n >= d->o.max_context) continue;
+        if (!c || !t->n || t->n >= items[i].budget || spec_draft_end(&items[i]) + t->n >= d->o.max_context) continue;
         c->tokens[c->n_cached] = t->token[t->n - 1];
         add_row(d, &b, i, c, c->n_cached, false, true);
     }

@@ -66,14 +66,20 @@ static st_code reserve(sequence *q, uint64_t n, st_error *e) {
     return ST_OK;
 }
 
-static st_code append(const draft_step *d, sequence *q, const uint32_t *tokens, uint32_t n, st_error *e) {
+/* Puts tokens behind those of the sequence, which do not count there yet. */
+static st_code put_behind(const draft_step *d, sequence *q, const uint32_t *tokens, uint32_t n, st_error *e) {
     for (uint32_t i = 0; i < n; i++)
         if (tokens[i] >= d->o.n_vocab)
             return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: token %u is outside the vocabulary of %u",
                            (unsigned long long)q->id.value, tokens[i], d->o.n_vocab);
     st_code code = reserve(q, (uint64_t)q->n_tokens + n, e);
-    if (code || !n) return code;
-    memcpy(q->tokens + q->n_tokens, tokens, n * sizeof *tokens);
+    if (!code && n) memcpy(q->tokens + q->n_tokens, tokens, n * sizeof *tokens);
+    return code;
+}
+
+static st_code append(const draft_step *d, sequence *q, const uint32_t *tokens, uint32_t n, st_error *e) {
+    st_code code = put_behind(d, q, tokens, n, e);
+    if (code) return code;
     q->n_tokens += n;
     q->n_new += n;
     return ST_OK;
@@ -107,6 +113,7 @@ static st_code ask(draft_step *d, uint32_t i, const proto_draft *p, st_error *e)
         return st_fail(e, ST_FATAL_PROTOCOL, "the plan asks for a draft of sequence %llu, which is not open, or twice",
                        (unsigned long long)p->seq.value);
     st_code code = append(d, q, p->tokens, p->n_tokens, e);
+    if (!code) code = put_behind(d, q, p->tentative, p->n_tentative, e);
     if (code) return code;
     if (p->hidden.f16 && p->hidden.dim != d->o.dim)
         return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: a hidden state of %u numbers, expected %u",
@@ -118,6 +125,7 @@ static st_code ask(draft_step *d, uint32_t i, const proto_draft *p, st_error *e)
                                 .sampling = q->sampling,
                                 .tokens = q->tokens,
                                 .n_tokens = q->n_tokens,
+                                .n_tentative = p->n_tentative,
                                 .n_new = q->n_new,
                                 .budget = p->budget,
                                 .hidden = p->hidden,
@@ -147,7 +155,7 @@ st_code draft_step_run(draft_step *d, const proto_plan *plan, proto_result *out,
     *out = (proto_result){.plan_id = plan->id, .n_items = plan->n_draft, .items = d->items};
     for (uint32_t i = 0; i < plan->n_draft; i++) {
         const spec_draft *it = &d->drafts[i];
-        out->n_rows += it->n_new + it->tree->n;
+        out->n_rows += it->n_new + it->n_tentative + it->tree->n;
         d->items[i] =
             (proto_item){.seq = it->seq, .tree = spec_tree_view(it->tree), .n_scored = it->n_scored, .n_hits = it->n_hits};
     }

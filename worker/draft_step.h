@@ -21,8 +21,8 @@ ST_CHECKED st_code draft_step_create(const draft_step_options *o, draft_step **o
 void draft_step_destroy(draft_step *d);                                              /* NULL-safe */
 
 /* Closes, opens, takes in the new tokens, drafts. *out is a view that lives until the next call; its n_rows are the tokens taken
- * in and drafted. Errors: ST_FATAL_PROTOCOL (the plan contradicts what this rank holds; the message says how), ST_FATAL_MEMORY,
- * and those of the drafter: the rank must leave. */
+ * in, tentative ones too, and drafted. Errors: ST_FATAL_PROTOCOL (the plan contradicts what this rank holds; the message says
+ * how), ST_FATAL_MEMORY, and those of the drafter: the rank must leave. */
 ST_CHECKED st_code draft_step_run(draft_step *d, const proto_plan *plan, proto_result *out, st_error *e);
 
 #endif

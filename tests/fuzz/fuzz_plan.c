@@ -20,7 +20,10 @@ static void check_plan(const proto_plan *p) {
         INVARIANT(p->work[i].n_prefix);
         check_tree(&p->work[i].tree);
     }
-    for (uint32_t i = 0; i < p->n_draft; i++) INVARIANT(p->draft[i].seq.value && p->draft[i].budget <= NOUNS_MAX_TREE);
+    for (uint32_t i = 0; i < p->n_draft; i++) {
+        INVARIANT(p->draft[i].seq.value && p->draft[i].budget <= NOUNS_MAX_TREE);
+        INVARIANT(p->draft[i].n_tentative <= NOUNS_MAX_TREE);
+    }
 }
 
 /* What is accepted encodes again, decodes again, and encodes to the same bytes. */

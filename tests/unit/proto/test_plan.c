@@ -81,7 +81,9 @@ static proto_plan random_draft_plan(source *s, arena *a) {
     p.n_work = 0;
     for (uint32_t i = 0; i < p.n_draft; i++) {
         uint32_t n = below(s, 70);
-        draft[i] = (proto_draft){{1 + any64(s) / 2}, n, some32(s, a, n), below(s, NOUNS_MAX_TREE + 1), some_hidden(s, a, 1)};
+        uint32_t ahead = below(s, 4) ? 0 : below(s, NOUNS_MAX_TREE + 1);
+        draft[i] = (proto_draft){{1 + any64(s) / 2},   n,     some32(s, a, n),    below(s, NOUNS_MAX_TREE + 1),
+                                 some_hidden(s, a, 1), ahead, some32(s, a, ahead)};
     }
     p.draft = draft;
     return p;
@@ -126,6 +128,7 @@ static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
         assert_int_equal(a->draft[i].seq.value, b->draft[i].seq.value);
         assert_int_equal(a->draft[i].budget, b->draft[i].budget);
         assert_same_hidden(&a->draft[i].hidden, 1, &b->draft[i].hidden);
+        assert_same_numbers(a->draft[i].tentative, a->draft[i].n_tentative, b->draft[i].tentative, b->draft[i].n_tentative);
         assert_same_numbers(a->draft[i].tokens, a->draft[i].n_tokens, b->draft[i].tokens, b->draft[i].n_tokens);
     }
 }
@@ -172,7 +175,7 @@ static void make_sample(sample *x) {
                            .n_tokens = 3,
                            .tokens = prompt};
     x->work = (proto_work){{9}, 0, 3, 2, blocks, {3, tree_token, tree_parent, tree_probability}};
-    x->draft = (proto_draft){{9}, 3, prompt, 4, {0}};
+    x->draft = (proto_draft){.seq = {9}, .n_tokens = 3, .tokens = prompt, .budget = 4};
     x->plan = (proto_plan){.id = 12,
                            .kind = PROTO_PLAN_STEP,
                            .n_close = 2,
@@ -207,6 +210,8 @@ static void the_bytes_of_a_plan_are_frozen(void **state) {
     make_sample(&x);
     assert_bytes(&x.plan, expected);
     assert_bytes(&x.draft_plan, expected_draft);
+    x.draft.n_tentative = 3, x.draft.tentative = prompt;
+    assert_bytes(&x.draft_plan, "080c10021a0203043210080912040102ac0218042a040102ac02");
 }
 
 static void assert_refused(const proto_plan *p, const char *expected) {
@@ -291,6 +296,8 @@ static void a_plan_with_too_many_parts_is_refused(void **state) {
     REFUSED((x.plan.work = work, x.plan.n_work = 257), "Plan: work: 257 are over 256");
     REFUSED((x.work.tree = (token_tree){NOUNS_MAX_TREE + 1, numbers, numbers, NULL}),
             "Plan: work[0]: tree_token: 65 nodes are over 64");
+    REFUSED((x.plan = x.draft_plan, x.draft.tentative = numbers, x.draft.n_tentative = 65),
+            "Plan: draft[0]: tentative: 65 tokens are over 64");
     REFUSED((x.plan = x.draft_plan, x.plan.draft = draft, x.plan.n_draft = 257), "Plan: draft: 257 are over 256");
     proto_plan most = {.id = 1, .n_close = N - 1, .n_open = N - 1, .close = close, .open = open, .work = work, .draft = draft};
     for (most.kind = PROTO_PLAN_STEP; most.kind <= PROTO_PLAN_DRAFT; most.kind++) {

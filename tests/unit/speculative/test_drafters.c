@@ -152,6 +152,35 @@ static void a_batch_is_its_items_one_by_one(void **state) {
     }
 }
 
+/* The draft behind tentative tokens is that behind the same tokens, committed; scored are those that are committed. */
+static void tentative_tokens_are_drafted_behind_and_not_scored(void **state) {
+    static uint32_t tokens[LONGEST];
+    static spec_tree tree, expected;
+    for (uint32_t kind = 0; kind < SPEC_N_KINDS; kind++) {
+        if (!spec_kinds[kind].pure) continue;
+        spec_drafter *d = drafter_of(*state, kind);
+        uint64_t seed = 61;
+        for (uint32_t round = 0; round < 500; round++) {
+            spec_draft item = {.seq = {1}, .tree = &expected}, plain, ahead;
+            random_case(&seed, tokens, &item);
+            if (item.n_tokens < 2) continue;
+            item.tokens = exact_copy(tokens, item.n_tokens);
+            plain = ahead = item;
+            ahead.n_tentative = 1 + table_random(&seed) % (item.n_tokens - 1);
+            ahead.n_tokens -= ahead.n_tentative;
+            ahead.n_new = ahead.n_new < ahead.n_tokens ? ahead.n_new : ahead.n_tokens;
+            plain.n_tokens = ahead.n_tokens, plain.n_new = ahead.n_new;
+            assert_int_equal(d->ops->draft(d, &plain, 1, NULL), ST_OK);
+            assert_int_equal(d->ops->draft(d, &item, 1, NULL), ST_OK);
+            ahead.tree = &tree;
+            assert_int_equal(d->ops->draft(d, &ahead, 1, NULL), ST_OK);
+            assert_true(same(&tree, &expected));
+            assert_true(ahead.n_scored == plain.n_scored && ahead.n_hits == plain.n_hits);
+            mem_free((void *)item.tokens);
+        }
+    }
+}
+
 static float path_of(const spec_tree *t, uint32_t node) {
     float path = 1;
     for (; node != NOUNS_TREE_ROOT; node = t->parent[node]) path *= t->probability[node];
@@ -274,6 +303,7 @@ int main(void) {
         cmocka_unit_test(every_draft_keeps_the_contract),
         cmocka_unit_test(hits_are_those_of_the_own_choice_at_every_position),
         cmocka_unit_test(a_batch_is_its_items_one_by_one),
+        cmocka_unit_test(tentative_tokens_are_drafted_behind_and_not_scored),
         cmocka_unit_test(a_floor_leaves_out_what_is_believed_less),
         cmocka_unit_test(lookup_takes_the_latest_of_the_longest_matches),
         cmocka_unit_test(lookup_goes_on_with_a_period_through_its_own_draft),

@@ -143,7 +143,7 @@ static void believe(const weights *w, const spec_draft *it, uint32_t node, doubl
     float h[DIM];
     for (uint32_t i = 0; i < DIM; i++) h[i] = half_to_float(it->hidden.f16[i]);
     for (; node != NOUNS_TREE_ROOT; node = it->tree->parent[node]) path[n++] = it->tree->token[node];
-    step(w, h, it->tokens[it->n_tokens - 1], p);
+    for (uint32_t i = it->n_tokens - 1; i < spec_draft_end(it); i++) step(w, h, it->tokens[i], p);
     while (n) step(w, h, path[--n], p);
 }
 
@@ -246,6 +246,49 @@ static void many_sequences_at_once_are_drafted_as_each_alone(void **state) {
     }
 }
 
+/* Its own states stand for the target's, where no one knows those: one pass a tentative token, for all sequences at once. */
+static void a_draft_behind_tentative_tokens_goes_on_from_its_own_states(void **state) {
+    rig *r = *state;
+    st_error e = {0};
+    static uint16_t hidden[MAX_SEQ][DIM];
+    static spec_tree trees[MAX_SEQ];
+    uint32_t tokens[MAX_SEQ][7];
+    spec_draft items[MAX_SEQ];
+    assert_int_equal(create(r, &(mistakes){0}, 0, &e), ST_OK);
+    for (uint32_t i = 0; i < MAX_SEQ; i++) {
+        memcpy(hidden[i], random_state(), sizeof hidden[i]);
+        for (uint32_t k = 0; k < 7; k++) tokens[i][k] = (7 * i + 5 * k) % VOCAB; /* some have a row of their own, most have not */
+        items[i] = (spec_draft){.seq = {1 + i}, .tokens = tokens[i], .n_tokens = 2, .n_tentative = i % 6, .n_new = 1};
+        items[i].tree = &trees[i];
+        items[i].budget = 1 + i % BUDGETS;
+        items[i].hidden = (hidden_states){DIM, hidden[i]};
+    }
+    if (r->drafter->ops->draft(r->drafter, items, MAX_SEQ, &e)) fail_msg("%s", e.message);
+    for (uint32_t i = 0; i < MAX_SEQ; i++) check_tree(&r->w, &items[i], items[i].budget);
+}
+
+/* As the target's noise at that position has it: behind one more token it is another. */
+static void the_noise_behind_tentative_tokens_is_that_of_their_positions(void **state) {
+    rig *r = *state;
+    st_error e = {0};
+    uint32_t tokens[4] = {2, 5, 2, 2}, n_other = 0;
+    assert_int_equal(create(r, &(mistakes){0}, 0, &e), ST_OK);
+    for (uint32_t i = 0; i < 50; i++) {
+        spec_tree t;
+        double p[IDS];
+        spec_belief b[IDS];
+        spec_draft it = {.seq = {1}, .tokens = tokens, .n_tokens = 2, .n_tentative = 2, .budget = 1, .tree = &t};
+        it.hidden = (hidden_states){DIM, random_state()};
+        it.sampling = (sampling){.temperature = 1.5f, .top_p = 1, .seed = i};
+        assert_int_equal(r->drafter->ops->draft(r->drafter, &it, 1, &e), ST_OK);
+        believe(&r->w, &it, NOUNS_TREE_ROOT, p);
+        for (uint32_t k = 0; k < IDS; k++) b[k] = (spec_belief){.token = r->w.id[k], .p = (float)p[k]};
+        assert_true(spec_believe(b, IDS, &it.sampling, 4) == IDS);
+        n_other += b[0].token != t.token[0];
+    }
+    assert_true(n_other < 5); /* the head looks at the 16 likeliest of 20 only */
+}
+
 static void a_node_under_the_floor_is_not_proposed(void **state) {
     rig *r = *state;
     st_error e = {0};
@@ -344,6 +387,44 @@ static void it_is_scored_on_what_it_promised(void **state) {
     assert_int_equal(it.n_scored, 0);
 }
 
+/* The reference is never asked ahead. Where the other was asked ahead and nothing else, it has promised one token. */
+static void what_it_promised_behind_committed_tokens_outlives_tentative_ones(void **state) {
+    rig *r = *state;
+    st_error e = {0};
+    uint32_t tokens[128] = {2}, n = 1, n_new = 1, n_scored = 0, n_hits = 0;
+    bool only_ahead = false;
+    assert_int_equal(create(r, &(mistakes){0}, 0, &e), ST_OK);
+    for (uint32_t round = 0; n < 120; round++) {
+        spec_tree plain_tree, tree;
+        spec_draft plain = {.seq = {1}, .tokens = tokens, .n_tokens = n, .n_new = n_new, .budget = 4, .tree = &plain_tree}, it;
+        plain.hidden = (hidden_states){DIM, random_state()};
+        it = plain;
+        it.seq.value = 2, it.tree = &tree;
+        assert_int_equal(r->drafter->ops->draft(r->drafter, &plain, 1, &e), ST_OK);
+        for (uint32_t k = round % 3 == 0; k < 2 + round % 2; k++) { /* as the reference, unless left out; then ahead */
+            tokens[n] = 5, tokens[n + 1] = 17 + k;
+            it.n_tentative = k ? 2 : 0;
+            assert_int_equal(r->drafter->ops->draft(r->drafter, &it, 1, &e), ST_OK);
+            assert_int_equal(it.n_scored, !it.n_new ? 0 : only_ahead ? 1 : plain.n_scored);
+            assert_int_equal(it.n_hits, !it.n_new ? 0 : only_ahead ? plain.n_hits > 0 : plain.n_hits);
+            it.n_new = 0;
+        }
+        only_ahead = round % 3 == 0;
+        n_scored += plain.n_scored, n_hits += plain.n_hits;
+        token_tree view = spec_tree_view(&plain_tree);
+        tokens[n] = plain_tree.token[0] + (round % 4 == 1);
+        tokens[n + 1] = 9;
+        for (uint32_t i = plain_tree.n; i-- > 0;) /* its first child is the own choice behind it */
+            if (plain_tree.parent[i] == spec_tree_child(&view, NOUNS_TREE_ROOT, tokens[n])) tokens[n + 1] = plain_tree.token[i];
+        n_new = 1 + round % 2;
+        n += n_new;
+    }
+    assert_true(n_scored > 80 && n_hits > n_scored / 2 && n_hits < n_scored);
+    spec_tree tree;
+    assert_int_equal(next_round(r, tokens, n - 1, n - 1, &tree).n_scored, 0);
+    assert_int_equal(next_round(r, tokens, n, 1, &tree).n_scored, 1); /* promises have not taken all places */
+}
+
 static void a_state_that_is_not_finite_gets_no_draft(void **state) {
     rig *r = *state;
     st_error e = {0};
@@ -382,10 +463,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         WITH_RIG(a_draft_is_the_likeliest_tree_by_the_formula),
         WITH_RIG(many_sequences_at_once_are_drafted_as_each_alone),
+        WITH_RIG(a_draft_behind_tentative_tokens_goes_on_from_its_own_states),
+        WITH_RIG(the_noise_behind_tentative_tokens_is_that_of_their_positions),
         WITH_RIG(a_node_under_the_floor_is_not_proposed),
         WITH_RIG(a_temperature_changes_the_own_choice),
         WITH_RIG(its_own_choice_is_promised_even_where_it_is_under_the_floor),
         WITH_RIG(it_is_scored_on_what_it_promised),
+        WITH_RIG(what_it_promised_behind_committed_tokens_outlives_tentative_ones),
         WITH_RIG(a_state_that_is_not_finite_gets_no_draft),
         WITH_RIG(a_file_that_is_no_head_is_refused_by_what_is_wrong),
     };

@@ -90,6 +90,55 @@ static void accepted_drafts_are_not_computed_again(void **state) {
     assert_int_equal(it.n_hits, BUDGET + 1);
 }
 
+/* A drafter that is asked ahead every other time, with the truth or with anything, drafts and is scored as one that never is. */
+static void tentative_tokens_are_drafted_behind_and_leave_no_trace(void **state) {
+    rig *r = *state;
+    uint32_t tokens[CONTEXT] = {3, 1, 4, 1, 5}, n = 5, n_new = 5;
+    spec_tree t, same, ahead;
+    for (unsigned step = 0; n + 3 * BUDGET < 150; step++) {
+        spec_draft plain = round_of(r, 1, tokens, n, n_new, BUDGET, &t), it;
+        if (step % 3) { /* or the new tokens come with the tentative ones */
+            it = round_of(r, 2, tokens, n, n_new, BUDGET, &same);
+            assert_memory_equal(same.token, t.token, BUDGET * sizeof *t.token);
+            assert_int_equal(it.n_hits, plain.n_hits);
+        }
+        st_error e = {0};
+        uint32_t behind[CONTEXT], n_ahead = 1 + step % BUDGET;
+        memcpy(behind, tokens, n * sizeof *behind);
+        memcpy(behind + n, t.token, n_ahead * sizeof *behind);
+        if (step % 2) behind[n + n_ahead - 1] = step % VOCAB;
+        it = (spec_draft){.seq = {2}, .tokens = behind, .n_tokens = n, .n_tentative = n_ahead, .budget = BUDGET, .tree = &ahead};
+        it.n_new = step % 3 ? 0 : n_new;
+        assert_int_equal(r->drafter->ops->draft(r->drafter, &it, 1, &e), ST_OK);
+        assert_int_equal(ahead.n, BUDGET);
+        assert_chain_is_truth(&ahead, behind, n + n_ahead);
+        assert_int_equal(it.n_scored, step % 3 ? 0 : plain.n_scored);
+        assert_int_equal(it.n_hits, step % 3 ? 0 : plain.n_hits);
+        uint32_t accept = step * 7 % (BUDGET + 1);
+        memcpy(tokens + n, t.token, accept * sizeof *tokens);
+        tokens[n + accept] = (truth(tokens, n + accept) + (step & 1)) % VOCAB;
+        n_new = accept + 1;
+        n += n_new;
+    }
+}
+
+static void a_draft_behind_tentative_tokens_ends_where_the_context_ends(void **state) {
+    rig *r = *state;
+    st_error e = {0};
+    uint32_t tokens[CONTEXT + 1];
+    spec_tree t;
+    for (uint32_t i = 0; i <= CONTEXT; i++) tokens[i] = i % VOCAB;
+    for (uint32_t over = 0; over < 2; over++) {
+        spec_draft it = {.seq = {1}, .tokens = tokens, .n_tokens = CONTEXT - 4, .n_tentative = over ? 5 : 2, .budget = BUDGET};
+        it.tree = &t;
+        assert_int_equal(r->drafter->ops->draft(r->drafter, &it, 1, &e), ST_OK);
+        assert_int_equal(t.n, over ? 0 : 2);
+        assert_chain_is_truth(&t, tokens, CONTEXT - 2);
+    }
+    round_of(r, 1, tokens, CONTEXT - 4, 0, BUDGET, &t);
+    assert_chain_is_truth(&t, tokens, CONTEXT - 4);
+}
+
 static void many_sequences_go_through_together_and_long_prompts_in_chunks(void **state) {
     rig *r = *state;
     uint32_t tokens[MAX_SEQ][CONTEXT];
@@ -203,6 +252,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         WITH_RIG(drafts_are_its_own_choices_whatever_was_accepted),
         WITH_RIG(accepted_drafts_are_not_computed_again),
+        WITH_RIG(tentative_tokens_are_drafted_behind_and_leave_no_trace),
+        WITH_RIG(a_draft_behind_tentative_tokens_ends_where_the_context_ends),
         WITH_RIG(many_sequences_go_through_together_and_long_prompts_in_chunks),
         WITH_RIG(a_draft_ends_where_the_context_ends),
         WITH_RIG(without_blocks_or_places_there_is_no_draft_and_later_there_is),

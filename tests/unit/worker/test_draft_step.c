@@ -155,6 +155,28 @@ static void a_sequence_may_be_opened_without_tokens_and_get_them_with_its_first_
     assert_seen(r, 0, r->text, 3, 3, 1);
 }
 
+static void tentative_tokens_stand_behind_the_others_for_one_draft(void **state) {
+    rig *r = *state;
+    const uint32_t *t = r->text, *u = r->text + 100;
+    proto_draft seven = asked(7, t + 5, 2, 3), eight = asked(8, NULL, 0, 1);
+    seven.tentative = u, seven.n_tentative = NOUNS_MAX_TREE;
+    eight.tentative = u + 5, eight.n_tentative = 1;
+    works(r, PLAN(LIST(open, opened(7, t, 5), opened(8, t, 1024)))); /* 1024: its place is full */
+    proto_result out = works(r, PLAN(LIST(draft, seven, eight)));
+    assert_seen(r, 0, t, 7, 7, 3);
+    assert_seen(r, 1, t, 1024, 1024, 1);
+    assert_int_equal(out.n_rows, 7 + NOUNS_MAX_TREE + 3 + 1024 + 1 + 1);
+    for (uint32_t i = 0; i < 2; i++) {
+        const proto_draft *ask = i ? &eight : &seven;
+        const spec_draft *it = &r->fake.seen[i];
+        assert_int_equal(it->n_tentative, ask->n_tentative);
+        assert_memory_equal(it->tokens + it->n_tokens, ask->tentative, ask->n_tentative * sizeof *it->tokens);
+    }
+    works(r, PLAN(LIST(draft, asked(7, t + 7, 1, 3))));
+    assert_seen(r, 0, t, 8, 1, 3);
+    assert_int_equal(r->fake.seen[0].n_tentative, 0);
+}
+
 static void the_sampling_of_a_sequence_is_kept(void **state) {
     rig *r = *state;
     proto_open seven = opened(7, r->text, 2), eight = opened(8, r->text, 2);
@@ -256,6 +278,9 @@ static void what_contradicts_the_open_sequences_is_refused_by_name(void **state)
          "draft of sequence 7, which is not open, or twice"},
         {PLAN(LIST(open, opened(9, wrong, 2))), "sequence 9: token 50 is outside the vocabulary of 50"},
         {PLAN(LIST(draft, asked(8, wrong, 2, 1))), "sequence 8: token 50 is outside"},
+        {PLAN(LIST(draft, {.seq = {8}, .tentative = wrong, .n_tentative = 2})), "sequence 8: token 50 is outside"},
+        {PLAN(LIST(open, opened(9, NULL, 0)), LIST(draft, {.seq = {9}, .tentative = t, .n_tentative = 1})),
+         "sequence 9 has no tokens"},
         {PLAN(LIST(open, opened(9, NULL, 0)), LIST(draft, asked(9, NULL, 0, 1))), "sequence 9 has no tokens"},
         {PLAN(.kind = PROTO_PLAN_STEP), "kind 1 with 0 drafts; a drafter takes kind 2"},
         {PLAN(.n_draft = MAX_SEQ + 1), "4 drafts; a drafter takes kind 2 with at most 3"},
@@ -368,6 +393,7 @@ int main(void) {
         WITH_RIG(a_drafter_gets_all_tokens_and_how_many_are_new_since_the_last_draft),
         WITH_RIG(a_drafter_gets_the_hidden_state_of_the_last_token_and_no_other),
         WITH_RIG(a_sequence_may_be_opened_without_tokens_and_get_them_with_its_first_draft),
+        WITH_RIG(tentative_tokens_stand_behind_the_others_for_one_draft),
         WITH_RIG(the_sampling_of_a_sequence_is_kept),
         WITH_RIG(a_sequence_that_outgrows_its_place_keeps_its_tokens),
         WITH_RIG(trees_and_figures_come_back_in_the_order_of_the_plan),
