@@ -43,6 +43,7 @@ typedef struct {
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
     char *speculation;   /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     char *draft_budgets; /* "adaptive", "fixed" */
+    char *draft_ahead;   /* "off", "on" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
     config_group *groups; /* [n_groups] */

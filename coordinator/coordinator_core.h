@@ -35,6 +35,7 @@ typedef struct {
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     uint32_t n_vocab;                 /* where there are drafters: drafts of other ids are refused */
     bool adaptive_budgets;            /* trees and waits follow what pays; false: max_tree shared by fixed rules */
+    bool draft_ahead;                 /* drafters go on from the likeliest outcome of a step while it runs */
     float draft_floor;                /* of lookup: least belief in a node and all before it */
     uint64_t draft_wait_ns;           /* that a request waits for its drafters; 0: they are not asked */
     uint32_t want_hidden;             /* mask of the drafters that want the target's hidden states */
@@ -83,9 +84,9 @@ typedef struct {
 } sched_event;
 
 typedef enum {
-    SCHED_ACT_PLAN,     /* send `plan` to the group (at most one in a step) */
-    SCHED_ACT_DRAFT,    /* send `plan` to `drafter` (at most one in flight to each) */
-    SCHED_ACT_TOKENS,   /* tokens of `seq` are committed: hand them to the client */
+    SCHED_ACT_PLAN,   /* send `plan` to the group (at most one in a step) */
+    SCHED_ACT_DRAFT,  /* send `plan` to `drafter` (at most one in flight to each, and one of drafts ahead that it makes stale) */
+    SCHED_ACT_TOKENS, /* tokens of `seq` are committed: hand them to the client */
     SCHED_ACT_FINISHED, /* `seq` is over: reason and code; its id is never used again */
     SCHED_ACT_TIMER,    /* call again with SCHED_TIMER at `at_ns` (replaces an earlier one; 0: none) */
     SCHED_ACT_DRAINED   /* after SCHED_DRAIN: nothing is left */
@@ -132,9 +133,10 @@ typedef struct {
     uint64_t branched_trees; /* verified trees that were no chain */
     uint64_t offered;        /* nodes that trees had before they were cut to what pays */
     uint64_t asked_rounds,
-        unasked_rounds;  /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
-    uint64_t held_steps; /* times that a step was held back for drafts */
-    uint64_t moved_kv;   /* accepted tokens whose KV was moved, as their path was not the first of its tree */
+        unasked_rounds; /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
+    uint64_t bets, bets_won, bets_dropped; /* drafts ahead: asked for; of use; ended early, since they could not be any more */
+    uint64_t held_steps;                   /* times that a step was held back for drafts */
+    uint64_t moved_kv;                     /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t stale_results;                                          /* dropped: not of the plan in flight */
     bool group_up, draining;

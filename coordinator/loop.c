@@ -168,6 +168,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->want_hidden = c->members.want_hidden;
     l->n_vocab = model_vocabulary_size(c->tokenizer);
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
+    l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;
     for (uint32_t i = 0; i < t->n_groups; i++)

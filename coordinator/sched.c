@@ -42,6 +42,7 @@ static sched_drafter lay_out_drafter(layout *at, const sched_limits *l) {
     d.close = place(at, l->max_running, sizeof *d.close);
     d.open = place(at, l->max_batch, sizeof *d.open);
     d.draft = place(at, l->max_batch, sizeof *d.draft);
+    d.tentative = place(at, (size_t)l->max_batch * NOUNS_MAX_TREE, sizeof *d.tentative);
     return d;
 }
 
@@ -66,6 +67,7 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.trees = place(&at, l->max_tree ? l->max_batch : 0, sizeof *shape.trees);
     shape.hidden = place(&at, l->want_hidden ? (size_t)l->max_running * l->dim : 0, sizeof *shape.hidden);
     shape.proposals = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.proposals);
+    shape.aheads = place(&at, l->draft_ahead ? (size_t)l->max_running * l->n_drafters : 0, sizeof *shape.aheads);
     shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
     shape.trust = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.trust);
     shape.hits = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.hits);
@@ -209,6 +211,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     }
     if (asked->chooses) {
         sched_learn_drafts(s, r, item);
+        sched_settle_ahead(s, r, asked, item);
         sched_count_drafts(s, r, asked, item);
     }
     r->n_cached += sched_newly_cached(asked, item);
@@ -341,7 +344,7 @@ static void tell_drained(sched *s) {
 
 static void plan_drafts(sched *s) {
     for (uint32_t i = s->limits.n_drafters; i-- > 0;) /* backwards, as what is put first comes before the last put */
-        if (s->drafters[i].stats.up && s->drafters[i].flight == 0 && sched_build_draft(s, i))
+        if (s->drafters[i].stats.up && (s->drafters[i].flight == 0 || sched_abandons(s, i)) && sched_build_draft(s, i))
             sched_act_first(s, SCHED_ACT_DRAFT, &s->drafters[i].plan)->drafter = i;
 }
 

@@ -65,6 +65,7 @@ static void add_work(sched *s, sched_request *r, uint32_t n_prefix, const sched_
                                                          .chooses = r->n_cached + n_prefix == r->n_known};
     s->flight.n_rows += n_prefix + tree.n_nodes;
     r->last_plan = s->plan.id;
+    r->ahead = 0;
 }
 
 bool sched_build_plan(sched *s) {

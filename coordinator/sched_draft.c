@@ -29,8 +29,7 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 
 /* ---- rounds ---- */
 
-/* Known tokens of the request that the drafter has not been given. */
-static uint32_t lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
+uint32_t sched_lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
 uint32_t sched_route(const sched *s, const sched_request *r) {
     const spec_record record = {sched_hits(s, r), s->prior, r->drafts.steps};
@@ -40,8 +39,7 @@ uint32_t sched_route(const sched *s, const sched_request *r) {
 /* Drafters with a rank are of use only where there is room for drafts and time to wait for them. */
 static bool asks_anyone(const sched *s) { return s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0; }
 
-/* Drafters with a rank that this request may ask now. */
-static uint32_t route(const sched *s, const sched_request *r) {
+uint32_t sched_remote_route(const sched *s, const sched_request *r) {
     if (!asks_anyone(s)) return 0;
     return sched_route(s, r) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
 }
@@ -56,7 +54,7 @@ static uint32_t followers(const sched *s, const sched_request *r) {
 static uint32_t behind(const sched *s, const sched_request *r) {
     uint32_t mask = 0;
     for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-        if (lacks(&s->drafters[i], r) > s->limits.max_rows) mask |= bit(i);
+        if (sched_lacks(&s->drafters[i], r) > s->limits.max_rows) mask |= bit(i);
     return mask;
 }
 
@@ -80,12 +78,13 @@ static void look_up(sched *s, sched_request *r) {
 
 static void begin_round(sched *s, sched_request *r) {
     r->budget = budget_of(s, r);
-    r->asked = r->budget > 0 ? route(s, r) & ~behind(s, r) : 0;
+    r->asked = r->budget > 0 ? sched_remote_route(s, r) & ~behind(s, r) : 0;
     if (!r->knows_hidden) r->asked &= ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
     s->stats.asked_rounds += r->asked && s->asks;
     s->stats.unasked_rounds += r->asked && !s->asks;
     if (!s->asks) r->asked = 0;
     r->awaited = r->asked;
+    sched_use_ahead(s, r);
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
@@ -152,8 +151,8 @@ void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint3
 
 /* ---- plans ---- */
 
-/* Gives the drafter the next n_new tokens of the request, and asks for a draft behind them; budget 0: for none. */
-static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uint32_t budget) {
+void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uint32_t budget, const uint32_t *tentative,
+               uint32_t n_tentative) {
     uint32_t *n_told = told(d, r);
     const uint32_t *tokens = r->known + *n_told;
     bool opens = *n_told == 0; /* then the open brings them */
@@ -166,12 +165,16 @@ static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, ui
                                                  .tokens = tokens,
                                                  .n_answered = n_new > r->n_prompt ? n_new - r->n_prompt : 0};
     *n_told += n_new;
+    uint32_t *behind = d->tentative + (size_t)d->n_asked * NOUNS_MAX_TREE;
+    if (n_tentative) memcpy(behind, tentative, n_tentative * sizeof *behind);
     bool hidden = *n_told == r->n_known && r->knows_hidden && (s->limits.want_hidden & bit((uint32_t)(d - s->drafters)));
     d->draft[d->plan.n_draft++] = (proto_draft){.seq = r->seq,
                                                 .n_tokens = opens ? 0 : n_new,
                                                 .tokens = tokens,
                                                 .budget = budget,
-                                                .hidden = {s->limits.dim, hidden ? hidden_of(s, r) : NULL}};
+                                                .hidden = {s->limits.dim, hidden ? hidden_of(s, r) : NULL},
+                                                .n_tentative = n_tentative,
+                                                .tentative = behind};
     d->asked[d->n_asked++] = (sched_draft_asked){
         .slot = (uint32_t)(r - s->requests), .seq = r->seq, .n_known = *n_told, .n_new = n_new, .budget = budget};
 }
@@ -180,26 +183,27 @@ static void ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, ui
 static uint32_t ask_for_drafts(sched *s, uint32_t drafter, uint32_t rows) {
     sched_drafter *d = &s->drafters[drafter];
     for (sched_request *r = sched_first(s, SCHED_DRAFTING); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
-        uint32_t n = lacks(d, r);
+        uint32_t n = sched_lacks(d, r);
         if (!(r->awaited & bit(drafter)) || n > rows) continue;
-        ask(s, d, r, n, r->budget);
+        sched_ask(s, d, r, n, r->budget, NULL, 0);
         rows -= n;
     }
     return rows;
 }
 
-/* Gives what is left of the rows to prompts in the making and to requests that the drafter is far behind. */
-static void bring_up(sched *s, uint32_t drafter, uint32_t rows) {
+/* Gives rows that are left to prompts in the making and to requests that the drafter is far behind; returns how many then are. */
+static uint32_t bring_up(sched *s, uint32_t drafter, uint32_t rows) {
     sched_drafter *d = &s->drafters[drafter];
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
         for (sched_request *r = sched_first(s, state); r && rows > 0 && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
-            uint32_t n = lacks(d, r), follow = followers(s, r) & bit(drafter);
+            uint32_t n = sched_lacks(d, r), follow = followers(s, r) & bit(drafter);
             uint32_t enough = state == SCHED_PREFILL ? 1 : follow ? FOLLOW_TOKENS : s->limits.max_rows + 1;
-            if (n < enough || !((route(s, r) | follow) & bit(drafter))) continue;
+            if (n < enough || !((sched_remote_route(s, r) | follow) & bit(drafter))) continue;
             if (n > rows) n = rows;
-            ask(s, d, r, n, 0);
+            sched_ask(s, d, r, n, 0, NULL, 0);
             rows -= n;
         }
+    return rows;
 }
 
 bool sched_build_draft(sched *s, uint32_t drafter) {
@@ -208,7 +212,10 @@ bool sched_build_draft(sched *s, uint32_t drafter) {
     d->n_asked = 0;
     for (uint32_t i = 0; i < d->n_ended; i++) d->close[d->plan.n_close++] = d->ended[i];
     d->n_ended = 0;
-    bring_up(s, drafter, ask_for_drafts(s, drafter, s->limits.max_rows));
+    uint32_t rows = bring_up(s, drafter, ask_for_drafts(s, drafter, s->limits.max_rows));
+    bool ahead = d->n_asked == 0;
+    if (s->limits.draft_ahead) sched_ask_ahead(s, drafter, rows);
+    d->plan.ahead = ahead && d->n_asked > 0;
     if (d->n_asked == 0 && d->plan.n_close == 0) return false;
     d->flight = d->next_plan++;
     s->busy |= bit(drafter);
@@ -237,6 +244,7 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
         d->stats.bad++;
         r->given_up |= bit(drafter);
         r->awaited &= ~bit(drafter);
+        r->ahead &= ~bit(drafter);
         leave(d, r);
         return;
     }
@@ -244,6 +252,10 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
     d->stats.hits += item->n_hits;
     sched_learn_hits(s, r, drafter, asked, item);
     if (asked->budget == 0) return;
+    if (asked->ahead) {
+        sched_take_ahead(s, r, drafter, &tree);
+        return;
+    }
     d->stats.drafts++;
     d->stats.late += !in_time;
     if (!in_time) return;
@@ -263,6 +275,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
     for (uint32_t i = 0; i < s->limits.max_requests; i++) {
         s->requests[i].awaited &= ~bit(drafter);
         s->requests[i].given_up &= ~bit(drafter);
+        s->requests[i].ahead &= ~bit(drafter);
     }
     s->busy &= ~bit(drafter);
     s->late &= ~bit(drafter);

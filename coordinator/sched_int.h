@@ -43,6 +43,8 @@ typedef struct {
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
     uint64_t draft_by_ns; /* the round waits no longer */
+    uint32_t ahead; /* mask of drafters that were asked for what may come behind the step in flight, or the one just over ... */
+    uint32_t ahead_there; /* ... and of those that have answered */
     bool knows_hidden;    /* that of its last known token is kept */
     sched_drafts drafts;
     proto_drafter_figures *by_drafter; /* [roster.n] */
@@ -83,14 +85,16 @@ typedef struct {
     uint32_t n_known; /* tokens that it then has: those that the draft follows */
     uint32_t n_new;   /* of them new to it */
     uint32_t budget;  /* 0: it only takes them in */
+    bool ahead;       /* behind tokens that are not committed */
 } sched_draft_asked;
 
 typedef struct {
     uint64_t next_plan, flight; /* ids: the next to give, the one in flight (0: none) */
     sched_draft_asked *asked;   /* [max_batch] */
     uint32_t n_asked;
-    uint32_t *told; /* [max_running] by the index of a request's chain: known tokens that it has; 0: not open */
-    seq_id *ended;  /* [max_running] open there, to be closed by the next plan */
+    uint32_t *tentative; /* [max_batch][NOUNS_MAX_TREE] */
+    uint32_t *told;      /* [max_running] by the index of a request's chain: known tokens that it has; 0: not open */
+    seq_id *ended;       /* [max_running] open there, to be closed by the next plan */
     uint32_t n_ended;
     proto_plan plan; /* views of the next three */
     seq_id *close;   /* [max_running] */
@@ -121,6 +125,7 @@ struct sched {
     uint32_t busy, late;            /* masks: a plan is in flight; and a request has waited for its answer in vain */
     uint16_t *hidden;               /* [max_running][dim] f16, where a drafter wants them; by the index of the chain */
     spec_tree *proposals;           /* [max_running][roster.n] of this round, by the index of the chain */
+    spec_tree *aheads;              /* [max_running][n_drafters] drafts ahead, by the index of the chain */
     spec_calibration *calibrations; /* [roster.n] */
     spec_trust *trust;              /* [max_running][roster.n] by the index of the chain */
     spec_tally *hits;               /* as trust: tokens that the drafter was scored by, and its hits */
@@ -203,6 +208,25 @@ void sched_forget_drafter(sched *s, uint32_t drafter);
 /* The sequence is over: drafters that have it will close it. */
 void sched_leave_drafters(sched *s, const sched_request *r);
 void sched_check_drafters(const sched *s);
+
+/* Drafters with a rank that this request may ask now. */
+uint32_t sched_remote_route(const sched *s, const sched_request *r);
+/* Gives the drafter the next n_new tokens of the request, and asks for a draft of `budget` nodes, behind tentative[n] too. */
+void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uint32_t budget, const uint32_t *tentative,
+               uint32_t n_tentative);
+uint32_t sched_lacks(const sched_drafter *d, const sched_request *r); /* known tokens that it has not been given */
+
+/* sched_ahead.c: drafts behind what the step in flight will probably commit. */
+spec_tree *sched_aheads(const sched *s, const sched_request *r); /* [n_drafters] */
+/* Asks for them, as far as `rows` tokens go. */
+void sched_ask_ahead(sched *s, uint32_t drafter, uint32_t rows);
+/* The step is over: keeps what was drafted behind just these tokens, as proposals; forgets the rest. */
+void sched_settle_ahead(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
+/* Takes from the awaited those whose drafts ahead have come true. */
+void sched_use_ahead(sched *s, sched_request *r);
+void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_tree *tree);
+/* Whether what the drafter is at is of no use any more, and someone waits for it. */
+bool sched_abandons(sched *s, uint32_t drafter);
 
 /* sched_adapt.c: what drafts are worth, and how many are verified. */
 void sched_forget_trust(sched *s, const sched_request *r); /* its chain is new */

@@ -155,6 +155,7 @@ st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
     m.work = t.work_list;
     m.n_draft = p->n_draft;
     m.draft = t.draft_list;
+    m.ahead = p->ahead;
     st_code code = proto_wire_pack(&m.base, out);
     mem_free(memory);
     return code;
@@ -296,6 +297,7 @@ static st_code check_plan(const wire_plan *m, st_error *e) {
     if (m->n_draft > PROTO_MAX_PLAN_SEQUENCES)
         return st_fail(e, BAD, "draft: %zu are over %d", m->n_draft, PROTO_MAX_PLAN_SEQUENCES);
     if (m->kind == PROTO_PLAN_STEP && m->n_draft) return st_fail(e, BAD, "draft: %zu in a plan for a verifier", m->n_draft);
+    if (m->kind == PROTO_PLAN_STEP && m->ahead) return st_fail(e, BAD, "ahead: in a plan for a verifier");
     if (m->kind == PROTO_PLAN_DRAFT && m->n_work) return st_fail(e, BAD, "work: %zu in a plan for a drafter", m->n_work);
     for (size_t i = 0; i < m->n_close; i++)
         if (!m->close[i]) return st_fail(e, BAD, "close[%zu]: 0 is none", i);
@@ -324,7 +326,8 @@ static st_code decode_lists(const wire_plan *m, arena *a, proto_plan *p, st_erro
                       .close = (const seq_id *)m->close, /* seq_id is one uint64_t */
                       .open = open,
                       .work = work,
-                      .draft = draft};
+                      .draft = draft,
+                      .ahead = m->ahead};
     return ST_OK;
 }
 

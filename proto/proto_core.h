@@ -116,6 +116,7 @@ typedef struct {
     const proto_open *open;                    /* [n_open] */
     const proto_work *work;                    /* [n_work] <= PROTO_MAX_PLAN_SEQUENCES; STEP only */
     const proto_draft *draft;                  /* [n_draft] <= PROTO_MAX_PLAN_SEQUENCES; DRAFT only */
+    bool ahead; /* DRAFT only: of no use once another plan has come behind it: may end early then, with what there is */
 } proto_plan;
 
 /* result */

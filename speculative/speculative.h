@@ -34,6 +34,12 @@ uint32_t spec_tree_add(spec_tree *t, uint32_t parent, uint32_t token, float prob
 /* The child of `parent` that is `token`, or NOUNS_TREE_ROOT if there is none. */
 uint32_t spec_tree_child(const token_tree *t, uint32_t parent, uint32_t token);
 
+/* What of `t` follows `token` as its first token; true if that is a child of the root. out != t. */
+bool spec_tree_below(const spec_tree *t, uint32_t token, spec_tree *out);
+
+/* The tokens on the way to the likeliest leaf (ties: the first), in token[NOUNS_MAX_TREE]; returns how many. */
+uint32_t spec_tree_likeliest(const spec_tree *t, uint32_t *token);
+
 /* Copies a tree that came from elsewhere, checked: at most `budget` nodes, tokens < n_vocab, parents first, siblings differ,
  * probabilities in [0, 1] (probability NULL: 1). Errors: ST_ERR_FORMAT, saying what is wrong; `out` is then empty. */
 ST_CHECKED st_code spec_tree_take(spec_tree *out, const token_tree *from, uint32_t budget, uint32_t n_vocab, st_error *e);
@@ -229,7 +235,12 @@ static inline uint32_t spec_draft_end(const spec_draft *it) { return it->n_token
 
 struct spec_drafter {
     const spec_drafter_ops *ops; /* first field of every kind's struct */
+    /* Whether the draft should end early, with what there is, since it is of no use any more: kinds that compute ask between
+     * passes. NULL: it should not. */
+    bool (*stop)(void *context);
+    void *stop_context;
 };
+static inline bool spec_drafter_stops(const spec_drafter *d) { return d->stop && d->stop(d->stop_context); }
 
 /* The kinds, one row of drafters.def each. Pure kinds run anywhere; the others need what a worker has. */
 typedef struct {

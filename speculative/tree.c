@@ -37,6 +37,37 @@ token_tree spec_tree_view(const spec_tree *t) {
 
 #define ANY_TOKEN UINT32_MAX /* as n_vocab: tokens are not looked at */
 
+bool spec_tree_below(const spec_tree *t, uint32_t token, spec_tree *out) {
+    uint32_t place[NOUNS_MAX_TREE], root = NOUNS_TREE_ROOT;
+    out->n = 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        place[i] = NOUNS_TREE_ROOT;
+        if (t->parent[i] == NOUNS_TREE_ROOT) {
+            if (t->token[i] == token) root = i;
+        } else if (t->parent[i] == root || place[t->parent[i]] != NOUNS_TREE_ROOT) {
+            place[i] =
+                spec_tree_add(out, t->parent[i] == root ? NOUNS_TREE_ROOT : place[t->parent[i]], t->token[i], t->probability[i]);
+        }
+    }
+    return root != NOUNS_TREE_ROOT;
+}
+
+uint32_t spec_tree_likeliest(const spec_tree *t, uint32_t *token) {
+    float path[NOUNS_MAX_TREE];
+    bool has_child[NOUNS_MAX_TREE] = {false};
+    uint32_t best = NOUNS_TREE_ROOT, n = 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        bool first = t->parent[i] == NOUNS_TREE_ROOT;
+        path[i] = t->probability[i] * (first ? 1 : path[t->parent[i]]);
+        if (!first) has_child[t->parent[i]] = true;
+    }
+    for (uint32_t i = 0; i < t->n; i++)
+        if (!has_child[i] && (best == NOUNS_TREE_ROOT || path[i] > path[best])) best = i;
+    for (uint32_t i = best; i != NOUNS_TREE_ROOT; i = t->parent[i]) n++;
+    for (uint32_t i = best, k = n; i != NOUNS_TREE_ROOT; i = t->parent[i]) token[--k] = t->token[i];
+    return n;
+}
+
 /* The first breach of the rules, as words with its node, or NULL. */
 static const char *breach(const token_tree *t, uint32_t budget, uint32_t n_vocab, uint32_t *node) {
     *node = t->n_nodes;

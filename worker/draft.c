@@ -63,6 +63,9 @@ static st_code load_table(drafting *d, st_error *e) {
     return ST_OK;
 }
 
+/* Then that of drafts ahead is of no use any more. */
+static bool has_another_plan(void *context) { return atomic_load(&((part *)context)->n_plans) > 0; }
+
 /* One function a kind that has a rank (speculative/drafters.def). */
 static st_code load(part *p, st_error *e) {
     static st_code (*const of_kind[SPEC_N_KINDS])(drafting * d, st_error * e) = {
@@ -77,7 +80,9 @@ static st_code load(part *p, st_error *e) {
     if (code) return code;
     draft_step_options o = {d->drafter, p->info.max_sequences, p->info.n_vocab, kind->wants_hidden ? p->info.dim : 0};
     code = draft_step_create(&o, &d->step);
-    return code ? st_fail(e, code, "no memory for the sequences of a drafter (max_running %u)", o.max_sequences) : ST_OK;
+    if (code) return st_fail(e, code, "no memory for the sequences of a drafter (max_running %u)", o.max_sequences);
+    draft_step_stops(d->step, has_another_plan, p);
+    return ST_OK;
 }
 
 static st_code step(part *p, const uint8_t *bytes, size_t n, proto_bytes *out, st_error *e) {

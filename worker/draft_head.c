@@ -349,7 +349,7 @@ static st_code grow(head *d, uint32_t n, st_error *e) {
         st_code code = pass(d, &f, e);
         if (code) return code;
         next_depth(d, n, &f);
-        if (!f.n) return ST_OK;
+        if (!f.n || spec_drafter_stops(&d->drafter)) return ST_OK;
         d->o.ops->gather(d->o.device, d->place[HEAD_H], d->place[HEAD_NEXT], f.from, f.n, d->dim);
         code = d->o.ops->wait(d->o.device); /* it reads f.from */
         if (code) return st_fail(e, code, "the device failed in a draft");

@@ -205,7 +205,7 @@ static st_code draft(spec_drafter *base, spec_draft *items, uint32_t n, st_error
     for (bool done = false; !code && !done;) code = keep_up(d, items, n, &done, e);
     for (uint32_t i = 0; i < n && !code; i++)
         if (d->of_item[i]) score(d->of_item[i], &items[i]);
-    for (bool done = false; !code && !done;) code = extend(d, items, n, &done, e);
+    for (bool done = false; !code && !done && !spec_drafter_stops(base);) code = extend(d, items, n, &done, e);
     return code;
 }
 

@@ -18,6 +18,8 @@ struct draft_step {
     spec_draft *drafts;
     spec_tree *trees;
     proto_item *items;
+    bool (*stop)(void *context);
+    void *stop_context;
 };
 
 st_code draft_step_create(const draft_step_options *o, draft_step **out) {
@@ -34,6 +36,11 @@ st_code draft_step_create(const draft_step_options *o, draft_step **out) {
     }
     *out = d;
     return ST_OK;
+}
+
+void draft_step_stops(draft_step *d, bool (*stop)(void *context), void *context) {
+    d->stop = stop;
+    d->stop_context = context;
 }
 
 void draft_step_destroy(draft_step *d) {
@@ -148,6 +155,8 @@ static st_code take_in(draft_step *d, const proto_plan *plan, st_error *e) {
 st_code draft_step_run(draft_step *d, const proto_plan *plan, proto_result *out, st_error *e) {
     st_code code = take_in(d, plan, e);
     if (code) return code;
+    d->o.drafter->stop = plan->ahead ? d->stop : NULL;
+    d->o.drafter->stop_context = d->stop_context;
     mem_step_begin();
     code = d->o.drafter->ops->draft(d->o.drafter, d->drafts, plan->n_draft, e);
     mem_step_end();

@@ -18,7 +18,9 @@ typedef struct {
 } draft_step_options;
 
 ST_CHECKED st_code draft_step_create(const draft_step_options *o, draft_step **out); /* ST_FATAL_MEMORY */
-void draft_step_destroy(draft_step *d);                                              /* NULL-safe */
+/* A plan of drafts ahead ends early where stop(context) says so. */
+void draft_step_stops(draft_step *d, bool (*stop)(void *context), void *context);
+void draft_step_destroy(draft_step *d); /* NULL-safe */
 
 /* Closes, opens, takes in the new tokens, drafts. *out is a view that lives until the next call; its n_rows are the tokens taken
  * in, tentative ones too, and drafted. Errors: ST_FATAL_PROTOCOL (the plan contradicts what this rank holds; the message says

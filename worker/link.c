@@ -115,6 +115,7 @@ static void post(worker *w, uint16_t type, proto_bytes bytes, st_code code, cons
 static st_code take_mail(worker *w, const mailbox_item *item, st_error *e) {
     proto_bytes result = {0};
     if (item->kind == MAIL_WAKE) return w->part->ops->follow(w->part, e);
+    atomic_fetch_sub(&w->part->n_plans, 1);
     st_code code = w->part->ops->step(w->part, item->data, item->n, &result, e);
     if (!code) post(w, PROTO_MSG_RESULT, result, ST_OK, NULL);
     return code;
@@ -193,6 +194,7 @@ static void on_plan(worker *w, const net_frame *f) {
         leave(w, ST_FATAL_MEMORY, "no memory for a plan");
     else {
         memcpy(item.data, f->payload, f->n);
+        atomic_fetch_add(&w->part->n_plans, 1);
         if (mailbox_post(w->mail, &item)) return;
         leave(w, ST_FATAL_PROTOCOL, "more plans in flight than a rank queues");
     }

@@ -31,6 +31,7 @@ struct part {
     arena arena; /* decoded plans */
     bool ended;  /* not the leader: the leader said that the group ends */
     _Atomic uint32_t load_permille;
+    _Atomic uint32_t n_plans;     /* in the mailbox */
     _Atomic bool wake_waits;      /* a WAKE is in the mailbox */
     _Atomic uint64_t wanted_plan; /* the last plan that a WAKE has named */
 };

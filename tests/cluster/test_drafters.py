@@ -101,6 +101,15 @@ def test_adaptive_budgets_give_the_same_bytes(new_cluster, alone, echo):
     assert any(name == "consort_believed_step_seconds" for name, _ in figures) and cluster.is_idle()
 
 
+def test_drafts_ahead_give_the_same_bytes_and_are_of_use(new_cluster, alone, echo):
+    cluster = new_cluster(drafters=[CODE, TWIN, echo("Q8_0")], threads=1, draft_budget=4, draft_floor=0, draft_ahead="on", **FIXED, **PATIENT)
+    for policy in ("fixed:twin", "all"):
+        answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS])
+        assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone], policy
+    figures = cluster.metrics()
+    assert figures["consort_draft_ahead_bets_total", ""] > figures["consort_draft_ahead_won_total", ""] > 0 and cluster.is_idle()
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_target_as_its_own_drafter_is_always_right(new_cluster, temperature):
     cluster = new_cluster(drafters=[TWIN], threads=1, draft_budget=4, **FIXED, **PATIENT)

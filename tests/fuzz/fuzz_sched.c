@@ -19,6 +19,7 @@ typedef struct {
     proto_item items[PROTO_MAX_PLAN_SEQUENCES];
     struct {
         proto_result result;
+        bool ahead;
         proto_item items[PROTO_MAX_PLAN_SEQUENCES];
     } drafters[DRAFTERS];
 } world;
@@ -46,7 +47,9 @@ static void answer(world *w, const proto_plan *p) {
 
 /* Trees are right up to a few nodes, and then not. */
 static void answer_drafts(world *w, uint32_t drafter, const proto_plan *p) {
-    INVARIANT(drafter < DRAFTERS && w->drafters[drafter].result.plan_id == 0 && p->kind == PROTO_PLAN_DRAFT);
+    INVARIANT(drafter < DRAFTERS && p->kind == PROTO_PLAN_DRAFT);
+    INVARIANT(w->drafters[drafter].result.plan_id == 0 || w->drafters[drafter].ahead);
+    w->drafters[drafter].ahead = p->ahead;
     proto_item *items = w->drafters[drafter].items;
     w->drafters[drafter].result = (proto_result){.plan_id = p->id, .n_items = p->n_draft, .items = items};
     for (uint32_t i = 0; i < p->n_draft; i++) {
@@ -138,6 +141,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                       .n_vocab = 200,
                       .draft_wait_ns = byte(&w)};
     l.adaptive_budgets = l.draft_wait_ns % 2;
+    l.draft_ahead = l.draft_wait_ns / 2 % 2;
     size_t n = sched_bytes(&l);
     if (n == 0) return 0;
     void *memory = mem_alloc_aligned(1, n, 64);

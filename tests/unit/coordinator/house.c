@@ -268,6 +268,7 @@ static void describe(house *h, const house_options *o) {
                                     .draft_budget = drafts ? BUDGET : 0,
                                     .draft_wait_ms = o->draft_wait_ms,
                                     .draft_budgets = "fixed",
+                                    .draft_ahead = "off",
                                     .control_listen = address,
                                     .http_listen = "",
                                     .model = h->model,

@@ -28,6 +28,9 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .asked_rounds = 15,
                                             .unasked_rounds = 16,
                                             .held_steps = 17,
+                                            .bets = 18,
+                                            .bets_won = 19,
+                                            .bets_dropped = 20,
                                             .n_by_drafter = 2,
                                             .by_drafter = two_drafters},
                                   .ready = true,
@@ -81,6 +84,9 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_asked_rounds_total 15"));
     assert_true(has_line(&t, "consort_unasked_rounds_total 16"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));
+    assert_true(has_line(&t, "consort_draft_ahead_bets_total 18"));
+    assert_true(has_line(&t, "consort_draft_ahead_won_total 19"));
+    assert_true(has_line(&t, "consort_draft_ahead_dropped_total 20"));
     assert_true(has_line(&t, "consort_late_drafts_total 11"));
     assert_true(has_line(&t, "consort_branched_draft_trees_total 12"));
     assert_true(has_line(&t, "consort_kv_compacted_tokens_total 13"));

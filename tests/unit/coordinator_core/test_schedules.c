@@ -63,6 +63,8 @@ typedef struct {
         uint32_t tokens[CONTEXT], n;
     } sequences[CLIENTS];
     proto_result result; /* of the plan in flight; plan_id 0: none */
+    bool ahead;          /* another may come behind it, and did: */
+    uint64_t dropped;    /* its id; 0: none */
     proto_item items[BATCH];
     uint32_t tokens[BATCH][ITEM_TOKENS], parents[BATCH][ITEM_TOKENS];
     float probabilities[BATCH][ITEM_TOKENS];
@@ -302,7 +304,7 @@ static uint32_t add_node(drafter *d, uint32_t i, uint32_t parent, uint32_t token
 
 /* The right tokens, or wrong ones, or right ones with wrong ones beside them. */
 static void propose(world *w, drafter *d, uint32_t i, const uint32_t *known, uint32_t n_known, uint32_t budget) {
-    uint32_t tokens[CONTEXT + NOUNS_MAX_TREE], parent = NOUNS_TREE_ROOT;
+    uint32_t tokens[CONTEXT + 2 * NOUNS_MAX_TREE], parent = NOUNS_TREE_ROOT;
     memcpy(tokens, known, n_known * sizeof *tokens);
     while (d->items[i].tree.n_nodes < budget) {
         uint32_t right = next_token(tokens, n_known), wrong = (right + 1 + d->items[i].tree.n_nodes) % VOCABULARY;
@@ -343,7 +345,10 @@ static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
     uint32_t n_prompt = *n < c->n_prompt ? *n : c->n_prompt; /* a long one comes in parts */
     CHECK(w, memcmp(tokens, c->prompt, n_prompt * sizeof *tokens) == 0 && *n - n_prompt <= c->n_alone);
     CHECK(w, memcmp(tokens + n_prompt, c->alone, (*n - n_prompt) * sizeof *tokens) == 0);
-    CHECK(w, ask->budget <= w->limits.max_tree && (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
+    CHECK(w, (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
+    CHECK(w, w->limits.draft_ahead || (ask->budget <= w->limits.max_tree && ask->n_tentative == 0));
+    CHECK(w, ask->n_tentative <= w->limits.max_tree && (!ask->n_tentative || *n + ask->n_tentative + 1 < CONTEXT));
+    for (uint32_t k = 0; k < i; k++) CHECK(w, d->items[k].seq.value != ask->seq.value);
     bool wants = *n > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1); /* of a prompt nothing was chosen */
     CHECK(w, ask->hidden.f16 ? wants : !wants || ask->budget == 0);
     CHECK(w, wants || ask->budget == 0 || !(w->limits.want_hidden >> (d - w->drafters) & 1));
@@ -354,11 +359,15 @@ static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
     }
     d->items[i] = (proto_item){.seq = ask->seq};
     d->items[i].tree = (token_tree){.token = d->tokens[i], .parent = d->parents[i], .probability = d->probabilities[i]};
-    propose(w, d, i, tokens, *n, ask->budget);
+    memcpy(tokens + *n, ask->tentative, ask->n_tentative * sizeof *tokens); /* the next call overwrites them */
+    propose(w, d, i, tokens, *n + ask->n_tentative, ask->budget);
 }
 
 static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
-    CHECK(w, d->up && d->result.plan_id == 0 && p->kind == PROTO_PLAN_DRAFT && p->n_work == 0 && !w->drained);
+    CHECK(w, d->up && p->kind == PROTO_PLAN_DRAFT && p->n_work == 0 && !w->drained);
+    CHECK(w, d->result.plan_id == 0 || (d->ahead && !d->dropped));
+    d->dropped = d->result.plan_id;
+    d->ahead = p->ahead;
     CHECK(w, p->n_draft <= w->limits.max_batch && p->n_open <= p->n_draft && p->n_draft + p->n_close > 0);
     for (uint32_t i = 0; i < p->n_close; i++) {
         CHECK(w, d->sequences[p->close[i].value - 1].open);
@@ -506,8 +515,17 @@ static void lose_group(world *w) {
     step(w, &(sched_event){.kind = SCHED_GROUP_UP});
 }
 
+static void stale_drafts(world *w, uint32_t i, uint64_t plan) {
+    uint64_t before = sched_get_stats(w->s).stale_results;
+    proto_result result = {.plan_id = plan};
+    step(w, &(sched_event){.kind = SCHED_DRAFTS, .drafter = i, .result = &result});
+    CHECK(w, sched_get_stats(w->s).stale_results == before + 1);
+}
+
 static void deliver_drafts(world *w, uint32_t i) {
     drafter *d = &w->drafters[i];
+    if (d->dropped) stale_drafts(w, i, d->dropped);
+    d->dropped = 0;
     if (d->result.plan_id == 0) return;
     static drafter copy; /* what the scheduler asks next may come while this is read */
     copy = *d;
@@ -529,20 +547,13 @@ static void restart_drafter(world *w, uint32_t i) {
     step(w, &(sched_event){.kind = up ? SCHED_DRAFTER_UP : SCHED_DRAFTER_DOWN, .drafter = i});
 }
 
-static void stale_drafts(world *w, uint32_t i) {
-    uint64_t before = sched_get_stats(w->s).stale_results;
-    proto_result result = {.plan_id = w->drafters[i].result.plan_id + 1 + draw(w, 3)};
-    step(w, &(sched_event){.kind = SCHED_DRAFTS, .drafter = i, .result = &result});
-    CHECK(w, sched_get_stats(w->s).stale_results == before + 1);
-}
-
 static void drafter_event(world *w) {
     uint32_t i = draw(w, w->limits.n_drafters), what = draw(w, 200);
     drafter *d = &w->drafters[i];
     if (!d->up ? what < 100 : what < (d->nature == DYING ? 30 : 1))
         restart_drafter(w, i);
     else if (what == 199)
-        stale_drafts(w, i);
+        stale_drafts(w, i, d->result.plan_id + 1 + draw(w, 3));
     else if (d->nature != SLOW || what % 16 == 0)
         deliver_drafts(w, i);
 }
@@ -589,6 +600,7 @@ static void begin(world *w, uint64_t seed) {
                                .want_hidden = draw(w, 1 << DRAFTERS),
                                .dim = DIM,
                                .adaptive_budgets = draw(w, 2),
+                               .draft_ahead = draw(w, 2),
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     w->memory_bytes = sched_bytes(&w->limits);
     w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
@@ -631,7 +643,7 @@ static void check_drafters(world *w) {
 
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
-    uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad;
+    uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -645,6 +657,8 @@ static void reap(const world *w, harvest *h) {
     h->accepted += st.drafts.accepted;
     h->branches += w->n_branches;
     h->late += st.late_drafts;
+    h->won += st.bets_won;
+    h->dropped += st.bets_dropped;
     if (st.largest_batch > h->largest_batch) h->largest_batch = st.largest_batch;
 }
 
@@ -670,6 +684,7 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     assert_true(h.largest_batch >= 16);
     assert_true(h.accepted > h.drafted / 10 && h.accepted < h.drafted);
     assert_true(h.by_rank > N_SEEDS && h.branches > N_SEEDS && h.late > N_SEEDS / 4 && h.bad > N_SEEDS / 4);
+    assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4);
     mem_free(w);
 }
 

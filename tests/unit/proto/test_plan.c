@@ -124,6 +124,7 @@ static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
     assert_int_equal(a->n_work, b->n_work);
     for (uint32_t i = 0; i < a->n_work; i++) assert_same_work(&a->work[i], &b->work[i]);
     assert_int_equal(a->n_draft, b->n_draft);
+    assert_int_equal(a->ahead, b->ahead);
     for (uint32_t i = 0; i < a->n_draft; i++) {
         assert_int_equal(a->draft[i].seq.value, b->draft[i].seq.value);
         assert_int_equal(a->draft[i].budget, b->draft[i].budget);
@@ -212,6 +213,8 @@ static void the_bytes_of_a_plan_are_frozen(void **state) {
     assert_bytes(&x.draft_plan, expected_draft);
     x.draft.n_tentative = 3, x.draft.tentative = prompt;
     assert_bytes(&x.draft_plan, "080c10021a0203043210080912040102ac0218042a040102ac02");
+    x.draft_plan.ahead = true;
+    assert_bytes(&x.draft_plan, "080c10021a0203043210080912040102ac0218042a040102ac023801");
 }
 
 static void assert_refused(const proto_plan *p, const char *expected) {
@@ -276,6 +279,7 @@ static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
     REFUSED((x.plan = x.draft_plan, x.draft.seq.value = 0), "Plan: draft[0]: seq: 0 is none");
     REFUSED((x.plan = x.draft_plan, x.draft.budget = 65), "Plan: draft[0]: budget: 65 nodes are over 64");
     REFUSED((x.plan.n_draft = 1, x.plan.draft = &x.draft), "Plan: draft: 1 in a plan for a verifier");
+    REFUSED(x.plan.ahead = true, "Plan: ahead: in a plan for a verifier");
     REFUSED(x.plan.kind = PROTO_PLAN_DRAFT, "Plan: work: 1 in a plan for a drafter");
 }
 

@@ -58,6 +58,39 @@ static void the_walk_follows_the_choices_until_they_leave_the_tree(void **state)
     assert_int_equal(spec_tree_walk(&view, (uint32_t[]){2, 3}, 1, NULL), 1);
 }
 
+static void what_follows_a_first_token_is_a_tree_of_its_own(void **state) {
+    (void)state;
+    spec_tree t = {0}, below;
+    spec_tree_add(&t, NOUNS_TREE_ROOT, 1, 0.5f);
+    spec_tree_add(&t, NOUNS_TREE_ROOT, 2, 0.25f);
+    spec_tree_add(&t, 1, 3, 0.125f);
+    spec_tree_add(&t, 0, 4, 0.75f);
+    spec_tree_add(&t, 2, 5, 1);
+    spec_tree_add(&t, 1, 6, 0.5f);
+    assert_true(spec_tree_below(&t, 2, &below));
+    assert_int_equal(below.n, 3);
+    assert_true(below.token[0] == 3 && below.parent[0] == NOUNS_TREE_ROOT && below.probability[0] == 0.125f);
+    assert_true(below.token[1] == 5 && below.parent[1] == 0);
+    assert_true(below.token[2] == 6 && below.parent[2] == NOUNS_TREE_ROOT);
+    assert_true(spec_tree_below(&t, 1, &below) && below.n == 1 && below.token[0] == 4);
+    assert_true(!spec_tree_below(&t, 3, &below) && below.n == 0); /* it is not a first token */
+}
+
+static void the_likeliest_leaf_is_the_end_of_its_path(void **state) {
+    (void)state;
+    spec_tree t = {0};
+    uint32_t path[NOUNS_MAX_TREE];
+    assert_int_equal(spec_tree_likeliest(&t, path), 0);
+    spec_tree_add(&t, NOUNS_TREE_ROOT, 1, 0.9f); /* no leaf */
+    spec_tree_add(&t, NOUNS_TREE_ROOT, 2, 0.4f);
+    spec_tree_add(&t, 0, 3, 0.3f);
+    assert_int_equal(spec_tree_likeliest(&t, path), 1);
+    assert_int_equal(path[0], 2);
+    spec_tree_add(&t, 0, 4, 0.6f);
+    assert_int_equal(spec_tree_likeliest(&t, path), 2);
+    assert_true(path[0] == 1 && path[1] == 4);
+}
+
 static void fusion_adds_up_agreement_and_keeps_the_likeliest(void **state) {
     (void)state;
     spec_tree trees[2] = {chain(3, (uint32_t[]){1, 2, 3}, 0.5f), chain(2, (uint32_t[]){1, 7}, 0.8f)}, out;
@@ -221,6 +254,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_tree_from_elsewhere_is_checked),
         cmocka_unit_test(the_walk_follows_the_choices_until_they_leave_the_tree),
+        cmocka_unit_test(what_follows_a_first_token_is_a_tree_of_its_own),
+        cmocka_unit_test(the_likeliest_leaf_is_the_end_of_its_path),
         cmocka_unit_test(fusion_adds_up_agreement_and_keeps_the_likeliest),
         cmocka_unit_test(any_fusion_is_a_tree_of_what_was_proposed),
         cmocka_unit_test(a_roster_begins_with_lookup_alone_up),

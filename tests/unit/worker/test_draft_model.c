@@ -139,6 +139,24 @@ static void a_draft_behind_tentative_tokens_ends_where_the_context_ends(void **s
     assert_chain_is_truth(&t, tokens, CONTEXT - 4);
 }
 
+/* True at the third question. */
+static bool stops_soon(void *context) { return ++*(uint32_t *)context > 2; }
+
+static void a_draft_that_is_of_no_use_ends_between_passes(void **state) {
+    rig *r = *state;
+    uint32_t tokens[CONTEXT] = {3, 1, 4, 1, 5}, n_asked = 0;
+    spec_tree t;
+    r->drafter->stop = stops_soon;
+    r->drafter->stop_context = &n_asked;
+    round_of(r, 1, tokens, 5, 5, BUDGET, &t);
+    assert_int_equal(t.n, 3); /* of the prompt's pass, and of two more */
+    assert_chain_is_truth(&t, tokens, 5);
+    r->drafter->stop = NULL;
+    round_of(r, 1, tokens, 5, 0, BUDGET, &t);
+    assert_int_equal(t.n, BUDGET);
+    assert_chain_is_truth(&t, tokens, 5);
+}
+
 static void many_sequences_go_through_together_and_long_prompts_in_chunks(void **state) {
     rig *r = *state;
     uint32_t tokens[MAX_SEQ][CONTEXT];
@@ -254,6 +272,7 @@ int main(void) {
         WITH_RIG(accepted_drafts_are_not_computed_again),
         WITH_RIG(tentative_tokens_are_drafted_behind_and_leave_no_trace),
         WITH_RIG(a_draft_behind_tentative_tokens_ends_where_the_context_ends),
+        WITH_RIG(a_draft_that_is_of_no_use_ends_between_passes),
         WITH_RIG(many_sequences_go_through_together_and_long_prompts_in_chunks),
         WITH_RIG(a_draft_ends_where_the_context_ends),
         WITH_RIG(without_blocks_or_places_there_is_no_draft_and_later_there_is),

@@ -18,6 +18,7 @@ typedef struct {
     uint32_t n_seen, n_calls, n_closed;
     seq_id closed; /* the last */
     st_code code;  /* what it answers */
+    bool stops;    /* it was told to end early */
 } noting;
 
 typedef struct {
@@ -32,6 +33,7 @@ static st_code draft(spec_drafter *d, spec_draft *items, uint32_t n, st_error *e
     noting *f = (noting *)d;
     f->n_calls++;
     f->n_seen = n;
+    f->stops = spec_drafter_stops(d);
     for (uint32_t i = 0; i < n; i++) {
         spec_draft *it = &items[i];
         for (uint32_t k = 0; k < it->budget; k++)
@@ -175,6 +177,22 @@ static void tentative_tokens_stand_behind_the_others_for_one_draft(void **state)
     works(r, PLAN(LIST(draft, asked(7, t + 7, 1, 3))));
     assert_seen(r, 0, t, 8, 1, 3);
     assert_int_equal(r->fake.seen[0].n_tentative, 0);
+}
+
+static bool says_yes(void *context) { return *(bool *)context; }
+
+static void only_a_plan_of_drafts_ahead_ends_early(void **state) {
+    rig *r = *state;
+    bool yes = true;
+    draft_step_stops(r->step, says_yes, &yes);
+    works(r, PLAN(LIST(open, opened(7, r->text, 5))));
+    works(r, PLAN(.ahead = true, LIST(draft, asked(7, NULL, 0, 3))));
+    assert_true(r->fake.stops);
+    works(r, PLAN(LIST(draft, asked(7, NULL, 0, 3))));
+    assert_false(r->fake.stops);
+    yes = false;
+    works(r, PLAN(.ahead = true, LIST(draft, asked(7, NULL, 0, 3))));
+    assert_false(r->fake.stops);
 }
 
 static void the_sampling_of_a_sequence_is_kept(void **state) {
@@ -394,6 +412,7 @@ int main(void) {
         WITH_RIG(a_drafter_gets_the_hidden_state_of_the_last_token_and_no_other),
         WITH_RIG(a_sequence_may_be_opened_without_tokens_and_get_them_with_its_first_draft),
         WITH_RIG(tentative_tokens_stand_behind_the_others_for_one_draft),
+        WITH_RIG(only_a_plan_of_drafts_ahead_ends_early),
         WITH_RIG(the_sampling_of_a_sequence_is_kept),
         WITH_RIG(a_sequence_that_outgrows_its_place_keeps_its_tokens),
         WITH_RIG(trees_and_figures_come_back_in_the_order_of_the_plan),
