@@ -138,7 +138,8 @@ typedef struct {
     uint64_t held_steps;                   /* times that a step was held back for drafts */
     uint64_t moved_kv;                     /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
-    uint64_t stale_results;                                          /* dropped: not of the plan in flight */
+    uint64_t busy_ns, idle_ns; /* while there were requests: of the group computing, and of it waiting (for drafts, mostly) */
+    uint64_t stale_results;    /* dropped: not of the plan in flight */
     bool group_up, draining;
 } sched_stats;
 

@@ -348,9 +348,17 @@ static void plan_drafts(sched *s) {
             sched_act_first(s, SCHED_ACT_DRAFT, &s->drafters[i].plan)->drafter = i;
 }
 
+static void count_time(sched *s, uint64_t passed_ns) {
+    if (s->flight.id > 0)
+        s->stats.busy_ns += passed_ns;
+    else if (s->group_up && n_live(s) > 0)
+        s->stats.idle_ns += passed_ns;
+}
+
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     s->first_action = s->n_actions = 1 + s->limits.n_drafters; /* the plans' places */
     s->n_tokens = 0;
+    count_time(s, now_ns - s->now_ns);
     s->now_ns = now_ns;
     switch (ev->kind) {
     case SCHED_REQUEST: on_request(s, ev); break;

@@ -28,6 +28,8 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .asked_rounds = 15,
                                             .unasked_rounds = 16,
                                             .held_steps = 17,
+                                            .busy_ns = 21500000000,
+                                            .idle_ns = 250000000,
                                             .bets = 18,
                                             .bets_won = 19,
                                             .bets_dropped = 20,
@@ -84,6 +86,8 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_asked_rounds_total 15"));
     assert_true(has_line(&t, "consort_unasked_rounds_total 16"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));
+    assert_true(has_line(&t, "consort_verifier_busy_seconds_total 21.5"));
+    assert_true(has_line(&t, "consort_verifier_idle_seconds_total 0.25"));
     assert_true(has_line(&t, "consort_draft_ahead_bets_total 18"));
     assert_true(has_line(&t, "consort_draft_ahead_won_total 19"));
     assert_true(has_line(&t, "consort_draft_ahead_dropped_total 20"));
