@@ -155,15 +155,21 @@ static st_code run(head *d, const uint32_t *token, uint32_t n, const float **log
 
 /* ---- beliefs ---- */
 
-/* exp(x) for x <= 0, as fmath_expf but for what is nearly 0 anyway, and without a branch, so that compilers make a vector loop of
- * it: with one call a token this would take longer than the product before it. */
+/* A row of logits is as long as a product over it is dear, so these loops must be vector loops. Compilers make none of one that
+ * compares floats, since a comparison may trap: hence the integers. */
+
+typedef union {
+    float f;
+    uint32_t u;
+    int32_t i;
+} bits;
+
+/* exp(x) for x <= 0, as fmath_expf but for what is nearly 0 anyway: -80 and less, and NaN, are e^-80. */
 static inline float exp_below(float x) {
-    union {
-        float f;
-        uint32_t u;
-    } t, y;
-    x = x > -80 ? x : -80; /* NaN, too */
-    x = x < 0 ? x : 0;
+    bits t = {.f = x}, least = {.f = 80}, y;
+    t.i &= INT32_MAX;
+    t.i = t.i < least.i ? t.i : least.i;
+    x = -t.f;
     t.f = x * FMATH_EXPF_LOG2E + FMATH_EXPF_ROUND;
     float n = t.f - FMATH_EXPF_ROUND, r = x - n * FMATH_EXPF_LN2_HI - n * FMATH_EXPF_LN2_LO;
     float p = ((FMATH_EXPF_P5 * r + FMATH_EXPF_P4) * r + FMATH_EXPF_P3) * r + FMATH_EXPF_P2;
@@ -184,17 +190,42 @@ static float sum_of_exp(const float *x, uint32_t n, float top) {
     return all;
 }
 
-/* The likeliest tokens at `position`, the own choice first; returns how many. Those whose logit is not finite are left out, and
- * of all but the TOP likeliest the noise is not asked. */
-static uint32_t believe(const head *d, const float *logits, const sampling *s, uint32_t position, spec_belief b[TOP]) {
-    uint32_t n = 0;
-    for (uint32_t v = 0; v < d->n_ids; v++) {
-        if (n == TOP && !(logits[v] > b[TOP - 1].p)) continue;
-        if (!isfinite(logits[v])) continue;
-        uint32_t at = n < TOP ? n++ : n - 1;
-        for (; at && logits[v] > b[at - 1].p; at--) b[at] = b[at - 1];
-        b[at] = (spec_belief){.token = d->ids[v], .p = logits[v]};
+/* Rises with x; NaN is somewhere. */
+static inline int32_t order_of(float x) {
+    bits t = {.f = x};
+    return t.i ^ ((t.i >> 31) & INT32_MAX);
+}
+
+static int32_t most_of(const float *x, uint32_t n) {
+    int32_t most = INT32_MIN;
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t order = order_of(x[i]);
+        most = order > most ? order : most;
     }
+    return most;
+}
+
+/* The TOP likeliest, best first, with their logits; ties: the lower id. Those whose logit is not finite are left out. */
+static uint32_t likeliest(const head *d, const float *logits, spec_belief b[TOP]) {
+    enum { RUN = 64 };
+    uint32_t n = 0;
+    for (uint32_t from = 0; from < d->n_ids; from += RUN) {
+        uint32_t end = from + RUN < d->n_ids ? from + RUN : d->n_ids;
+        if (n == TOP && most_of(logits + from, end - from) <= order_of(b[TOP - 1].p)) continue;
+        for (uint32_t v = from; v < end; v++) {
+            if ((n == TOP && !(logits[v] > b[TOP - 1].p)) || !isfinite(logits[v])) continue;
+            uint32_t at = n < TOP ? n++ : n - 1;
+            for (; at && logits[v] > b[at - 1].p; at--) b[at] = b[at - 1];
+            b[at] = (spec_belief){.token = d->ids[v], .p = logits[v]};
+        }
+    }
+    return n;
+}
+
+/* The likeliest tokens at `position`, the own choice first; returns how many. Of all but the TOP likeliest the noise is not
+ * asked. */
+static uint32_t believe(const head *d, const float *logits, const sampling *s, uint32_t position, spec_belief b[TOP]) {
+    uint32_t n = likeliest(d, logits, b);
     if (!n) return 0;
     float top = b[0].p, sum = sum_of_exp(logits, d->n_ids, top);
     for (uint32_t i = 0; i < n; i++) b[i].p = exp_below(b[i].p - top) / sum;
