@@ -1,5 +1,6 @@
-/* GGUF: whatever opens can be walked to its last byte, and the tokenizer takes it or says why not. */
+/* GGUF: whatever opens can be walked to its last byte, and the tokenizer takes it or says why not; so does what reads heads. */
 #include "base/mem.h"
+#include "model/head.h"
 #include "model/text.h"
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     INVARIANT(!model_file_vocabulary_hash(f, hash));
     if (!model_tokenizer_create(f, &t, &e) && !model_tokenize(t, "Hello <|im_end|>", 16, true, 99, &ids, &e)) mem_free(ids.ids);
     model_tokenizer_destroy(t);
+    model_head head;
+    if (!model_head_read(f, &head, &e)) {
+        INVARIANT(head.n_ids > 0 && head.n_ids <= head.n_vocab && head.dim % 32 == 0 && head.ffn_dim % 32 == 0);
+        touch(head.ids, (uint64_t)head.n_ids * 4);
+    }
     model_file_close(f);
     return 0;
 }
