@@ -14,7 +14,7 @@ enum { MAX_TOKENS = 1 << 30 }; /* 4 GiB of ids, and as much for the sort */
 
 typedef struct {
     const char *model, *out, *field;
-    uint32_t order;
+    uint32_t order, least;
     model_tokenizer *tokenizer; /* made with the first file */
     uint8_t vocabulary_hash[SPEC_NGRAM_HASH_BYTES];
     uint32_t *ids; /* [n] of room: texts with SPEC_NGRAM_BREAK behind each */
@@ -138,7 +138,7 @@ static void print_statistics(const build *b, const spec_ngram_info *info, uint64
 }
 
 static st_code make_table(build *b, st_error *e) {
-    spec_ngram_info info = {.order = b->order, .n_vocab = model_vocabulary_size(b->tokenizer)};
+    spec_ngram_info info = {.order = b->order, .least = b->least, .n_vocab = model_vocabulary_size(b->tokenizer)};
     memcpy(info.vocabulary_hash, b->vocabulary_hash, sizeof info.vocabulary_hash);
     uint32_t n = (uint32_t)b->n, *index = mem_alloc(b->n, sizeof *index);
     if (!index) return st_fail(e, ST_FATAL_MEMORY, "out of memory to sort %u tokens", n);
@@ -174,6 +174,8 @@ int client_build_ngram(int argc, char **argv) {
         {"--model", CLIENT_TEXT, &b.model, "F", "GGUF file with the target's vocabulary", true},
         {"--out", CLIENT_TEXT, &b.out, "T", "the table", true},
         {"--order", CLIENT_U32, &b.order, "N", "tokens of the longest n-gram, 1 to 4 (4)", false},
+        {"--min-count", CLIENT_U32, &b.least, "N",
+         "leave out what follows two or more tokens that were seen fewer times: a smaller table, hardly worse (1)", false},
         {"--field", CLIENT_TEXT, &b.field, "NAME", "the text in JSON lines (output)", false},
         {"FILE...", CLIENT_SET, &files, NULL, ".jsonl: JSON lines with that field, or with \"ids\"; others: one text each", true},
     };

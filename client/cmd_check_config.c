@@ -38,17 +38,17 @@ static st_code check_groups(const config_topology *t, st_error *e) {
     if (t->n_groups - n != 1)
         return st_fail(e, ST_ERR_UNSUPPORTED, "groups: %u groups of role verifier; this version runs exactly one",
                        t->n_groups - n);
-    spec_roster roster = spec_roster_of(names, n);
+    spec_roster roster = spec_roster_of(names, n, *t->corpus);
     spec_route route;
     st_code code = spec_route_parse(&route, t->speculation, &roster, e);
     return code ? st_prefix(e, "speculation") : ST_OK;
 }
 
-static st_code check_table(const config_group *g, const uint8_t *vocabulary_hash, st_error *e) {
+static st_code check_table(const char *path, const uint8_t *vocabulary_hash, st_error *e) {
     filemap m = {0};
     spec_ngram table;
-    st_code code = filemap_open(g->table, &m, e);
-    if (!code && spec_ngram_init(&table, m.bytes, m.size_bytes, vocabulary_hash, e)) code = st_prefix(e, "%s", g->table);
+    st_code code = filemap_open(path, &m, e);
+    if (!code && spec_ngram_init(&table, m.bytes, m.size_bytes, vocabulary_hash, e)) code = st_prefix(e, "%s", path);
     filemap_close(&m);
     return code;
 }
@@ -87,9 +87,11 @@ static st_code check_drafters(const config_topology *t, const model_info *info, 
     st_code code = model_file_open(t->model, &f, e);
     if (!code) code = model_file_vocabulary_hash(f, hash);
     model_file_close(f);
+    if (!code && *t->corpus && check_table(t->corpus, hash, e)) code = st_prefix(e, "corpus");
     for (uint32_t i = 0; !code && i < t->n_groups; i++) {
         const config_group *g = &t->groups[i];
-        if (g->role == CONFIG_DRAFTER && g->table[0] && check_table(g, hash, e)) code = st_prefix(e, "groups[%u]: table", i);
+        if (g->role == CONFIG_DRAFTER && g->table[0] && check_table(g->table, hash, e))
+            code = st_prefix(e, "groups[%u]: table", i);
         if (g->role != CONFIG_DRAFTER || g->table[0]) continue;
         bool head = spec_kind_find(g->kind)->wants_hidden;
         if (head ? check_head(g, hash, info, e) : check_small_model(g, hash, e)) code = st_prefix(e, "groups[%u]: model", i);
@@ -124,7 +126,8 @@ static void print_summary(const char *path, const config_topology *t, const mode
     printf("%s: ok\n", path);
     printf("  model   %s (%s, %u layers, vocabulary %u, context %u), precision %s\n", t->model, info->architecture,
            info->n_layers, info->n_vocab, info->max_context, t->precision);
-    printf("  rank 0  coordinator: gRPC on %s, control link on %s\n", t->listen, t->control_listen);
+    printf("  rank 0  coordinator: gRPC on %s, control link on %s%s%s\n", t->listen, t->control_listen,
+           *t->corpus ? ", drafts from " : "", t->corpus);
     for (uint32_t rank = 1; config_rank(t, rank, &group, &group_rank); rank++) print_rank(t, rank, group, group_rank);
 }
 

@@ -13,7 +13,7 @@
 
 enum {
     CONFIG_MAX_RANKS = 1024,   /* the coordinator's included */
-    CONFIG_MAX_DRAFTERS = 31,  /* groups; with lookup, which is always there, a mask of 32 bits */
+    CONFIG_MAX_DRAFTERS = 30,  /* groups; with lookup and the corpus a mask of 32 bits */
     CONFIG_MAX_NAME_BYTES = 31 /* of a group */
 };
 
@@ -42,6 +42,7 @@ typedef struct {
     char *precision;         /* "fast", "fp32" */
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
     char *speculation;   /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
+    char *corpus;        /* a file; empty: none */
     char *draft_budgets; /* "adaptive", "fixed" */
     char *draft_ahead;   /* "off", "on" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;

@@ -113,6 +113,8 @@ static st_code check_drafter(const config_group *g, st_error *e) {
     bool ngram = !strcmp(g->kind, "ngram");
     if (!strcmp(g->name, "lookup"))
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "name: 'lookup' is the drafter that every cluster has; expected another name");
+    if (!strcmp(g->name, "corpus"))
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "name: 'corpus' is the coordinator's own drafter; expected another name");
     if (g->tensor_parallel != 1)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "tensor_parallel: %u: a drafter has one rank; for more, add groups",
                        g->tensor_parallel);
@@ -267,6 +269,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->chat_template);
     mem_free(t->precision);
     mem_free(t->speculation);
+    mem_free(t->corpus);
     mem_free(t->draft_budgets);
     mem_free(t->draft_ahead);
     mem_free(t);

@@ -21,25 +21,28 @@
 typedef struct sched sched;
 
 typedef struct {
-    uint32_t max_requests;            /* running and waiting together */
-    uint32_t max_running;             /* sequences with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all */
-    uint32_t max_queue;               /* waiting ones; past that RESOURCE_EXHAUSTED */
-    uint32_t max_rows;                /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
-    uint32_t max_batch;               /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
-    uint32_t prefill_chunk;           /* most prompt tokens of one sequence in a step that also decodes */
-    uint32_t max_tree;                /* largest draft tree, reserved for each sequence; 0: nobody drafts */
-    uint32_t max_context;             /* tokens of a sequence, prompt and answer */
-    uint32_t n_blocks;                /* KV blocks of the group */
-    const char *speculation;          /* policy of requests that do not say; NULL: none. Read in sched_init */
-    uint32_t n_drafters;              /* < SPEC_MAX_DRAFTERS: 0 .. n_drafters - 1, and lookup after them, which needs no rank */
+    uint32_t max_requests;   /* running and waiting together */
+    uint32_t max_running;    /* sequences with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all */
+    uint32_t max_queue;      /* waiting ones; past that RESOURCE_EXHAUSTED */
+    uint32_t max_rows;       /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
+    uint32_t max_batch;      /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
+    uint32_t prefill_chunk;  /* most prompt tokens of one sequence in a step that also decodes */
+    uint32_t max_tree;       /* largest draft tree, reserved for each sequence; 0: nobody drafts */
+    uint32_t max_context;    /* tokens of a sequence, prompt and answer */
+    uint32_t n_blocks;       /* KV blocks of the group */
+    const char *speculation; /* policy of requests that do not say; NULL: none. Read in sched_init */
+    uint32_t n_drafters;     /* < SPEC_MAX_DRAFTERS - 1: 0 .. n_drafters - 1; lookup and the corpus, without a rank, follow */
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
-    uint32_t n_vocab;                 /* where there are drafters: drafts of other ids are refused */
-    bool adaptive_budgets;            /* trees and waits follow what pays; false: max_tree shared by fixed rules */
-    bool draft_ahead;                 /* drafters go on from the likeliest outcome of a step while it runs */
-    float draft_floor;                /* of lookup: least belief in a node and all before it */
-    uint64_t draft_wait_ns;           /* that a request waits for its drafters; 0: they are not asked */
-    uint32_t want_hidden;             /* mask of the drafters that want the target's hidden states */
-    uint32_t dim;                     /* of a hidden state */
+    const void *corpus;               /* [corpus_bytes] an n-gram table, as drafter `corpus`; NULL: none. Lives as long, too */
+    size_t corpus_bytes;
+    const uint8_t *vocabulary_hash; /* [32] that the corpus must have; NULL: any. Read in sched_init */
+    uint32_t n_vocab;               /* where there are drafters: drafts of other ids are refused */
+    bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree shared by fixed rules */
+    bool draft_ahead;               /* drafters go on from the likeliest outcome of a step while it runs */
+    float draft_floor;              /* of lookup: least belief in a node and all before it */
+    uint64_t draft_wait_ns;         /* that a request waits for its drafters; 0: they are not asked */
+    uint32_t want_hidden;           /* mask of the drafters that want the target's hidden states */
+    uint32_t dim;                   /* of a hidden state */
 } sched_limits;
 
 typedef enum {

@@ -4,6 +4,7 @@
 #ifndef CONSORT_COORDINATOR_INT_H
 #define CONSORT_COORDINATOR_INT_H
 
+#include "base/filemap.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/coordinator_core.h"
 #include "coordinator/metrics_int.h"
@@ -132,6 +133,7 @@ struct coordinator {
     model_tokenizer *tokenizer;
     uint32_t ends[MAX_ENDS], n_ends; /* the model's own end-of-answer tokens */
     uint8_t model_hash[32], vocabulary_hash[32];
+    filemap corpus;
     members members;
     front front;
     net_http_server *http; /* NULL: off */

@@ -166,6 +166,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->n_drafters = c->members.n_drafters;
     l->drafter_names = c->members.drafter_names;
     l->want_hidden = c->members.want_hidden;
+    l->vocabulary_hash = c->vocabulary_hash;
     l->n_vocab = model_vocabulary_size(c->tokenizer);
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
@@ -178,6 +179,11 @@ static st_code make_sched(coordinator *c, st_error *e) {
                        "max_rows: %u: the hidden states of so many tokens, %u numbers each, would be too long for a message to "
                        "heads; at most %u",
                        l->max_rows, l->dim, (unsigned)(PROTO_MAX_BYTES / 2 / sizeof(uint16_t) / l->dim));
+    st_code code = *t->corpus ? filemap_open(t->corpus, &c->corpus, e) : ST_OK;
+    if (!code && *t->corpus && !c->corpus.bytes) code = st_fail(e, ST_ERR_FORMAT, "%s is empty", t->corpus);
+    if (code) return st_prefix(e, "corpus");
+    l->corpus = c->corpus.bytes;
+    l->corpus_bytes = c->corpus.size_bytes;
     size_t bytes = sched_bytes(l);
     c->sched_memory = mem_alloc_aligned(bytes, 1, 64);
     c->max_pending = 2 * (l->max_requests + c->members.n_groups) + 8;
@@ -274,5 +280,6 @@ void coordinator_destroy(coordinator *c) {
     trace_deinit(&c->trace);
     mem_free(c->pending);
     mem_free(c->sched_memory);
+    filemap_close(&c->corpus);
     mem_free(c);
 }

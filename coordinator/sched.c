@@ -51,7 +51,7 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     layout at = {.base = base};
     sched shape = {.limits = *l, .n_buckets = 1}, *s = place(&at, 1, sizeof *s);
     while (shape.n_buckets < l->max_requests) shape.n_buckets *= 2;
-    shape.roster.n = l->n_drafters + 1;
+    shape.roster.n = l->n_drafters + 1 + (l->corpus != NULL);
     /* PLAN, DRAFT of each drafter, FINISHED of all and of one refused, TOKENS of a batch, TIMER, DRAINED */
     shape.n_actions_max = 1 + l->n_drafters + l->max_requests + 1 + l->max_batch + 2;
     shape.requests = place(&at, l->max_requests, sizeof *shape.requests);
@@ -104,7 +104,10 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     sched_state_init(s);
     s->lookup = SPEC_LOOKUP_OPTIONS;
     s->lookup.floor = limits->draft_floor;
-    s->roster = spec_roster_of(limits->drafter_names, limits->n_drafters);
+    s->roster = spec_roster_of(limits->drafter_names, limits->n_drafters, limits->corpus != NULL);
+    if (limits->corpus) code = spec_ngram_init(&s->corpus, limits->corpus, limits->corpus_bytes, limits->vocabulary_hash, e);
+    if (code != ST_OK) return e ? st_prefix(e, "corpus") : code;
+    s->corpus.floor = limits->draft_floor;
     for (uint32_t i = 0; i < s->roster.n; i++) s->by_drafter[i].name = s->roster.name[i];
     code = spec_route_parse(&s->route, limits->speculation ? limits->speculation : "none", &s->roster, e);
     if (code != ST_OK) return e ? st_prefix(e, "speculation") : code;

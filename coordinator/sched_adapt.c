@@ -54,12 +54,24 @@ void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
 }
 
-double sched_expected(const sched *s, const sched_request *r, uint32_t drafter) {
-    spec_tree t;
+/* One tree of what the drafters of the mask proposed, as calibrated; and its path probabilities. */
+static spec_share fuse(const sched *s, const sched_request *r, uint32_t mask, sched_tree *t, float *path) {
+    spec_tree calibrated[SPEC_MAX_DRAFTERS];
+    for (uint32_t i = 0; i < s->roster.n; i++) {
+        calibrated[i].n = 0;
+        if (mask >> i & 1) spec_calibrate(&s->calibrations[i], &trust(s, r)[i], &sched_proposals(s, r)[i], &calibrated[i]);
+    }
+    spec_fuse(calibrated, NULL, s->roster.n, sched_most_drafts(s, r), &t->tree, t->from);
+    for (uint32_t i = 0; i < t->tree.n; i++)
+        path[i] = t->tree.probability[i] * (t->tree.parent[i] == NOUNS_TREE_ROOT ? 1 : path[t->tree.parent[i]]);
+    return (spec_share){.path = path, .n = t->tree.n};
+}
+
+double sched_local_gain(const sched *s, const sched_request *r) {
+    sched_tree t;
     float path[NOUNS_MAX_TREE], sum = 0;
-    spec_calibrate(&s->calibrations[drafter], &trust(s, r)[drafter], &sched_proposals(s, r)[drafter], &t);
-    for (uint32_t i = 0; i < t.n; i++)
-        sum += path[i] = t.probability[i] * (t.parent[i] == NOUNS_TREE_ROOT ? 1 : path[t.parent[i]]);
+    spec_share all = fuse(s, r, s->roster.local, &t, path);
+    for (uint32_t i = 0; i < all.n; i++) sum += path[i];
     return (double)sum;
 }
 
@@ -137,19 +149,6 @@ uint32_t sched_most_drafts(const sched *s, const sched_request *r) {
     return s->limits.max_tree < useful ? s->limits.max_tree : useful;
 }
 
-/* One tree of what the drafters of the mask proposed, as calibrated; and its path probabilities. */
-static spec_share fuse(const sched *s, const sched_request *r, uint32_t mask, sched_tree *t, float *path) {
-    spec_tree calibrated[SPEC_MAX_DRAFTERS];
-    for (uint32_t i = 0; i < s->roster.n; i++) {
-        calibrated[i].n = 0;
-        if (mask >> i & 1) spec_calibrate(&s->calibrations[i], &trust(s, r)[i], &sched_proposals(s, r)[i], &calibrated[i]);
-    }
-    spec_fuse(calibrated, NULL, s->roster.n, sched_most_drafts(s, r), &t->tree, t->from);
-    for (uint32_t i = 0; i < t->tree.n; i++)
-        path[i] = t->tree.probability[i] * (t->tree.parent[i] == NOUNS_TREE_ROOT ? 1 : path[t->tree.parent[i]]);
-    return (spec_share){.path = path, .n = t->tree.n};
-}
-
 /* The longest wait of somebody in the step. */
 static uint64_t waited_ns(sched *s, uint32_t n_decode) {
     uint64_t longest = 0;
@@ -178,7 +177,7 @@ void sched_choose_drafts(sched *s, uint32_t n_decode) {
                       .n_choices = n_decode,
                       .n_free = s->limits.max_rows - n_decode - (s->lists[SCHED_PREFILL].n > 0)};
     bool knows = spec_cost_known(&s->cost, step.n_rows); /* else it cannot be said what drafts gain */
-    spec_yield without = asked ? divide(s, &step, n_decode, UINT32_C(1) << s->limits.n_drafters) : (spec_yield){0};
+    spec_yield without = asked ? divide(s, &step, n_decode, s->roster.local) : (spec_yield){0};
     uint64_t waited = asked ? waited_ns(s, n_decode) : 0, idle = s->now_ns - s->idle_since_ns;
     step.wait_ns = waited < idle ? waited : idle; /* the group worked for others in the rest of it */
     step.explores = s->stats.steps % (knows ? EXPLORING : 2) == 0;

@@ -69,11 +69,16 @@ static bool begins(const sched_request *r) {
     return (r->state == SCHED_PREFILL || r->state == SCHED_DECODE) && r->n_known - r->n_cached == 1;
 }
 
-/* What lookup proposes stands at once. */
-static void look_up(sched *s, sched_request *r) {
-    spec_tree *proposals = sched_proposals(s, r), *t = &proposals[s->limits.n_drafters];
+/* What lookup and the corpus propose stands at once. */
+static void draft_locally(sched *s, sched_request *r) {
+    spec_tree *proposals = sched_proposals(s, r), *own = &proposals[s->limits.n_drafters];
+    uint32_t asked = sched_route(s, r) >> s->limits.n_drafters, most = sched_most_drafts(s, r);
     for (uint32_t i = 0; i < s->roster.n; i++) proposals[i].n = 0;
-    if (sched_route(s, r) >> s->limits.n_drafters & 1) spec_lookup(&s->lookup, r->known, r->n_known, sched_most_drafts(s, r), t);
+    if (asked & 1) spec_lookup(&s->lookup, r->known, r->n_known, most, &own[0]);
+    if (!(asked & 2)) return;
+    spec_draft it = {
+        .seq = r->seq, .sampling = r->sampling, .tokens = r->known, .n_tokens = r->n_known, .budget = most, .tree = &own[1]};
+    INVARIANT(s->corpus.drafter.ops->draft(&s->corpus.drafter, &it, 1, NULL) == ST_OK);
 }
 
 static void begin_round(sched *s, sched_request *r) {
@@ -93,7 +98,7 @@ static void begin_round(sched *s, sched_request *r) {
 }
 
 void sched_begin_round(sched *s, sched_request *r) {
-    look_up(s, r);
+    draft_locally(s, r);
     begin_round(s, r);
 }
 
@@ -103,8 +108,8 @@ void sched_begin_rounds(sched *s, const sched_flight *f) {
     for (uint32_t i = 0; i < f->n_items; i++) {
         sched_request *r = &s->requests[f->items[i].slot];
         if (!begins(r)) continue;
-        look_up(s, r);
-        gain += sched_expected(s, r, s->limits.n_drafters);
+        draft_locally(s, r);
+        gain += sched_local_gain(s, r);
         n++;
     }
     if (n == 0) return;

@@ -119,7 +119,8 @@ struct sched {
     uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
 
     spec_lookup_options lookup;
-    spec_roster roster;             /* the drafters that have a rank, then lookup */
+    spec_ngram corpus;
+    spec_roster roster;             /* the drafters that have a rank, then lookup, then the corpus */
     spec_route route;               /* of requests that do not say */
     sched_drafter *drafters;        /* [n_drafters] */
     uint32_t busy, late;            /* masks: a plan is in flight; and a request has waited for its answer in vain */
@@ -235,10 +236,9 @@ void sched_learn_step(sched *s, const sched_flight *f);    /* its result has com
 void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item);
 spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n] */
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
-/* Whether the rounds that begin now ask: `gain` is what lookup is expected to bring each of them, in accepted tokens. */
+/* Whether the rounds that begin now ask: `gain` is what local drafters are expected to bring each of them, in accepted tokens. */
 void sched_decide_asking(sched *s, double gain);
-/* The sum of a proposal's path probabilities, as calibrated. */
-double sched_expected(const sched *s, const sched_request *r, uint32_t drafter);
+double sched_local_gain(const sched *s, const sched_request *r);
 void sched_learn_wait(sched_drafter *d, uint64_t wait_ns);
 /* The most nodes of a tree that could be of use to it. */
 uint32_t sched_most_drafts(const sched *s, const sched_request *r);

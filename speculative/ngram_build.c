@@ -91,6 +91,10 @@ static uint64_t level_bytes(const spec_ngram_info *info, uint32_t level) {
            (uint64_t)info->level[level].n_entries * NGRAM_ENTRY_BYTES;
 }
 
+static bool keeps(const spec_ngram_info *info, uint32_t level, const follower_counts *f) {
+    return f->n > 0 && (level < 2 || f->total >= info->least);
+}
+
 uint64_t spec_ngram_size(const uint32_t *tokens, uint32_t n_tokens, const uint32_t *index, spec_ngram_info *info) {
     text t = {tokens, n_tokens};
     uint64_t size = NGRAM_HEAD_BYTES + (uint64_t)info->order * NGRAM_LEVEL_BYTES + SHA256_BYTES;
@@ -101,7 +105,8 @@ uint64_t spec_ngram_size(const uint32_t *tokens, uint32_t n_tokens, const uint32
         info->level[level].n_contexts = info->level[level].n_entries = 0;
         for (uint32_t i = 0; i < n_tokens;) {
             i = count_run(t, index, level, i, &f);
-            info->level[level].n_contexts += f.n > 0;
+            if (!keeps(info, level, &f)) continue;
+            info->level[level].n_contexts++;
             info->level[level].n_entries += f.n;
         }
         size += level_bytes(info, level);
@@ -115,7 +120,7 @@ static uint8_t *put_level(text t, const uint32_t *index, const spec_ngram_info *
     follower_counts f;
     for (uint32_t i = 0, next; i < t.n; i = next) {
         next = count_run(t, index, level, i, &f);
-        if (!f.n) continue;
+        if (!keeps(info, level, &f)) continue;
         for (uint32_t k = 0; k < level; k++) out = put32(out, token_at(t, index[i], k));
         out = put32(put32(put32(out, n_entries), f.total), f.distinct);
         for (uint32_t k = 0; k < f.n; k++) entry = put32(put32(entry, f.next[k].token), f.next[k].count);

@@ -28,10 +28,10 @@ static uint32_t ask_all(const spec_route *r, const spec_roster *roster, const sp
     return roster->n >= 32 ? UINT32_MAX : (UINT32_C(1) << roster->n) - 1;
 }
 
-/* Lookup costs no wait, so it has no rival. */
+/* What costs no wait has no rival. */
 static uint32_t ask_hedge(const spec_route *r, const spec_roster *roster, const spec_record *record) {
-    uint32_t lookup = ask_lookup(r, roster, record);
-    return lookup | spec_hedge_pick(record->hits, record->prior, roster->n, roster->up & ~lookup);
+    (void)r;
+    return roster->local | spec_hedge_pick(record->hits, record->prior, roster->n, roster->up & ~roster->local);
 }
 
 static uint32_t ask_fixed(const spec_route *r, const spec_roster *roster, const spec_record *record) {
@@ -76,11 +76,14 @@ static st_code no_such_drafter(const char *text, const spec_roster *roster, st_e
     return st_fail(e, ST_ERR_INVALID_ARGUMENT, "'%.64s': no such drafter; there are: %s", text, list);
 }
 
-spec_roster spec_roster_of(const char *const *names, uint32_t n) {
-    INVARIANT(n < SPEC_MAX_DRAFTERS);
-    spec_roster roster = {.n = n + 1, .up = UINT32_C(1) << n};
+spec_roster spec_roster_of(const char *const *names, uint32_t n, bool corpus) {
+    INVARIANT(n < SPEC_MAX_DRAFTERS - 1);
+    spec_roster roster = {.n = n};
     for (uint32_t i = 0; i < n; i++) roster.name[i] = names[i];
-    roster.name[n] = spec_kinds[SPEC_KIND_lookup].name;
+    roster.name[roster.n++] = spec_kinds[SPEC_KIND_lookup].name;
+    if (corpus) roster.name[roster.n++] = SPEC_CORPUS;
+    for (uint32_t i = n; i < roster.n; i++) roster.local |= UINT32_C(1) << i;
+    roster.up = roster.local;
     return roster;
 }
 

@@ -167,7 +167,8 @@ uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32
 typedef struct {
     uint32_t n; /* <= SPEC_MAX_DRAFTERS */
     const char *name[SPEC_MAX_DRAFTERS];
-    uint32_t up; /* mask of those that answer at present */
+    uint32_t up;    /* mask of those that answer at present */
+    uint32_t local; /* mask of those without a rank, for which nobody waits: always up */
 } spec_roster;
 
 typedef struct {
@@ -175,8 +176,9 @@ typedef struct {
     uint8_t drafter; /* of `fixed:<name>` */
 } spec_route;
 
-/* Of n < SPEC_MAX_DRAFTERS drafters that have a rank, down, and of lookup behind them, which has none and is always up. */
-spec_roster spec_roster_of(const char *const *names, uint32_t n);
+/* Of n < SPEC_MAX_DRAFTERS - 1 drafters that have a rank, down; of lookup behind them; and of the corpus, where there is one. */
+#define SPEC_CORPUS "corpus"
+spec_roster spec_roster_of(const char *const *names, uint32_t n, bool corpus);
 
 /* What a policy may know of a request. */
 typedef struct {
@@ -281,6 +283,7 @@ typedef struct {
     uint32_t order, n_vocab; /* order: tokens of the longest n-gram */
     uint8_t vocabulary_hash[SPEC_NGRAM_HASH_BYTES];
     uint64_t n_tokens; /* it was counted from */
+    uint32_t least;    /* of spec_ngram_size and _write: contexts of two and more tokens seen less often are left out */
     struct {
         uint32_t n_contexts, n_entries;
     } level[SPEC_NGRAM_MAX_ORDER]; /* [c]: contexts of c tokens, and the tokens seen after them */

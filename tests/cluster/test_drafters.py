@@ -91,14 +91,16 @@ def test_any_drafters_and_any_ranks_give_the_bytes_of_the_target_alone(new_clust
 
 def test_adaptive_budgets_give_the_same_bytes(new_cluster, alone, echo):
     """They follow the clock, so what is drafted differs from run to run."""
-    cluster = new_cluster(drafters=[CODE, MATH, TWIN, echo("Q8_0")], threads=1, draft_budget=8, draft_floor=0, **PATIENT)
-    for policy in POLICIES:
+    corpus = f"{ROOT}/drafters/corpus.ngram"
+    cluster = new_cluster(drafters=[CODE, MATH, TWIN, echo("Q8_0")], threads=1, corpus=corpus, draft_budget=8, draft_floor=0, **PATIENT)
+    for policy in POLICIES + ["fixed:corpus"]:
         answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS])
         assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone], policy
     figures = cluster.metrics()
     assert figures["consort_spec_decode_num_offered_tokens_total", ""] > figures["consort_spec_decode_num_draft_tokens_total", ""] > 0
     assert figures["consort_asked_rounds_total", ""] > 0 and figures["consort_drafter_wait_seconds", 'drafter="twin"'] > 0
     assert any(name == "consort_believed_step_seconds" for name, _ in figures) and cluster.is_idle()
+    assert accepted(figures, "corpus") > 0
 
 
 def test_drafts_ahead_give_the_same_bytes_and_are_of_use(new_cluster, alone, echo):

@@ -169,7 +169,7 @@ static void what_does_not_fit_together_is_refused(void **state) {
                    "x.yaml: draft_budget: 63 and the token before it are over max_rows 63");
     char text[2048] = "model: m\ngroups:\n- {name: v}\n";
     for (int i = 0; i < 32; i++) snprintf(text + strlen(text), 64, "- {name: g%d, role: drafter}\n", i);
-    assert_refused(text, "x.yaml: groups: 32 drafters are over 31");
+    assert_refused(text, "x.yaml: groups: 32 drafters are over 30");
     snprintf(text, sizeof text, "model: m\ngroups:\n");
     for (int i = 0; i < 16; i++) snprintf(text + strlen(text), 64, "- {name: g%d, tensor_parallel: 64}\n", i);
     assert_refused(text, "x.yaml: groups: 1025 ranks with the coordinator are over 1024");

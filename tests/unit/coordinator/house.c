@@ -267,6 +267,7 @@ static void describe(house *h, const house_options *o) {
                                     .speculation = drafts ? "fixed:d" : "none",
                                     .draft_budget = drafts ? BUDGET : 0,
                                     .draft_wait_ms = o->draft_wait_ms,
+                                    .corpus = "",
                                     .draft_budgets = "fixed",
                                     .draft_ahead = "off",
                                     .control_listen = address,

@@ -5,7 +5,7 @@
 #include "base/mem.h"
 #include "coordinator/coordinator_core.h"
 #include "kv/kv_core.h"
-#include "speculative/speculative.h"
+#include "tests/unit/speculative/table.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -89,6 +89,8 @@ typedef struct {
     uint16_t hidden[PROTO_MAX_PLAN_SEQUENCES][ITEM_TOKENS][DIM];
     uint64_t n_branches; /* nodes beside another in the trees that it got */
     drafter drafters[DRAFTERS];
+    uint8_t *corpus; /* of any text: it hits now and then */
+    size_t corpus_bytes;
 } world;
 
 #define CHECK(w, cond)                                                                                                           \
@@ -581,7 +583,11 @@ static void one_event(world *w) {
 
 static void begin(world *w, uint64_t seed) {
     static const char *const names[] = {"a", "b", "c"};
-    *w = (world){.seed = seed, .random = seed * UINT64_C(0x9E3779B97F4A7C15) + 1, .up = true};
+    *w = (world){.corpus = w->corpus,
+                 .corpus_bytes = w->corpus_bytes,
+                 .seed = seed,
+                 .random = seed * UINT64_C(0x9E3779B97F4A7C15) + 1,
+                 .up = true};
     for (uint32_t i = 0; i < 8; i++) draw(w, 2);
     w->arrivals = 2 + draw(w, 70);
     uint32_t batch = 1 + draw(w, draw(w, 2) ? 4 : 20), tree = draw(w, 4) ? 1 + draw(w, 20) : 0;
@@ -602,6 +608,7 @@ static void begin(world *w, uint64_t seed) {
                                .adaptive_budgets = draw(w, 2),
                                .draft_ahead = draw(w, 2),
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
+    if (draw(w, 2)) w->limits.corpus = w->corpus, w->limits.corpus_bytes = w->corpus_bytes;
     w->memory_bytes = sched_bytes(&w->limits);
     w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
     assert_non_null(w->memory);
@@ -643,7 +650,7 @@ static void check_drafters(world *w) {
 
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
-    uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped;
+    uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -653,12 +660,11 @@ static void reap(const world *w, harvest *h) {
         h->by_rank += st.by_drafter[i].accepted;
         h->bad += sched_get_drafter(w->s, i).bad;
     }
-    h->drafted += st.drafts.drafted;
-    h->accepted += st.drafts.accepted;
+    h->drafted += st.drafts.drafted, h->accepted += st.drafts.accepted;
     h->branches += w->n_branches;
     h->late += st.late_drafts;
-    h->won += st.bets_won;
-    h->dropped += st.bets_dropped;
+    if (w->limits.corpus) h->by_corpus += st.by_drafter[w->limits.n_drafters + 1].accepted;
+    h->won += st.bets_won, h->dropped += st.bets_dropped;
     if (st.largest_batch > h->largest_batch) h->largest_batch = st.largest_batch;
 }
 
@@ -666,6 +672,10 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     (void)state;
     world *w = mem_alloc(1, sizeof *w);
     harvest h = {0};
+    spec_ngram_info info;
+    uint32_t text[500];
+    table_text(1, VOCABULARY, text, 500);
+    w->corpus = table_make(text, 500, VOCABULARY, 3, &info, &w->corpus_bytes);
     for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
         begin(w, seed);
         while (w->n_sent < CLIENTS) one_event(w);
@@ -684,7 +694,8 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     assert_true(h.largest_batch >= 16);
     assert_true(h.accepted > h.drafted / 10 && h.accepted < h.drafted);
     assert_true(h.by_rank > N_SEEDS && h.branches > N_SEEDS && h.late > N_SEEDS / 4 && h.bad > N_SEEDS / 4);
-    assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4);
+    assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4 && h.by_corpus > N_SEEDS / 4);
+    mem_free(w->corpus);
     mem_free(w);
 }
 

@@ -19,10 +19,10 @@ static inline void table_text(uint64_t seed, uint32_t n_vocab, uint32_t *tokens,
 }
 
 /* Returns the file's bytes (mem_free) and their size. */
-static inline uint8_t *table_make(const uint32_t *tokens, uint32_t n, uint32_t n_vocab, uint32_t order, spec_ngram_info *info,
-                                  size_t *size) {
+static inline uint8_t *table_make_of(const uint32_t *tokens, uint32_t n, uint32_t n_vocab, uint32_t order, uint32_t least,
+                                     spec_ngram_info *info, size_t *size) {
     uint32_t *index = mem_alloc(n + 1, sizeof *index);
-    *info = (spec_ngram_info){.order = order, .n_vocab = n_vocab, .vocabulary_hash = {1, 2, 3}};
+    *info = (spec_ngram_info){.order = order, .n_vocab = n_vocab, .least = least, .vocabulary_hash = {1, 2, 3}};
     INVARIANT(index);
     spec_ngram_sort(tokens, n, order, index);
     *size = spec_ngram_size(tokens, n, index, info);
@@ -30,6 +30,11 @@ static inline uint8_t *table_make(const uint32_t *tokens, uint32_t n, uint32_t n
     INVARIANT(bytes && !spec_ngram_write(tokens, n, index, info, bytes));
     mem_free(index);
     return bytes;
+}
+
+static inline uint8_t *table_make(const uint32_t *tokens, uint32_t n, uint32_t n_vocab, uint32_t order, spec_ngram_info *info,
+                                  size_t *size) {
+    return table_make_of(tokens, n, n_vocab, order, 0, info, size);
 }
 
 #endif

@@ -72,6 +72,33 @@ static void an_empty_text_makes_a_table_without_a_word(void **state) {
     mem_free(bytes);
 }
 
+/* Contexts of one token stay, rare longer ones go, and what stays is as it was. */
+static void contexts_that_were_seen_too_seldom_are_left_out(void **state) {
+    (void)state;
+    enum { N = 2000, LEAST = 3 };
+    static uint32_t text[N];
+    spec_ngram_info info, fewer;
+    size_t size, small;
+    spec_ngram all, g;
+    table_text(9, 30, text, N);
+    uint8_t *bytes = table_make(text, N, 30, 4, &info, &size), *cut = table_make_of(text, N, 30, 4, LEAST, &fewer, &small);
+    assert_int_equal(spec_ngram_init(&all, bytes, size, NULL, NULL), ST_OK);
+    assert_int_equal(spec_ngram_init(&g, cut, small, NULL, NULL), ST_OK);
+    assert_int_equal(fewer.level[1].n_contexts, info.level[1].n_contexts);
+    assert_true(small < size / 2 && fewer.level[3].n_contexts > 0);
+    for (uint32_t level = 1; level < 4; level++)
+        for (uint32_t i = 0; i + level < N; i++) {
+            ngram_context was, is;
+            if (!ngram_find(&all, level, text + i, &was)) continue;
+            bool there = ngram_find(&g, level, text + i, &is);
+            assert_int_equal(there, level < 2 || was.total >= LEAST);
+            if (there)
+                assert_true(is.total == was.total && is.distinct == was.distinct && is.end - is.first == was.end - was.first);
+        }
+    mem_free(bytes);
+    mem_free(cut);
+}
+
 static uint8_t *some_table(size_t *size) {
     enum { N = 300 };
     static uint32_t text[N];
@@ -158,6 +185,7 @@ static void a_well_summed_file_that_breaks_a_rule_is_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(contexts_that_were_seen_too_seldom_are_left_out),
         cmocka_unit_test(every_count_is_that_of_a_plain_search),
         cmocka_unit_test(an_empty_text_makes_a_table_without_a_word),
         cmocka_unit_test(a_changed_or_cut_file_is_refused),

@@ -161,11 +161,11 @@ static void any_fusion_is_a_tree_of_what_was_proposed(void **state) {
     }
 }
 
-static spec_roster three_drafters(void) { return spec_roster_of((const char *[]){"small", "code", "math"}, 3); }
+static spec_roster three_drafters(void) { return spec_roster_of((const char *[]){"small", "code", "math"}, 3, false); }
 
 static void a_roster_begins_with_lookup_alone_up(void **state) {
     (void)state;
-    spec_roster three = three_drafters(), none = spec_roster_of(NULL, 0);
+    spec_roster three = three_drafters(), none = spec_roster_of(NULL, 0, false);
     assert_true(three.n == 4 && three.up == 8 && none.n == 1 && none.up == 1);
     assert_string_equal(three.name[0], "small");
     assert_string_equal(three.name[2], "math");
@@ -229,6 +229,24 @@ static void hedge_asks_lookup_and_those_that_hit_and_follows_all(void **state) {
     assert_int_equal(spec_route_follow(&r, &roster), 13);
 }
 
+static void the_corpus_is_local_and_has_its_name(void **state) {
+    (void)state;
+    spec_roster roster = spec_roster_of((const char *[]){"small", "code"}, 2, true);
+    spec_route r;
+    assert_true(roster.n == 4 && roster.up == 12 && roster.local == 12);
+    roster.up = 15;
+    const spec_tally hits[4] = {{40, 2}, {40, 20}, {40, 39}, {40, 0}};
+    const spec_record record = {hits, nothing, 5};
+    const struct {
+        const char *policy;
+        uint32_t asks;
+    } cases[] = {{"lookup", 4}, {"fixed:corpus", 8}, {"all", 15}, {"hedge", 8 | 4 | 2}, {"none", 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(spec_route_parse(&r, cases[i].policy, &roster, NULL), ST_OK);
+        assert_int_equal(spec_route_ask(&r, &roster, &record), cases[i].asks);
+    }
+}
+
 static void a_wrong_policy_is_told_what_there_is(void **state) {
     (void)state;
     spec_roster roster = three_drafters();
@@ -262,6 +280,7 @@ int main(void) {
         cmocka_unit_test(each_policy_asks_its_drafters_and_only_those_that_are_up),
         cmocka_unit_test(round_robin_takes_those_that_are_up_in_turn),
         cmocka_unit_test(hedge_asks_lookup_and_those_that_hit_and_follows_all),
+        cmocka_unit_test(the_corpus_is_local_and_has_its_name),
         cmocka_unit_test(a_wrong_policy_is_told_what_there_is),
         cmocka_unit_test(kinds_are_found_by_name),
     };
