@@ -40,6 +40,8 @@ typedef struct {
     uint64_t draft_wait_ns;           /* that a request waits for its drafters; 0: they are not asked */
     uint32_t want_hidden;             /* mask of the drafters that want the target's hidden states */
     uint32_t dim;                     /* of a hidden state */
+    float (*similarity)(void *context, uint32_t a, uint32_t b); /* of two tokens' embeddings, -1 .. 1; NULL: unknown */
+    void *similarity_context;
 } sched_limits;
 
 typedef enum {

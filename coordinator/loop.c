@@ -171,6 +171,8 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;
+    l->similarity = c->o->similarity;
+    l->similarity_context = c->o->similarity_context;
     for (uint32_t i = 0; i < t->n_groups; i++)
         if (t->groups[i].role == CONFIG_VERIFIER) l->n_blocks = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
     if (l->want_hidden && !coordinator_can_send_hidden(c))

@@ -72,6 +72,7 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.trust = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.trust);
     shape.hits = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.hits);
     shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
+    shape.cosine = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.cosine);
     shape.shares = place(&at, l->max_batch, sizeof *shape.shares);
     shape.paths = place(&at, (size_t)l->max_batch * l->max_tree, sizeof *shape.paths);
     shape.by_drafter = place(&at, (1 + (size_t)l->max_requests) * shape.roster.n, sizeof *shape.by_drafter);

@@ -47,6 +47,7 @@ typedef struct {
     uint32_t ahead_there; /* ... and of those that have answered */
     bool knows_hidden;    /* that of its last known token is kept */
     sched_drafts drafts;
+    float accepted;                    /* drafts a step, of late */
     proto_drafter_figures *by_drafter; /* [roster.n] */
     bool open;                         /* the ranks know it */
     uint64_t last_plan;                /* the last plan that names it; 0: none */
@@ -130,6 +131,7 @@ struct sched {
     spec_trust *trust;              /* [max_running][roster.n] by the index of the chain */
     spec_tally *hits;               /* as trust: tokens that the drafter was scored by, and its hits */
     spec_tally *prior;              /* [roster.n] the same over all requests */
+    spec_cosine *cosine;            /* as trust */
     spec_cost cost;                 /* of the group's steps, their ways included */
     spec_worth worth;
     bool asks;                         /* rounds that begin now wait for drafters ... */
@@ -232,8 +234,9 @@ bool sched_abandons(sched *s, uint32_t drafter);
 void sched_forget_trust(sched *s, const sched_request *r); /* its chain is new */
 void sched_learn_step(sched *s, const sched_flight *f);    /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
-void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item);
-spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n] */
+void sched_learn_drafts(sched *s, sched_request *r, const proto_item *item);
+spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n], as the next */
+spec_cosine *sched_cosine(const sched *s, const sched_request *r);
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
 /* Whether the rounds that begin now ask: `gain` is what lookup is expected to bring each of them, in accepted tokens. */
 void sched_decide_asking(sched *s, double gain);

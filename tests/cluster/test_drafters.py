@@ -21,7 +21,7 @@ MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
 TWIN = {"name": "twin", "kind": "model", "threads": 1, "kv_tokens": 8192}  # the target's own file
 FIXED = {"draft_budgets": "fixed"}  # drafts whether it pays or not
 PATIENT = {"draft_wait_ms": 60000}  # a busy machine may be slow: no draft is to come late
-POLICIES = ["lookup", "fixed:code", "fixed:twin", "fixed:head", "hedge", "round-robin", "all"]
+POLICIES = ["lookup", "fixed:code", "fixed:twin", "fixed:head", "hedge", "cosine", "round-robin", "all"]
 SAMPLED = [{}, {"temperature": 1.0, "seed": 7}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 8},
            {"temperature": 0.9, "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "min_tokens": 20, "seed": 9}]
 STORY = [("user", "Tell me a long story about a ship.")]

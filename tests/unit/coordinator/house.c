@@ -320,7 +320,8 @@ house *house_start(const house_options *o) {
     write_model(h);
     describe(h, o);
     snprintf(h->run_file, sizeof h->run_file, "%s.run", h->model);
-    h->options = (coordinator_options){&h->topology, house_secret, EPOCH, h->run_file};
+    h->options =
+        (coordinator_options){.topology = &h->topology, .secret = house_secret, .cluster_epoch = EPOCH, .run_file = h->run_file};
     if (coordinator_create(&h->options, &h->c, &e)) fail_msg("%s", e.message);
     h->control_port = coordinator_control_port(h->c);
     FILE *f = fopen(h->run_file, "r");

@@ -142,9 +142,9 @@ static void invent(world *w, client *c) {
     c->max_tokens = draw(w, 8) == 0 ? 0 : 1 + draw(w, 50);
     c->n_ends = draw(w, 4);
     for (uint32_t i = 0; i < c->n_ends; i++) c->ends[i] = draw(w, VOCABULARY);
-    static const char *const policies[] = {"",        "none",    "lookup", "all", "hedge", "round-robin", "fixed:lookup",
-                                           "fixed:a", "fixed:b", "fixed:c"};
-    c->speculation = policies[draw(w, 7 + w->limits.n_drafters)];
+    static const char *const policies[] = {
+        "", "none", "lookup", "all", "hedge", "cosine", "round-robin", "fixed:lookup", "fixed:a", "fixed:b", "fixed:c"};
+    c->speculation = policies[draw(w, 8 + w->limits.n_drafters)];
     if (draw(w, 5) == 0) c->deadline_ns = w->now_ns + draw(w, 3000);
     c->wants_hidden = draw(w, 4) == 0;
     answer_alone(c);

@@ -4,7 +4,7 @@
  *
  *     limits max_batch=4 ...                          a new scheduler; what is not named keeps its default
  *     [@TIME] up | down | drain | timer | stats
- *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c
+ *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c, d
  *     [@TIME] request SEQ prompt=N [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
  *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
  *     [@TIME] result PLAN ITEM...                     ITEM: SEQ:TOKEN,TOKEN or SEQ: (none) or SEQ!LAYER (not finite)
@@ -26,7 +26,7 @@
 
 static bool rewriting;
 static const char *const folder = "tests/script";
-static const char *const names_of_drafters[] = {"a", "b", "c"};
+static const char *const names_of_drafters[] = {"a", "b", "c", "d"};
 static const char *const finishes[] = {"none", "stop", "length", "cancelled", "error"};
 
 enum { TEXT_BYTES = 1 << 16, MAX_WORDS = 64, MAX_REQUESTS_OF_A_SCRIPT = 256 };

@@ -174,7 +174,8 @@ static void a_roster_begins_with_lookup_alone_up(void **state) {
 }
 
 static const spec_tally nothing[SPEC_MAX_DRAFTERS];
-static const spec_record unknown = {nothing, nothing, 0};
+static const spec_cosine untried[SPEC_MAX_DRAFTERS];
+static const spec_record unknown = {.hits = nothing, .prior = nothing, .cosine = untried};
 
 static void each_policy_asks_its_drafters_and_only_those_that_are_up(void **state) {
     (void)state;
@@ -182,8 +183,8 @@ static void each_policy_asks_its_drafters_and_only_those_that_are_up(void **stat
     const struct {
         const char *text;
         uint32_t all_up, code_down;
-    } cases[] = {{"none", 0, 0},       {"lookup", 8, 8},       {"all", 15, 13},   {"fixed:code", 2, 0},
-                 {"fixed:math", 4, 4}, {"fixed:lookup", 8, 8}, {"hedge", 15, 13}, {"round-robin", 1, 1}};
+    } cases[] = {{"none", 0, 0},         {"lookup", 8, 8},  {"all", 15, 13},    {"fixed:code", 2, 0}, {"fixed:math", 4, 4},
+                 {"fixed:lookup", 8, 8}, {"hedge", 15, 13}, {"cosine", 15, 13}, {"round-robin", 1, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         spec_route r;
         assert_int_equal(spec_route_parse(&r, cases[i].text, &roster, NULL), ST_OK);
@@ -208,7 +209,7 @@ static void round_robin_takes_those_that_are_up_in_turn(void **state) {
     assert_int_equal(spec_route_parse(&r, "round-robin", &roster, NULL), ST_OK);
     roster.up = 13;
     const uint32_t turns[] = {1, 4, 8, 1, 4, 8};
-    for (uint64_t i = 0; i < 6; i++) assert_int_equal(spec_route_ask(&r, &roster, &(spec_record){nothing, nothing, i}), turns[i]);
+    for (uint64_t i = 0; i < 6; i++) assert_int_equal(spec_route_ask(&r, &roster, &(spec_record){.round = i}), turns[i]);
     roster.up = 0;
     assert_int_equal(spec_route_ask(&r, &roster, &unknown), 0);
     assert_int_equal(spec_route_follow(&r, &roster), 0);
@@ -221,12 +222,27 @@ static void hedge_asks_lookup_and_those_that_hit_and_follows_all(void **state) {
     assert_int_equal(spec_route_parse(&r, "hedge", &roster, NULL), ST_OK);
     roster.up = 15;
     const spec_tally hits[4] = {{40, 2}, {40, 20}, {40, 4}, {40, 39}};
-    const spec_record record = {hits, nothing, 5};
+    const spec_record record = {.hits = hits, .prior = nothing, .round = 5};
     assert_int_equal(spec_route_ask(&r, &roster, &record), 8 | 2);
     assert_int_equal(spec_route_follow(&r, &roster), 15);
     roster.up = 13;
     assert_int_equal(spec_route_ask(&r, &roster, &record), 8 | 4 | 1);
     assert_int_equal(spec_route_follow(&r, &roster), 13);
+}
+
+static void cosine_asks_lookup_and_those_that_are_sure_and_near(void **state) {
+    (void)state;
+    const char *names[] = {"a", "b", "c", "d"};
+    spec_roster roster = spec_roster_of(names, 4);
+    spec_route r;
+    assert_int_equal(spec_route_parse(&r, "cosine", &roster, NULL), ST_OK);
+    roster.up = 31;
+    const spec_cosine seen[5] = {{10, 5, 2, 9}, {10, 5, 8, 9}, {10, 5, 5, 9}, {10, 5, 6, 9}};
+    const spec_record record = {.cosine = seen, .accepted = 2};
+    assert_int_equal(spec_route_ask(&r, &roster, &record), 16 | 2 | 4 | 8);
+    assert_int_equal(spec_route_follow(&r, &roster), 0);
+    roster.up = 31 - 4;
+    assert_int_equal(spec_route_ask(&r, &roster, &record), 16 | 1 | 2 | 8);
 }
 
 static void a_wrong_policy_is_told_what_there_is(void **state) {
@@ -237,7 +253,7 @@ static void a_wrong_policy_is_told_what_there_is(void **state) {
     const char *wrong[] = {"", "al", "alll", "all:code", "none:", "fixed", ":", "Lookup", "round_robin", "hedge:code"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(spec_route_parse(&r, wrong[i], &roster, &e), ST_ERR_INVALID_ARGUMENT);
-        assert_non_null(strstr(e.message, "none, lookup, all, hedge, fixed:<drafter>, round-robin"));
+        assert_non_null(strstr(e.message, "none, lookup, all, hedge, cosine, fixed:<drafter>, round-robin"));
     }
     assert_int_equal(spec_route_parse(&r, "fixed:cod", &roster, &e), ST_ERR_INVALID_ARGUMENT);
     assert_non_null(strstr(e.message, "'fixed:cod': no such drafter; there are: small, code, math, lookup"));
@@ -262,6 +278,7 @@ int main(void) {
         cmocka_unit_test(each_policy_asks_its_drafters_and_only_those_that_are_up),
         cmocka_unit_test(round_robin_takes_those_that_are_up_in_turn),
         cmocka_unit_test(hedge_asks_lookup_and_those_that_hit_and_follows_all),
+        cmocka_unit_test(cosine_asks_lookup_and_those_that_are_sure_and_near),
         cmocka_unit_test(a_wrong_policy_is_told_what_there_is),
         cmocka_unit_test(kinds_are_found_by_name),
     };
