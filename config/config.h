@@ -44,6 +44,7 @@ typedef struct {
     char *speculation;   /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     char *draft_budgets; /* "adaptive", "fixed" */
     char *draft_ahead;   /* "off", "on" */
+    char *fusion;        /* "merge", "lockstep" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
     config_group *groups; /* [n_groups] */

@@ -269,6 +269,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->speculation);
     mem_free(t->draft_budgets);
     mem_free(t->draft_ahead);
+    mem_free(t->fusion);
     mem_free(t);
 }
 

@@ -55,15 +55,20 @@ void sched_learn_drafts(sched *s, sched_request *r, const proto_item *item) {
     const spec_likeness likeness = {s->limits.similarity, s->limits.similarity_context};
     spec_cosine_accepted(&r->accepted, item->n_tokens - 1);
     for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-        if (r->asked >> i & 1) spec_cosine_learn(&sched_cosine(s, r)[i], &proposals[i], item->tokens, item->n_tokens, &likeness);
+        if (r->asked >> i & 1 || proposals[i].n) /* drafts ahead were asked for before */
+            spec_cosine_learn(&sched_cosine(s, r)[i], &proposals[i], item->tokens, item->n_tokens, &likeness);
     for (uint32_t i = 0; i < s->roster.n; i++)
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
+}
+
+void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, spec_tree *out) {
+    spec_calibrate(&s->calibrations[drafter], &trust(s, r)[drafter], &sched_proposals(s, r)[drafter], out);
 }
 
 double sched_expected(const sched *s, const sched_request *r, uint32_t drafter) {
     spec_tree t;
     float path[NOUNS_MAX_TREE], sum = 0;
-    spec_calibrate(&s->calibrations[drafter], &trust(s, r)[drafter], &sched_proposals(s, r)[drafter], &t);
+    sched_calibrate(s, r, drafter, &t);
     for (uint32_t i = 0; i < t.n; i++)
         sum += path[i] = t.probability[i] * (t.parent[i] == NOUNS_TREE_ROOT ? 1 : path[t.parent[i]]);
     return (double)sum;
@@ -148,7 +153,7 @@ static spec_share fuse(const sched *s, const sched_request *r, uint32_t mask, sc
     spec_tree calibrated[SPEC_MAX_DRAFTERS];
     for (uint32_t i = 0; i < s->roster.n; i++) {
         calibrated[i].n = 0;
-        if (mask >> i & 1) spec_calibrate(&s->calibrations[i], &trust(s, r)[i], &sched_proposals(s, r)[i], &calibrated[i]);
+        if (mask >> i & 1) sched_calibrate(s, r, i, &calibrated[i]);
     }
     spec_fuse(calibrated, NULL, s->roster.n, sched_most_drafts(s, r), &t->tree, t->from);
     for (uint32_t i = 0; i < t->tree.n; i++)

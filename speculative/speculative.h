@@ -20,8 +20,8 @@ enum {
 /* ---- tree ---- */
 
 /* A draft tree by value. Parents come first; parent[i] is a node's index < i, or NOUNS_TREE_ROOT for a child of the last
- * committed token. probability[i], in [0, 1]: the belief that node i is the target's choice if its parent was. No two children of
- * one parent are the same token. */
+ * committed token. probability[i], in [0, 1]: the belief that node i is the target's choice if its parent was; 0: that is not
+ * said, the node is there for those below it. No two children of one parent are the same token. */
 typedef struct {
     uint32_t n;
     uint32_t token[NOUNS_MAX_TREE], parent[NOUNS_MAX_TREE];
@@ -55,7 +55,8 @@ uint32_t spec_tree_walk(const token_tree *t, const uint32_t *tokens, uint32_t n_
 
 /* Joins the trees of n <= SPEC_MAX_DRAFTERS drafters to one of at most `budget` nodes. Where several propose the same token under
  * the same path, p = 1 - product of (1 - w_i p_i), w_i = weights[i] in [0, 1] (NULL: all 1); nodes join in order of path
- * probability (ties: the earlier tree, the earlier node). from[i] (may be NULL): mask of the trees that proposed node i. */
+ * probability (ties: the earlier tree, the earlier node); one that nobody believes in does not. from[i] (may be NULL): mask of
+ * the trees that proposed node i. */
 void spec_fuse(const spec_tree *trees, const float *weights, uint32_t n, uint32_t budget, spec_tree *out,
                uint32_t from[NOUNS_MAX_TREE]);
 

@@ -269,6 +269,7 @@ static void describe(house *h, const house_options *o) {
                                     .draft_wait_ms = o->draft_wait_ms,
                                     .draft_budgets = "fixed",
                                     .draft_ahead = "off",
+                                    .fusion = "merge",
                                     .control_listen = address,
                                     .http_listen = "",
                                     .model = h->model,
