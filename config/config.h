@@ -45,6 +45,7 @@ typedef struct {
     char *corpus;        /* a file; empty: none */
     char *draft_budgets; /* "adaptive", "fixed" */
     char *draft_ahead;   /* "off", "on" */
+    char *fusion;        /* "merge", "lockstep" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
     config_group *groups; /* [n_groups] */

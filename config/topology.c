@@ -272,6 +272,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->corpus);
     mem_free(t->draft_budgets);
     mem_free(t->draft_ahead);
+    mem_free(t->fusion);
     mem_free(t);
 }
 

@@ -15,6 +15,9 @@ typedef struct {
     const config_topology *topology;
     const uint8_t *secret; /* [32] proves membership on control links */
     uint32_t cluster_epoch;
+    /* Of two tokens of the model, -1 .. 1 (policy cosine); NULL: unknown. On the loop's thread. */
+    float (*similarity)(void *context, uint32_t a, uint32_t b);
+    void *similarity_context;
     const char *run_file; /* where to write the bound addresses as JSON, removed after a drain; NULL: nowhere */
 } coordinator_options;
 

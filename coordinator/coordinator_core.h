@@ -39,10 +39,13 @@ typedef struct {
     uint32_t n_vocab;               /* where there are drafters: drafts of other ids are refused */
     bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree shared by fixed rules */
     bool draft_ahead;               /* drafters go on from the likeliest outcome of a step while it runs */
-    float draft_floor;              /* of lookup: least belief in a node and all before it */
-    uint64_t draft_wait_ns;         /* that a request waits for its drafters; 0: they are not asked */
-    uint32_t want_hidden;           /* mask of the drafters that want the target's hidden states */
-    uint32_t dim;                   /* of a hidden state */
+    bool lockstep;                  /* drafters go on together from the surest token of all, and not each alone */
+    float draft_floor;      /* of lookup, and of what is agreed on in lockstep: least belief in a node and all before it */
+    uint64_t draft_wait_ns; /* that a request waits for its drafters; 0: they are not asked */
+    uint32_t want_hidden;   /* mask of the drafters that want the target's hidden states */
+    uint32_t dim;           /* of a hidden state */
+    float (*similarity)(void *context, uint32_t a, uint32_t b); /* of two tokens' embeddings, -1 .. 1; NULL: unknown */
+    void *similarity_context;
 } sched_limits;
 
 typedef enum {

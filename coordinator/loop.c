@@ -170,8 +170,11 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->n_vocab = model_vocabulary_size(c->tokenizer);
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
+    l->lockstep = strcmp(t->fusion, "lockstep") == 0;
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;
+    l->similarity = c->o->similarity;
+    l->similarity_context = c->o->similarity_context;
     for (uint32_t i = 0; i < t->n_groups; i++)
         if (t->groups[i].role == CONFIG_VERIFIER) l->n_blocks = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
     if (l->want_hidden && !coordinator_can_send_hidden(c))

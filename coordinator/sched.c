@@ -68,10 +68,12 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.hidden = place(&at, l->want_hidden ? (size_t)l->max_running * l->dim : 0, sizeof *shape.hidden);
     shape.proposals = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.proposals);
     shape.aheads = place(&at, l->draft_ahead ? (size_t)l->max_running * l->n_drafters : 0, sizeof *shape.aheads);
+    shape.agreed = place(&at, l->lockstep ? (size_t)l->max_running * l->max_tree : 0, sizeof *shape.agreed);
     shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
     shape.trust = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.trust);
     shape.hits = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.hits);
     shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
+    shape.cosine = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.cosine);
     shape.shares = place(&at, l->max_batch, sizeof *shape.shares);
     shape.paths = place(&at, (size_t)l->max_batch * l->max_tree, sizeof *shape.paths);
     shape.by_drafter = place(&at, (1 + (size_t)l->max_requests) * shape.roster.n, sizeof *shape.by_drafter);

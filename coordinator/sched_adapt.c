@@ -21,6 +21,7 @@ void sched_forget_trust(sched *s, const sched_request *r) {
     for (uint32_t i = 0; i < s->roster.n; i++) {
         trust(s, r)[i] = (spec_trust){0};
         sched_hits(s, r)[i] = (spec_tally){0};
+        sched_cosine(s, r)[i] = (spec_cosine){0};
         sched_proposals(s, r)[i].n = 0; /* of whoever had the chain before: its first token would judge them */
     }
 }
@@ -30,6 +31,7 @@ void sched_learn_step(sched *s, const sched_flight *f) {
     if (f->decodes) spec_cost_learn(&s->cost, f->n_rows, s->now_ns - f->sent_ns);
 }
 
+spec_cosine *sched_cosine(const sched *s, const sched_request *r) { return s->cosine + (size_t)r->chain.index * s->roster.n; }
 spec_tally *sched_hits(const sched *s, const sched_request *r) { return s->hits + (size_t)r->chain.index * s->roster.n; }
 
 static void learn_hits(sched *s, const sched_request *r, uint32_t drafter, uint32_t n_tokens, uint32_t n_hits) {
@@ -48,10 +50,19 @@ void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const 
     learn_hits(s, r, drafter, n, item->n_hits < n ? item->n_hits : n);
 }
 
-void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item) {
+void sched_learn_drafts(sched *s, sched_request *r, const proto_item *item) {
     const spec_tree *proposals = sched_proposals(s, r);
+    const spec_likeness likeness = {s->limits.similarity, s->limits.similarity_context};
+    spec_cosine_accepted(&r->accepted, item->n_tokens - 1);
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        if (r->asked >> i & 1 || proposals[i].n) /* drafts ahead were asked for before */
+            spec_cosine_learn(&sched_cosine(s, r)[i], &proposals[i], item->tokens, item->n_tokens, &likeness);
     for (uint32_t i = 0; i < s->roster.n; i++)
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
+}
+
+void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, spec_tree *out) {
+    spec_calibrate(&s->calibrations[drafter], &trust(s, r)[drafter], &sched_proposals(s, r)[drafter], out);
 }
 
 /* One tree of what the drafters of the mask proposed, as calibrated; and its path probabilities. */
@@ -59,7 +70,7 @@ static spec_share fuse(const sched *s, const sched_request *r, uint32_t mask, sc
     spec_tree calibrated[SPEC_MAX_DRAFTERS];
     for (uint32_t i = 0; i < s->roster.n; i++) {
         calibrated[i].n = 0;
-        if (mask >> i & 1) spec_calibrate(&s->calibrations[i], &trust(s, r)[i], &sched_proposals(s, r)[i], &calibrated[i]);
+        if (mask >> i & 1) sched_calibrate(s, r, i, &calibrated[i]);
     }
     spec_fuse(calibrated, NULL, s->roster.n, sched_most_drafts(s, r), &t->tree, t->from);
     for (uint32_t i = 0; i < t->tree.n; i++)

@@ -32,7 +32,7 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 uint32_t sched_lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
 uint32_t sched_route(const sched *s, const sched_request *r) {
-    const spec_record record = {sched_hits(s, r), s->prior, r->drafts.steps};
+    const spec_record record = {sched_hits(s, r), s->prior, r->drafts.steps, sched_cosine(s, r), r->accepted};
     return spec_route_ask(&r->route, &s->roster, &record);
 }
 
@@ -89,6 +89,8 @@ static void begin_round(sched *s, sched_request *r) {
     s->stats.unasked_rounds += r->asked && !s->asks;
     if (!s->asks) r->asked = 0;
     r->awaited = r->asked;
+    r->n_agreed = 0;
+    r->belief = 1;
     sched_use_ahead(s, r);
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
@@ -119,7 +121,8 @@ void sched_begin_rounds(sched *s, const sched_flight *f) {
 }
 
 void sched_answered(sched *s, sched_request *r) {
-    if (r->state == SCHED_DRAFTING && !r->awaited) sched_move(s, r, SCHED_DECODE);
+    if (r->state != SCHED_DRAFTING || r->awaited || (s->limits.lockstep && sched_agree(s, r))) return;
+    sched_move(s, r, SCHED_DECODE);
 }
 
 void sched_end_waits(sched *s) {
@@ -190,7 +193,7 @@ static uint32_t ask_for_drafts(sched *s, uint32_t drafter, uint32_t rows) {
     for (sched_request *r = sched_first(s, SCHED_DRAFTING); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
         uint32_t n = sched_lacks(d, r);
         if (!(r->awaited & bit(drafter)) || n > rows) continue;
-        sched_ask(s, d, r, n, r->budget, NULL, 0);
+        sched_ask(s, d, r, n, s->limits.lockstep ? 1 : r->budget, r->n_agreed ? sched_agreed(s, r) : NULL, r->n_agreed);
         rows -= n;
     }
     return rows;
@@ -264,8 +267,12 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
     d->stats.drafts++;
     d->stats.late += !in_time;
     if (!in_time) return;
-    sched_proposals(s, r)[drafter] = tree;
-    if (r->awaited & bit(drafter)) sched_learn_wait(d, s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns));
+    if (s->limits.lockstep)
+        sched_graft(s, r, drafter, &tree);
+    else
+        sched_proposals(s, r)[drafter] = tree;
+    if (r->awaited & bit(drafter) && !s->limits.lockstep)
+        sched_learn_wait(d, s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns));
     r->awaited &= ~bit(drafter);
 }
 

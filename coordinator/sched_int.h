@@ -45,8 +45,11 @@ typedef struct {
     uint64_t draft_by_ns; /* the round waits no longer */
     uint32_t ahead; /* mask of drafters that were asked for what may come behind the step in flight, or the one just over ... */
     uint32_t ahead_there; /* ... and of those that have answered */
+    uint32_t n_agreed;    /* tokens that the drafters of the round go on from, behind the committed ones (lockstep) ... */
+    float belief;         /* ... and the belief in all of these */
     bool knows_hidden;    /* that of its last known token is kept */
     sched_drafts drafts;
+    float accepted;                    /* drafts a step, of late */
     proto_drafter_figures *by_drafter; /* [roster.n] */
     bool open;                         /* the ranks know it */
     uint64_t last_plan;                /* the last plan that names it; 0: none */
@@ -127,10 +130,12 @@ struct sched {
     uint16_t *hidden;               /* [max_running][dim] f16, where a drafter wants them; by the index of the chain */
     spec_tree *proposals;           /* [max_running][roster.n] of this round, by the index of the chain */
     spec_tree *aheads;              /* [max_running][n_drafters] drafts ahead, by the index of the chain */
+    uint32_t *agreed;               /* [max_running][max_tree] in lockstep; by the index of the chain */
     spec_calibration *calibrations; /* [roster.n] */
     spec_trust *trust;              /* [max_running][roster.n] by the index of the chain */
     spec_tally *hits;               /* as trust: tokens that the drafter was scored by, and its hits */
     spec_tally *prior;              /* [roster.n] the same over all requests */
+    spec_cosine *cosine;            /* as trust */
     spec_cost cost;                 /* of the group's steps, their ways included */
     spec_worth worth;
     bool asks;                         /* rounds that begin now wait for drafters ... */
@@ -229,12 +234,22 @@ void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_t
 /* Whether what the drafter is at is of no use any more, and someone waits for it. */
 bool sched_abandons(sched *s, uint32_t drafter);
 
+/* sched_lockstep.c: a round in which drafters go on together. */
+uint32_t *sched_agreed(const sched *s, const sched_request *r); /* [max_tree] */
+/* All who are awaited have answered: agrees on the next token and awaits them again; false: the round is over. */
+bool sched_agree(sched *s, sched_request *r);
+/* Adds the token that was drafted behind those agreed on to the drafter's tree. */
+void sched_graft(sched *s, const sched_request *r, uint32_t drafter, const spec_tree *answer);
+
 /* sched_adapt.c: what drafts are worth, and how many are verified. */
 void sched_forget_trust(sched *s, const sched_request *r); /* its chain is new */
 void sched_learn_step(sched *s, const sched_flight *f);    /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
-void sched_learn_drafts(sched *s, const sched_request *r, const proto_item *item);
-spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n] */
+void sched_learn_drafts(sched *s, sched_request *r, const proto_item *item);
+/* A drafter's proposals, with what its beliefs are worth. */
+void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, spec_tree *out);
+spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n], as the next */
+spec_cosine *sched_cosine(const sched *s, const sched_request *r);
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
 /* Whether the rounds that begin now ask: `gain` is what local drafters are expected to bring each of them, in accepted tokens. */
 void sched_decide_asking(sched *s, double gain);

@@ -95,12 +95,16 @@ static st_code advertised(const config_topology *t, char host[HOST_BYTES], st_er
 
 static st_code run_coordinator(const options *o, const config_topology *t, start *s, bool *lost, st_error *e) {
     coordinator *c = NULL;
+    worker_embeddings *embeddings = NULL;
     coordinator_options co = {.topology = t, .secret = s->secret, .run_file = o->run_file};
     st_code code = getrandom(s->secret, sizeof s->secret, 0) == (ssize_t)sizeof s->secret
                        ? ST_OK
                        : st_fail(e, ST_FATAL_INTERNAL, "no random numbers: %m");
     s->cluster_epoch = co.cluster_epoch = (uint32_t)time(NULL); /* higher with each start */
     if (!code) code = advertised(t, s->host, e);
+    if (!code) code = worker_embeddings_open(t->model, &embeddings, e);
+    co.similarity = worker_similarity;
+    co.similarity_context = embeddings;
     if (!code) code = coordinator_create(&co, &c, e);
     st_error ignored;
     if (!code) s->port = coordinator_control_port(c);
@@ -109,6 +113,7 @@ static st_code run_coordinator(const options *o, const config_topology *t, start
     if (!code) code = told;
     if (!code) code = coordinator_run(c, lost, e);
     coordinator_destroy(c);
+    worker_embeddings_close(embeddings);
     return code;
 }
 

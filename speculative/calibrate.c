@@ -46,11 +46,13 @@ static float with_factor(float p, float factor) {
 
 void spec_calibrate(const spec_calibration *c, const spec_trust *t, const spec_tree *raw, spec_tree *out) {
     uint32_t depth[NOUNS_MAX_TREE];
-    float factor = factor_of(t);
+    float factor = factor_of(t), p;
     depths_of(raw, depth);
     out->n = 0;
-    for (uint32_t i = 0; i < raw->n; i++)
-        spec_tree_add(out, raw->parent[i], raw->token[i], with_factor(share_of_hits(c, depth[i], raw->probability[i]), factor));
+    for (uint32_t i = 0; i < raw->n; i++) {
+        p = raw->probability[i] > 0 ? with_factor(share_of_hits(c, depth[i], raw->probability[i]), factor) : 0;
+        spec_tree_add(out, raw->parent[i], raw->token[i], p);
+    }
 }
 
 void spec_calibration_learn(spec_calibration *c, spec_trust *t, const spec_tree *raw, const uint32_t *tokens, uint32_t n) {
@@ -60,7 +62,7 @@ void spec_calibration_learn(spec_calibration *c, spec_trust *t, const spec_tree 
     for (uint32_t i = 0; i < raw->n; i++) {
         bool observed = depth[i] < n && (raw->parent[i] == NOUNS_TREE_ROOT || right[raw->parent[i]]);
         right[i] = observed && raw->token[i] == tokens[depth[i]];
-        if (!observed) continue;
+        if (!observed || !(raw->probability[i] > 0)) continue;
         float p = raw->probability[i], hit = right[i] ? 1.0f : 0.0f, promised = share_of_hits(c, depth[i], p);
         spec_tally *bin = &c->bin[row_of(depth[i])][bin_of(p)];
         *bin = (spec_tally){bin->seen * KEPT + 1, bin->hits * KEPT + hit};

@@ -40,7 +40,7 @@ static void join(trie *t, const spec_tree *tree, float weight, uint32_t drafter)
     for (uint32_t i = 0; i < tree->n; i++) {
         uint16_t at = child_of(t, tree->parent[i] == NOUNS_TREE_ROOT ? 0 : place[tree->parent[i]], tree->token[i]);
         t->node[at].miss *= 1 - weight * tree->probability[i];
-        t->node[at].from |= UINT32_C(1) << drafter;
+        if (tree->probability[i] > 0) t->node[at].from |= UINT32_C(1) << drafter;
         place[i] = at;
     }
 }
@@ -56,6 +56,7 @@ typedef struct {
 static void open_children(trie *t, frontier *f, uint16_t of, uint32_t parent) {
     for (uint16_t c = t->node[of].first_child; c != NONE; c = t->node[c].next) {
         t->node[c].path = t->node[of].path * (1 - t->node[c].miss);
+        if (!(t->node[c].path > 0)) continue;
         f->open[f->n].at = c;
         f->open[f->n++].parent = parent;
     }

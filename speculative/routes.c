@@ -34,6 +34,11 @@ static uint32_t ask_hedge(const spec_route *r, const spec_roster *roster, const 
     return roster->local | spec_hedge_pick(record->hits, record->prior, roster->n, roster->up & ~roster->local);
 }
 
+static uint32_t ask_cosine(const spec_route *r, const spec_roster *roster, const spec_record *record) {
+    (void)r;
+    return roster->local | spec_cosine_pick(record->cosine, roster->n, roster->up & ~roster->local, record->accepted);
+}
+
 static uint32_t ask_fixed(const spec_route *r, const spec_roster *roster, const spec_record *record) {
     (void)record;
     return mask_of(roster, r->drafter);

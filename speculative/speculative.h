@@ -20,8 +20,8 @@ enum {
 /* ---- tree ---- */
 
 /* A draft tree by value. Parents come first; parent[i] is a node's index < i, or NOUNS_TREE_ROOT for a child of the last
- * committed token. probability[i], in [0, 1]: the belief that node i is the target's choice if its parent was. No two children of
- * one parent are the same token. */
+ * committed token. probability[i], in [0, 1]: the belief that node i is the target's choice if its parent was; 0: that is not
+ * said, the node is there for those below it. No two children of one parent are the same token. */
 typedef struct {
     uint32_t n;
     uint32_t token[NOUNS_MAX_TREE], parent[NOUNS_MAX_TREE];
@@ -55,7 +55,8 @@ uint32_t spec_tree_walk(const token_tree *t, const uint32_t *tokens, uint32_t n_
 
 /* Joins the trees of n <= SPEC_MAX_DRAFTERS drafters to one of at most `budget` nodes. Where several propose the same token under
  * the same path, p = 1 - product of (1 - w_i p_i), w_i = weights[i] in [0, 1] (NULL: all 1); nodes join in order of path
- * probability (ties: the earlier tree, the earlier node). from[i] (may be NULL): mask of the trees that proposed node i. */
+ * probability (ties: the earlier tree, the earlier node); one that nobody believes in does not. from[i] (may be NULL): mask of
+ * the trees that proposed node i. */
 void spec_fuse(const spec_tree *trees, const float *weights, uint32_t n, uint32_t budget, spec_tree *out,
                uint32_t from[NOUNS_MAX_TREE]);
 
@@ -161,6 +162,30 @@ void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits);
 /* Of the candidates of n drafters, the few whose weights are near the best one's; arrays as of spec_record. */
 uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32_t n, uint32_t candidates);
 
+/* ---- cosine: drafters by how sure and how near to the target they are ---- */
+
+enum { SPEC_COSINE_MOST = 3 /* drafters that a request asks at once, as with hedge */ };
+
+/* How alike two tokens are to the target: the cosine of their embeddings. similarity NULL: not at all, unless they are the same.
+ */
+typedef struct {
+    float (*similarity)(void *context, uint32_t a, uint32_t b);
+    void *context;
+} spec_likeness;
+
+/* Of one drafter in one request. Zero: nothing seen. */
+typedef struct {
+    float seen, belief,
+        similarity;   /* places that it has drafted for; over these its beliefs, its tokens' similarities; all fade */
+    uint32_t n_tried; /* rounds that asked it */
+} spec_cosine;
+
+/* A round asked the drafter, this is what came of it, and n >= 1 tokens were committed behind the tree's root. */
+void spec_cosine_learn(spec_cosine *c, const spec_tree *draft, const uint32_t *tokens, uint32_t n, const spec_likeness *likeness);
+void spec_cosine_accepted(float *accepted, uint32_t n); /* a step accepted n drafts: the recent mean; 0 at first */
+/* Of the candidates of n drafters, those to ask: while few drafts are accepted, one that was tried least is among them. */
+uint32_t spec_cosine_pick(const spec_cosine *c, uint32_t n, uint32_t candidates, float accepted);
+
 /* ---- routes: whom to ask ---- */
 
 /* The cluster's drafters, numbered; lookup is one of them, by its name. Names are borrowed. */
@@ -182,9 +207,11 @@ spec_roster spec_roster_of(const char *const *names, uint32_t n, bool corpus);
 
 /* What a policy may know of a request. */
 typedef struct {
-    const spec_tally *hits;  /* [roster.n] of this request: tokens by which each drafter was scored, and its hits */
-    const spec_tally *prior; /* [roster.n] the same over all requests, or over those that are like it */
-    uint64_t round;          /* steps that chose tokens for it */
+    const spec_tally *hits;    /* [roster.n] of this request: tokens by which each drafter was scored, and its hits */
+    const spec_tally *prior;   /* [roster.n] the same over all requests, or over those that are like it */
+    uint64_t round;            /* steps that chose tokens for it */
+    const spec_cosine *cosine; /* [roster.n] of this request */
+    float accepted;            /* drafts that its steps accepted of late, in the mean */
 } spec_record;
 
 /* Reads a row of routes.def: "none", "lookup", "all", "fixed:<name>" ... Errors: ST_ERR_INVALID_ARGUMENT, naming what there is.

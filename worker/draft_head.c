@@ -506,7 +506,7 @@ st_code draft_head_create(const draft_head_options *o, draft_head_info *info, sp
         .name = "head", .wants_hidden = true, .draft = draft, .close = close_sequence, .destroy = destroy};
     head *d = mem_alloc(1, sizeof *d);
     if (!d) return st_fail(e, ST_FATAL_MEMORY, "no memory for a head");
-    *d = (head){.drafter = {&ops}, .o = *o, .n_rows = MAX_ROWS};
+    *d = (head){.drafter.ops = &ops, .o = *o, .n_rows = MAX_ROWS};
     st_code code = take_info(d, info, e);
     if (!code) code = pack_all(d, e);
     if (!code) code = make_memory(d, e);

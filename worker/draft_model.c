@@ -252,7 +252,7 @@ st_code draft_model_create(const draft_model_options *o, spec_drafter **out) {
                    16 * 64;
     draft_model *d = mem_alloc(1, sizeof *d);
     if (!d) return ST_FATAL_MEMORY;
-    *d = (draft_model){.drafter = {&model_ops}, .o = *o};
+    *d = (draft_model){.drafter.ops = &model_ops, .o = *o};
     if (arena_init(&d->memory, bytes)) {
         destroy(&d->drafter);
         return ST_FATAL_MEMORY;

@@ -23,4 +23,14 @@ typedef struct {
 /* Runs until the end. ST_OK: stopped by the coordinator. Errors say why it left. */
 ST_CHECKED st_code worker_run(const worker_options *o, st_error *e);
 
+/* How alike two tokens are to a model: the cosine of their rows of its embedding, which are read and dequantized as they are
+ * asked for. The coordinator must not see weights (docs/first.md), so whoever starts it hands it worker_similarity. One thread at
+ * a time. */
+typedef struct worker_embeddings worker_embeddings;
+/* Errors: those of model_file_open; ST_ERR_FORMAT (no embedding of the right form); ST_FATAL_MEMORY. */
+ST_CHECKED st_code worker_embeddings_open(const char *model, worker_embeddings **out, st_error *e);
+void worker_embeddings_close(worker_embeddings *m); /* NULL-safe */
+/* -1 .. 1; 0 where one has no row, or none with a length. embeddings: of worker_embeddings_open. */
+float worker_similarity(void *embeddings, uint32_t a, uint32_t b);
+
 #endif

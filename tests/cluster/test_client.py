@@ -35,7 +35,7 @@ def fails(*arguments, status=1, says=(), text=""):
     ({"drafters": [{"name": "d", "kind": "model", "model": f"{ROOT}/README.md"}]}, ["groups[1]", "model", "README.md"]),
     ({"drafters": [{"name": "d", "role": "verifier"}]}, ["groups", "2", "exactly one"]),
     ({"chat_template": "jinja"}, ["chat template 'jinja'", "chatml", "llama3", "gemma3"]),
-    ({"speculation": "sometimes"}, ["speculation", "sometimes", "none, lookup, all, hedge, fixed:<drafter>, round-robin"]),
+    ({"speculation": "sometimes"}, ["speculation", "sometimes", "none, lookup, all, hedge, cosine, fixed:<drafter>, round-robin"]),
 ])
 def test_check_config_names_file_field_and_value(tmp_path, change, says):
     path = tmp_path / "topology.yaml"

@@ -21,7 +21,7 @@ MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
 TWIN = {"name": "twin", "kind": "model", "threads": 1, "kv_tokens": 8192}  # the target's own file
 FIXED = {"draft_budgets": "fixed"}  # drafts whether it pays or not
 PATIENT = {"draft_wait_ms": 60000}  # a busy machine may be slow: no draft is to come late
-POLICIES = ["lookup", "fixed:code", "fixed:twin", "fixed:head", "hedge", "round-robin", "all"]
+POLICIES = ["lookup", "fixed:code", "fixed:twin", "fixed:head", "hedge", "cosine", "round-robin", "all"]
 SAMPLED = [{}, {"temperature": 1.0, "seed": 7}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 8},
            {"temperature": 0.9, "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "min_tokens": 20, "seed": 9}]
 STORY = [("user", "Tell me a long story about a ship.")]
@@ -110,6 +110,28 @@ def test_drafts_ahead_give_the_same_bytes_and_are_of_use(new_cluster, alone, ech
         assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone], policy
     figures = cluster.metrics()
     assert figures["consort_draft_ahead_bets_total", ""] > figures["consort_draft_ahead_won_total", ""] > 0 and cluster.is_idle()
+
+
+@pytest.mark.parametrize("budgets", ["fixed", "adaptive"])
+def test_drafters_in_lockstep_give_the_same_bytes_and_are_of_use(new_cluster, alone, echo, budgets):
+    cluster = new_cluster(drafters=[CODE, MATH, echo("Q8_0")], threads=1, draft_budget=4, draft_floor=0, fusion="lockstep", draft_budgets=budgets, **PATIENT)
+    for policy in ("cosine", "all", "fixed:head"):
+        answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS])
+        assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone], policy
+    figures = cluster.metrics()
+    assert all(drafted(figures, name) > 0 for name in ("code", "math", "head", "lookup")) and accepted(figures, "code") > 0, figures
+    assert figures["consort_late_drafts_total", ""] == 0 and cluster.is_idle()
+
+
+def test_the_target_as_its_own_drafter_is_right_in_lockstep_too(new_cluster):
+    """So each depth's answer follows what was agreed on, and its cache holds that."""
+    cluster = new_cluster(drafters=[TWIN], threads=1, draft_budget=4, draft_floor=0, fusion="lockstep", **FIXED, **PATIENT)
+    asked = {"max_tokens": 61, "ignore_end": True}
+    plain = cluster.generate(STORY, speculation="none", **asked)
+    replies = list(cluster.stream(STORY, speculation="fixed:twin", **asked))
+    assert [i for r in replies for i in r.tokens] == plain.ids
+    figures = replies[-1].speculation
+    assert figures.drafted >= 3 * figures.steps and figures.accepted == figures.drafted, figures
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -270,6 +270,7 @@ static void describe(house *h, const house_options *o) {
                                     .corpus = "",
                                     .draft_budgets = "fixed",
                                     .draft_ahead = "off",
+                                    .fusion = "merge",
                                     .control_listen = address,
                                     .http_listen = "",
                                     .model = h->model,
@@ -321,7 +322,8 @@ house *house_start(const house_options *o) {
     write_model(h);
     describe(h, o);
     snprintf(h->run_file, sizeof h->run_file, "%s.run", h->model);
-    h->options = (coordinator_options){&h->topology, house_secret, EPOCH, h->run_file};
+    h->options =
+        (coordinator_options){.topology = &h->topology, .secret = house_secret, .cluster_epoch = EPOCH, .run_file = h->run_file};
     if (coordinator_create(&h->options, &h->c, &e)) fail_msg("%s", e.message);
     h->control_port = coordinator_control_port(h->c);
     FILE *f = fopen(h->run_file, "r");

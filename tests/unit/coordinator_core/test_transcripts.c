@@ -4,12 +4,12 @@
  *
  *     limits max_batch=4 ...                          a new scheduler; what is not named keeps its default
  *     [@TIME] up | down | drain | timer | stats
- *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c
+ *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c, d
  *     [@TIME] request SEQ prompt=N [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
  *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
  *     [@TIME] result PLAN ITEM...                     ITEM: SEQ:TOKEN,TOKEN or SEQ: (none) or SEQ!LAYER (not finite)
  *     [@TIME] drafts N PLAN ITEM...                   ITEM: SEQ:TOKEN,TOKEN or SEQ: or SEQ!; each token follows the one before,
- * 7^ begins anew at the root, 7^0 follows the first; =N behind
+ * 7^ begins anew at the root, 7^0 follows the first; 7%60 is believed by 0.6, others by 1; =N behind
  *                                                     them: so many of the tokens that it was told were its own choice
  */
 #include "base/mem.h"
@@ -26,7 +26,7 @@
 
 static bool rewriting;
 static const char *const folder = "tests/script";
-static const char *const names_of_drafters[] = {"a", "b", "c"};
+static const char *const names_of_drafters[] = {"a", "b", "c", "d"};
 static const char *const finishes[] = {"none", "stop", "length", "cancelled", "error"};
 
 enum { TEXT_BYTES = 1 << 16, MAX_WORDS = 64, MAX_REQUESTS_OF_A_SCRIPT = 256 };
@@ -108,6 +108,8 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
         *names[i].value = (uint32_t)number_of(words, n, names[i].name, *names[i].value);
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
     l.adaptive_budgets = number_of(words, n, "adaptive", 0);
+    l.lockstep = number_of(words, n, "lockstep", 0);
+    l.draft_floor = (float)number_of(words, n, "floor", 0) / 100;
     sc->n_drafters = l.n_drafters;
     mem_free(sc->memory);
     sc->memory = NULL;
@@ -143,6 +145,7 @@ typedef struct {
     proto_result result;
     proto_item items[MAX_WORDS];
     uint32_t tokens[MAX_WORDS][8], parents[MAX_WORDS][8];
+    float beliefs[MAX_WORDS][8];
 } result_memory;
 
 static void read_tree(result_memory *m, proto_item *item, const char *from) {
@@ -156,9 +159,10 @@ static void read_tree(result_memory *m, proto_item *item, const char *from) {
             uint32_t parent = (uint32_t)strtoul(from, &end, 10);
             m->parents[i][n] = end == from ? NOUNS_TREE_ROOT : parent;
         }
+        m->beliefs[i][n] = *end == '%' ? (float)strtoul(end + 1, &end, 10) / 100 : 1;
         from = *end == ',' ? end + 1 : end;
     }
-    item->tree = (token_tree){.n_nodes = n, .token = m->tokens[i], .parent = m->parents[i]};
+    item->tree = (token_tree){.n_nodes = n, .token = m->tokens[i], .parent = m->parents[i], .probability = m->beliefs[i]};
 }
 
 static void read_result(const script *sc, result_memory *m, char **words, uint32_t n, bool drafts) {
@@ -208,9 +212,13 @@ static void say_plan(text *out, const proto_plan *p) {
         say_tree(out, &w->tree);
         say(out, "\n");
     }
-    for (uint32_t i = 0; i < p->n_draft; i++)
-        say(out, "        draft %llu: %u tokens, budget %u\n", (unsigned long long)p->draft[i].seq.value, p->draft[i].n_tokens,
-            p->draft[i].budget);
+    for (uint32_t i = 0; i < p->n_draft; i++) {
+        const proto_draft *d = &p->draft[i];
+        say(out, "        draft %llu: %u tokens, budget %u%s", (unsigned long long)d->seq.value, d->n_tokens, d->budget,
+            d->n_tentative ? ", behind" : "");
+        for (uint32_t k = 0; k < d->n_tentative; k++) say(out, " %u", d->tentative[k]);
+        say(out, "\n");
+    }
 }
 
 static void say_drafts(text *out, const sched_drafts *drafts, const proto_drafter_figures *by, uint32_t n) {

@@ -38,6 +38,21 @@ static void a_belief_stands_until_something_is_seen(void **state) {
         for (uint32_t i = 0; i < 6; i++) assert_float_equal(worth(&c, depth, beliefs[i]), beliefs[i], 1e-6);
 }
 
+static void a_node_of_belief_0_is_not_judged_and_those_below_it_are(void **state) {
+    (void)state;
+    spec_calibration c = {0};
+    spec_trust t = {0};
+    spec_tree raw = {0}, out;
+    spec_tree_add(&raw, spec_tree_add(&raw, NOUNS_TREE_ROOT, RIGHT, 0), RIGHT, 0.5f);
+    for (uint32_t i = 0; i < 100; i++) spec_calibration_learn(&c, &t, &raw, (uint32_t[]){RIGHT, RIGHT}, 2);
+    assert_true(c.bin[0][0].seen == 0 && c.bin[1][SPEC_BINS / 2].seen > 50);
+    spec_calibrate(&c, &t, &raw, &out);
+    assert_true(out.probability[0] == 0 && out.probability[1] > 0.9f);
+    c.bin[0][0] = (spec_tally){100, 50}; /* tokens that were believed a little */
+    spec_calibrate(&c, &t, &raw, &out);
+    assert_true(out.probability[0] == 0);
+}
+
 static void an_overconfident_drafter_is_held_for_what_it_hits(void **state) {
     (void)state;
     spec_calibration c = {0};
@@ -134,6 +149,7 @@ static void what_comes_out_is_a_tree_of_probabilities_whatever_was_seen(void **s
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_belief_stands_until_something_is_seen),
+        cmocka_unit_test(a_node_of_belief_0_is_not_judged_and_those_below_it_are),
         cmocka_unit_test(an_overconfident_drafter_is_held_for_what_it_hits),
         cmocka_unit_test(a_few_misses_do_not_swing_it_and_a_change_is_followed),
         cmocka_unit_test(only_children_of_accepted_nodes_are_observed_and_only_where_a_token_judges_them),

@@ -150,14 +150,18 @@ static void any_fusion_is_a_tree_of_what_was_proposed(void **state) {
             float miss = 1;
             for (uint32_t k = 0; k < n; k++) {
                 uint32_t there = same_path(&trees[k], &out, i);
-                assert_int_equal(there != NOUNS_TREE_ROOT, from[i] >> k & 1);
+                bool believes =
+                    there != NOUNS_TREE_ROOT && trees[k].probability[there] > 0; /* else the node only carries others */
+                assert_int_equal(believes, from[i] >> k & 1);
                 if (there != NOUNS_TREE_ROOT) miss *= 1 - trees[k].probability[there];
             }
             assert_float_equal(out.probability[i], 1 - miss, 1e-5);
+            assert_true(out.probability[i] > 0);
             if (i) assert_true(path_of(&out, i) <= path_of(&out, i - 1) + 1e-6f);
         }
         for (uint32_t k = 0; out.n < budget && out.n < NOUNS_MAX_TREE && k < n; k++) /* nothing was left out */
-            for (uint32_t j = 0; j < trees[k].n; j++) assert_int_not_equal(same_path(&out, &trees[k], j), NOUNS_TREE_ROOT);
+            for (uint32_t j = 0; j < trees[k].n; j++)
+                if (path_of(&trees[k], j) > 0) assert_int_not_equal(same_path(&out, &trees[k], j), NOUNS_TREE_ROOT);
     }
 }
 
@@ -174,7 +178,8 @@ static void a_roster_begins_with_lookup_alone_up(void **state) {
 }
 
 static const spec_tally nothing[SPEC_MAX_DRAFTERS];
-static const spec_record unknown = {nothing, nothing, 0};
+static const spec_cosine untried[SPEC_MAX_DRAFTERS];
+static const spec_record unknown = {.hits = nothing, .prior = nothing, .cosine = untried};
 
 static void each_policy_asks_its_drafters_and_only_those_that_are_up(void **state) {
     (void)state;
@@ -182,8 +187,8 @@ static void each_policy_asks_its_drafters_and_only_those_that_are_up(void **stat
     const struct {
         const char *text;
         uint32_t all_up, code_down;
-    } cases[] = {{"none", 0, 0},       {"lookup", 8, 8},       {"all", 15, 13},   {"fixed:code", 2, 0},
-                 {"fixed:math", 4, 4}, {"fixed:lookup", 8, 8}, {"hedge", 15, 13}, {"round-robin", 1, 1}};
+    } cases[] = {{"none", 0, 0},         {"lookup", 8, 8},  {"all", 15, 13},    {"fixed:code", 2, 0}, {"fixed:math", 4, 4},
+                 {"fixed:lookup", 8, 8}, {"hedge", 15, 13}, {"cosine", 15, 13}, {"round-robin", 1, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         spec_route r;
         assert_int_equal(spec_route_parse(&r, cases[i].text, &roster, NULL), ST_OK);
@@ -208,7 +213,7 @@ static void round_robin_takes_those_that_are_up_in_turn(void **state) {
     assert_int_equal(spec_route_parse(&r, "round-robin", &roster, NULL), ST_OK);
     roster.up = 13;
     const uint32_t turns[] = {1, 4, 8, 1, 4, 8};
-    for (uint64_t i = 0; i < 6; i++) assert_int_equal(spec_route_ask(&r, &roster, &(spec_record){nothing, nothing, i}), turns[i]);
+    for (uint64_t i = 0; i < 6; i++) assert_int_equal(spec_route_ask(&r, &roster, &(spec_record){.round = i}), turns[i]);
     roster.up = 0;
     assert_int_equal(spec_route_ask(&r, &roster, &unknown), 0);
     assert_int_equal(spec_route_follow(&r, &roster), 0);
@@ -221,7 +226,7 @@ static void hedge_asks_lookup_and_those_that_hit_and_follows_all(void **state) {
     assert_int_equal(spec_route_parse(&r, "hedge", &roster, NULL), ST_OK);
     roster.up = 15;
     const spec_tally hits[4] = {{40, 2}, {40, 20}, {40, 4}, {40, 39}};
-    const spec_record record = {hits, nothing, 5};
+    const spec_record record = {.hits = hits, .prior = nothing, .round = 5};
     assert_int_equal(spec_route_ask(&r, &roster, &record), 8 | 2);
     assert_int_equal(spec_route_follow(&r, &roster), 15);
     roster.up = 13;
@@ -236,7 +241,7 @@ static void the_corpus_is_local_and_has_its_name(void **state) {
     assert_true(roster.n == 4 && roster.up == 12 && roster.local == 12);
     roster.up = 15;
     const spec_tally hits[4] = {{40, 2}, {40, 20}, {40, 39}, {40, 0}};
-    const spec_record record = {hits, nothing, 5};
+    const spec_record record = {.hits = hits, .prior = nothing, .round = 5};
     const struct {
         const char *policy;
         uint32_t asks;
@@ -247,6 +252,21 @@ static void the_corpus_is_local_and_has_its_name(void **state) {
     }
 }
 
+static void cosine_asks_lookup_and_those_that_are_sure_and_near(void **state) {
+    (void)state;
+    const char *names[] = {"a", "b", "c", "d"};
+    spec_roster roster = spec_roster_of(names, 4, false);
+    spec_route r;
+    assert_int_equal(spec_route_parse(&r, "cosine", &roster, NULL), ST_OK);
+    roster.up = 31;
+    const spec_cosine seen[5] = {{10, 5, 2, 9}, {10, 5, 8, 9}, {10, 5, 5, 9}, {10, 5, 6, 9}};
+    const spec_record record = {.cosine = seen, .accepted = 2};
+    assert_int_equal(spec_route_ask(&r, &roster, &record), 16 | 2 | 4 | 8);
+    assert_int_equal(spec_route_follow(&r, &roster), 0);
+    roster.up = 31 - 4;
+    assert_int_equal(spec_route_ask(&r, &roster, &record), 16 | 1 | 2 | 8);
+}
+
 static void a_wrong_policy_is_told_what_there_is(void **state) {
     (void)state;
     spec_roster roster = three_drafters();
@@ -255,7 +275,7 @@ static void a_wrong_policy_is_told_what_there_is(void **state) {
     const char *wrong[] = {"", "al", "alll", "all:code", "none:", "fixed", ":", "Lookup", "round_robin", "hedge:code"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(spec_route_parse(&r, wrong[i], &roster, &e), ST_ERR_INVALID_ARGUMENT);
-        assert_non_null(strstr(e.message, "none, lookup, all, hedge, fixed:<drafter>, round-robin"));
+        assert_non_null(strstr(e.message, "none, lookup, all, hedge, cosine, fixed:<drafter>, round-robin"));
     }
     assert_int_equal(spec_route_parse(&r, "fixed:cod", &roster, &e), ST_ERR_INVALID_ARGUMENT);
     assert_non_null(strstr(e.message, "'fixed:cod': no such drafter; there are: small, code, math, lookup"));
@@ -281,6 +301,7 @@ int main(void) {
         cmocka_unit_test(round_robin_takes_those_that_are_up_in_turn),
         cmocka_unit_test(hedge_asks_lookup_and_those_that_hit_and_follows_all),
         cmocka_unit_test(the_corpus_is_local_and_has_its_name),
+        cmocka_unit_test(cosine_asks_lookup_and_those_that_are_sure_and_near),
         cmocka_unit_test(a_wrong_policy_is_told_what_there_is),
         cmocka_unit_test(kinds_are_found_by_name),
     };

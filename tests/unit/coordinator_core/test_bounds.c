@@ -1,0 +1,112 @@
+/* Bounds that a scheduler keeps: of a plan, of the list of actions, and of what it reads. */
+#include "base/mem.h"
+#include "coordinator/coordinator_core.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+/* Else it could be longer than a message may be, and the verifier would be lost. */
+static void a_plan_opens_no_more_tokens_than_the_longest_prompt_has(void **state) {
+    (void)state;
+    enum { LONG = PROTO_MAX_PROMPT_TOKENS / 2 + 1 };
+    const sched_limits l = {.max_requests = 3,
+                            .max_running = 3,
+                            .max_rows = 8,
+                            .max_batch = 4,
+                            .prefill_chunk = 1,
+                            .max_context = PROTO_MAX_PROMPT_TOKENS,
+                            .n_blocks = 3 * PROTO_MAX_PROMPT_TOKENS / NOUNS_BLOCK_TOKENS};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    uint32_t *prompt = mem_alloc(LONG, sizeof *prompt);
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 0, &(sched_event){.kind = SCHED_GROUP_UP});
+    sched_actions a = {0};
+    for (uint32_t i = 0; i < 3; i++) { /* the first is in its step while the long ones come, and decodes beside them */
+        sched_event ev = {.kind = SCHED_REQUEST, .seq = {i + 1}, .tokens = prompt, .n_tokens = i ? LONG : 1, .max_tokens = 9};
+        a = sched_step(s, 1, &ev);
+        if (i == 0) assert_int_equal(a.items[0].kind, SCHED_ACT_PLAN);
+    }
+    for (uint64_t id = 1; id <= 2; id++) {
+        uint32_t token = 7;
+        proto_item items[] = {{.seq = {1}, .n_tokens = 1, .tokens = &token}, {.seq = {2}}};
+        a = sched_step(
+            s, 1 + id,
+            &(sched_event){.kind = SCHED_RESULT, .result = &(proto_result){.plan_id = id, .n_items = 2, .items = items}});
+        assert_int_equal(a.items[0].kind, SCHED_ACT_PLAN);
+        assert_int_equal(a.items[0].plan->n_open, 1);
+        assert_int_equal(a.items[0].plan->open[0].seq.value, 1 + id);
+    }
+    mem_free(memory);
+    mem_free(prompt);
+}
+
+/* The longest list of actions: every place taken, a batch with tokens, and all of them overdue at that moment. */
+static void the_actions_of_any_step_fit(void **state) {
+    (void)state;
+    const sched_limits l = {.max_requests = 20,
+                            .max_running = 10,
+                            .max_queue = 10,
+                            .max_rows = 10,
+                            .max_batch = 10,
+                            .prefill_chunk = 4,
+                            .max_tree = 0,
+                            .max_context = 32,
+                            .n_blocks = 10};
+    const uint32_t prompt[] = {1};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 1, &(sched_event){.kind = SCHED_GROUP_UP});
+    proto_result first = {.plan_id = 1, .n_items = 1}, second = {.plan_id = 2, .n_items = 10};
+    proto_item items[10];
+    for (uint32_t i = 0; i < 20; i++)
+        sched_step(s, 1,
+                   &(sched_event){.kind = SCHED_REQUEST, .seq = {i + 1}, .tokens = prompt, .n_tokens = 1, .deadline_ns = 5});
+    for (uint32_t i = 0; i < 10; i++) items[i] = (proto_item){.seq = {i + 1}, .n_tokens = 1, .tokens = prompt};
+    first.items = second.items = items;
+    sched_actions acts = sched_step(s, 1, &(sched_event){.kind = SCHED_RESULT, .result = &first});
+    assert_int_equal(acts.items[0].plan->n_work, 10);
+    sched_step(s, 1, &(sched_event){.kind = SCHED_DRAIN});
+    acts = sched_step(s, 5, &(sched_event){.kind = SCHED_RESULT, .result = &second});
+    assert_int_equal(acts.n, 1 + 10 + 20 + 1); /* the plan that closes, tokens, ends, the timer goes */
+    sched_check(s);
+    mem_free(memory);
+}
+
+static void items_beyond_the_count_of_a_result_are_not_looked_at(void **state) {
+    (void)state;
+    const sched_limits l = {.max_requests = 4,
+                            .max_running = 4,
+                            .max_queue = 4,
+                            .max_rows = 16,
+                            .max_batch = 4,
+                            .prefill_chunk = 4,
+                            .max_tree = 0,
+                            .max_context = 32,
+                            .n_blocks = 10};
+    const uint32_t prompt[] = {1};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 1, &(sched_event){.kind = SCHED_GROUP_UP});
+    sched_step(s, 1, &(sched_event){.kind = SCHED_REQUEST, .seq = {1}, .tokens = prompt, .n_tokens = 1});
+    const proto_item items[] = {{.seq = {1}, .n_tokens = 1, .tokens = prompt}};
+    const proto_result result = {.plan_id = 1, .n_items = 0, .items = items};
+    sched_actions acts = sched_step(s, 1, &(sched_event){.kind = SCHED_RESULT, .result = &result});
+    assert_int_equal(acts.n, 2);
+    assert_int_equal(acts.items[1].kind, SCHED_ACT_FINISHED);
+    assert_int_equal(acts.items[1].code, ST_FATAL_PROTOCOL);
+    mem_free(memory);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_plan_opens_no_more_tokens_than_the_longest_prompt_has),
+        cmocka_unit_test(the_actions_of_any_step_fit),
+        cmocka_unit_test(items_beyond_the_count_of_a_result_are_not_looked_at),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
