@@ -1,4 +1,5 @@
 """bench/speculation.py: that it compares what it says it does. What it measures is not judged."""
+import argparse
 import glob
 import json
 import os
@@ -72,7 +73,7 @@ def test_every_load_runs_on_every_configuration_in_every_round(bench):
 
 
 SPOILER = f"""#!/bin/sh
-# The real one; but the answers that a load on --server is compared with are others.
+# The real one; but the answers that are expected of a load are spoilt before it.
 for word; do [ "$last" = --expect ] && sed -i 's/"tokens_sha256": "..../"tokens_sha256": "0000/' "$word"; last=$word; done
 exec {BUILD}/consort "$@"
 """
@@ -152,6 +153,26 @@ def test_the_rate_of_saturation_counts_the_time_in_which_enough_requests_are_the
     assert speculation.saturated_rate(records, 2) == pytest.approx((6 + 12 + 4) / 7)
     assert speculation.saturated_rate(records, 3) == pytest.approx((4 + 4) / 2)
     assert speculation.saturated_rate(records, 4) is None
+
+
+def results(**medians):
+    """Of one load in two rounds: ms a token."""
+    return {name.replace("_", "-"): {"latency": [{"ms_per_token": ms, "tokens_per_step": 12 / ms} for _ in range(2)]} for name, ms in medians.items()}
+
+
+def test_over_one_is_better_whatever_the_figure():
+    latency, steps = (next(f for f in speculation.FIGURES if f.key == key) for key in ("latency_per_token_ms", "tokens_per_step"))
+    found = results(none=12, none_all=1, fixed=8, specinfer=6, consort=4, fixed_budget=2)
+    for figure in (latency, steps):
+        assert speculation.speed(found, "fixed", "none", figure) == [1.5, 1.5] and speculation.speed(found, "pipeinfer", "none", figure) == []
+        assert speculation.in_best_baseline(found, figure) == ("specinfer", [1.5, 1.5])
+    assert speculation.in_best_baseline(results(none=12, consort=4), latency) is None
+
+
+def test_tuning_names_the_least_median(capsys):
+    args = argparse.Namespace(rounds=3, budgets=[1, 2], floors=[0])
+    speculation.print_tuning(argparse.Namespace(a=args), {"fixed": {(1, 0): [9, 5, 1], (2, 0): [4, 4, 100]}})
+    assert "fixed.yaml should say draft_budget: 2, draft_floor: 0" in capsys.readouterr().out
 
 
 def test_the_committed_configurations_differ_only_in_who_drafts_and_how():
