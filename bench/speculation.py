@@ -171,7 +171,7 @@ class Bench:
             progress = Progress(len(plan))
             for load, c in plan:
                 self.results.setdefault(c.name, {}).setdefault(load.name, []).append(self.run(c, load))
-                progress.say(f"{load.name}, {c.name}: {in_short(self.results[c.name], load)}")
+                progress.say(f"{load.name}, {c.name}: {in_short(self.results[c.name][load.name][-1], load)}")
 
     def tune(self):
         """{configuration: {(budget, floor): [ms a token of each round]}}; each in a cluster of its own, by turns."""
@@ -179,15 +179,16 @@ class Bench:
         clusters = self.clusters()
         with clusters[0] as none:
             self.answer_all(none, load.requests)
-        fixed = {c.name: text for c in clusters[1:] if "\ndraft_budgets: fixed" in (text := self.topology(c.name)) or (self.a.only and c.name != "none-all")}
-        grid = list(itertools.product(fixed, self.a.budgets, self.a.floors)) * self.a.rounds
+        topologies = {c.name: self.topology(c.name) for c in clusters}
+        drafting = [name for name, t in topologies.items() if "\nspeculation: none\n" not in t and (self.a.only or "\ndraft_budgets: fixed\n" in t)]
+        grid = list(itertools.product(drafting, self.a.budgets, self.a.floors)) * self.a.rounds
         progress, found = Progress(len(grid)), {}
         for name, budget, floor in grid:
-            with self.cluster(name, with_keys(fixed[name], {"draft_budget": budget, "draft_floor": floor})) as c:
+            with self.cluster(name, with_keys(topologies[name], {"draft_budget": budget, "draft_floor": floor})) as c:
                 self.warm_up(c)
-                ms = self.run(c, load)["ms_per_token"]
-            found.setdefault(name, {}).setdefault((budget, floor), []).append(ms)
-            progress.say(f"{name}, draft_budget {budget}, draft_floor {floor}: {ms:.2f} ms a token")
+                summary = self.run(c, load)
+            found.setdefault(name, {}).setdefault((budget, floor), []).append(summary["ms_per_token"])
+            progress.say(f"{name}, draft_budget {budget}, draft_floor {floor}: {in_short(summary, load)}")
         return found
 
 
@@ -228,8 +229,8 @@ def saturated_rate(records, level):
     return sum(tokens(r) for r in records) / (end - begin) * 1e9
 
 
-def in_short(results, load):
-    return ", ".join(f"{f.value(results[load.name][-1]):.2f} {f.text}" for f in FIGURES if f.load == load.name and f.value(results[load.name][-1]))
+def in_short(summary, load):
+    return ", ".join(f"{value:.2f} {f.text}" for f in FIGURES if f.load == load.name and (value := f.value(summary)))
 
 
 # ---- figures ----
@@ -282,7 +283,7 @@ def as_json(b):
     for f in FIGURES:
         if found := in_best_baseline(b.results, f):
             versus[f.key] = {"baseline": found[0], **spread(found[1])}
-    return {"bytes_equal": not b.differences, "differences": b.differences, "interrupted": b.interrupted, "skipped": b.skipped,
+    return {"bytes_equal": not b.differences and not b.interrupted, "differences": b.differences, "interrupted": b.interrupted, "skipped": b.skipped,
             "configurations": configurations, "consort_in_best_baseline": versus, "none_requests_per_s": b.capacity,
             "quick": b.a.quick, "n_rounds": b.a.rounds, "tokens": b.a.tokens}
 
