@@ -23,7 +23,7 @@ the same tokens (consort bench serve --expect); the first that has not is named,
 ended early, by ^C or an error: what was measured is told all the same.
 
 --tune measures the latency of each configuration with fixed budgets (or, with --only, of those named) for all of --budgets and --floors,
-and prints the best: what its file should say. --ablations runs none, consort, and consort without one of its parts.
+and that of `none` right after each, and prints the best: what its file should say. --ablations runs none, consort, and consort without one of its parts, or with one that is off by default.
 """
 import argparse
 import collections
@@ -44,13 +44,13 @@ NAMES = ("none", "none-all", "fixed", "specinfer", "pipeinfer", "cosine-paper", 
 ABLATIONS = {  # name: keys instead of consort's
     "no-routing": {"speculation": "all"},
     "no-fusion": {"speculation": "fixed:writer"},
-    "no-draft-ahead": {"draft_ahead": "false"},
+    "draft-ahead": {"draft_ahead": "on"},  # by default it is off: this one adds a part
     "fixed-budget": {"draft_budgets": "fixed"},
 }
 LARGEST_BATCH = 16
 OVERLOAD = 2.5
 SEED, WARM_SEED = 1, 2
-WARM_REQUESTS = 16
+WARM_REQUESTS = 8
 
 Load = collections.namedtuple("Load", "name requests streams rate")  # rate: of the capacity of `none`, for an open loop
 
@@ -60,7 +60,7 @@ def loads(a):
     yield Load("latency", n(10, 20), 1, None)
     yield Load("closed 2", n(10, 20), 2, None)
     yield Load("closed 4", n(15, 30), 4, None)
-    yield Load("saturation", n(40, 60), None, OVERLOAD)
+    yield Load("saturation", n(32, 60), None, OVERLOAD)
     if not a.quick:
         yield Load("part 50", n(0, 30), None, 0.5)
         yield Load("part 80", n(0, 30), None, 0.8)
@@ -96,6 +96,7 @@ class Bench:
         self.differences = []    # answers that are not those of `none`
         self.skipped = {}        # {configuration: why}
         self.results = {}        # {configuration: {load: [summary of each round]}}
+        self.tuned = {}          # {configuration: {(budget, floor): [ms a token in those of `none`, of each round]}}
         self.interrupted = None
 
     def cluster(self, name, topology):
@@ -174,22 +175,22 @@ class Bench:
                 progress.say(f"{load.name}, {c.name}: {in_short(self.results[c.name][load.name][-1], load)}")
 
     def tune(self):
-        """{configuration: {(budget, floor): [ms a token of each round]}}; each in a cluster of its own, by turns."""
+        """Fills `tuned`; each budget and floor in a cluster of its own, by turns, and `none` right after it, so that a busy machine counts little."""
         load = next(loads(self.a))
         clusters = self.clusters()
-        with clusters[0] as none:
-            self.answer_all(none, load.requests)
         topologies = {c.name: self.topology(c.name) for c in clusters}
         drafting = [name for name, t in topologies.items() if "\nspeculation: none\n" not in t and (self.a.only or "\ndraft_budgets: fixed\n" in t)]
         grid = list(itertools.product(drafting, self.a.budgets, self.a.floors)) * self.a.rounds
-        progress, found = Progress(len(grid)), {}
-        for name, budget, floor in grid:
-            with self.cluster(name, with_keys(topologies[name], {"draft_budget": budget, "draft_floor": floor})) as c:
-                self.warm_up(c)
-                summary = self.run(c, load)
-            found.setdefault(name, {}).setdefault((budget, floor), []).append(summary["ms_per_token"])
-            progress.say(f"{name}, draft_budget {budget}, draft_floor {floor}: {in_short(summary, load)}")
-        return found
+        with clusters[0] as none:
+            self.answer_all(none, load.requests)
+            progress = Progress(len(grid))
+            for name, budget, floor in grid:
+                with self.cluster(name, with_keys(topologies[name], {"draft_budget": budget, "draft_floor": floor})) as c:
+                    self.warm_up(c)
+                    summary = self.run(c, load)
+                share = summary["ms_per_token"] / self.run(none, load)["ms_per_token"]
+                self.tuned.setdefault(name, {}).setdefault((budget, floor), []).append(share)
+                progress.say(f"{name}, draft_budget {budget}, draft_floor {floor}: {share:.3f} of none; {in_short(summary, load)}")
 
 
 class Progress:
@@ -330,12 +331,13 @@ def draw(b, directory):
         say(f"wrote {directory}/{stem}.svg")
 
 
-def print_tuning(b, found):
-    for name, grid in found.items():
-        print(f"\n{name}: ms a token at batch 1, median of {b.a.rounds} rounds")
+def print_tuning(b):
+    for name, grid in b.tuned.items():
+        medians = {at: statistics.median(shares) for at, shares in grid.items()}
+        print(f"\n{name}: ms a token at batch 1 in those of `none` right after, median of {b.a.rounds} rounds")
         print_table(["draft_budget", *(f"draft_floor {f}" for f in b.a.floors)],
-                    ([str(n), *(f"{statistics.median(grid[n, f]):.2f}" for f in b.a.floors)] for n in b.a.budgets))
-        budget, floor = min(grid, key=lambda at: statistics.median(grid[at]))
+                    ([str(n), *(f"{medians[n, f]:.3f}" if (n, f) in medians else "-" for f in b.a.floors)] for n in b.a.budgets))
+        budget, floor = min(medians, key=medians.get)
         print(f"\n{name}.yaml should say draft_budget: {budget}, draft_floor: {floor}")
 
 
@@ -386,16 +388,12 @@ def main():
     with tempfile.TemporaryDirectory(prefix="consort-bench-") as directory:
         b = Bench(a, directory)
         try:
-            if a.tune:
-                print_tuning(b, b.tune())
-            else:
-                b.measure()
+            b.tune() if a.tune else b.measure()
         except Failure as e:
             b.interrupted = str(e)
         except KeyboardInterrupt:
             b.interrupted = "by a signal"
-    if not a.tune:
-        tell(b)
+    print_tuning(b) if a.tune else tell(b)
     if b.interrupted:
         say(f"ended early: {b.interrupted}")
     return 1 if b.interrupted or b.differences else 0
