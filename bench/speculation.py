@@ -42,10 +42,11 @@ from pinned import ROOT, Cluster, Failure, two_cores, with_keys
 
 NAMES = ("none", "none-all", "fixed", "specinfer", "pipeinfer", "cosine-paper", "consort")
 ABLATIONS = {  # name: keys instead of consort's
-    "no-routing": {"speculation": "all"},
+    "no-corpus": {"corpus": '""'},
+    "no-head": {"speculation": "lookup", "corpus": '""'},
     "no-fusion": {"speculation": "fixed:writer"},
     "draft-ahead": {"draft_ahead": "on"},  # by default it is off: this one adds a part
-    "fixed-budget": {"draft_budgets": "fixed"},
+    "fixed-budget": {"draft_budgets": "fixed", "draft_budget": 4, "draft_floor": 15},
 }
 LARGEST_BATCH = 16
 OVERLOAD = 2.5

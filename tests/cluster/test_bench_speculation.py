@@ -95,7 +95,7 @@ def test_the_tables_tell_the_same(bench):
     status, out, said = finish(bench("--quick", "--rounds", 1, "--ablations"))
     assert status == 0, said
     rows = re.findall(r"^\| ([\w-]+) \|", out, re.MULTILINE)
-    assert rows.count("none") == 2 and rows.count("no-routing") == 3 and "byte for byte" in out
+    assert rows.count("none") == 2 and rows.count("no-corpus") == 3 and "byte for byte" in out
     assert re.search("no-fusion was left out: .*speculation", out)  # it asks for `writer`
 
 
