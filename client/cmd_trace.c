@@ -19,6 +19,7 @@ typedef struct {
     uint32_t n_lanes;
     proto_span *spans; /* [PROTO_MAX_SPANS] */
     uint64_t n_spans;
+    json_t *habits;
     st_error *e;
 } tracing;
 
@@ -50,9 +51,10 @@ static lane *lane_of(tracing *t, const proto_span *s) {
 }
 
 static void add_span(tracing *t, const proto_span *s, const char *name, uint64_t start_ns, uint64_t duration_ns) {
-    add(t, json_pack("{s:s s:s s:s s:i s:i s:f s:f s:{s:I s:i s:i}}", "ph", "X", "cat", s->kind, "name", name, "pid",
+    add(t, json_pack("{s:s s:s s:s s:i s:i s:f s:f s:{s:I s:i s:i s:i s:i s:i}}", "ph", "X", "cat", s->kind, "name", name, "pid",
                      process_of(s), "tid", (int)s->lane, "ts", (double)start_ns / 1e3, "dur", (double)duration_ns / 1e3, "args",
-                     "plan", (json_int_t)s->plan, "sequences", (int)s->sequences, "tokens", (int)s->tokens));
+                     "plan", (json_int_t)s->plan, "sequences", (int)s->sequences, "tokens", (int)s->tokens, "prompt",
+                     (int)s->prompt, "drafted", (int)s->drafted, "accepted", (int)s->accepted));
 }
 
 static void take(tracing *t, const proto_span *s) {
@@ -70,6 +72,30 @@ static void take(tracing *t, const proto_span *s) {
     add_span(t, s, s->kind, s->start_ns + (s->duration_ns - s->part_ns) / 2, s->part_ns);
 }
 
+static json_t *counts_json(const uint64_t *counts, size_t n) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) json_array_append_new(list, json_integer((json_int_t)counts[i]));
+    return list;
+}
+
+/* For consort simulate; those who show pictures pass over what they do not know. */
+static void take_habit(tracing *t, const proto_habit *h) {
+    enum { CELLS = sizeof h->seen / sizeof ***h->seen };
+    json_array_append_new(t->habits,
+                          json_pack("{s:s s:o s:o s:o}", "name", h->name, "none", counts_json(h->none, PROTO_HABIT_DEPTHS),
+                                    "seen", counts_json(h->seen[0][0], CELLS), "hits", counts_json(h->hits[0][0], CELLS)));
+}
+
+static st_code take_habits(tracing *t, const uint8_t *message, size_t n, arena *a) {
+    proto_habit *habits = mem_alloc(PROTO_MAX_DRAFTERS, sizeof *habits);
+    uint32_t n_habits = 0;
+    st_code code =
+        habits ? proto_habits_decode(message, n, a, habits, &n_habits, t->e) : st_fail(t->e, ST_FATAL_MEMORY, "out of memory");
+    for (uint32_t i = 0; i < n_habits; i++) take_habit(t, &habits[i]);
+    mem_free(habits);
+    return code;
+}
+
 static st_code on_message(void *context, const uint8_t *message, size_t n) {
     tracing *t = context;
     arena a;
@@ -85,12 +111,13 @@ static st_code on_message(void *context, const uint8_t *message, size_t n) {
             take(t, &t->spans[i]);
     }
     t->n_spans += n_spans;
+    if (!code && !n_spans) code = take_habits(t, message, n, &a);
     arena_deinit(&a);
     return code;
 }
 
 static st_code write_trace(tracing *t, const char *path, st_error *e) {
-    json_t *all = json_pack("{s:s s:O}", "displayTimeUnit", "ms", "traceEvents", t->events);
+    json_t *all = json_pack("{s:s s:O s:O}", "displayTimeUnit", "ms", "habits", t->habits, "traceEvents", t->events);
     FILE *out = strcmp(path, "-") ? fopen(path, "w") : stdout;
     bool ok = all && out && !json_dumpf(all, out, JSON_COMPACT | JSON_REAL_PRECISION(12)) && fputc('\n', out) != EOF;
     if (out && out != stdout) ok = !fclose(out) && ok;
@@ -124,10 +151,10 @@ int client_trace(int argc, char **argv) {
     if (rc != CLIENT_GO_ON) return rc;
     st_error e = {0};
     client_rpc *r = NULL;
-    tracing t = {.events = json_array(), .e = &e};
+    tracing t = {.events = json_array(), .habits = json_array(), .e = &e};
     t.lanes = mem_alloc(MAX_LANES, sizeof *t.lanes);
     t.spans = mem_alloc(PROTO_MAX_SPANS, sizeof *t.spans);
-    st_code code = t.events && t.lanes && t.spans ? ST_OK : st_fail(&e, ST_FATAL_MEMORY, "out of memory");
+    st_code code = t.events && t.habits && t.lanes && t.spans ? ST_OK : st_fail(&e, ST_FATAL_MEMORY, "out of memory");
     if (!code) {
         name_it(&t, "process_name", 1, 0, "nodes");
         name_it(&t, "process_name", 2, 0, "requests");
@@ -138,6 +165,7 @@ int client_trace(int argc, char **argv) {
     if (!code) code = write_trace(&t, out, &e);
     if (!code) tell(&t);
     json_decref(t.events);
+    json_decref(t.habits);
     mem_free(t.lanes);
     mem_free(t.spans);
     return code ? client_fail(argv[0], &e) : CLIENT_OK;

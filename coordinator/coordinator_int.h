@@ -46,6 +46,7 @@ typedef struct {
     uint32_t drafter;         /* its number among the drafters; not for the verifier */
     uint32_t epoch;           /* higher with each life */
     uint64_t plan, sent_ns;   /* in flight, and since when; plan 0: none */
+    uint32_t n_nodes;         /* of draft trees in it */
     bool drafts, up;
     bool settled; /* it has been up, or lost: nobody waits for its start any more */
 } member_group;

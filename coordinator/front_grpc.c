@@ -224,7 +224,10 @@ void front_finished(coordinator *c, const sched_action *a) {
                              .duration_ns = net_now_ns() - g->start_ns,
                              .part_ns = s->first_ns ? s->first_ns - g->start_ns : 0,
                              .sequences = 1,
-                             .tokens = s->n_tokens});
+                             .tokens = s->n_tokens,
+                             .prompt = (uint32_t)g->prompt.n,
+                             .drafted = (uint32_t)a->drafts.drafted,
+                             .accepted = (uint32_t)a->drafts.accepted});
     *(a->code ? &c->front.failed : &c->front.done) += 1;
     c->front.prompt_tokens += g->prompt.n;
     c->front.answer_tokens += s->n_tokens;
@@ -451,6 +454,17 @@ static void on_status(coordinator *c, net_call *call) {
     mem_free(workers);
 }
 
+static st_code send_habits(coordinator *c, net_call *call) {
+    const proto_habit *habits[PROTO_MAX_DRAFTERS];
+    proto_bytes b = {0};
+    uint32_t n = c->members.n_drafters + 1;
+    for (uint32_t i = 0; i < n; i++) habits[i] = sched_get_habit(c->sched, i);
+    st_code code = proto_habits_encode(habits, n, &b);
+    if (!code) code = net_call_send(call, b.bytes, b.n, NULL);
+    proto_bytes_free(&b);
+    return code;
+}
+
 static void on_trace(coordinator *c, net_call *call) {
     proto_span *spans = mem_alloc(PROTO_MAX_SPANS, sizeof *spans);
     st_code code = spans ? ST_OK : ST_FATAL_MEMORY;
@@ -461,6 +475,7 @@ static void on_trace(coordinator *c, net_call *call) {
         if (!code) code = net_call_send(call, b.bytes, b.n, NULL);
         proto_bytes_free(&b);
     }
+    if (!code) code = send_habits(c, call);
     net_call_finish(call, st_grpc(code), st_text(code));
     mem_free(spans);
 }

@@ -204,7 +204,14 @@ static void on_heartbeat(coordinator *c, net_link *k, member *m, const net_frame
 /* What a plan took beyond its step is the house's own cost: coding, the way, the mailbox and its wake-up. */
 static void take_time(coordinator *c, member_group *g, const proto_result *r) {
     uint64_t t = net_now_ns() - g->sent_ns;
+    uint32_t n_choices = 0, n_chosen = 0, n_nodes = g->n_nodes;
     if (r->plan_id != g->plan) return;
+    for (uint32_t i = 0; i < r->n_items; i++) {
+        n_choices += r->items[i].n_tokens > 0;
+        n_chosen += r->items[i].n_tokens;
+        n_nodes += r->items[i].tree.n_nodes;
+    }
+    uint32_t n_known = n_choices + n_nodes < r->n_rows ? n_choices + n_nodes : r->n_rows; /* a rank's word is not trusted */
     trace_note(&c->trace, g->drafts ? "draft" : "step", c->t->groups[g - c->members.groups].name,
                &(proto_span){.lane = g->leader,
                              .start_ns = g->sent_ns - c->started_ns,
@@ -212,7 +219,10 @@ static void take_time(coordinator *c, member_group *g, const proto_result *r) {
                              .part_ns = r->step_ns < t ? r->step_ns : t,
                              .plan = r->plan_id,
                              .sequences = r->n_items,
-                             .tokens = r->n_rows});
+                             .tokens = r->n_rows,
+                             .prompt = r->n_rows - n_known,
+                             .drafted = n_nodes,
+                             .accepted = n_chosen - n_choices});
     g->plan = 0;
     if (g->drafts) {
         metrics_add(&c->metrics.draft, t, 1);
@@ -397,6 +407,8 @@ static void send_plan(coordinator *c, member_group *g, const proto_plan *p) {
     proto_bytes b = {0};
     if (!g->up) return; /* its DOWN is on its way to the scheduler */
     g->plan = p->id;
+    g->n_nodes = 0;
+    for (uint32_t i = 0; i < p->n_work; i++) g->n_nodes += p->work[i].tree.n_nodes;
     g->sent_ns = net_now_ns();
     st_code code = proto_plan_encode(p, &b);
     member *m = &c->members.items[g->leader];

@@ -70,6 +70,7 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.aheads = place(&at, l->draft_ahead ? (size_t)l->max_running * l->n_drafters : 0, sizeof *shape.aheads);
     shape.agreed = place(&at, l->lockstep ? (size_t)l->max_running * l->max_tree : 0, sizeof *shape.agreed);
     shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
+    shape.habits = place(&at, shape.roster.n, sizeof *shape.habits);
     shape.trust = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.trust);
     shape.hits = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.hits);
     shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
@@ -110,7 +111,10 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     if (limits->corpus) code = spec_ngram_init(&s->corpus, limits->corpus, limits->corpus_bytes, limits->vocabulary_hash, e);
     if (code != ST_OK) return e ? st_prefix(e, "corpus") : code;
     s->corpus.floor = limits->draft_floor;
-    for (uint32_t i = 0; i < s->roster.n; i++) s->by_drafter[i].name = s->roster.name[i];
+    for (uint32_t i = 0; i < s->roster.n; i++) {
+        s->by_drafter[i].name = s->roster.name[i];
+        snprintf(s->habits[i].name, sizeof s->habits[i].name, "%s", s->roster.name[i]);
+    }
     code = spec_route_parse(&s->route, limits->speculation ? limits->speculation : "none", &s->roster, e);
     if (code != ST_OK) return e ? st_prefix(e, "speculation") : code;
     s->next_plan = 1;
@@ -215,6 +219,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
         sched_keep_hidden(s, r, &item->hidden, n);
     }
     if (asked->chooses) {
+        sched_learn_habits(s, r, item);
         sched_learn_drafts(s, r, item);
         sched_settle_ahead(s, r, asked, item);
         sched_count_drafts(s, r, asked, item);

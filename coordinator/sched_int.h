@@ -132,6 +132,7 @@ struct sched {
     spec_tree *aheads;              /* [max_running][n_drafters] drafts ahead, by the index of the chain */
     uint32_t *agreed;               /* [max_running][max_tree] in lockstep; by the index of the chain */
     spec_calibration *calibrations; /* [roster.n] */
+    proto_habit *habits;            /* [roster.n] */
     spec_trust *trust;              /* [max_running][roster.n] by the index of the chain */
     spec_tally *hits;               /* as trust: tokens that the drafter was scored by, and its hits */
     spec_tally *prior;              /* [roster.n] the same over all requests */
@@ -240,6 +241,9 @@ uint32_t *sched_agreed(const sched *s, const sched_request *r); /* [max_tree] */
 bool sched_agree(sched *s, sched_request *r);
 /* Adds the token that was drafted behind those agreed on to the drafter's tree. */
 void sched_graft(sched *s, const sched_request *r, uint32_t drafter, const spec_tree *answer);
+
+/* sched_habit.c: the tokens of an item count as habits of all who proposed something for it, or could have. */
+void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item);
 
 /* sched_adapt.c: what drafts are worth, and how many are verified. */
 void sched_forget_trust(sched *s, const sched_request *r); /* its chain is new */

@@ -70,12 +70,16 @@ ST_CHECKED st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, 
 enum { PROTO_MAX_SPANS = 256 }; /* of one reply */
 typedef struct {
     char kind[16], name[PROTO_REQUEST_ID_BYTES + 1];
-    uint32_t lane, sequences, tokens;
+    uint32_t lane, sequences, tokens, prompt, drafted, accepted;
     uint64_t start_ns, duration_ns, part_ns, plan;
 } proto_span;
 ST_CHECKED st_code proto_spans_encode(const proto_span *spans, uint32_t n, proto_bytes *out); /* n <= PROTO_MAX_SPANS */
 /* out[PROTO_MAX_SPANS]. Errors: ST_ERR_FORMAT. */
 ST_CHECKED st_code proto_spans_decode(const uint8_t *bytes, size_t n, arena *a, proto_span *out, uint32_t *n_out, st_error *e);
+/* The habits of a trace, which come in a reply of their own. n <= PROTO_MAX_DRAFTERS; out[PROTO_MAX_DRAFTERS]. Errors as above.
+ */
+ST_CHECKED st_code proto_habits_encode(const proto_habit *const *habits, uint32_t n, proto_bytes *out);
+ST_CHECKED st_code proto_habits_decode(const uint8_t *bytes, size_t n, arena *a, proto_habit *out, uint32_t *n_out, st_error *e);
 
 enum { PROTO_MAX_WORKERS = 1024 };
 typedef struct {

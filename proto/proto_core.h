@@ -150,6 +150,17 @@ typedef struct {
     uint64_t drafted, accepted;
 } proto_drafter_figures;
 
+/* How a drafter drafts: counts along its first choices, as long as these are the target's. At each depth (the last holds all
+ * deeper ones): how often its draft ended before; else the belief in its first choice (rank 0) and in the one beside it (rank 1),
+ * in bins of equal width, and how often that was the target's. */
+enum { PROTO_HABIT_DEPTHS = 4, PROTO_HABIT_BINS = 16, PROTO_HABIT_RANKS = 2 };
+typedef struct {
+    char name[32]; /* of the drafter */
+    uint64_t none[PROTO_HABIT_DEPTHS];
+    uint64_t seen[PROTO_HABIT_RANKS][PROTO_HABIT_DEPTHS][PROTO_HABIT_BINS];
+    uint64_t hits[PROTO_HABIT_RANKS][PROTO_HABIT_DEPTHS][PROTO_HABIT_BINS]; /* <= seen */
+} proto_habit;
+
 /* What a rank says of itself when it joins. */
 typedef struct {
     uint32_t rank, group, group_rank, group_size;

@@ -263,7 +263,7 @@ static void spans_come_back_as_they_went(void **state) {
         for (uint32_t i = 0; i < n; i++) {
             spans[i] = (proto_span){.kind = "draft", .lane = any32(&s), .sequences = any32(&s), .tokens = any32(&s)};
             spans[i].start_ns = any64(&s), spans[i].duration_ns = any64(&s), spans[i].part_ns = any64(&s),
-            spans[i].plan = any64(&s);
+            spans[i].plan = any64(&s), spans[i].prompt = any32(&s), spans[i].drafted = any32(&s), spans[i].accepted = any32(&s);
             snprintf(spans[i].name, sizeof spans[i].name, "r-%u", any32(&s));
         }
         assert_int_equal(proto_spans_encode(spans, n, &b), ST_OK);
@@ -296,6 +296,38 @@ static void bad_spans_are_refused(void **state) {
     arena_deinit(&a);
 }
 
+static void habits_come_back_as_they_went(void **state) {
+    (void)state;
+    source s = {10};
+    static proto_habit habits[PROTO_MAX_DRAFTERS], back[PROTO_MAX_DRAFTERS];
+    const proto_habit *views[PROTO_MAX_DRAFTERS];
+    uint64_t *seen = habits[0].seen[0][0], *hits = habits[0].hits[0][0];
+    enum { CELLS = sizeof habits[0].seen / sizeof *seen };
+    uint32_t n_back;
+    proto_bytes b;
+    st_error e;
+    for (uint32_t i = 0; i < PROTO_MAX_DRAFTERS; i++) {
+        views[i] = &habits[i];
+        snprintf(habits[i].name, sizeof habits[i].name, "d%u", i);
+        habits[i].none[i % PROTO_HABIT_DEPTHS] = any64(&s);
+        habits[i].seen[1][2][i % PROTO_HABIT_BINS] = habits[i].hits[1][2][i % PROTO_HABIT_BINS] = any64(&s);
+    }
+    for (size_t k = 0; k < CELLS; k++) hits[k] = seen[k] / 2;
+    assert_int_equal(proto_habits_encode(views, PROTO_MAX_DRAFTERS, &b), ST_OK);
+    arena a = arena_for(1 << 20);
+    assert_int_equal(proto_habits_decode(b.bytes, b.n, &a, back, &n_back, &e), ST_OK);
+    assert_int_equal(n_back, PROTO_MAX_DRAFTERS);
+    assert_memory_equal(habits, back, sizeof habits);
+    proto_bytes_free(&b);
+    hits[5] = seen[5] + 1;
+    assert_int_equal(proto_habits_encode(views, 1, &b), ST_OK);
+    assert_int_equal(proto_habits_decode(b.bytes, b.n, &a, back, &n_back, &e), ST_ERR_FORMAT);
+    assert_string_equal(e.message, "habits: hits: number 5 is more than was seen");
+    assert_int_equal(n_back, 0);
+    proto_bytes_free(&b);
+    arena_deinit(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reply_comes_back_as_it_went),
@@ -303,6 +335,7 @@ int main(void) {
         cmocka_unit_test(a_reply_with_logprobs_for_other_tokens_is_refused),
         cmocka_unit_test(spans_come_back_as_they_went),
         cmocka_unit_test(bad_spans_are_refused),
+        cmocka_unit_test(habits_come_back_as_they_went),
         cmocka_unit_test(a_reply_with_bad_figures_is_refused),
         cmocka_unit_test(a_status_comes_back_as_it_went),
         cmocka_unit_test(a_status_with_a_bad_worker_is_refused_by_its_index),
