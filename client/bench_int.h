@@ -37,6 +37,7 @@ typedef struct {
     double cpu_s;                                /* of this process, during the load */
     bool stopped, interrupted;                   /* the cluster was gone; by a signal */
     bench_flight *flights;                       /* in the air */
+    json_t *more;                                /* further fields of the summary; NULL: none */
 } bench_run;
 
 /* `consort bench serve`; argv[0] is what messages call it. Returns the exit code. */

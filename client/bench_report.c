@@ -278,6 +278,7 @@ static json_t *summary_json(const bench_run *b, const figures *f, const bench_co
                      ratio((double)s->accepted, (double)s->steps), "by_drafter", uses_json(b, s->uses, s->n_uses), "by_domain",
                      domains, "client_cpu_s", b->cpu_s);
     json_object_update_new(o, more);
+    if (b->more) json_object_update(o, b->more);
     if (c)
         json_object_set_new(o, "expected",
                             json_pack("{s:I, s:I, s:I}", "compared", (json_int_t)c->n_compared, "unknown",
