@@ -92,7 +92,7 @@ static void add_points(sim_cost *c, sample *items, size_t n) {
 }
 
 static double mean_us(const sim_cost *c, uint32_t size) {
-    uint32_t i = 0;
+    uint32_t i = size > 0 && c->n > 1 && c->size[0] == 0;
     while (i + 1 < c->n && c->size[i + 1] <= size) i++;
     double sum = 0;
     for (uint32_t d = 0; d < SIM_COST_DRAWS; d++) sum += (double)c->ns[i][d];

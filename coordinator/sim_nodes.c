@@ -115,16 +115,21 @@ static double mean(const sim_cost *c, uint32_t point) {
     return sum / SIM_COST_DRAWS;
 }
 
-static uint64_t takes(const sim *s, const sim_cost *c, uint32_t size, uint64_t prompt, uint64_t number, uint32_t node) {
-    sim_draw d = sim_drawn(s, SIM_DRAW_COST, number, node);
-    uint32_t i = 0, draw = (uint32_t)(d.u[0] * SIM_COST_DRAWS), last = c->n - 1;
+/* Between points, and behind the last of those that compute (plans of size 0 do not), on straight lines; before the first as
+ * there. */
+static double interpolate(const sim_cost *c, uint32_t size, uint32_t draw) {
+    uint32_t last = c->n - 1, first = last > 0 && c->size[0] == 0, i = size > 0 ? first : 0;
     while (i < last && c->size[i + 1] <= size) i++;
     double ns = (double)c->ns[i][draw];
-    if (size > c->size[i] && i < last)
-        ns += ((double)c->ns[i + 1][draw] - ns) * (size - c->size[i]) / (c->size[i + 1] - c->size[i]);
-    else if (size > c->size[i] && last > 0 && mean(c, last) > mean(c, 0))
-        ns += (mean(c, last) - mean(c, 0)) * (size - c->size[last]) / (c->size[last] - c->size[0]);
-    return (uint64_t)(ns + c->prompt_ns * (double)prompt);
+    if (size <= c->size[i] || i < first || first == last) return ns;
+    if (i < last) return ns + ((double)c->ns[i + 1][draw] - ns) * (size - c->size[i]) / (c->size[i + 1] - c->size[i]);
+    double slope = (mean(c, last) - mean(c, first)) / (c->size[last] - c->size[first]);
+    return slope > 0 ? ns + slope * (size - c->size[last]) : ns;
+}
+
+static uint64_t takes(const sim *s, const sim_cost *c, uint32_t size, uint64_t prompt, uint64_t number, uint32_t node) {
+    sim_draw d = sim_drawn(s, SIM_DRAW_COST, number, node);
+    return (uint64_t)(interpolate(c, size, (uint32_t)(d.u[0] * SIM_COST_DRAWS)) + c->prompt_ns * (double)prompt);
 }
 
 /* ---- the verifier ---- */

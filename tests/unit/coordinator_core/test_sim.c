@@ -1,0 +1,307 @@
+/* The virtual cluster: where what must come out can be said beforehand. */
+#include "base/mem.h"
+#include "coordinator/sim.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { ANSWER = 61, PROMPT = 12, BUDGET = 4, STREAMS = 16 };
+static const uint64_t MS = 1000000;
+
+/* What a test sets, and what came of it. */
+typedef struct {
+    sim_options o;
+    sim_drafter drafter;
+    proto_habit habit, lookup;
+    sim_lengths lengths;
+    void *memory;
+    sim *sim;
+    uint64_t n_done, n_failed, steps, drafted, accepted, tokens, sum_ns, first_sent_ns, last_sent_ns, first_ns;
+} world;
+
+static const char *const names[] = {"d"};
+
+static void flat(sim_cost *c, uint32_t point, uint32_t size, uint64_t ns) {
+    c->n = point + 1;
+    c->size[point] = size;
+    for (int i = 0; i < SIM_COST_DRAWS; i++) c->ns[point][i] = ns;
+}
+
+/* A verifier of 10 ms a step whatever is in it, a drafter of no time. */
+static void set(world *w, const char *policy) {
+    memset(w, 0, sizeof *w);
+    w->lengths = (sim_lengths){PROMPT, UINT32_MAX};
+    w->o = (sim_options){.seed = 7,
+                         .n_groups = 1,
+                         .limits = {.max_requests = 64,
+                                    .max_running = 32,
+                                    .max_queue = 32,
+                                    .max_rows = 256,
+                                    .max_batch = 32,
+                                    .prefill_chunk = 64,
+                                    .max_tree = BUDGET,
+                                    .max_context = 2048,
+                                    .n_blocks = 4096,
+                                    .speculation = policy,
+                                    .n_drafters = 1,
+                                    .drafter_names = names,
+                                    .n_vocab = 4096,
+                                    .draft_wait_ns = 500 * MS},
+                         .drafters = &w->drafter,
+                         .max_tokens = ANSWER,
+                         .lengths = &w->lengths,
+                         .n_lengths = 1,
+                         .n_slots = STREAMS};
+    flat(&w->o.step, 0, 0, 0);
+    flat(&w->o.step, 1, 1, 10 * MS);
+    flat(&w->drafter.cost, 0, 0, 0);
+    w->drafter.habit = &w->habit;
+}
+
+/* A chain that never ends, of beliefs in one bin, `hits` of a hundred right. */
+static void chain(proto_habit *h, uint32_t bin, uint64_t hits) {
+    for (uint32_t d = 0; d < PROTO_HABIT_DEPTHS; d++) h->seen[0][d][bin] = 100, h->hits[0][d][bin] = hits;
+}
+
+static void take(void *context, const sim_record *r) {
+    world *w = context;
+    w->n_done++;
+    w->n_failed += r->code != ST_OK;
+    w->steps += r->drafts.steps;
+    w->drafted += r->drafts.drafted;
+    w->accepted += r->drafts.accepted;
+    w->tokens += r->n_tokens;
+    w->sum_ns += r->end_ns - r->sent_ns;
+    w->last_sent_ns = r->sent_ns;
+    if (w->n_done == 1) w->first_sent_ns = r->sent_ns, w->first_ns = r->first_ns;
+}
+
+static void begin(world *w) {
+    st_error e;
+    size_t bytes = sim_bytes(&w->o);
+    w->memory = mem_alloc_aligned(bytes ? bytes : 64, 1, 64);
+    if (sim_init(w->memory, &w->o, &w->sim, &e)) fail_msg("%s", e.message);
+}
+
+static sim_figures run(world *w, uint32_t n_streams, uint64_t n_requests) {
+    sim_load load = {.n_streams = n_streams, .n_requests = n_requests};
+    w->n_done = w->n_failed = w->steps = w->drafted = w->accepted = w->tokens = w->sum_ns = 0;
+    sim_begin(w->sim, &load, take, w);
+    while (sim_step(w->sim)) {
+    }
+    assert_int_equal(w->n_done, n_requests);
+    return sim_get_figures(w->sim);
+}
+
+static double rate_of(world *w, uint32_t n_streams, uint64_t n_warm_up, uint64_t n_requests) {
+    begin(w);
+    if (n_warm_up) run(w, n_streams, n_warm_up);
+    sim_figures f = run(w, n_streams, n_requests);
+    mem_free(w->memory);
+    return (double)f.tokens * 1e9 / (double)f.now_ns;
+}
+
+static void without_drafts_a_token_takes_a_step(void **state) {
+    (void)state;
+    static world w;
+    set(&w, "none");
+    begin(&w);
+    sim_figures f = run(&w, 1, 10);
+    assert_int_equal(f.tokens, 10 * ANSWER);
+    assert_int_equal(f.now_ns, 10 * ANSWER * 10 * MS);
+    assert_int_equal(sim_get_verifier(w.sim, 0).busy_ns, f.now_ns);
+    assert_int_equal(sim_get_stats(w.sim, 0).tokens, f.tokens);
+    assert_int_equal(sim_get_drafter(w.sim, 0, 0).plans, 0);
+    f = run(&w, 8, 80); /* eight share each step, but for the prompts' */
+    assert_true(f.now_ns >= 10 * ANSWER * 10 * MS && f.now_ns < 10 * (ANSWER + 2) * 10 * MS);
+    mem_free(w.memory);
+}
+
+static void a_perfect_drafter_gives_the_budget_and_one(void **state) {
+    (void)state;
+    for (int adaptive = 0; adaptive < 2; adaptive++) {
+        static world w;
+        set(&w, "fixed:d");
+        w.o.limits.adaptive_budgets = adaptive;
+        chain(&w.habit, PROTO_HABIT_BINS - 1, 100);
+        begin(&w);
+        if (adaptive) run(&w, 1, 50);
+        run(&w, 1, 20);
+        assert_int_equal(w.tokens, 20 * ANSWER);
+        if (!adaptive) assert_int_equal(w.steps, 20 * (1 + (ANSWER - 1) / (BUDGET + 1))); /* the first token is the prompt's */
+        assert_true((double)w.steps < 1.1 * 20 * (1 + (ANSWER - 1) / (BUDGET + 1)));
+        assert_int_equal(w.accepted, w.tokens - w.steps);
+        mem_free(w.memory);
+    }
+}
+
+static void drafts_are_right_as_often_as_such_beliefs_were(void **state) {
+    (void)state;
+    static world w;
+    set(&w, "fixed:d");
+    w.o.limits.max_tree = 1;
+    chain(&w.habit, 6, 45);
+    begin(&w);
+    run(&w, 1, 400);
+    double share = (double)w.accepted / (double)w.drafted;
+    print_message("45 %% are to be right: %.1f %% of %llu\n", 100 * share, (unsigned long long)w.drafted);
+    assert_true(w.drafted > 10000 && share > 0.43 && share < 0.47);
+    mem_free(w.memory);
+}
+
+/* Lookup is the scheduler's own; the text is to be so that it finds what it is said to find. */
+static void texts_repeat_as_was_measured(void **state) {
+    (void)state;
+    static world w;
+    set(&w, "lookup");
+    w.lengths.n_prompt = 100;
+    w.o.lookup = &w.lookup;
+    w.o.limits.max_tree = 1;
+    w.lookup.none[0] = 400;
+    w.lookup.seen[0][0][4] = 400, w.lookup.hits[0][0][4] = 80;   /* behind one token */
+    w.lookup.seen[0][0][9] = 100, w.lookup.hits[0][0][9] = 55;   /* two */
+    w.lookup.seen[0][0][14] = 100, w.lookup.hits[0][0][14] = 90; /* six */
+    begin(&w);
+    run(&w, 1, 400);
+    double drafted = (double)w.drafted / (double)(w.steps - 400), right = (double)w.accepted / (double)w.drafted;
+    print_message("60 %% of rounds are to draft: %.1f %%; 37 %% to be right: %.1f %%\n", 100 * drafted, 100 * right);
+    assert_true(drafted > 0.55 && drafted < 0.65 && right > 0.3 && right < 0.45);
+    mem_free(w.memory);
+}
+
+static void a_slow_link_makes_drafting_not_worth_it(void **state) {
+    (void)state;
+    static world w;
+    double rates[2];
+    for (int i = 0; i < 2; i++) {
+        set(&w, i ? "all" : "none");
+        w.o.limits.adaptive_budgets = true;
+        w.o.link_ns = 50 * MS;
+        chain(&w.habit, 4, 28);
+        rates[i] = rate_of(&w, 1, 20, 100);
+    }
+    print_message("behind 50 ms each way: %.3f of none\n", rates[1] / rates[0]);
+    assert_true(rates[1] > 0.98 * rates[0]);
+    set(&w, "all");
+    w.o.limits.adaptive_budgets = true;
+    chain(&w.habit, 4, 28);
+    assert_true(rate_of(&w, 1, 20, 100) > 1.2 * 100); /* without the way it is */
+}
+
+static void a_link_takes_its_latency_and_its_bytes(void **state) {
+    (void)state;
+    static world w;
+    set(&w, "none");
+    w.o.link_ns = 3 * MS;
+    begin(&w);
+    run(&w, 1, 1);
+    assert_int_equal(w.first_ns, 16 * MS);
+    mem_free(w.memory);
+    set(&w, "none");
+    w.lengths.n_prompt = 1000;
+    w.o.limits.max_rows = w.o.limits.prefill_chunk = 1024;
+    w.o.link_byte_ns = 80; /* 100 Mbit/s */
+    begin(&w);
+    run(&w, 1, 1);
+    assert_true(w.first_ns > 10 * MS + 3000 * 80 && w.first_ns < 10 * MS + 4000 * 80); /* three bytes a token, and some */
+    mem_free(w.memory);
+}
+
+static void groups_share_the_load(void **state) {
+    (void)state;
+    static world w;
+    set(&w, "none");
+    double one = rate_of(&w, 1, 0, 20);
+    set(&w, "none");
+    w.o.n_groups = 4;
+    double four = rate_of(&w, 4, 0, 80);
+    assert_true(four > 3.999 * one && four < 4.001 * one);
+}
+
+static void one_seed_is_one_run(void **state) {
+    (void)state;
+    static world w;
+    uint64_t ends[3];
+    for (int i = 0; i < 3; i++) {
+        set(&w, "all");
+        w.o.seed = i < 2 ? 1 : 2;
+        w.o.n_groups = 3;
+        w.o.limits.adaptive_budgets = true;
+        w.lengths.n_answer = 40;
+        w.o.lookup = &w.lookup;
+        w.lookup.none[0] = 50;
+        chain(&w.lookup, 4, 30);
+        chain(&w.habit, 9, 60);
+        w.o.step.ns[1][0] = 8 * MS, w.o.step.ns[1][7] = 15 * MS;
+        begin(&w);
+        sim_figures f = run(&w, 8, 100);
+        assert_int_equal(w.tokens, 100 * 40); /* they end by themselves */
+        ends[i] = f.now_ns * 1000 + f.events % 1000;
+        mem_free(w.memory);
+    }
+    assert_int_equal(ends[0], ends[1]);
+    assert_int_not_equal(ends[0], ends[2]);
+}
+
+static void an_open_loop_sends_when_it_is_time_and_is_refused_without_room(void **state) {
+    (void)state;
+    static world w;
+    uint64_t arrivals_ns[20];
+    set(&w, "none");
+    begin(&w);
+    for (uint64_t i = 0; i < 20; i++) arrivals_ns[i] = 5 * MS + 2000 * MS * i;
+    sim_load load = {.n_requests = 20, .arrivals_ns = arrivals_ns};
+    sim_begin(w.sim, &load, take, &w);
+    while (sim_step(w.sim)) {
+    }
+    assert_int_equal(w.n_done, 20);
+    assert_int_equal(w.n_failed, 0);
+    assert_int_equal(w.first_sent_ns, arrivals_ns[0]);
+    assert_int_equal(w.last_sent_ns, arrivals_ns[19]);
+    assert_int_equal(w.sum_ns, 20 * ANSWER * 10 * MS);
+    for (uint64_t i = 0; i < 20; i++) arrivals_ns[i] = 0; /* all at once */
+    w.n_done = 0;
+    sim_begin(w.sim, &load, take, &w);
+    while (sim_step(w.sim)) {
+    }
+    assert_int_equal(w.n_done, 20);
+    assert_int_equal(w.n_failed, 20 - STREAMS);
+    mem_free(w.memory);
+}
+
+static void bad_options_are_named(void **state) {
+    (void)state;
+    static world w;
+    static _Alignas(64) unsigned char memory[64];
+    st_error e;
+    set(&w, "none");
+    w.o.n_groups = 0;
+    assert_int_equal(sim_bytes(&w.o), 0);
+    assert_int_equal(sim_init(memory, &w.o, &w.sim, &e), ST_ERR_INVALID_ARGUMENT);
+    assert_string_equal(e.message, "simulator: groups: 0, must be 1 to 1024");
+    set(&w, "nobody");
+    size_t bytes = sim_bytes(&w.o);
+    w.memory = mem_alloc_aligned(bytes, 1, 64);
+    assert_int_equal(sim_init(w.memory, &w.o, &w.sim, &e), ST_ERR_INVALID_ARGUMENT);
+    assert_non_null(strstr(e.message, "speculation"));
+    mem_free(w.memory);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(without_drafts_a_token_takes_a_step),
+        cmocka_unit_test(a_perfect_drafter_gives_the_budget_and_one),
+        cmocka_unit_test(drafts_are_right_as_often_as_such_beliefs_were),
+        cmocka_unit_test(texts_repeat_as_was_measured),
+        cmocka_unit_test(a_slow_link_makes_drafting_not_worth_it),
+        cmocka_unit_test(a_link_takes_its_latency_and_its_bytes),
+        cmocka_unit_test(groups_share_the_load),
+        cmocka_unit_test(one_seed_is_one_run),
+        cmocka_unit_test(an_open_loop_sends_when_it_is_time_and_is_refused_without_room),
+        cmocka_unit_test(bad_options_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
