@@ -121,7 +121,7 @@ static double interpolate(const sim_cost *c, uint32_t size, uint32_t draw) {
     uint32_t last = c->n - 1, first = last > 0 && c->size[0] == 0, i = size > 0 ? first : 0;
     while (i < last && c->size[i + 1] <= size) i++;
     double ns = (double)c->ns[i][draw];
-    if (size <= c->size[i] || i < first || first == last) return ns;
+    if (size <= c->size[i] || first == last) return ns;
     if (i < last) return ns + ((double)c->ns[i + 1][draw] - ns) * (size - c->size[i]) / (c->size[i + 1] - c->size[i]);
     double slope = (mean(c, last) - mean(c, first)) / (c->size[last] - c->size[first]);
     return slope > 0 ? ns + slope * (size - c->size[last]) : ns;

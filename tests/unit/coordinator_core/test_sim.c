@@ -210,6 +210,28 @@ static void a_link_takes_its_latency_and_its_bytes(void **state) {
     mem_free(w.memory);
 }
 
+/* Points of no, two and six rows: what one row takes is not known, and is that of two. */
+static void costs_lie_on_lines_through_their_points(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t n_streams;
+        double step_ms;
+    } cases[] = {{1, 10}, {2, 10}, {4, 20}, {6, 30}, {10, 50}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static world w;
+        set(&w, "none");
+        w.lengths.n_prompt = 1; /* so that all are in step from the first token on */
+        flat(&w.o.step, 1, 2, 10 * MS);
+        flat(&w.o.step, 2, 6, 30 * MS);
+        begin(&w);
+        sim_figures f = run(&w, cases[i].n_streams, cases[i].n_streams);
+        double ms = (double)f.now_ns / 1e6 / ANSWER;
+        print_message("%u rows: %.2f ms\n", cases[i].n_streams, ms);
+        assert_true(ms > 0.95 * cases[i].step_ms && ms < 1.05 * cases[i].step_ms);
+        mem_free(w.memory);
+    }
+}
+
 static void groups_share_the_load(void **state) {
     (void)state;
     static world w;
@@ -298,6 +320,7 @@ int main(void) {
         cmocka_unit_test(texts_repeat_as_was_measured),
         cmocka_unit_test(a_slow_link_makes_drafting_not_worth_it),
         cmocka_unit_test(a_link_takes_its_latency_and_its_bytes),
+        cmocka_unit_test(costs_lie_on_lines_through_their_points),
         cmocka_unit_test(groups_share_the_load),
         cmocka_unit_test(one_seed_is_one_run),
         cmocka_unit_test(an_open_loop_sends_when_it_is_time_and_is_refused_without_room),
