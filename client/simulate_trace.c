@@ -99,10 +99,31 @@ static double mean_us(const sim_cost *c, uint32_t size) {
     return sum / SIM_COST_DRAWS / 1e3;
 }
 
-/* Plans with at most `few` tokens of prompts are the table; the others say what a token of prompts takes. False: no plan. */
+static int by_prompt(const void *a, const void *b) {
+    const sample *x = a, *y = b;
+    return x->prompt < y->prompt ? -1 : x->prompt > y->prompt;
+}
+
+/* What is beyond the table's time of the same size, in groups of neighbours of at least so many. */
+static void add_prompts(sim_cost *c, sample *items, size_t n) {
+    size_t least = n / SIM_COST_PROMPTS + 1, from = 0;
+    if (least < MIN_SAMPLES) least = MIN_SAMPLES;
+    qsort(items, n, sizeof *items, by_prompt);
+    for (size_t i = 1; i <= n; i++) {
+        if (i < n && (items[i].prompt == items[i - 1].prompt || i - from < least || n - i < least)) continue;
+        double us = 0, tokens = 0;
+        for (size_t k = from; k < i; k++) us += items[k].us - mean_us(c, items[k].size), tokens += items[k].prompt;
+        uint32_t size = (uint32_t)(tokens / (double)(i - from) + 0.5),
+                 before = c->n_prompts ? c->prompt_size[c->n_prompts - 1] : 0;
+        c->prompt_size[c->n_prompts] = size > before ? size : before + 1;
+        c->prompt_ns[c->n_prompts++] = us > 0 ? 1e3 * us / (double)(i - from) : 0;
+        from = i;
+    }
+}
+
+/* Plans with at most `few` tokens of prompts are the table; the others say what these add. False: no plan. */
 static bool fit(sim_cost *c, samples *s, uint32_t few) {
     size_t n = 0;
-    double us = 0, tokens = 0;
     *c = (sim_cost){0};
     for (size_t i = 0; i < s->n; i++)
         if (s->items[i].prompt <= few) {
@@ -112,11 +133,7 @@ static bool fit(sim_cost *c, samples *s, uint32_t few) {
         }
     if (n == 0) return false;
     add_points(c, s->items, n);
-    for (size_t i = n; i < s->n; i++) {
-        us += s->items[i].us - mean_us(c, s->items[i].size);
-        tokens += s->items[i].prompt;
-    }
-    if (us > 0) c->prompt_ns = 1e3 * us / tokens;
+    if (s->n > n) add_prompts(c, s->items + n, s->n - n);
     return true;
 }
 

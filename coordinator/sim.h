@@ -15,14 +15,24 @@
 
 #include "coordinator/coordinator_core.h"
 
-enum { SIM_COST_POINTS = 64, SIM_COST_DRAWS = 8, SIM_MIN_VOCABULARY = 1024, SIM_MAX_GROUPS = 1024, SIM_MAX_LENGTHS = 1 << 16 };
+enum {
+    SIM_COST_POINTS = 64,
+    SIM_COST_DRAWS = 8,
+    SIM_COST_PROMPTS = 16,
+    SIM_MIN_VOCABULARY = 1024,
+    SIM_MAX_GROUPS = 1024,
+    SIM_MAX_LENGTHS = 1 << 16
+};
 
 /* What a plan takes from its sending to its result, by its size. */
 typedef struct {
     uint32_t n;                                   /* points, at least one */
     uint32_t size[SIM_COST_POINTS];               /* rising; straight lines between, and beyond */
     uint64_t ns[SIM_COST_POINTS][SIM_COST_DRAWS]; /* rising: equally likely times */
-    double prompt_ns;                             /* and so much a token of prompts (a drafter: that it takes in) */
+    uint32_t
+        n_prompts; /* what tokens of prompts add (a drafter: that it takes in): lines from nothing at none, then in proportion */
+    uint32_t prompt_size[SIM_COST_PROMPTS]; /* rising, >= 1 */
+    double prompt_ns[SIM_COST_PROMPTS];
 } sim_cost;
 
 typedef struct {

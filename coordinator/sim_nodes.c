@@ -127,9 +127,17 @@ static double interpolate(const sim_cost *c, uint32_t size, uint32_t draw) {
     return slope > 0 ? ns + slope * (size - c->size[last]) : ns;
 }
 
+static double prompts(const sim_cost *c, uint64_t n) {
+    uint32_t size = 0;
+    double ns = 0;
+    for (uint32_t i = 0; i < c->n_prompts; size = c->prompt_size[i], ns = c->prompt_ns[i], i++)
+        if (n < c->prompt_size[i]) return ns + (c->prompt_ns[i] - ns) * (double)(n - size) / (c->prompt_size[i] - size);
+    return size ? ns * (double)n / size : 0;
+}
+
 static uint64_t takes(const sim *s, const sim_cost *c, uint32_t size, uint64_t prompt, uint64_t number, uint32_t node) {
     sim_draw d = sim_drawn(s, SIM_DRAW_COST, number, node);
-    return (uint64_t)(interpolate(c, size, (uint32_t)(d.u[0] * SIM_COST_DRAWS)) + c->prompt_ns * (double)prompt);
+    return (uint64_t)(interpolate(c, size, (uint32_t)(d.u[0] * SIM_COST_DRAWS)) + prompts(c, prompt));
 }
 
 /* ---- the verifier ---- */
