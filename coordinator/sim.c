@@ -86,9 +86,18 @@ static uint64_t carry(const sim *s, sim_link *k, uint64_t *free_ns, uint64_t at_
     return *free_ns + s->o.link_ns;
 }
 
+/* A plan ahead that is still computed when the next one is sent ends there and then; nobody waits for its answer. */
+static void drop_stale(sim *s, uint32_t source, sim_place *n) {
+    if (s->at[source] == NEVER) return;
+    uint64_t left_ns = s->when[source] > s->now_ns ? s->when[source] - s->now_ns : 0, *busy_ns = &n->link.figures.busy_ns;
+    *busy_ns -= left_ns < *busy_ns ? left_ns : *busy_ns;
+    forget(s, source);
+}
+
 static void send(sim *s, uint32_t group, uint32_t node, const proto_plan *p) {
     sim_place *n = &s->groups[group].nodes[node];
     uint64_t bytes, takes_ns;
+    drop_stale(s, source_of(s, group, node), n);
     n->n_plans++;
     if (node == 0)
         takes_ns = sim_verify(s, n, p, &bytes);
@@ -288,7 +297,7 @@ static void *place(layout *l, size_t n, size_t size_bytes) {
 
 static sim_place lay_out_node(layout *at, const sim_options *o, bool drafts) {
     const sched_limits *l = &o->limits;
-    size_t n = (size_t)l->max_batch * (drafts ? l->max_tree : 1 + l->max_tree);
+    size_t n = (size_t)l->max_batch * (drafts ? (uint32_t)NOUNS_MAX_TREE : 1 + l->max_tree);
     sim_place p = {.items = place(at, l->max_batch, sizeof *p.items)};
     p.tokens = place(at, n, sizeof *p.tokens);
     p.parents = place(at, drafts ? n : 0, sizeof *p.parents);

@@ -27,8 +27,8 @@ typedef struct {
     sim_link link;
     proto_result result; /* of the plan in flight; views of the next ones */
     proto_item *items;   /* [max_batch] */
-    uint32_t *tokens;    /* [max_batch][1 + max_tree]; a drafter's: nodes */
-    uint32_t *parents;   /* [max_batch][max_tree], a drafter's */
+    uint32_t *tokens;    /* [max_batch][1 + max_tree]; a drafter's: [max_batch][NOUNS_MAX_TREE] nodes */
+    uint32_t *parents;   /* [max_batch][NOUNS_MAX_TREE], a drafter's */
     float *beliefs;
     uint32_t *told; /* [n_slots] a drafter's: tokens that it has */
     uint64_t n_plans;

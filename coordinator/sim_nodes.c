@@ -232,12 +232,19 @@ static uint32_t add(spec_tree *t, float *path, uint32_t parent, uint32_t token, 
     return spec_tree_add(t, parent, token, p);
 }
 
-/* Drafts what follows text[known - 1]. */
-static void draft(const sim *s, uint32_t drafter, const sim_slot *r, uint32_t known, uint32_t budget, spec_tree *t) {
+static bool is_text(const sim *s, const sim_slot *r, uint32_t from, const uint32_t *tokens, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        if (from + i >= s->text_room || r->text[from + i] != tokens[i]) return false;
+    return true;
+}
+
+/* Drafts what follows text[known - 1], or the tentative tokens behind it: only of use where these are the text. */
+static void draft(const sim *s, uint32_t drafter, const sim_slot *r, uint32_t known, const proto_draft *asked, spec_tree *t) {
     const proto_habit *h = s->o.drafters[drafter].habit;
     float path[NOUNS_MAX_TREE], floor = s->o.limits.draft_floor;
     uint32_t parent = NOUNS_TREE_ROOT;
-    bool on_text = true;
+    bool on_text = is_text(s, r, known, asked->tentative, asked->n_tentative);
+    known += asked->n_tentative;
     t->n = 0;
     for (uint32_t i = 0; i < MAX_DEPTH && t->n + 2 <= NOUNS_MAX_TREE && known + i < s->text_room; i++) {
         uint32_t depth = i < PROTO_HABIT_DEPTHS ? i : PROTO_HABIT_DEPTHS - 1, truth = r->text[known + i];
@@ -257,7 +264,7 @@ static void draft(const sim *s, uint32_t drafter, const sim_slot *r, uint32_t kn
         on_text &= g.right;
         parent = node;
     }
-    cut(t, path, budget);
+    cut(t, path, asked->budget);
 }
 
 /* Of the new tokens of the answer, how many its own choice was. */
@@ -273,7 +280,7 @@ static uint32_t hits_of(const sim *s, uint32_t drafter, const sim_slot *r, uint3
 }
 
 uint64_t sim_propose(sim *s, sim_place *d, uint32_t drafter, const proto_plan *p, uint64_t *bytes) {
-    uint32_t max_tree = s->o.limits.max_tree, n_nodes = 0;
+    uint32_t n_nodes = 0;
     uint64_t n_new = 0;
     *bytes = SIM_MESSAGE_BYTES;
     for (uint32_t i = 0; i < p->n_open; i++) d->told[p->open[i].seq.value % s->o.n_slots] = p->open[i].n_tokens;
@@ -283,11 +290,11 @@ uint64_t sim_propose(sim *s, sim_place *d, uint32_t drafter, const proto_plan *p
         sim_slot *r = slot_of(s, asked->seq);
         uint32_t known = d->told[asked->seq.value % s->o.n_slots] += asked->n_tokens;
         uint32_t n_scored = asked->n_tokens < SPEC_MAX_SCORED ? asked->n_tokens : SPEC_MAX_SCORED;
-        size_t at = (size_t)i * max_tree;
+        size_t at = (size_t)i * NOUNS_MAX_TREE;
         spec_tree t = {0};
         bool live = r->seq.value == asked->seq.value;
-        n_new += asked->n_tokens;
-        if (live && asked->budget) draft(s, drafter, r, known, asked->budget, &t);
+        n_new += (uint64_t)asked->n_tokens + asked->n_tentative;
+        if (live && asked->budget) draft(s, drafter, r, known, asked, &t);
         for (uint32_t k = 0; k < t.n; k++) {
             d->tokens[at + k] = t.token[k];
             d->parents[at + k] = t.parent[k];
