@@ -89,6 +89,8 @@ static st_code add_groups(simulation *s, st_error *e) {
         code = st_fail(e, ST_ERR_UNSUPPORTED,
                        "%s: groups: %u of role verifier: a scheduler drives exactly one; --copies N simulates N of them",
                        s->topology_path, n_verifiers);
+    if (*t->corpus && needs_lookup(s->speculation))
+        fprintf(stderr, "simulated without the corpus: it has nothing to say to texts that are made up\n");
     const simulate_drafter *lookup = simulate_trace_find(&s->trace, "lookup");
     if (lookup && simulate_has_drafted(&lookup->habit)) s->o.lookup = &lookup->habit;
     if (!code && needs_lookup(s->speculation) && !s->o.lookup)

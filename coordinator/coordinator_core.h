@@ -176,7 +176,7 @@ ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);
-const proto_habit *sched_get_habit(const sched *s, uint32_t drafter); /* lookup is the last; lives as long as the scheduler */
+const proto_habit *sched_get_habit(const sched *s, uint32_t drafter);      /* as in by_drafter; lives as long as the scheduler */
 uint32_t sched_get_costs(const sched *s, sched_cost out[SCHED_MAX_COSTS]); /* by rising rows; returns how many */
 void sched_check(const sched *s); /* INVARIANTs of all states; debug builds run it each step */
 

@@ -457,7 +457,7 @@ static void on_status(coordinator *c, net_call *call) {
 static st_code send_habits(coordinator *c, net_call *call) {
     const proto_habit *habits[PROTO_MAX_DRAFTERS];
     proto_bytes b = {0};
-    uint32_t n = c->members.n_drafters + 1;
+    uint32_t n = sched_get_stats(c->sched).n_by_drafter;
     for (uint32_t i = 0; i < n; i++) habits[i] = sched_get_habit(c->sched, i);
     st_code code = proto_habits_encode(habits, n, &b);
     if (!code) code = net_call_send(call, b.bytes, b.n, NULL);
