@@ -117,6 +117,7 @@ static void set_limits(simulation *s) {
     l->n_vocab = VOCABULARY; /* texts are made up, and so are their words */
     l->adaptive_budgets = !strcmp(t->draft_budgets, "adaptive");
     l->draft_ahead = !strcmp(t->draft_ahead, "on");
+    l->lockstep = !strcmp(t->fusion, "lockstep");
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * UINT64_C(1000000);
 }
