@@ -385,7 +385,8 @@ def tell(b):
 
 def main():
     a = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for end in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a shell has started in the background
+        signal.signal(end, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="consort-bench-") as directory:
         b = Bench(a, directory)
         try:
