@@ -56,9 +56,8 @@ void sched_ask_ahead(sched *s, uint32_t drafter, uint32_t rows) {
     }
 }
 
-void sched_settle_ahead(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
+void sched_settle_ahead(sched_request *r, const sched_asked *asked, const proto_item *item) {
     uint32_t path[NOUNS_MAX_TREE], n;
-    (void)s;
     if (!r->ahead) return;
     n = bet_on(asked, path);
     bool won = item->n_tokens == n + 1;

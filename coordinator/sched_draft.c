@@ -3,19 +3,20 @@
  * What: a round of a request begins with a committed token and ends when the step that verifies the drafts behind it is built.
  * Whoever the request's route asks and is up gets the request in its next plan: the tokens that it lacks, and a budget. A draft
  * that comes before the step is built takes part in it, even after the wait is over. Drafts of remote drafters are kept here,
- * fused with lookup's in sched_batch.c. While the group computes a prompt, the drafters that will be asked take it in as well.
- * A plan brings a drafter at most max_rows tokens, as a step of the group: who lacks more is brought up over several plans.
+ * beside those of lookup and the corpus, which are made when the round begins; a step fuses them. While the group computes a
+ * prompt, the drafters that will be asked take it in as well. A plan brings a drafter at most max_rows tokens, as a step of the
+ * group: who lacks more is brought up over several plans.
  *
  * Why a drafter that let someone wait in vain is not asked until it has answered: else each round of each request would wait for
  * it, and a slow drafter would be worse than none.
- * Why plans are bounded: nobody can take back a plan. One that brought all prompts at once would keep the drafter from everybody
- * for minutes, hold up the end of the cluster, and could be longer than a message may be.
- * Why nonsense ends a drafter's part in a request and not the drafter: its view of this sequence cannot be trusted any more; of
- * others it may be right. The sequence is closed there.
- * Why a drafter's plans do not hold requests up as the group's do: they name no blocks of the table, so a sequence that is over
- * is simply closed by the drafter's next plan, and an answer that comes after that is for nobody.
- * Not taken: a queue of plans for each drafter. A plan in flight makes the next one larger, which is what a batch wants.
- * Limits: a drafter that can never keep up is asked again after each answer, and each time costs one wait. */
+ * Why plans are bounded: nobody can take back a plan, drafts ahead aside. One that brought all prompts at once would keep the
+ * drafter from everybody for minutes, hold up the end of the cluster, and could be longer than a message may be. Why nonsense
+ * ends a drafter's part in a request and not the drafter: its view of this sequence cannot be trusted any more; of others it may
+ * be right. The sequence is closed there. Why a drafter's plans do not hold requests up as the group's do: they name no blocks of
+ * the table, so a sequence that is over is simply closed by the drafter's next plan, and an answer that comes after that is for
+ * nobody. Not taken: a queue of plans for each drafter; only behind drafts ahead that are of no use comes a second one. A plan in
+ * flight makes the next one larger, which is what a batch wants. Limits: a drafter that can never keep up is asked again after
+ * each answer, and each time costs one wait. */
 #include "coordinator/sched_int.h"
 
 #include <string.h>

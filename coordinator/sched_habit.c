@@ -38,9 +38,9 @@ static void learn(proto_habit *h, const spec_tree *t, const uint32_t *tokens, ui
 
 void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item) {
     const spec_tree *proposals = sched_proposals(s, r);
-    uint32_t local = ~((UINT32_C(1) << s->limits.n_drafters) - 1), drafting = r->asked;
+    uint32_t drafting = r->asked;
     if (r->state != SCHED_DECODE) return; /* behind a prompt there was no round */
-    if (s->limits.max_tree > 0) drafting |= sched_route(s, r) & local;
+    if (s->limits.max_tree > 0) drafting |= sched_route(s, r) & s->roster.local;
     for (uint32_t i = 0; i < s->roster.n; i++)
         if (drafting >> i & 1) learn(&s->habits[i], &proposals[i], item->tokens, item->n_tokens);
 }

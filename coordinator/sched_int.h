@@ -228,7 +228,7 @@ spec_tree *sched_aheads(const sched *s, const sched_request *r); /* [n_drafters]
 /* Asks for them, as far as `rows` tokens go. */
 void sched_ask_ahead(sched *s, uint32_t drafter, uint32_t rows);
 /* The step is over: keeps what was drafted behind just these tokens, as proposals; forgets the rest. */
-void sched_settle_ahead(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
+void sched_settle_ahead(sched_request *r, const sched_asked *asked, const proto_item *item);
 /* Takes from the awaited those whose drafts ahead have come true. */
 void sched_use_ahead(sched *s, sched_request *r);
 void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_tree *tree);
