@@ -37,7 +37,7 @@ typedef struct {
     size_t corpus_bytes;
     const uint8_t *vocabulary_hash; /* [32] that the corpus must have; NULL: any. Read in sched_init */
     uint32_t n_vocab;               /* where there are drafters: drafts of other ids are refused */
-    bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree shared by fixed rules */
+    bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree each, and always waits */
     bool draft_ahead;               /* drafters go on from the likeliest outcome of a step while it runs */
     bool lockstep;                  /* drafters go on together from the surest token of all, and not each alone */
     float draft_floor;      /* of lookup, and of what is agreed on in lockstep: least belief in a node and all before it */

@@ -10,17 +10,11 @@ uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk,
     return others_decode && n > chunk ? chunk : n;
 }
 
-uint32_t sched_draft_budget(uint32_t max_tree, uint32_t n_decode, uint32_t room) {
-    uint32_t share = n_decode > 2 ? 2 * max_tree / n_decode : max_tree, useful = room - 1; /* the step's own choice takes one */
-    return share < useful ? share : useful;
-}
-
 /* ---- building a plan ---- */
 
-/* What was proposed for a decoding sequence, as one tree; `rows` of the step are free for it. NULL: none.
- */
-static const sched_tree *draft(sched *s, const sched_request *r, uint32_t n_decode, uint32_t rows) {
-    uint32_t budget = sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
+/* What was proposed for a decoding sequence, as one tree; `rows` of the step are free for it. NULL: none. */
+static const sched_tree *draft(sched *s, const sched_request *r, uint32_t rows) {
+    uint32_t budget = sched_most_drafts(s, r);
     if (budget > rows) budget = rows;
     if (budget == 0) return NULL;
     sched_tree *t = &s->trees[s->n_trees];
@@ -82,7 +76,7 @@ bool sched_build_plan(sched *s) {
         sched_request *r = sched_first(s, SCHED_DECODE);
         uint32_t taken =
             s->flight.n_rows + (n_decode - i) + (s->lists[SCHED_PREFILL].n > 0); /* those yet to come have a row each */
-        add_work(s, r, 1, l->adaptive_budgets ? chosen(s, i) : draft(s, r, n_decode, l->max_rows - taken));
+        add_work(s, r, 1, l->adaptive_budgets ? chosen(s, i) : draft(s, r, l->max_rows - taken));
         sched_move(s, r, SCHED_DECODE);
     }
     uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */

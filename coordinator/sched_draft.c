@@ -59,13 +59,6 @@ static uint32_t behind(const sched *s, const sched_request *r) {
     return mask;
 }
 
-/* What each drafter of a round may propose. The step may have room for less, or for more. */
-static uint32_t budget_of(const sched *s, const sched_request *r) {
-    if (s->limits.adaptive_budgets) return sched_most_drafts(s, r);
-    uint32_t n_decode = s->lists[SCHED_DRAFTING].n + s->lists[SCHED_DECODE].n + (r->state < SCHED_DRAFTING);
-    return sched_draft_budget(s->limits.max_tree, n_decode, r->n_limit - r->n_known);
-}
-
 static bool begins(const sched_request *r) {
     return (r->state == SCHED_PREFILL || r->state == SCHED_DECODE) && r->n_known - r->n_cached == 1;
 }
@@ -83,7 +76,7 @@ static void draft_locally(sched *s, sched_request *r) {
 }
 
 static void begin_round(sched *s, sched_request *r) {
-    r->budget = budget_of(s, r);
+    r->budget = sched_most_drafts(s, r);
     r->asked = r->budget > 0 ? sched_remote_route(s, r) & ~behind(s, r) : 0;
     if (!r->knows_hidden) r->asked &= ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
     s->stats.asked_rounds += r->asked && s->asks;

@@ -270,9 +270,6 @@ bool sched_holds_step(sched *s);
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */
 uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode);
-/* The most draft nodes for one of n_decode sequences whose answer may still get `room` tokens: a step is flat only to a few rows
- * a core, so a crowd shares what one or two may have alone, and many get none. */
-uint32_t sched_draft_budget(uint32_t max_tree, uint32_t n_decode, uint32_t room);
 /* Fills s->plan and s->flight; false where there is nothing to send. */
 bool sched_build_plan(sched *s);
 /* By how many tokens the KV cache has grown: the prefix and the accepted drafts. The last token, the bonus, is not in it yet. */
