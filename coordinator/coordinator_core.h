@@ -138,6 +138,7 @@ typedef struct {
     uint64_t late_drafts;    /* of all drafters */
     uint64_t branched_trees; /* verified trees that were no chain */
     uint64_t offered;        /* nodes that trees had before they were cut to what pays */
+    double expected;         /* of the verified ones to be accepted, where budgets are adaptive */
     uint64_t asked_rounds,
         unasked_rounds; /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
     uint64_t bets, bets_won, bets_dropped; /* drafts ahead: asked for; of use; ended early, since they could not be any more */

@@ -66,6 +66,7 @@ static void on_metrics(coordinator *c, net_http_call *call) {
     sched_cost costs[SCHED_MAX_COSTS];
     for (uint32_t i = 0; i < c->limits.n_drafters; i++) drafters[i] = sched_get_drafter(c->sched, i);
     metrics_view v = {.sched = sched_get_stats(c->sched),
+                      .n_drafters = c->limits.n_drafters,
                       .drafters = drafters,
                       .costs = costs,
                       .n_costs = sched_get_costs(c->sched, costs),

@@ -104,20 +104,18 @@ static void write_drafter_accepted_tokens_total(text *t, const metrics *m, const
 static void write_drafter_scored_tokens_total(text *t, const metrics *m, const metrics_view *v) {
     const proto_drafter_figures *d = v->sched.by_drafter;
     (void)m;
-    for (uint32_t i = 0; i + 1 < v->sched.n_by_drafter; i++)
-        put_drafter(t, "drafter_scored_tokens_total", &d[i], v->drafters[i].scored);
+    for (uint32_t i = 0; i < v->n_drafters; i++) put_drafter(t, "drafter_scored_tokens_total", &d[i], v->drafters[i].scored);
 }
 
 static void write_drafter_hit_tokens_total(text *t, const metrics *m, const metrics_view *v) {
     const proto_drafter_figures *d = v->sched.by_drafter;
     (void)m;
-    for (uint32_t i = 0; i + 1 < v->sched.n_by_drafter; i++)
-        put_drafter(t, "drafter_hit_tokens_total", &d[i], v->drafters[i].hits);
+    for (uint32_t i = 0; i < v->n_drafters; i++) put_drafter(t, "drafter_hit_tokens_total", &d[i], v->drafters[i].hits);
 }
 
 static void write_drafter_wait_seconds(text *t, const metrics *m, const metrics_view *v) {
     (void)m;
-    for (uint32_t i = 0; i + 1 < v->sched.n_by_drafter; i++) {
+    for (uint32_t i = 0; i < v->n_drafters; i++) {
         put(t, PREFIX "drafter_wait_seconds{drafter=\"");
         put_label(t, v->sched.by_drafter[i].name);
         put(t, "\"} %.9g\n", (double)v->drafters[i].wait_ns / 1e9);

@@ -34,7 +34,8 @@ typedef struct {
     sched_stats sched;
     bool ready;
     double uptime_seconds;
-    const sched_drafter_stats *drafters; /* [sched.n_by_drafter - 1], lookup has none */
+    uint32_t n_drafters;                 /* that have a rank: the first of sched.by_drafter */
+    const sched_drafter_stats *drafters; /* [n_drafters] */
     const sched_cost *costs;             /* [n_costs] */
     uint32_t n_costs;
     const metrics_worker *workers; /* [n_workers] */

@@ -220,7 +220,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     }
     if (asked->chooses) {
         sched_learn_habits(s, r, item);
-        sched_learn_drafts(s, r, item);
+        sched_learn_drafts(s, r, asked, item);
         sched_settle_ahead(r, asked, item);
         sched_count_drafts(s, r, asked, item);
     }

@@ -50,7 +50,13 @@ void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const 
     learn_hits(s, r, drafter, n, item->n_hits < n ? item->n_hits : n);
 }
 
-void sched_learn_drafts(sched *s, sched_request *r, const proto_item *item) {
+static void learn_agreement(sched *s, const sched_tree *offer, const proto_item *item) {
+    spec_tree whole = offer->tree;
+    whole.n = offer->n_offered;
+    spec_agreement_learn(&s->agreement, &whole, offer->from, item->tokens, item->n_tokens);
+}
+
+void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
     const spec_tree *proposals = sched_proposals(s, r);
     const spec_likeness likeness = {s->limits.similarity, s->limits.similarity_context};
     spec_cosine_accepted(&r->accepted, item->n_tokens - 1);
@@ -59,6 +65,7 @@ void sched_learn_drafts(sched *s, sched_request *r, const proto_item *item) {
             spec_cosine_learn(&sched_cosine(s, r)[i], &proposals[i], item->tokens, item->n_tokens, &likeness);
     for (uint32_t i = 0; i < s->roster.n; i++)
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
+    if (asked->offer) learn_agreement(s, asked->offer, item);
 }
 
 void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, spec_tree *out) {
@@ -73,8 +80,12 @@ static spec_share fuse(const sched *s, const sched_request *r, uint32_t mask, sc
         if (mask >> i & 1) sched_calibrate(s, r, i, &calibrated[i]);
     }
     spec_fuse(calibrated, NULL, s->roster.n, sched_most_drafts(s, r), &t->tree, t->from);
-    for (uint32_t i = 0; i < t->tree.n; i++)
-        path[i] = t->tree.probability[i] * (t->tree.parent[i] == NOUNS_TREE_ROOT ? 1 : path[t->tree.parent[i]]);
+    t->n_offered = t->tree.n;
+    for (uint32_t i = 0; i < t->tree.n; i++) {
+        path[i] = spec_agreed(&s->agreement, t->from[i], t->tree.probability[i]);
+        if (t->tree.parent[i] != NOUNS_TREE_ROOT) path[i] *= path[t->tree.parent[i]];
+        if (i > 0 && path[i] > path[i - 1]) path[i] = path[i - 1]; /* a share never rises */
+    }
     return (spec_share){.path = path, .n = t->tree.n};
 }
 
@@ -178,6 +189,15 @@ static spec_yield divide(sched *s, spec_step *step, uint32_t n_decode, uint32_t 
     return spec_divide(step, s->shares, n_decode);
 }
 
+/* What the step would have given had nobody waited: all would be in it. */
+static void learn_worth(sched *s, const spec_step *step, spec_yield with, spec_yield without, uint64_t waited_ns) {
+    uint32_t n_all = s->lists[SCHED_DECODE].n + s->lists[SCHED_DRAFTING].n;
+    if (n_all > s->limits.max_batch) n_all = s->limits.max_batch;
+    without.ns += spec_cost_ns(&s->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&s->cost, step->n_rows);
+    with.ns += (double)waited_ns - (double)step->wait_ns;
+    spec_worth_learn(&s->worth, s->round_kind, with, without, waited_ns, s->now_ns);
+}
+
 void sched_choose_drafts(sched *s, uint32_t n_decode) {
     uint32_t asked = 0;
     if (s->limits.max_tree == 0 || n_decode == 0) return;
@@ -191,11 +211,13 @@ void sched_choose_drafts(sched *s, uint32_t n_decode) {
     spec_yield without = asked ? divide(s, &step, n_decode, s->roster.local) : (spec_yield){0};
     uint64_t waited = asked ? waited_ns(s, n_decode) : 0, idle = s->now_ns - s->idle_since_ns;
     step.wait_ns = waited < idle ? waited : idle; /* the group worked for others in the rest of it */
-    step.explores = s->stats.steps % (knows ? EXPLORING : 2) == 0;
+    if (s->stats.steps % (knows ? EXPLORING : 2) == 0)
+        step.explores = knows && s->stats.steps / EXPLORING % 2 ? SPEC_EXPLORES_FAR : SPEC_EXPLORES_NEAR;
     spec_yield with = divide(s, &step, n_decode, UINT32_MAX);
     for (uint32_t i = 0; i < n_decode; i++) {
         s->stats.offered += s->trees[i].tree.n;
         s->trees[i].tree.n = s->shares[i].taken;
+        for (uint32_t k = 0; k < s->shares[i].taken; k++) s->stats.expected += (double)s->shares[i].path[k];
     }
-    if (asked && knows) spec_worth_learn(&s->worth, s->round_kind, with, without, waited, s->now_ns);
+    if (asked && knows) learn_worth(s, &step, with, without, waited);
 }

@@ -77,6 +77,7 @@ bool sched_build_plan(sched *s) {
         uint32_t taken =
             s->flight.n_rows + (n_decode - i) + (s->lists[SCHED_PREFILL].n > 0); /* those yet to come have a row each */
         add_work(s, r, 1, l->adaptive_budgets ? chosen(s, i) : draft(s, r, l->max_rows - taken));
+        if (l->adaptive_budgets && l->max_tree > 0) s->flight.items[i].offer = &s->trees[i];
         sched_move(s, r, SCHED_DECODE);
     }
     uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */

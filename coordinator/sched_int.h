@@ -63,6 +63,7 @@ typedef struct {
 typedef struct {
     spec_tree tree;
     uint32_t from[NOUNS_MAX_TREE]; /* masks of the drafters that proposed each node */
+    uint32_t n_offered;            /* nodes, before the tree was cut to what pays */
 } sched_tree;
 
 /* One item of a plan in flight. */
@@ -70,6 +71,7 @@ typedef struct {
     uint32_t slot;
     uint32_t n_prefix;
     const sched_tree *drafts; /* NULL: none */
+    const sched_tree *offer;  /* the same, uncut; NULL: budgets are fixed */
     bool chooses;             /* its prefix reaches the end of the known tokens */
 } sched_asked;
 
@@ -134,6 +136,7 @@ struct sched {
     spec_calibration *calibrations; /* [roster.n] */
     proto_habit *habits;            /* [roster.n] */
     spec_trust *trust;              /* [max_running][roster.n] by the index of the chain */
+    spec_agreement agreement;       /* of fused trees */
     spec_tally *hits;               /* as trust: tokens that the drafter was scored by, and its hits */
     spec_tally *prior;              /* [roster.n] the same over all requests */
     spec_cosine *cosine;            /* as trust */
@@ -249,7 +252,7 @@ void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item
 void sched_forget_trust(sched *s, const sched_request *r); /* its chain is new */
 void sched_learn_step(sched *s, const sched_flight *f);    /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
-void sched_learn_drafts(sched *s, sched_request *r, const proto_item *item);
+void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
 /* A drafter's proposals, with what its beliefs are worth. */
 void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, spec_tree *out);
 spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n], as the next */

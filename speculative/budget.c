@@ -14,7 +14,9 @@
  *
  * Whether to wait: each round that asked knows what it would have given without; the sums of both fade. They are kept by the
  * number of decoding sequences, in powers of two, since what pays for one does not for thirty; and by what lookup alone would
- * bring, since where the text repeats itself there is little that others could add. */
+ * bring, since where the text repeats itself there is little that others could add. What is not known yet is held to be as
+ * where waiting gains rather more, else each of some ten kinds would have to pay for its own first rounds; and all that do not
+ * pay share one allowance for probes. */
 #include "speculative/speculative.h"
 
 #include "base/fmath.h"
@@ -158,12 +160,14 @@ static bool take(heap *h, double *path) {
     return true;
 }
 
-/* The lowest count of nodes, up to a few beyond the best, whose step is not known; there may be `most`. Where all are known and
- * the gain is small: none, since an error of some percent in what that takes would decide. */
+/* The lowest count of nodes, or the highest, up to a few beyond the best, whose step is not known; there may be `most`. The
+ * lowest finds each stair, the highest a wide one soon. Where all are known and the gain is small: none, since an error of some
+ * percent in what that takes would decide. */
 static uint32_t count_to_explore(const spec_step *step, uint32_t best, uint32_t most, bool close) {
-    for (uint32_t k = 0; k <= most && k <= best + BEYOND; k++)
-        if (!spec_cost_known(step->cost, step->n_rows + k)) return k;
-    return close ? 0 : best;
+    uint32_t end = most < best + BEYOND ? most : best + BEYOND, found = end + 1;
+    for (uint32_t k = 0; k <= end && (found > end || step->explores == SPEC_EXPLORES_FAR); k++)
+        if (!spec_cost_known(step->cost, step->n_rows + k)) found = k;
+    return found <= end ? found : close ? 0 : best;
 }
 
 spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n) {
@@ -196,10 +200,28 @@ uint32_t spec_worth_kind(uint32_t n_sequences, double gain) {
     return load * SPEC_GAINS + g;
 }
 
-bool spec_worth_asking(const spec_worth *w, uint32_t kind, uint64_t now_ns) {
+static bool is_known(const spec_worth *w, uint32_t kind) { return w->kind[kind].n_rounds >= FIRST_ROUNDS; }
+
+static bool pays(const spec_worth *w, uint32_t kind) {
     const spec_yield *with = &w->kind[kind].with, *without = &w->kind[kind].without;
-    if (w->kind[kind].n_rounds < FIRST_ROUNDS || with->tokens * without->ns > without->tokens * with->ns * WORTH) return true;
-    return (double)(now_ns - w->kind[kind].asked_ns) >= PROBE_WAITS * w->kind[kind].wait_ns;
+    return with->tokens * without->ns > without->tokens * with->ns * WORTH;
+}
+
+/* The kind itself, or the nearest known one in which waiting gains rather more: with less that is there anyway, or half, a
+ * quarter
+ * ... as many sequences. SPEC_ROUND_KINDS: none is known. */
+static uint32_t evidence(const spec_worth *w, uint32_t kind) {
+    for (uint32_t load = kind / SPEC_GAINS + 1; load-- > 0;)
+        for (uint32_t gain = kind % SPEC_GAINS + 1; gain-- > 0;)
+            if (is_known(w, load * SPEC_GAINS + gain)) return load * SPEC_GAINS + gain;
+    return SPEC_ROUND_KINDS;
+}
+
+bool spec_worth_asking(const spec_worth *w, uint32_t kind, uint64_t now_ns) {
+    uint32_t as = evidence(w, kind);
+    if (as == SPEC_ROUND_KINDS || pays(w, as)) return true;
+    uint64_t last_ns = w->kind[kind].asked_ns > w->probed_ns ? w->kind[kind].asked_ns : w->probed_ns;
+    return (double)(now_ns - last_ns) >= PROBE_WAITS * w->kind[as].wait_ns;
 }
 
 static spec_yield faded(spec_yield sum, spec_yield y) {
@@ -213,4 +235,5 @@ void spec_worth_learn(spec_worth *w, uint32_t kind, spec_yield with, spec_yield 
     w->kind[kind].wait_ns += ((double)wait_ns - w->kind[kind].wait_ns) * rate;
     w->kind[kind].n_rounds += w->kind[kind].n_rounds < FIRST_ROUNDS;
     w->kind[kind].asked_ns = now_ns;
+    if (!pays(w, kind)) w->probed_ns = now_ns;
 }

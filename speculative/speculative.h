@@ -87,6 +87,20 @@ void spec_calibrate(const spec_calibration *c, const spec_trust *t, const spec_t
  * place they reach is an observation, whether or not it was verified. */
 void spec_calibration_learn(spec_calibration *c, spec_trust *t, const spec_tree *raw, const uint32_t *tokens, uint32_t n);
 
+/* ---- agreement: what it is worth that several drafters proposed a node ---- */
+
+enum { SPEC_VOICES = 3 /* the last holds all larger numbers too */, SPEC_AGREEMENT_BINS = 16 };
+
+/* Over all fused trees, by how many drafters proposed a node and by its joint belief. Zero: nothing seen. */
+typedef struct {
+    spec_trust bin[SPEC_VOICES * SPEC_AGREEMENT_BINS];
+} spec_agreement;
+
+/* What the joint belief p of a node is worth that `from`, a mask as of spec_fuse, proposed. With little seen it stays near p. */
+float spec_agreed(const spec_agreement *a, uint32_t from, float p);
+/* As spec_calibration_learn, of a fused tree and its masks from[fused->n]. */
+void spec_agreement_learn(spec_agreement *a, const spec_tree *fused, const uint32_t *from, const uint32_t *tokens, uint32_t n);
+
 /* ---- budgets: how much of what was drafted pays ---- */
 
 enum { SPEC_COST_BUCKETS = 96 };
@@ -122,7 +136,12 @@ typedef struct {
     uint32_t n_choices; /* sequences that get a token of it anyway */
     uint32_t n_free;    /* most rows of drafts */
     uint64_t wait_ns;   /* that the group has waited for the drafts */
-    bool explores;      /* takes a count near the best whose step is not well known, where there is one */
+    enum {
+        SPEC_EXPLORES_NOT,
+        SPEC_EXPLORES_NEAR,
+        SPEC_EXPLORES_FAR
+    } explores; /* takes the lowest, or the highest, count near the
+                   best whose step is not well known, if any */
 } spec_step;
 
 typedef struct {
@@ -143,13 +162,15 @@ typedef struct {
         double wait_ns;
         uint64_t asked_ns; /* when the last of them began */
     } kind[SPEC_ROUND_KINDS];
+    uint64_t probed_ns; /* likewise, of all kinds that do not pay */
 } spec_worth;
 
 /* Rounds are alike in how many sequences decode at once, and in what lookup, which nobody waits for, is expected to bring each:
  * `gain`, in accepted tokens. */
 uint32_t spec_worth_kind(uint32_t n_sequences, double gain);
-/* True where asking pays, where too little is known, and from time to time to see whether it does by now: so seldom that the wait
- * costs half a hundredth. kind < SPEC_ROUND_KINDS. */
+/* True where asking pays, or pays where fewer decode or less is expected of lookup and this kind is not known; where nothing is
+ * known; and from time to time to see whether it does by now: so seldom that the waits cost half a hundredth. kind <
+ * SPEC_ROUND_KINDS. */
 bool spec_worth_asking(const spec_worth *w, uint32_t kind, uint64_t now_ns);
 void spec_worth_learn(spec_worth *w, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns, uint64_t now_ns);
 

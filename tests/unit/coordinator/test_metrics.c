@@ -13,7 +13,7 @@
 static const uint64_t MS = 1000000;
 static const metrics_worker two_workers[] = {{1, "a \"b\"", "verifier", true, true, 7},
                                              {2, "a \"b\"", "verifier", false, false, 0}};
-static const proto_drafter_figures two_drafters[] = {{"a\\b", 9, 5}, {"lookup", 0, 0}};
+static const proto_drafter_figures three_drafters[] = {{"a\\b", 9, 5}, {"lookup", 0, 0}, {"corpus", 3, 2}};
 static const sched_drafter_stats one_with_a_rank[] = {{.scored = 21, .hits = 20, .wait_ns = 1500000}};
 static const sched_cost two_costs[] = {{1, 4000000}, {5, 6500000}};
 static const metrics_view view = {.sched = {.running = 3,
@@ -25,6 +25,7 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .branched_trees = 12,
                                             .moved_kv = 13,
                                             .offered = 14,
+                                            .expected = 12.5,
                                             .asked_rounds = 15,
                                             .unasked_rounds = 16,
                                             .held_steps = 17,
@@ -33,10 +34,11 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .bets = 18,
                                             .bets_won = 19,
                                             .bets_dropped = 20,
-                                            .n_by_drafter = 2,
-                                            .by_drafter = two_drafters},
+                                            .n_by_drafter = 3,
+                                            .by_drafter = three_drafters},
                                   .ready = true,
                                   .uptime_seconds = 1.5,
+                                  .n_drafters = 1,
                                   .drafters = one_with_a_rank,
                                   .costs = two_costs,
                                   .n_costs = 2,
@@ -80,9 +82,12 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_drafter_hit_tokens_total{drafter=\"a\\\\b\"} 20"));
     assert_true(has_line(&t, "consort_drafter_wait_seconds{drafter=\"a\\\\b\"} 0.0015"));
     assert_null(strstr(t.bytes, "consort_drafter_wait_seconds{drafter=\"lookup\"")); /* nobody waits for it */
+    assert_null(strstr(t.bytes, "consort_drafter_hit_tokens_total{drafter=\"lookup\""));
+    assert_null(strstr(t.bytes, "consort_drafter_scored_tokens_total{drafter=\"lookup\""));
     assert_true(has_line(&t, "consort_believed_step_seconds{rows=\"1\"} 0.004"));
     assert_true(has_line(&t, "consort_believed_step_seconds{rows=\"5\"} 0.0065"));
     assert_true(has_line(&t, "consort_spec_decode_num_offered_tokens_total 14"));
+    assert_true(has_line(&t, "consort_spec_decode_expected_tokens_total 12.5"));
     assert_true(has_line(&t, "consort_asked_rounds_total 15"));
     assert_true(has_line(&t, "consort_unasked_rounds_total 16"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));

@@ -146,8 +146,27 @@ static void what_comes_out_is_a_tree_of_probabilities_whatever_was_seen(void **s
     }
 }
 
+/* Two that always say the same are together no surer than one. */
+static void agreement_of_those_who_know_alike_is_worth_no_more(void **state) {
+    (void)state;
+    spec_agreement a = {0};
+    const uint32_t right[] = {5, 6}, wrong[] = {9, 9}, from[] = {3, 3};
+    const spec_tree joint = {2, {5, 6}, {NOUNS_TREE_ROOT, 0}, {0.75f, 0.75f}};
+    assert_float_equal(spec_agreed(&a, 3, 0.75f), 0.75f, 1e-6); /* nothing was seen */
+    for (int i = 0; i < 200; i++) spec_agreement_learn(&a, &joint, from, i % 2 ? right : wrong, i % 2 ? 2 : 1);
+    /* of 300 nodes whose parent was right 200 were: the second ones always */
+    assert_float_equal(spec_agreed(&a, 3, 0.75f), 200.0f / 300, 0.05);
+    assert_float_equal(spec_agreed(&a, 1, 0.75f), 0.75f, 1e-6); /* one alone */
+    assert_float_equal(spec_agreed(&a, 7, 0.75f), 0.75f, 1e-6); /* three */
+    assert_float_equal(spec_agreed(&a, 3, 0.97f), 0.97f, 1e-6); /* and other beliefs are their own */
+    assert_true(spec_agreed(&a, UINT32_MAX, 1) <= 1 && spec_agreed(&a, 0, 0) == 0);
+    for (int i = 0; i < 2000; i++) spec_agreement_learn(&a, &joint, from, wrong, 1);
+    assert_true(spec_agreed(&a, 3, 0.75f) < 0.1f); /* the last few hundred count */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(agreement_of_those_who_know_alike_is_worth_no_more),
         cmocka_unit_test(a_belief_stands_until_something_is_seen),
         cmocka_unit_test(a_node_of_belief_0_is_not_judged_and_those_below_it_are),
         cmocka_unit_test(an_overconfident_drafter_is_held_for_what_it_hits),
