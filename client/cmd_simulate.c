@@ -81,7 +81,7 @@ static st_code add_groups(simulation *s, st_error *e) {
         const config_group *g = &t->groups[i];
         n_verifiers += g->role == CONFIG_VERIFIER;
         if (g->role == CONFIG_VERIFIER)
-            s->o.limits.n_blocks = g->kv_tokens / NOUNS_BLOCK_TOKENS;
+            s->o.limits.n_blocks[0] = g->kv_tokens / NOUNS_BLOCK_TOKENS;
         else if (needs_drafters(s->speculation))
             code = add_drafter(s, g, e);
     }
@@ -105,6 +105,7 @@ static st_code add_groups(simulation *s, st_error *e) {
 static void set_limits(simulation *s) {
     const config_topology *t = s->topology;
     sched_limits *l = &s->o.limits;
+    l->n_groups = 1;
     l->max_running = t->max_running;
     l->max_queue = t->max_queue;
     l->max_requests = t->max_running + t->max_queue;

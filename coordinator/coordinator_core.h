@@ -1,8 +1,9 @@
-/* coordinator_core: the scheduler. Decides which sequences of which requests run in the next step of a verifier group, and which
- * drafters draft for them; nothing else does.
+/* coordinator_core: the scheduler. Decides which sequences of which requests run in the next step of which verifier group, and
+ * which drafters draft for them; nothing else does.
  *
- * Nouns: a request (waiting, running, ending), a drafter (a rank that proposes draft trees; numbered), an event (what happened),
- * an action (what the caller must now do). Pure: events and the time come in, actions go out; no clock, socket, random number or
+ * Nouns: a request (waiting, running, ending), a group (of verifier ranks; numbered; all hold the same model), a drafter (a rank
+ * that proposes draft trees, for requests of all groups; numbered), an event (what happened), an action (what the caller must now
+ * do). Pure: events and the time come in, actions go out; no clock, socket, random number or
  * allocation inside, so that transcripts and the simulator run this very code.
  *
  *     REQUEST ─> waiting ─(blocks reserved)─> prefill ─(prompt done)─> decode ─(stop, max, cancel, error)─> closing ─> gone
@@ -10,6 +11,8 @@
  *                   │         (answered, lost or late)─── drafting <───────┘ (a token is committed: they are asked)
  *                   └──────(cancel, deadline; in each state)───────────────────────────────────────────────────┘
  *
+ * A request that waits goes to the group with the fewest and stays there. If its group is lost it waits again, before all who
+ * came later, is prefilled in another from the tokens that it has, and goes on; without another it ends.
  * Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at most.
  * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
  * loop. */
@@ -20,18 +23,22 @@
 
 typedef struct sched sched;
 
+enum { SCHED_MAX_GROUPS = 16 };
+
 typedef struct {
-    uint32_t max_requests;   /* running and waiting together */
-    uint32_t max_running;    /* sequences with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all */
-    uint32_t max_queue;      /* waiting ones; past that RESOURCE_EXHAUSTED */
-    uint32_t max_rows;       /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
-    uint32_t max_batch;      /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
-    uint32_t prefill_chunk;  /* most prompt tokens of one sequence in a step that also decodes */
-    uint32_t max_tree;       /* largest draft tree, reserved for each sequence; 0: nobody drafts */
-    uint32_t max_context;    /* tokens of a sequence, prompt and answer */
-    uint32_t n_blocks;       /* KV blocks of the group */
-    const char *speculation; /* policy of requests that do not say; NULL: none. Read in sched_init */
-    uint32_t n_drafters;     /* < SPEC_MAX_DRAFTERS - 1: 0 .. n_drafters - 1; lookup and the corpus, without a rank, follow */
+    uint32_t n_groups;      /* of verifiers: 0 .. n_groups - 1 */
+    uint32_t max_requests;  /* running and waiting together */
+    uint32_t max_running;   /* sequences of a group with blocks, <= PROTO_MAX_PLAN_SEQUENCES: one plan can close them all; where
+                               there are drafters, those of all groups together */
+    uint32_t max_queue;     /* waiting ones; past that RESOURCE_EXHAUSTED */
+    uint32_t max_rows;      /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
+    uint32_t max_batch;     /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
+    uint32_t prefill_chunk; /* most prompt tokens of one sequence in a step that also decodes */
+    uint32_t max_tree;      /* largest draft tree, reserved for each sequence; 0: nobody drafts */
+    uint32_t max_context;   /* tokens of a sequence, prompt and answer */
+    uint32_t n_blocks[SCHED_MAX_GROUPS]; /* [n_groups] KV blocks of each group */
+    const char *speculation;             /* policy of requests that do not say; NULL: none. Read in sched_init */
+    uint32_t n_drafters; /* < SPEC_MAX_DRAFTERS - 1: 0 .. n_drafters - 1; lookup and the corpus, without a rank, follow */
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     const void *corpus;               /* [corpus_bytes] an n-gram table, as drafter `corpus`; NULL: none. Lives as long, too */
     size_t corpus_bytes;
@@ -51,9 +58,9 @@ typedef struct {
 typedef enum {
     SCHED_REQUEST,      /* a new request */
     SCHED_CANCEL,       /* the client went away, its deadline passed, or a stop string was found: `code`, `finish` say which */
-    SCHED_RESULT,       /* a plan's result */
-    SCHED_GROUP_UP,     /* the verifier group is ready (again), with no sequence and all blocks free */
-    SCHED_GROUP_DOWN,   /* it is lost: its requests end with UNAVAILABLE */
+    SCHED_RESULT,       /* a plan's result, from `group` */
+    SCHED_GROUP_UP,     /* `group` is ready (again), with no sequence and all blocks free */
+    SCHED_GROUP_DOWN,   /* it is lost: its requests go on in another; without one they end with UNAVAILABLE */
     SCHED_DRAFTER_UP,   /* `drafter` is ready (again), with no sequence */
     SCHED_DRAFTER_DOWN, /* it is lost; its requests go on */
     SCHED_DRAFTS,       /* `result` of the last DRAFT action of `drafter` */
@@ -85,12 +92,14 @@ typedef struct {
     sched_finish finish;
     /* RESULT, DRAFTS */
     const proto_result *result;
+    /* GROUP_UP, GROUP_DOWN, RESULT */
+    uint32_t group;
     /* DRAFTER_UP, DRAFTER_DOWN, DRAFTS */
     uint32_t drafter;
 } sched_event;
 
 typedef enum {
-    SCHED_ACT_PLAN,   /* send `plan` to the group (at most one in a step) */
+    SCHED_ACT_PLAN,   /* send `plan` to `group` (at most one in a step) */
     SCHED_ACT_DRAFT,  /* send `plan` to `drafter` (at most one in flight to each, and one of drafts ahead that it makes stale) */
     SCHED_ACT_TOKENS, /* tokens of `seq` are committed: hand them to the client */
     SCHED_ACT_FINISHED, /* `seq` is over: reason and code; its id is never used again */
@@ -107,7 +116,7 @@ typedef struct {
     sched_action_kind kind;
     seq_id seq;
     const proto_plan *plan;
-    uint32_t drafter;
+    uint32_t group, drafter;
     const uint32_t *tokens;
     uint32_t n_tokens;
     token_logprobs logprobs; /* TOKENS, if asked for; a view of the event's result */
@@ -121,7 +130,7 @@ typedef struct {
     uint64_t at_ns;
 } sched_action;
 
-/* Actions of one call, plans first, the group's before the drafters' (nobody should wait for the clients); views in them live
+/* Actions of one call, plans first, the groups' before the drafters' (nobody should wait for the clients); views in them live
  * until the next call of sched_step. An end token ends the answer and is not in TOKENS. A plan may hold no work, only sequences
  * to close; it is answered like any other. */
 typedef struct {
@@ -129,6 +138,7 @@ typedef struct {
     const sched_action *items;
 } sched_actions;
 
+/* Of all groups together. */
 typedef struct {
     uint32_t waiting, running; /* running: with blocks, closing ones too */
     uint32_t blocks_total, blocks_used, blocks_reserved;
@@ -145,10 +155,19 @@ typedef struct {
     uint64_t held_steps;                   /* times that a step was held back for drafts */
     uint64_t moved_kv;                     /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
-    uint64_t busy_ns, idle_ns; /* while there were requests: of the group computing, and of it waiting (for drafts, mostly) */
+    uint64_t busy_ns, idle_ns; /* while there were requests: of groups computing, and of their waiting (for drafts, mostly) */
     uint64_t stale_results;    /* dropped: not of the plan in flight */
-    bool group_up, draining;
+    uint64_t displaced;        /* times that a request was placed again, as its group was lost */
+    uint32_t groups_up;
+    bool draining;
 } sched_stats;
+
+/* Of one group: as in sched_stats. */
+typedef struct {
+    bool up;
+    uint32_t running, blocks_total, blocks_used, blocks_reserved;
+    uint64_t steps, rows, busy_ns, idle_ns;
+} sched_group_stats;
 
 /* A drafter so far. `scored` tokens had a choice of its own against them, and `hits` of these equalled it, whether or not its
  * drafts were used. */
@@ -176,9 +195,11 @@ ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **
  * does not belong to the plan in flight of its sender is dropped and counted. */
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
+sched_group_stats sched_get_group(const sched *s, uint32_t group);
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);
-const proto_habit *sched_get_habit(const sched *s, uint32_t drafter);      /* as in by_drafter; lives as long as the scheduler */
-uint32_t sched_get_costs(const sched *s, sched_cost out[SCHED_MAX_COSTS]); /* by rising rows; returns how many */
+const proto_habit *sched_get_habit(const sched *s, uint32_t drafter); /* as in by_drafter; lives as long as the scheduler */
+/* Of a group's steps, by rising rows; returns how many. */
+uint32_t sched_get_costs(const sched *s, uint32_t group, sched_cost out[SCHED_MAX_COSTS]);
 void sched_check(const sched *s); /* INVARIANTs of all states; debug builds run it each step */
 
 #endif

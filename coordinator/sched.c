@@ -1,19 +1,20 @@
-/* The scheduler of one verifier group and its drafters.
+/* The scheduler of the verifier groups and their drafters.
  *
  * What: sched_step is the whole control flow: an event changes requests, those that came free of a plan are retired, waiting ones
- * are admitted, and whoever is idle (the group, a drafter) gets its next plan. All arithmetic is in leaves: sched_admit.c (who
+ * are admitted, and whoever is idle (a group, a drafter) gets its next plan. All arithmetic is in leaves: sched_admit.c (who
  * may come in), sched_batch.c (what goes into a step, what is accepted of a result), sched_draft.c (whom to ask for drafts, what
  * comes of the answers), sched_state.c (slots, lists, the way out).
  *
  * Why one plan a step and no queue of steps: continuous batching (Orca, OSDI 2022) wants each step built from what is true when
- * it starts. Today one plan is in flight; s->reported and sched_request.last_plan are written so that a second one needs a second
- * sched_flight and "r->last_plan <= s->reported" where a plan picks its sequences.
- * Why the plan is action 0: the group computes while the coordinator detokenizes.
- * Why ended sequences are closed by the next plan and not by a message of their own: ranks hear of all changes in one order, so
- * that a block is never in two sequences. The price is a plan without work where nothing else runs.
- * Not taken: preemption. A reservation covers the longest answer, so an admitted sequence always finishes; the price is blocks
- * that short answers never use.
- * Limits: O(running) an event; O(requests) when a deadline passes or the group is lost. */
+ * it starts. Today one plan of a group is in flight; sched_group.reported and sched_request.last_plan are written so that a
+ * second one needs a second sched_flight and "r->last_plan <= g->reported" where a plan picks its sequences. Why the plans are
+ * the first actions: groups compute while the coordinator detokenizes. Why ended sequences are closed by the next plan and not by
+ * a message of their own: ranks hear of all changes in one order, so that a block is never in two sequences. The price is a plan
+ * without work where nothing else runs. Not taken: preemption. A reservation covers the longest answer, so an admitted sequence
+ * always finishes; the price is blocks that short answers never use. Why a request that lost its group waits like one that is
+ * new: admission is the one way in; what it brings besides is its place, with the tokens that it has and what drafters know of
+ * it, and its rank among those that wait. Limits: O(running) an event; O(requests) when a deadline passes or the group is lost.
+ */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>
@@ -34,12 +35,29 @@ static void *place(layout *l, size_t n, size_t size_bytes) {
 
 static uint32_t chain_blocks(const sched_limits *l) { return kv_blocks_for((uint64_t)l->max_context + l->max_tree); }
 
+static uint32_t n_places(const sched_limits *l) { return l->n_groups * l->max_running; }
+
+static sched_group lay_out_group(layout *at, const sched_limits *l, uint32_t n_blocks) {
+    sched_group g = {.next_plan = 1, .asks = true};
+    g.flight.items = place(at, l->max_batch, sizeof *g.flight.items);
+    g.ended = place(at, l->max_running, sizeof *g.ended);
+    g.close = place(at, l->max_running, sizeof *g.close);
+    g.open = place(at, l->max_batch, sizeof *g.open);
+    g.work = place(at, l->max_batch, sizeof *g.work);
+    g.trees = place(at, l->max_tree ? l->max_batch : 0, sizeof *g.trees);
+    size_t kv_bytes = kv_table_bytes(n_blocks, l->max_running, chain_blocks(l));
+    INVARIANT(kv_bytes > 0); /* bounded, too */
+    void *kv_memory = place(at, 1, kv_bytes);
+    if (kv_memory) g.kv = kv_table_init(kv_memory, n_blocks, l->max_running, chain_blocks(l));
+    return g;
+}
+
 static sched_drafter lay_out_drafter(layout *at, const sched_limits *l) {
     sched_drafter d = {.next_plan = 1};
     d.asked = place(at, l->max_batch, sizeof *d.asked);
-    d.told = place(at, l->max_running, sizeof *d.told);
-    d.ended = place(at, l->max_running, sizeof *d.ended);
-    d.close = place(at, l->max_running, sizeof *d.close);
+    d.told = place(at, n_places(l), sizeof *d.told);
+    d.ended = place(at, n_places(l), sizeof *d.ended);
+    d.close = place(at, n_places(l), sizeof *d.close);
     d.open = place(at, l->max_batch, sizeof *d.open);
     d.draft = place(at, l->max_batch, sizeof *d.draft);
     d.tentative = place(at, (size_t)l->max_batch * NOUNS_MAX_TREE, sizeof *d.tentative);
@@ -49,32 +67,28 @@ static sched_drafter lay_out_drafter(layout *at, const sched_limits *l) {
 /* Lays everything out behind `base`; with base NULL only finds the size. Returns it. */
 static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     layout at = {.base = base};
-    sched shape = {.limits = *l, .n_buckets = 1}, *s = place(&at, 1, sizeof *s);
+    sched shape = {.limits = *l, .n_buckets = 1, .n_places = n_places(l)}, *s = place(&at, 1, sizeof *s);
+    size_t n = shape.n_places;
     while (shape.n_buckets < l->max_requests) shape.n_buckets *= 2;
     shape.roster.n = l->n_drafters + 1 + (l->corpus != NULL);
-    /* PLAN, DRAFT of each drafter, FINISHED of all and of one refused, TOKENS of a batch, TIMER, DRAINED */
-    shape.n_actions_max = 1 + l->n_drafters + l->max_requests + 1 + l->max_batch + 2;
+    /* PLAN of each group, DRAFT of each drafter, FINISHED of all and of one refused, TOKENS of a batch, TIMER, DRAINED */
+    shape.n_actions_max = l->n_groups + l->n_drafters + l->max_requests + 1 + l->max_batch + 2;
     shape.requests = place(&at, l->max_requests, sizeof *shape.requests);
     shape.buckets = place(&at, shape.n_buckets, sizeof *shape.buckets);
-    shape.flight.items = place(&at, l->max_batch, sizeof *shape.flight.items);
-    shape.ended = place(&at, l->max_running, sizeof *shape.ended);
-    shape.close = place(&at, l->max_running, sizeof *shape.close);
-    shape.open = place(&at, l->max_batch, sizeof *shape.open);
-    shape.work = place(&at, l->max_batch, sizeof *shape.work);
+    shape.free_places = place(&at, n, sizeof *shape.free_places);
     shape.actions = place(&at, shape.n_actions_max, sizeof *shape.actions);
     shape.tokens = place(&at, (size_t)l->max_batch * (1 + l->max_tree), sizeof *shape.tokens);
-    shape.known = place(&at, (size_t)l->max_running * l->max_context, sizeof *shape.known);
-    shape.trees = place(&at, l->max_tree ? l->max_batch : 0, sizeof *shape.trees);
-    shape.hidden = place(&at, l->want_hidden ? (size_t)l->max_running * l->dim : 0, sizeof *shape.hidden);
-    shape.proposals = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.proposals);
-    shape.aheads = place(&at, l->draft_ahead ? (size_t)l->max_running * l->n_drafters : 0, sizeof *shape.aheads);
-    shape.agreed = place(&at, l->lockstep ? (size_t)l->max_running * l->max_tree : 0, sizeof *shape.agreed);
+    shape.known = place(&at, n * l->max_context, sizeof *shape.known);
+    shape.hidden = place(&at, l->want_hidden ? n * l->dim : 0, sizeof *shape.hidden);
+    shape.proposals = place(&at, n * shape.roster.n, sizeof *shape.proposals);
+    shape.aheads = place(&at, l->draft_ahead ? n * l->n_drafters : 0, sizeof *shape.aheads);
+    shape.agreed = place(&at, l->lockstep ? n * l->max_tree : 0, sizeof *shape.agreed);
     shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
     shape.habits = place(&at, shape.roster.n, sizeof *shape.habits);
-    shape.trust = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.trust);
-    shape.hits = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.hits);
+    shape.trust = place(&at, n * shape.roster.n, sizeof *shape.trust);
+    shape.hits = place(&at, n * shape.roster.n, sizeof *shape.hits);
     shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
-    shape.cosine = place(&at, (size_t)l->max_running * shape.roster.n, sizeof *shape.cosine);
+    shape.cosine = place(&at, n * shape.roster.n, sizeof *shape.cosine);
     shape.shares = place(&at, l->max_batch, sizeof *shape.shares);
     shape.paths = place(&at, (size_t)l->max_batch * l->max_tree, sizeof *shape.paths);
     shape.by_drafter = place(&at, (1 + (size_t)l->max_requests) * shape.roster.n, sizeof *shape.by_drafter);
@@ -83,14 +97,13 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
         sched_drafter d = lay_out_drafter(&at, l);
         if (base) shape.drafters[i] = d;
     }
-    size_t kv_bytes = kv_table_bytes(l->n_blocks, l->max_running, chain_blocks(l));
-    INVARIANT(kv_bytes > 0); /* bounded, too */
-    void *kv_memory = place(&at, 1, kv_bytes);
-    if (base) {
-        shape.kv = kv_table_init(kv_memory, l->n_blocks, l->max_running, chain_blocks(l));
-        *s = shape;
-        *out = s;
+    shape.groups = place(&at, l->n_groups, sizeof *shape.groups);
+    for (uint32_t i = 0; i < l->n_groups; i++) {
+        sched_group g = lay_out_group(&at, l, l->n_blocks[i]);
+        g.s = s;
+        if (base) shape.groups[i] = g;
     }
+    if (base) *(*out = s) = shape;
     return at.used_bytes;
 }
 
@@ -117,8 +130,6 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     }
     code = spec_route_parse(&s->route, limits->speculation ? limits->speculation : "none", &s->roster, e);
     if (code != ST_OK) return e ? st_prefix(e, "speculation") : code;
-    s->next_plan = 1;
-    s->asks = true;
     *out = s;
     return ST_OK;
 }
@@ -130,15 +141,27 @@ static void refuse(sched *s, seq_id seq, st_code code, const char *message) {
     s->stats.rejected++;
 }
 
+static const char too_large[] = "no verifier group that is ready has KV blocks enough for it";
+
+static bool any_up(const sched *s) {
+    for (uint32_t g = 0; g < s->limits.n_groups; g++)
+        if (s->groups[g].up) return true;
+    return false;
+}
+
 /* What must be so before a request gets a place; the queue's length is judged after admission has had its turn. */
 static st_code may_enter(const sched *s, const sched_event *ev, char *message, size_t message_bytes) {
     st_code code = sched_can_ever_fit(&s->limits, ev, message, message_bytes);
     if (code != ST_OK) return code;
-    if (s->draining || !s->group_up) {
+    if (s->draining || !any_up(s)) {
         snprintf(message, message_bytes, "%s", s->draining ? "the cluster is shutting down" : "no verifier group is ready");
         return ST_ERR_UNAVAILABLE;
     }
-    if (s->lists[SCHED_FREE].n == 0) {
+    if (!sched_fits_group_up(s, sched_limit_tokens(&s->limits, ev->n_tokens, ev->max_tokens))) {
+        snprintf(message, message_bytes, "%s", too_large);
+        return ST_ERR_UNAVAILABLE;
+    }
+    if (s->free.n == 0) {
         snprintf(message, message_bytes, "the cluster has its limit of %u requests; try again later", s->limits.max_requests);
         return ST_ERR_RESOURCE_EXHAUSTED;
     }
@@ -172,7 +195,7 @@ static void on_request(sched *s, const sched_event *ev) {
     r->route = route;
     r->rules.hidden |= sched_request_wants_hidden(s, r);
     sched_admit(s);
-    if (s->lists[SCHED_WAITING].n > s->limits.max_queue) { /* then it is the last of them */
+    if (s->waiting.n > s->limits.max_queue) { /* then it is the last of them */
         snprintf(message, sizeof message, "no place is free and the queue is full (limit %u); try again later",
                  s->limits.max_queue);
         sched_drop(s, r);
@@ -202,7 +225,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     char message[sizeof s->actions->message];
     if (!item || !sched_answers(asked, r, item)) {
         snprintf(message, sizeof message, "the verifier's answer to plan %llu does not fit the plan",
-                 (unsigned long long)s->reported);
+                 (unsigned long long)r->group->reported);
         sched_end(s, r, SCHED_FINISH_ERROR, ST_FATAL_PROTOCOL, message);
         return;
     }
@@ -229,47 +252,55 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     if (finish != SCHED_FINISH_NONE) sched_end(s, r, finish, ST_OK, NULL);
 }
 
-static void on_result(sched *s, const proto_result *result) {
-    const sched_flight f = s->flight;
-    if (f.id == 0 || result->plan_id != f.id) {
+static sched_group *group_of(sched *s, uint32_t group) { return group < s->limits.n_groups ? &s->groups[group] : NULL; }
+
+static void on_result(sched *s, sched_group *g, const proto_result *result) {
+    if (!g || g->flight.id == 0 || result->plan_id != g->flight.id) {
         s->stats.stale_results++;
         return;
     }
-    s->flight.id = 0;
-    s->reported = f.id;
-    s->stats.steps++;
-    s->stats.rows += f.n_rows;
+    const sched_flight f = g->flight;
+    g->flight.id = 0;
+    g->reported = f.id;
+    g->stats.steps++;
+    g->stats.rows += f.n_rows;
     s->stats.moved_kv += result->n_moved;
-    sched_learn_step(s, &f);
+    sched_learn_step(g, &f);
     for (uint32_t i = 0; i < f.n_items; i++) {
         sched_request *r = &s->requests[f.items[i].slot];
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */
         take_item(s, r, &f.items[i], i < result->n_items ? &result->items[i] : NULL);
     }
-    sched_begin_rounds(s, &f);
+    sched_begin_rounds(g, &f);
 }
 
-static void end_all(sched *s, st_code code, const char *message) {
-    for (sched_state state = SCHED_WAITING; state <= SCHED_DECODE; state++)
-        for (sched_request *r; (r = sched_first(s, state));) sched_end(s, r, SCHED_FINISH_ERROR, code, message);
+/* Those that wait and that no group which is up could hold. */
+static void end_stranded(sched *s) {
+    const char *why = any_up(s) ? too_large : "the verifier group was lost";
+    for (sched_request *r = sched_at(s, s->waiting.first), *next; r; r = next) {
+        next = sched_next(s, r);
+        if (!sched_fits_group_up(s, r->n_limit)) sched_end(s, r, SCHED_FINISH_ERROR, ST_ERR_UNAVAILABLE, why);
+    }
 }
 
 /* Nothing that the group was asked will be answered, and what it held is gone. */
-static void on_group_down(sched *s) {
-    s->flight.id = 0;
-    s->reported = s->next_plan - 1;
-    end_all(s, ST_ERR_UNAVAILABLE, "the verifier group was lost");
-    sched_retire_reported(s);
-    s->n_ended = 0;
-    s->held_until_ns = 0;
-    s->group_up = false;
+static void on_group_down(sched *s, sched_group *g) {
+    g->flight.id = 0;
+    g->reported = g->next_plan - 1;
+    g->held_until_ns = 0;
+    g->up = false;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
+        for (sched_request *r; (r = sched_first(g, state));) sched_displace(s, r);
+    sched_retire_reported(g);
+    g->n_ended = 0;
+    end_stranded(s);
 }
 
-static void on_group_up(sched *s) {
-    if (s->group_up) on_group_down(s); /* it came back before its loss was noticed */
-    s->group_up = true;
-    s->next_plan = 1; /* ids count from 1 in each group epoch */
-    s->reported = 0;
+static void on_group_up(sched *s, sched_group *g) {
+    if (g->up) on_group_down(s, g); /* it came back before its loss was noticed */
+    g->up = true;
+    g->next_plan = 1; /* ids count from 1 in each group epoch */
+    g->reported = 0;
 }
 
 static bool knows_drafter(const sched *s, uint32_t drafter) {
@@ -299,10 +330,11 @@ static void on_drafter_down(sched *s, uint32_t drafter) {
     if (!knows_drafter(s, drafter)) return;
     sched_forget_drafter(s, drafter);
     s->drafters[drafter].stats.up = false;
-    for (sched_request *r = sched_first(s, SCHED_DRAFTING), *next; r; r = next) {
-        next = sched_next(s, r);
-        sched_answered(s, r);
-    }
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        for (sched_request *r = sched_first(g, SCHED_DRAFTING), *next; r; r = next) {
+            next = sched_next(s, r);
+            sched_answered(s, r);
+        }
 }
 
 static void on_drafter_up(sched *s, uint32_t drafter) {
@@ -312,33 +344,40 @@ static void on_drafter_up(sched *s, uint32_t drafter) {
     s->roster.up |= UINT32_C(1) << drafter;
 }
 
-static void end_overdue(sched *s, uint64_t now_ns) {
+static void end_overdue_from(sched *s, sched_request *r) {
+    for (sched_request *next; r; r = next) {
+        next = sched_next(s, r);
+        if (r->deadline_ns == 0) continue;
+        if (r->deadline_ns <= s->now_ns)
+            sched_end(s, r, SCHED_FINISH_ERROR, ST_ERR_DEADLINE, st_text(ST_ERR_DEADLINE));
+        else if (s->timer_ns == 0 || r->deadline_ns < s->timer_ns)
+            s->timer_ns = r->deadline_ns;
+    }
+}
+
+static void end_overdue(sched *s) {
     s->timer_ns = 0;
-    for (sched_state state = SCHED_WAITING; state <= SCHED_DECODE; state++)
-        for (sched_request *r = sched_first(s, state), *next; r; r = next) {
-            next = sched_next(s, r);
-            if (r->deadline_ns == 0) continue;
-            if (r->deadline_ns <= now_ns)
-                sched_end(s, r, SCHED_FINISH_ERROR, ST_ERR_DEADLINE, st_text(ST_ERR_DEADLINE));
-            else if (s->timer_ns == 0 || r->deadline_ns < s->timer_ns)
-                s->timer_ns = r->deadline_ns;
-        }
+    end_overdue_from(s, sched_at(s, s->waiting.first));
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++) end_overdue_from(s, sched_first(g, state));
 }
 
 /* ---- the step ---- */
 
 static uint32_t n_live(const sched *s) {
-    uint32_t n = 0;
-    for (sched_state state = SCHED_WAITING; state <= SCHED_DECODE; state++) n += s->lists[state].n;
+    uint32_t n = s->waiting.n;
+    for (uint32_t g = 0; g < s->limits.n_groups; g++) n += sched_n_running(&s->groups[g]);
     return n;
 }
 
+/* The earlier of two times, where 0 is none. */
+static uint64_t sooner(uint64_t a_ns, uint64_t b_ns) { return a_ns == 0 || (b_ns > 0 && b_ns < a_ns) ? b_ns : a_ns; }
+
 static void tell_timer(sched *s) {
     if (n_live(s) == 0) s->timer_ns = 0; /* else the deadline of one that is over may ring once, for nothing */
-    const uint64_t waits_ns[] = {sched_next_wait_ns(s), s->held_until_ns};
     uint64_t at_ns = s->timer_ns;
-    for (int i = 0; i < 2; i++)
-        if (waits_ns[i] && (!at_ns || waits_ns[i] < at_ns)) at_ns = waits_ns[i];
+    for (const sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        at_ns = sooner(at_ns, sooner(sched_next_wait_ns(g), g->held_until_ns));
     /* One that rings before that, or for nothing, tells again then: rounds are shorter than their waits. */
     bool rings_before = s->announced_ns > s->now_ns && (at_ns > 0 ? s->announced_ns <= at_ns : n_live(s) > 0);
     if (at_ns == s->announced_ns || rings_before) return;
@@ -347,7 +386,9 @@ static void tell_timer(sched *s) {
 }
 
 static void tell_drained(sched *s) {
-    if (!s->draining || s->drained || n_live(s) > 0 || s->flight.id > 0 || s->n_ended > 0) return;
+    if (!s->draining || s->drained || n_live(s) > 0) return;
+    for (const sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        if (g->flight.id > 0 || g->n_ended > 0) return;
     s->drained = true;
     sched_act(s, SCHED_ACT_DRAINED, (seq_id){0});
 }
@@ -358,37 +399,58 @@ static void plan_drafts(sched *s) {
             sched_act_first(s, SCHED_ACT_DRAFT, &s->drafters[i].plan)->drafter = i;
 }
 
+/* Returns the mask of groups that have a new plan. Before those of drafters, which go on from what is asked for. */
+static uint32_t plan_steps(sched *s) {
+    uint32_t planned = 0;
+    for (uint32_t i = 0; i < s->limits.n_groups; i++) {
+        sched_group *g = &s->groups[i];
+        sched_end_waits(g);
+        if (g->up && g->flight.id == 0 && !sched_holds_step(g) && sched_build_plan(g)) planned |= UINT32_C(1) << i;
+    }
+    return planned;
+}
+
+static void tell_steps(sched *s, uint32_t planned) {
+    for (uint32_t i = s->limits.n_groups; i-- > 0;) /* as in plan_drafts */
+        if (planned >> i & 1) sched_act_first(s, SCHED_ACT_PLAN, &s->groups[i].plan)->group = i;
+}
+
 static void count_time(sched *s, uint64_t passed_ns) {
-    if (s->flight.id > 0)
-        s->stats.busy_ns += passed_ns;
-    else if (s->group_up && n_live(s) > 0)
-        s->stats.idle_ns += passed_ns;
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        if (g->flight.id > 0)
+            g->stats.busy_ns += passed_ns;
+        else if (sched_n_running(g) > 0)
+            g->stats.idle_ns += passed_ns;
 }
 
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
-    s->first_action = s->n_actions = 1 + s->limits.n_drafters; /* the plans' places */
+    sched_group *g = group_of(s, ev->group);
+    s->first_action = s->n_actions = s->limits.n_groups + s->limits.n_drafters; /* the plans' places */
     s->n_tokens = 0;
     count_time(s, now_ns - s->now_ns);
     s->now_ns = now_ns;
     switch (ev->kind) {
     case SCHED_REQUEST: on_request(s, ev); break;
     case SCHED_CANCEL: on_cancel(s, ev); break;
-    case SCHED_RESULT: on_result(s, ev->result); break;
-    case SCHED_GROUP_UP: on_group_up(s); break;
-    case SCHED_GROUP_DOWN: on_group_down(s); break;
+    case SCHED_RESULT: on_result(s, g, ev->result); break;
+    case SCHED_GROUP_UP:
+        if (g) on_group_up(s, g);
+        break;
+    case SCHED_GROUP_DOWN:
+        if (g) on_group_down(s, g);
+        break;
     case SCHED_DRAFTER_UP: on_drafter_up(s, ev->drafter); break;
     case SCHED_DRAFTER_DOWN: on_drafter_down(s, ev->drafter); break;
     case SCHED_DRAFTS: on_drafts(s, ev->drafter, ev->result); break;
     case SCHED_DRAIN: s->draining = true; break;
     case SCHED_TIMER: s->announced_ns = 0; break;
     }
-    if (s->timer_ns > 0 && now_ns >= s->timer_ns) end_overdue(s, now_ns);
-    sched_retire_reported(s);
+    if (s->timer_ns > 0 && now_ns >= s->timer_ns) end_overdue(s);
+    for (g = s->groups; g < s->groups + s->limits.n_groups; g++) sched_retire_reported(g);
     sched_admit(s);
-    sched_end_waits(s);
-    bool planned = s->group_up && s->flight.id == 0 && !sched_holds_step(s) && sched_build_plan(s);
+    uint32_t planned = plan_steps(s);
     if (!s->drained) plan_drafts(s);
-    if (planned) sched_act_first(s, SCHED_ACT_PLAN, &s->plan);
+    tell_steps(s, planned);
     tell_timer(s);
     tell_drained(s);
 #ifdef CONSORT_DEBUG
@@ -397,17 +459,37 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     return (sched_actions){s->n_actions - s->first_action, s->actions + s->first_action};
 }
 
+sched_group_stats sched_get_group(const sched *s, uint32_t group) {
+    INVARIANT(group < s->limits.n_groups);
+    const sched_group *g = &s->groups[group];
+    sched_group_stats out = g->stats;
+    out.up = g->up;
+    out.running = sched_n_running(g) + g->lists[SCHED_CLOSING].n;
+    out.blocks_total = kv_total_blocks(g->kv);
+    out.blocks_used = kv_used_blocks(g->kv);
+    out.blocks_reserved = out.blocks_total - out.blocks_used - kv_free_blocks(g->kv);
+    return out;
+}
+
+static void add_group(sched_stats *to, sched_group_stats g) {
+    to->groups_up += g.up;
+    to->running += g.running;
+    to->blocks_total += g.blocks_total;
+    to->blocks_used += g.blocks_used;
+    to->blocks_reserved += g.blocks_reserved;
+    to->steps += g.steps;
+    to->rows += g.rows;
+    to->busy_ns += g.busy_ns;
+    to->idle_ns += g.idle_ns;
+}
+
 sched_stats sched_get_stats(const sched *s) {
     sched_stats out = s->stats;
-    out.waiting = s->lists[SCHED_WAITING].n;
-    for (sched_state state = SCHED_PREFILL; state <= SCHED_CLOSING; state++) out.running += s->lists[state].n;
+    out.waiting = s->waiting.n;
+    for (uint32_t i = 0; i < s->limits.n_groups; i++) add_group(&out, sched_get_group(s, i));
     for (uint32_t i = 0; i < s->limits.n_drafters; i++) out.late_drafts += s->drafters[i].stats.late;
     out.n_by_drafter = s->roster.n;
     out.by_drafter = s->by_drafter;
-    out.blocks_total = kv_total_blocks(s->kv);
-    out.blocks_used = kv_used_blocks(s->kv);
-    out.blocks_reserved = out.blocks_total - out.blocks_used - kv_free_blocks(s->kv);
-    out.group_up = s->group_up;
     out.draining = s->draining;
     return out;
 }

@@ -7,13 +7,14 @@
  * without them, so that rounds stop asking where that is more (spec_worth).
  *
  * Why one answer to all rounds that begin at a time, and not one for each request: a batch of which half waits falls apart in two
- * that each have a step of their own.
+ * that each have a step of their own. What drafts are worth is one table for all groups; what steps take, and with it whether to
+ * ask, is each group's own.
  * Limits: the wait counts as the group's idle time; that a sequence which waits misses steps of the others does not count. */
 #include "coordinator/sched_int.h"
 
 enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
 
-static spec_trust *trust(const sched *s, const sched_request *r) { return s->trust + (size_t)r->chain.index * s->roster.n; }
+static spec_trust *trust(const sched *s, const sched_request *r) { return s->trust + (size_t)r->place * s->roster.n; }
 
 /* ---- what results teach ---- */
 
@@ -22,17 +23,17 @@ void sched_forget_trust(sched *s, const sched_request *r) {
         trust(s, r)[i] = (spec_trust){0};
         sched_hits(s, r)[i] = (spec_tally){0};
         sched_cosine(s, r)[i] = (spec_cosine){0};
-        sched_proposals(s, r)[i].n = 0; /* of whoever had the chain before: its first token would judge them */
+        sched_proposals(s, r)[i].n = 0; /* of whoever had the place before: its first token would judge them */
     }
 }
 
-void sched_learn_step(sched *s, const sched_flight *f) {
-    s->idle_since_ns = s->now_ns;
-    if (f->decodes) spec_cost_learn(&s->cost, f->n_rows, s->now_ns - f->sent_ns);
+void sched_learn_step(sched_group *g, const sched_flight *f) {
+    g->idle_since_ns = g->s->now_ns;
+    if (f->decodes) spec_cost_learn(&g->cost, f->n_rows, g->s->now_ns - f->sent_ns);
 }
 
-spec_cosine *sched_cosine(const sched *s, const sched_request *r) { return s->cosine + (size_t)r->chain.index * s->roster.n; }
-spec_tally *sched_hits(const sched *s, const sched_request *r) { return s->hits + (size_t)r->chain.index * s->roster.n; }
+spec_cosine *sched_cosine(const sched *s, const sched_request *r) { return s->cosine + (size_t)r->place * s->roster.n; }
+spec_tally *sched_hits(const sched *s, const sched_request *r) { return s->hits + (size_t)r->place * s->roster.n; }
 
 static void learn_hits(sched *s, const sched_request *r, uint32_t drafter, uint32_t n_tokens, uint32_t n_hits) {
     spec_hedge_learn(&sched_hits(s, r)[drafter], n_tokens, n_hits);
@@ -97,22 +98,22 @@ double sched_local_gain(const sched *s, const sched_request *r) {
     return (double)sum;
 }
 
-void sched_decide_asking(sched *s, double gain) {
-    uint32_t n = 0;
-    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++) n += s->lists[state].n;
-    uint32_t kind = spec_worth_kind(n, gain);
-    s->asks = !s->limits.adaptive_budgets || spec_worth_asking(&s->worth, kind, s->now_ns);
-    if (s->asks) s->round_kind = kind;
+void sched_decide_asking(sched_group *g, double gain) {
+    uint32_t kind = spec_worth_kind(sched_n_running(g), gain);
+    g->asks = !g->s->limits.adaptive_budgets || spec_worth_asking(&g->worth, kind, g->s->now_ns);
+    if (g->asks) g->round_kind = kind;
 }
 
 _Static_assert((int)SCHED_MAX_COSTS == (int)SPEC_COST_BUCKETS, "a place for each bucket");
 
-uint32_t sched_get_costs(const sched *s, sched_cost out[SCHED_MAX_COSTS]) {
+uint32_t sched_get_costs(const sched *s, uint32_t group, sched_cost out[SCHED_MAX_COSTS]) {
+    INVARIANT(group < s->limits.n_groups);
+    const spec_cost *cost = &s->groups[group].cost;
     uint32_t n = 0, shown = 0;
     for (uint32_t i = 0; i < SPEC_COST_BUCKETS; i++) {
-        uint32_t rows = (uint32_t)(s->cost.bucket[i].rows + 0.5f);
-        if (rows <= shown || !spec_cost_known(&s->cost, rows)) continue;
-        out[n++] = (sched_cost){rows, spec_cost_ns(&s->cost, rows)};
+        uint32_t rows = (uint32_t)(cost->bucket[i].rows + 0.5f);
+        if (rows <= shown || !spec_cost_known(cost, rows)) continue;
+        out[n++] = (sched_cost){rows, spec_cost_ns(cost, rows)};
         shown = rows;
     }
     return n;
@@ -127,17 +128,19 @@ void sched_learn_wait(sched_drafter *d, uint64_t wait_ns) {
 /* ---- whether to begin a step ---- */
 
 /* Rows of prompts beside n_decode sequences, if drafts take none of them. */
-static uint32_t prompt_rows(sched *s, uint32_t n_decode) {
+static uint32_t prompt_rows(sched_group *g, uint32_t n_decode) {
+    sched *s = g->s;
     uint32_t rows = 0, most = s->limits.max_rows - n_decode;
-    for (sched_request *r = sched_first(s, SCHED_PREFILL); r && rows < most; r = sched_next(s, r))
+    for (sched_request *r = sched_first(g, SCHED_PREFILL); r && rows < most; r = sched_next(s, r))
         rows += sched_prompt_share(r->n_known - r->n_cached, most - rows, s->limits.prefill_chunk, n_decode > 0);
     return rows;
 }
 
 /* When the last drafter is to be expected that someone waits for, and how long that takes it. 0: nobody waits. */
-static uint64_t drafts_due_ns(sched *s, uint64_t *takes_ns) {
+static uint64_t drafts_due_ns(sched_group *g, uint64_t *takes_ns) {
+    sched *s = g->s;
     uint64_t due_ns = 0;
-    for (sched_request *r = sched_first(s, SCHED_DRAFTING); r; r = sched_next(s, r))
+    for (sched_request *r = sched_first(g, SCHED_DRAFTING); r; r = sched_next(s, r))
         for (uint32_t i = 0; i < s->limits.n_drafters; i++) {
             uint64_t at_ns = r->draft_by_ns - s->limits.draft_wait_ns + s->drafters[i].stats.wait_ns;
             if (r->awaited >> i & 1 && at_ns > due_ns) due_ns = at_ns, *takes_ns = s->drafters[i].stats.wait_ns;
@@ -147,20 +150,21 @@ static uint64_t drafts_due_ns(sched *s, uint64_t *takes_ns) {
 
 /* A step now for those who are ready and one for the others behind it, or a wait and one step for all: what ends earlier. A draft
  * that is overdue is waited for as long again and no longer. */
-bool sched_holds_step(sched *s) {
-    uint32_t n_wait = s->lists[SCHED_DRAFTING].n, n_ready = s->lists[SCHED_DECODE].n;
-    bool was_held = s->held_until_ns > 0;
-    s->held_until_ns = 0;
-    if (!s->limits.adaptive_budgets || n_wait == 0 || s->cost.n_steps == 0) return false;
-    n_ready += prompt_rows(s, n_ready < s->limits.max_rows ? n_ready : s->limits.max_rows);
+bool sched_holds_step(sched_group *g) {
+    sched *s = g->s;
+    uint32_t n_wait = g->lists[SCHED_DRAFTING].n, n_ready = g->lists[SCHED_DECODE].n;
+    bool was_held = g->held_until_ns > 0;
+    g->held_until_ns = 0;
+    if (!s->limits.adaptive_budgets || n_wait == 0 || g->cost.n_steps == 0) return false;
+    n_ready += prompt_rows(g, n_ready < s->limits.max_rows ? n_ready : s->limits.max_rows);
     if (n_ready == 0) return false;
-    uint64_t takes_ns = 0, due_ns = drafts_due_ns(s, &takes_ns), left_ns = due_ns > s->now_ns ? due_ns - s->now_ns : 0;
-    double apart = spec_cost_ns(&s->cost, n_ready) + spec_cost_ns(&s->cost, n_wait);
-    if ((double)left_ns + spec_cost_ns(&s->cost, n_ready + n_wait) >= apart) return false;
+    uint64_t takes_ns = 0, due_ns = drafts_due_ns(g, &takes_ns), left_ns = due_ns > s->now_ns ? due_ns - s->now_ns : 0;
+    double apart = spec_cost_ns(&g->cost, n_ready) + spec_cost_ns(&g->cost, n_wait);
+    if ((double)left_ns + spec_cost_ns(&g->cost, n_ready + n_wait) >= apart) return false;
     uint64_t until_ns = due_ns + takes_ns;
     if (until_ns <= s->now_ns) return false;
     s->stats.held_steps += !was_held;
-    s->held_until_ns = until_ns;
+    g->held_until_ns = until_ns;
     return true;
 }
 
@@ -172,9 +176,10 @@ uint32_t sched_most_drafts(const sched *s, const sched_request *r) {
 }
 
 /* The longest wait of somebody in the step. */
-static uint64_t waited_ns(sched *s, uint32_t n_decode) {
+static uint64_t waited_ns(sched_group *g, uint32_t n_decode) {
+    sched *s = g->s;
     uint64_t longest = 0;
-    sched_request *r = sched_first(s, SCHED_DECODE);
+    sched_request *r = sched_first(g, SCHED_DECODE);
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) {
         uint64_t began_ns = r->draft_by_ns - s->limits.draft_wait_ns;
         if (r->asked && s->now_ns - began_ns > longest) longest = s->now_ns - began_ns;
@@ -182,42 +187,44 @@ static uint64_t waited_ns(sched *s, uint32_t n_decode) {
     return longest;
 }
 
-static spec_yield divide(sched *s, spec_step *step, uint32_t n_decode, uint32_t mask) {
-    sched_request *r = sched_first(s, SCHED_DECODE);
+static spec_yield divide(sched_group *g, spec_step *step, uint32_t n_decode, uint32_t mask) {
+    sched *s = g->s;
+    sched_request *r = sched_first(g, SCHED_DECODE);
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r))
-        s->shares[i] = fuse(s, r, mask, &s->trees[i], s->paths + (size_t)i * s->limits.max_tree);
+        s->shares[i] = fuse(s, r, mask, &g->trees[i], s->paths + (size_t)i * s->limits.max_tree);
     return spec_divide(step, s->shares, n_decode);
 }
 
 /* What the step would have given had nobody waited: all would be in it. */
-static void learn_worth(sched *s, const spec_step *step, spec_yield with, spec_yield without, uint64_t waited_ns) {
-    uint32_t n_all = s->lists[SCHED_DECODE].n + s->lists[SCHED_DRAFTING].n;
-    if (n_all > s->limits.max_batch) n_all = s->limits.max_batch;
-    without.ns += spec_cost_ns(&s->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&s->cost, step->n_rows);
+static void learn_worth(sched_group *g, const spec_step *step, spec_yield with, spec_yield without, uint64_t waited_ns) {
+    uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
+    if (n_all > g->s->limits.max_batch) n_all = g->s->limits.max_batch;
+    without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
     with.ns += (double)waited_ns - (double)step->wait_ns;
-    spec_worth_learn(&s->worth, s->round_kind, with, without, waited_ns, s->now_ns);
+    spec_worth_learn(&g->worth, g->round_kind, with, without, waited_ns, g->s->now_ns);
 }
 
-void sched_choose_drafts(sched *s, uint32_t n_decode) {
+void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
+    sched *s = g->s;
     uint32_t asked = 0;
     if (s->limits.max_tree == 0 || n_decode == 0) return;
-    sched_request *r = sched_first(s, SCHED_DECODE);
+    sched_request *r = sched_first(g, SCHED_DECODE);
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) asked |= r->asked;
-    spec_step step = {.cost = &s->cost,
-                      .n_rows = n_decode + prompt_rows(s, n_decode),
+    spec_step step = {.cost = &g->cost,
+                      .n_rows = n_decode + prompt_rows(g, n_decode),
                       .n_choices = n_decode,
-                      .n_free = s->limits.max_rows - n_decode - (s->lists[SCHED_PREFILL].n > 0)};
-    bool knows = spec_cost_known(&s->cost, step.n_rows); /* else it cannot be said what drafts gain */
-    spec_yield without = asked ? divide(s, &step, n_decode, s->roster.local) : (spec_yield){0};
-    uint64_t waited = asked ? waited_ns(s, n_decode) : 0, idle = s->now_ns - s->idle_since_ns;
+                      .n_free = s->limits.max_rows - n_decode - (g->lists[SCHED_PREFILL].n > 0)};
+    bool knows = spec_cost_known(&g->cost, step.n_rows); /* else it cannot be said what drafts gain */
+    spec_yield without = asked ? divide(g, &step, n_decode, s->roster.local) : (spec_yield){0};
+    uint64_t waited = asked ? waited_ns(g, n_decode) : 0, idle = s->now_ns - g->idle_since_ns;
     step.wait_ns = waited < idle ? waited : idle; /* the group worked for others in the rest of it */
-    if (s->stats.steps % (knows ? EXPLORING : 2) == 0)
-        step.explores = knows && s->stats.steps / EXPLORING % 2 ? SPEC_EXPLORES_FAR : SPEC_EXPLORES_NEAR;
-    spec_yield with = divide(s, &step, n_decode, UINT32_MAX);
+    if (g->stats.steps % (knows ? EXPLORING : 2) == 0)
+        step.explores = knows && g->stats.steps / EXPLORING % 2 ? SPEC_EXPLORES_FAR : SPEC_EXPLORES_NEAR;
+    spec_yield with = divide(g, &step, n_decode, UINT32_MAX);
     for (uint32_t i = 0; i < n_decode; i++) {
-        s->stats.offered += s->trees[i].tree.n;
-        s->trees[i].tree.n = s->shares[i].taken;
+        s->stats.offered += g->trees[i].tree.n;
+        g->trees[i].tree.n = s->shares[i].taken;
         for (uint32_t k = 0; k < s->shares[i].taken; k++) s->stats.expected += (double)s->shares[i].path[k];
     }
-    if (asked && knows) learn_worth(s, &step, with, without, waited);
+    if (asked && knows) learn_worth(g, &step, with, without, waited);
 }

@@ -1,7 +1,9 @@
 /* Admission: which limits make sense, what a request may need at most, and who may come in.
  *
  * First come, first served: a large request at the head of the queue holds smaller ones back until its blocks are free. To let
- * them pass would use the blocks better and starve the large one. */
+ * them pass would use the blocks better and starve the large one. Whoever had to leave a lost group is among the first.
+ * It goes to the group that has room for it and the fewest running ones (ties: the lowest number), and stays there. Limits:
+ * groups of unequal speed get alike many. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>
@@ -12,6 +14,7 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
         const char *name;
         uint32_t value, low, high;
     } rows[] = {
+        {"n_groups", l->n_groups, 1, SCHED_MAX_GROUPS},
         {"max_requests", l->max_requests, 1, 1 << 20},
         {"max_running", l->max_running, 1, PROTO_MAX_PLAN_SEQUENCES}, /* so that one plan can close or open them all */
         {"max_queue", l->max_queue, 0, 1 << 20},
@@ -20,7 +23,6 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
         {"max_rows", l->max_rows, l->max_batch > l->max_tree ? l->max_batch : l->max_tree + 1, 1 << 20},
         {"prefill_chunk", l->prefill_chunk, 1, 1 << 20},
         {"max_context", l->max_context, 2, PROTO_MAX_PROMPT_TOKENS},
-        {"n_blocks", l->n_blocks, 1, 1 << 28},
         {"n_drafters", l->n_drafters, 0, SPEC_MAX_DRAFTERS - 1},
         {"dim", l->dim, l->want_hidden > 0, NOUNS_MAX_DIM},
         {"n_vocab", l->n_vocab, l->n_drafters > 0, 1 << 28},
@@ -29,6 +31,15 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
         if (rows[i].value < rows[i].low || rows[i].value > rows[i].high)
             return st_fail(e, ST_ERR_INVALID_ARGUMENT, "scheduler: %s is %u, must be %u to %u", rows[i].name, rows[i].value,
                            rows[i].low, rows[i].high);
+    for (uint32_t g = 0; g < l->n_groups; g++)
+        if (l->n_blocks[g] < 1 || l->n_blocks[g] > 1 << 28)
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "scheduler: n_blocks of group %u is %u, must be 1 to %u", g,
+                           l->n_blocks[g], 1U << 28);
+    if (l->n_drafters > 0 && l->n_groups * l->max_running > PROTO_MAX_PLAN_SEQUENCES)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT,
+                       "scheduler: max_running is %u in %u groups, must be at most %d together, as a "
+                       "drafter has them all",
+                       l->max_running, l->n_groups, PROTO_MAX_PLAN_SEQUENCES);
     INVARIANT(l->n_drafters == 0 || l->drafter_names);
     return ST_OK;
 }
@@ -36,6 +47,21 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
 uint32_t sched_limit_tokens(const sched_limits *l, uint32_t n_prompt, uint32_t max_tokens) {
     uint64_t most = (uint64_t)n_prompt + max_tokens;
     return max_tokens == 0 || most > l->max_context ? l->max_context : (uint32_t)most;
+}
+
+uint32_t sched_blocks(const sched_limits *l, uint32_t n_tokens) { return kv_blocks_for((uint64_t)n_tokens + l->max_tree); }
+
+static uint32_t most_blocks(const sched_limits *l) {
+    uint32_t most = 0;
+    for (uint32_t g = 0; g < l->n_groups; g++)
+        if (l->n_blocks[g] > most) most = l->n_blocks[g];
+    return most;
+}
+
+bool sched_fits_group_up(const sched *s, uint32_t n_tokens) {
+    for (uint32_t g = 0; g < s->limits.n_groups; g++)
+        if (s->groups[g].up && sched_blocks(&s->limits, n_tokens) <= s->limits.n_blocks[g]) return true;
+    return false;
 }
 
 st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes) {
@@ -48,25 +74,46 @@ st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, ch
         snprintf(message, message_bytes, "the prompt has %u tokens; prompt and answer together may have %u", n, l->max_context);
         return ST_ERR_INVALID_ARGUMENT;
     }
-    uint32_t n_limit = sched_limit_tokens(l, n, request->max_tokens), n_blocks = kv_blocks_for((uint64_t)n_limit + l->max_tree);
-    if (n_blocks > l->n_blocks) {
+    uint32_t n_limit = sched_limit_tokens(l, n, request->max_tokens), n_blocks = sched_blocks(l, n_limit);
+    if (n_blocks > most_blocks(l)) {
         snprintf(message, message_bytes,
-                 "max_tokens: a prompt of %u and an answer of up to %u tokens need %u KV blocks; the cluster has %u: "
+                 "max_tokens: a prompt of %u and an answer of up to %u tokens need %u KV blocks; %s has %u: "
                  "ask for less",
-                 n, n_limit - n, n_blocks, l->n_blocks);
+                 n, n_limit - n, n_blocks, l->n_groups > 1 ? "the largest verifier" : "the cluster", most_blocks(l));
         return ST_ERR_INVALID_ARGUMENT;
     }
     return ST_OK;
 }
 
+static bool has_room(const sched_group *g, const sched_request *r) {
+    uint32_t n_chains = sched_n_running(g) + g->lists[SCHED_CLOSING].n;
+    return g->up && n_chains < g->s->limits.max_running && sched_blocks(&g->s->limits, r->n_limit) <= kv_free_blocks(g->kv);
+}
+
+static sched_group *pick_group(sched *s, const sched_request *r) {
+    sched_group *best = NULL;
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        if (has_room(g, r) && (!best || sched_n_running(g) < sched_n_running(best))) best = g;
+    return best;
+}
+
+/* There is one for each: whoever has one and no blocks waits before all who have none. */
+static void take_place(sched *s, sched_request *r) {
+    INVARIANT(s->n_free_places > 0);
+    r->place = s->free_places[--s->n_free_places];
+    r->known = s->known + (size_t)r->place * s->limits.max_context;
+    memcpy(r->known, r->prompt, r->n_prompt * sizeof *r->known);
+    sched_forget_trust(s, r);
+}
+
 void sched_admit(sched *s) {
-    for (sched_request *r; (r = sched_first(s, SCHED_WAITING));) {
-        st_code code = kv_reserve(s->kv, (uint64_t)r->n_limit + s->limits.max_tree, &r->chain);
-        if (code == ST_ERR_NO_BLOCKS) return; /* or all max_running chains are taken */
-        INVARIANT(code == ST_OK);             /* sched_can_ever_fit has said so */
-        r->known = s->known + (size_t)r->chain.index * s->limits.max_context;
-        sched_forget_trust(s, r);
-        memcpy(r->known, r->prompt, r->n_prompt * sizeof *r->known);
+    sched_group *g;
+    for (sched_request *r; (r = sched_at(s, s->waiting.first)) && (g = pick_group(s, r));) {
+        INVARIANT(kv_reserve(g->kv, (uint64_t)r->n_limit + s->limits.max_tree, &r->chain) == ST_OK);
+        s->stats.displaced += r->epoch > 0;
+        if (r->epoch == 0) take_place(s, r);
+        r->group = g; /* but it still is in the list of those that wait */
+        r->epoch++;
         if (r->n_known > 1)
             sched_move(s, r, SCHED_PREFILL);
         else

@@ -1,4 +1,4 @@
-/* Drafting ahead: while the group computes a step, drafters go on from its likeliest outcome (PEARL, arXiv 2408.11850; PipeInfer,
+/* Drafting ahead: while a group computes a step, drafters go on from its likeliest outcome (PEARL, arXiv 2408.11850; PipeInfer,
  * arXiv 2407.11798).
  *
  * What: a bet is that the step will accept the drafts on the way to the likeliest leaf of its tree. The drafter is asked for a
@@ -16,9 +16,7 @@
 
 static uint32_t bit(uint32_t drafter) { return UINT32_C(1) << drafter; }
 
-spec_tree *sched_aheads(const sched *s, const sched_request *r) {
-    return s->aheads + (size_t)r->chain.index * s->limits.n_drafters;
-}
+spec_tree *sched_aheads(const sched *s, const sched_request *r) { return s->aheads + (size_t)r->place * s->limits.n_drafters; }
 
 /* The tokens that the step is expected to accept. */
 static uint32_t bet_on(const sched_asked *asked, uint32_t path[NOUNS_MAX_TREE]) {
@@ -36,10 +34,11 @@ static bool has_asked(const sched_drafter *d, const sched_request *r) {
     return false;
 }
 
-void sched_ask_ahead(sched *s, uint32_t drafter, uint32_t rows) {
+uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows) {
+    sched *s = g->s;
     sched_drafter *d = &s->drafters[drafter];
-    for (uint32_t i = 0; s->flight.id && i < s->flight.n_items && d->n_asked < s->limits.max_batch; i++) {
-        const sched_asked *asked = &s->flight.items[i];
+    for (uint32_t i = 0; g->flight.id && i < g->flight.n_items && d->n_asked < s->limits.max_batch; i++) {
+        const sched_asked *asked = &g->flight.items[i];
         sched_request *r = &s->requests[asked->slot];
         uint32_t path[NOUNS_MAX_TREE], n = bet_on(asked, path), n_new;
         if (r->state == SCHED_CLOSING || !asked->chooses || r->ahead & bit(drafter)) continue;
@@ -54,6 +53,7 @@ void sched_ask_ahead(sched *s, uint32_t drafter, uint32_t rows) {
         rows -= n_new + n;
         s->stats.bets++;
     }
+    return rows;
 }
 
 void sched_settle_ahead(sched_request *r, const sched_asked *asked, const proto_item *item) {
@@ -87,7 +87,7 @@ void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_t
     if (!(r->ahead & bit(drafter))) return;
     sched_aheads(s, r)[drafter] = *tree;
     r->ahead_there |= bit(drafter);
-    if (r->last_plan > s->reported) return; /* the step still runs */
+    if (r->last_plan > r->group->reported) return; /* the step still runs */
     r->ahead &= ~bit(drafter);
     if (use(s, r, drafter)) r->awaited &= ~bit(drafter);
 }
@@ -100,8 +100,9 @@ bool sched_abandons(sched *s, uint32_t drafter) {
         sched_request *r = sched_asked_for(s, &d->asked[i]);
         if (r && r->ahead & bit(drafter)) return false;
     }
-    for (sched_request *r = sched_first(s, SCHED_DRAFTING); r && !awaited; r = sched_next(s, r))
-        awaited = r->awaited >> drafter & 1;
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        for (sched_request *r = sched_first(g, SCHED_DRAFTING); r && !awaited; r = sched_next(s, r))
+            awaited = r->awaited >> drafter & 1;
     if (!awaited) return false;
     s->stats.bets_dropped += d->n_asked;
     d->plan.ahead = false; /* once: two plans are all that a drafter is given */

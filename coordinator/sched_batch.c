@@ -13,86 +13,94 @@ uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk,
 /* ---- building a plan ---- */
 
 /* What was proposed for a decoding sequence, as one tree; `rows` of the step are free for it. NULL: none. */
-static const sched_tree *draft(sched *s, const sched_request *r, uint32_t rows) {
+static const sched_tree *draft(sched_group *g, const sched_request *r, uint32_t rows) {
+    const sched *s = g->s;
     uint32_t budget = sched_most_drafts(s, r);
     if (budget > rows) budget = rows;
     if (budget == 0) return NULL;
-    sched_tree *t = &s->trees[s->n_trees];
+    sched_tree *t = &g->trees[g->n_trees];
     spec_fuse(sched_proposals(s, r), NULL, s->roster.n, budget, &t->tree, t->from);
     if (t->tree.n == 0) return NULL;
-    s->n_trees++;
+    g->n_trees++;
     return t;
 }
 
-static const sched_tree *chosen(const sched *s, uint32_t i) {
-    return s->limits.max_tree > 0 && s->trees[i].tree.n > 0 ? &s->trees[i] : NULL;
+static const sched_tree *chosen(const sched_group *g, uint32_t i) {
+    return g->s->limits.max_tree > 0 && g->trees[i].tree.n > 0 ? &g->trees[i] : NULL;
 }
 
-static void add_close(sched *s) {
-    for (uint32_t i = 0; i < s->n_ended; i++) s->close[i] = s->ended[i];
-    s->plan.n_close = s->n_ended;
-    s->n_ended = 0;
+static void add_close(sched_group *g) {
+    for (uint32_t i = 0; i < g->n_ended; i++) g->close[i] = g->ended[i];
+    g->plan.n_close = g->n_ended;
+    g->n_ended = 0;
 }
 
-static void add_open(sched *s, sched_request *r) {
-    s->open[s->plan.n_open++] = (proto_open){
-        .seq = r->seq, .seq_epoch = 1, .sampling = r->sampling, .rules = r->rules, .n_tokens = r->n_prompt, .tokens = r->prompt};
+/* One that was in another group before brings its answer so far: penalties and positions count on from there. */
+static void add_open(sched_group *g, sched_request *r) {
+    g->open[g->plan.n_open++] = (proto_open){.seq = r->seq,
+                                             .seq_epoch = r->epoch,
+                                             .sampling = r->sampling,
+                                             .rules = r->rules,
+                                             .n_tokens = r->n_known,
+                                             .tokens = r->known,
+                                             .n_answered = r->n_known - r->n_prompt};
     r->open = true;
 }
 
 /* The KV cache grows to hold the tree too, whether or not it is accepted; within the reservation this cannot fail. */
-static void add_work(sched *s, sched_request *r, uint32_t n_prefix, const sched_tree *drafts) {
+static void add_work(sched_group *g, sched_request *r, uint32_t n_prefix, const sched_tree *drafts) {
     token_tree tree = drafts ? spec_tree_view(&drafts->tree) : (token_tree){0};
-    if (!r->open) add_open(s, r);
+    if (!r->open) add_open(g, r);
     uint32_t first, n_new, n;
-    st_code code = kv_extend(s->kv, r->chain, (uint64_t)r->n_cached + n_prefix + tree.n_nodes, &first, &n_new);
+    st_code code = kv_extend(g->kv, r->chain, (uint64_t)r->n_cached + n_prefix + tree.n_nodes, &first, &n_new);
     INVARIANT(code == ST_OK);
-    s->work[s->plan.n_work++] = (proto_work){.seq = r->seq,
+    g->work[g->plan.n_work++] = (proto_work){.seq = r->seq,
                                              .start = r->n_cached,
                                              .n_prefix = n_prefix,
                                              .n_blocks = n_new,
-                                             .blocks = kv_chain_blocks(s->kv, r->chain, &n) + first,
+                                             .blocks = kv_chain_blocks(g->kv, r->chain, &n) + first,
                                              .tree = tree};
-    s->flight.items[s->flight.n_items++] = (sched_asked){.slot = (uint32_t)(r - s->requests),
+    g->flight.items[g->flight.n_items++] = (sched_asked){.slot = (uint32_t)(r - g->s->requests),
                                                          .n_prefix = n_prefix,
                                                          .drafts = drafts,
                                                          .chooses = r->n_cached + n_prefix == r->n_known};
-    s->flight.n_rows += n_prefix + tree.n_nodes;
-    r->last_plan = s->plan.id;
+    g->flight.n_rows += n_prefix + tree.n_nodes;
+    r->last_plan = g->plan.id;
     r->ahead = 0;
 }
 
-bool sched_build_plan(sched *s) {
+bool sched_build_plan(sched_group *g) {
+    sched *s = g->s;
     const sched_limits *l = &s->limits;
-    s->plan = (proto_plan){.id = s->next_plan, .kind = PROTO_PLAN_STEP, .close = s->close, .open = s->open, .work = s->work};
-    s->flight = (sched_flight){.items = s->flight.items};
-    s->n_trees = 0;
-    add_close(s);
+    g->plan = (proto_plan){.id = g->next_plan, .kind = PROTO_PLAN_STEP, .close = g->close, .open = g->open, .work = g->work};
+    g->flight = (sched_flight){.items = g->flight.items};
+    g->n_trees = 0;
+    add_close(g);
 
-    uint32_t n_decode = s->lists[SCHED_DECODE].n, places = l->max_batch - (s->lists[SCHED_PREFILL].n > 0);
+    uint32_t n_decode = g->lists[SCHED_DECODE].n, places = l->max_batch - (g->lists[SCHED_PREFILL].n > 0);
     if (n_decode > places) n_decode = places;
-    if (l->adaptive_budgets) sched_choose_drafts(s, n_decode);
+    if (l->adaptive_budgets) sched_choose_drafts(g, n_decode);
     for (uint32_t i = 0; i < n_decode; i++) { /* each goes to the end of the list: they take turns */
-        sched_request *r = sched_first(s, SCHED_DECODE);
+        sched_request *r = sched_first(g, SCHED_DECODE);
         uint32_t taken =
-            s->flight.n_rows + (n_decode - i) + (s->lists[SCHED_PREFILL].n > 0); /* those yet to come have a row each */
-        add_work(s, r, 1, l->adaptive_budgets ? chosen(s, i) : draft(s, r, l->max_rows - taken));
-        if (l->adaptive_budgets && l->max_tree > 0) s->flight.items[i].offer = &s->trees[i];
+            g->flight.n_rows + (n_decode - i) + (g->lists[SCHED_PREFILL].n > 0); /* those yet to come have a row each */
+        add_work(g, r, 1, l->adaptive_budgets ? chosen(g, i) : draft(g, r, l->max_rows - taken));
+        if (l->adaptive_budgets && l->max_tree > 0) g->flight.items[i].offer = &g->trees[i];
         sched_move(s, r, SCHED_DECODE);
     }
     uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */
-    for (sched_request *r = sched_first(s, SCHED_PREFILL); r; r = sched_next(s, r)) {
-        uint32_t rows_left = l->max_rows - s->flight.n_rows;
-        n_opened += r->open ? 0 : r->n_prompt;
-        if (rows_left == 0 || s->plan.n_work == l->max_batch || n_opened > PROTO_MAX_PROMPT_TOKENS) break;
-        add_work(s, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, n_decode > 0), NULL);
+    for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(s, r)) {
+        uint32_t rows_left = l->max_rows - g->flight.n_rows;
+        n_opened += r->open ? 0 : r->n_known;
+        if (rows_left == 0 || g->plan.n_work == l->max_batch || n_opened > PROTO_MAX_PROMPT_TOKENS) break;
+        add_work(g, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, n_decode > 0), NULL);
     }
-    if (s->plan.n_work == 0 && s->plan.n_close == 0) return false;
-    s->flight.id = s->plan.id;
-    s->flight.sent_ns = s->now_ns;
-    s->flight.decodes = n_decode > 0 && n_decode == s->plan.n_work;
-    s->next_plan++;
-    if (s->plan.n_work > s->stats.largest_batch) s->stats.largest_batch = s->plan.n_work;
+    if (g->plan.n_work == 0 && g->plan.n_close == 0) return false;
+    g->flight.id = g->plan.id;
+    g->flight.sent_ns = s->now_ns;
+    g->flight.decodes = n_decode > 0 && n_decode == g->plan.n_work;
+    g->next_plan++;
+    if (g->plan.n_work > s->stats.largest_batch) s->stats.largest_batch = g->plan.n_work;
     return true;
 }
 

@@ -3,9 +3,12 @@
  * What: a round of a request begins with a committed token and ends when the step that verifies the drafts behind it is built.
  * Whoever the request's route asks and is up gets the request in its next plan: the tokens that it lacks, and a budget. A draft
  * that comes before the step is built takes part in it, even after the wait is over. Drafts of remote drafters are kept here,
- * beside those of lookup and the corpus, which are made when the round begins; a step fuses them. While the group computes a
+ * beside those of lookup and the corpus, which are made when the round begins; a step fuses them. While a group computes a
  * prompt, the drafters that will be asked take it in as well. A plan brings a drafter at most max_rows tokens, as a step of the
  * group: who lacks more is brought up over several plans.
+ *
+ * A drafter's plan serves the requests of all groups, each time another group's first; what it has of a request stays when that
+ * is placed in another group.
  *
  * Why a drafter that let someone wait in vain is not asked until it has answered: else each round of each request would wait for
  * it, and a slow drafter would be worse than none.
@@ -24,9 +27,9 @@
 enum { FOLLOW_TOKENS = 8 /* that a follower who is not asked gets at once */ };
 
 static uint32_t bit(uint32_t drafter) { return UINT32_C(1) << drafter; }
-static uint32_t *told(const sched_drafter *d, const sched_request *r) { return &d->told[r->chain.index]; }
+static uint32_t *told(const sched_drafter *d, const sched_request *r) { return &d->told[r->place]; }
 
-spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->proposals + (size_t)r->chain.index * s->roster.n; }
+spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->proposals + (size_t)r->place * s->roster.n; }
 
 /* ---- rounds ---- */
 
@@ -79,9 +82,9 @@ static void begin_round(sched *s, sched_request *r) {
     r->budget = sched_most_drafts(s, r);
     r->asked = r->budget > 0 ? sched_remote_route(s, r) & ~behind(s, r) : 0;
     if (!r->knows_hidden) r->asked &= ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
-    s->stats.asked_rounds += r->asked && s->asks;
-    s->stats.unasked_rounds += r->asked && !s->asks;
-    if (!s->asks) r->asked = 0;
+    s->stats.asked_rounds += r->asked && r->group->asks;
+    s->stats.unasked_rounds += r->asked && !r->group->asks;
+    if (!r->group->asks) r->asked = 0;
     r->awaited = r->asked;
     r->n_agreed = 0;
     r->belief = 1;
@@ -98,7 +101,8 @@ void sched_begin_round(sched *s, sched_request *r) {
     begin_round(s, r);
 }
 
-void sched_begin_rounds(sched *s, const sched_flight *f) {
+void sched_begin_rounds(sched_group *g, const sched_flight *f) {
+    sched *s = g->s;
     uint32_t n = 0;
     double gain = 0;
     for (uint32_t i = 0; i < f->n_items; i++) {
@@ -109,7 +113,7 @@ void sched_begin_rounds(sched *s, const sched_flight *f) {
         n++;
     }
     if (n == 0) return;
-    sched_decide_asking(s, gain / n);
+    sched_decide_asking(g, gain / n);
     for (uint32_t i = 0; i < f->n_items; i++)
         if (begins(&s->requests[f->items[i].slot])) begin_round(s, &s->requests[f->items[i].slot]);
 }
@@ -119,17 +123,18 @@ void sched_answered(sched *s, sched_request *r) {
     sched_move(s, r, SCHED_DECODE);
 }
 
-void sched_end_waits(sched *s) {
-    for (sched_request *r; (r = sched_first(s, SCHED_DRAFTING)) && r->draft_by_ns <= s->now_ns;) {
+void sched_end_waits(sched_group *g) {
+    sched *s = g->s;
+    for (sched_request *r; (r = sched_first(g, SCHED_DRAFTING)) && r->draft_by_ns <= s->now_ns;) {
         s->late |= r->awaited & s->busy;
         r->awaited = 0;
         sched_answered(s, r);
     }
 }
 
-uint64_t sched_next_wait_ns(const sched *s) {
-    uint32_t first = s->lists[SCHED_DRAFTING].first;
-    return first == SCHED_NO_SLOT ? 0 : s->requests[first].draft_by_ns;
+uint64_t sched_next_wait_ns(const sched_group *g) {
+    uint32_t first = g->lists[SCHED_DRAFTING].first;
+    return first == SCHED_NO_SLOT ? 0 : g->s->requests[first].draft_by_ns;
 }
 
 /* ---- hidden states ---- */
@@ -143,7 +148,7 @@ bool sched_request_wants_hidden(const sched *s, const sched_request *r) {
     return asks_anyone(s) && (spec_route_may(&r->route, &s->roster) & s->limits.want_hidden) != 0;
 }
 
-static uint16_t *hidden_of(const sched *s, const sched_request *r) { return s->hidden + (size_t)r->chain.index * s->limits.dim; }
+static uint16_t *hidden_of(const sched *s, const sched_request *r) { return s->hidden + (size_t)r->place * s->limits.dim; }
 
 void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint32_t n) {
     uint32_t dim = s->limits.dim;
@@ -160,7 +165,7 @@ void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uin
     bool opens = *n_told == 0; /* then the open brings them */
     if (opens)
         d->open[d->plan.n_open++] = (proto_open){.seq = r->seq,
-                                                 .seq_epoch = 1,
+                                                 .seq_epoch = r->epoch,
                                                  .sampling = r->sampling,
                                                  .rules = r->rules,
                                                  .n_tokens = n_new,
@@ -182,9 +187,10 @@ void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uin
 }
 
 /* Asks for the drafts that requests wait for, as far as `rows` tokens go; returns how many are left. */
-static uint32_t ask_for_drafts(sched *s, uint32_t drafter, uint32_t rows) {
+static uint32_t ask_for_drafts(sched_group *g, uint32_t drafter, uint32_t rows) {
+    sched *s = g->s;
     sched_drafter *d = &s->drafters[drafter];
-    for (sched_request *r = sched_first(s, SCHED_DRAFTING); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
+    for (sched_request *r = sched_first(g, SCHED_DRAFTING); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
         uint32_t n = sched_lacks(d, r);
         if (!(r->awaited & bit(drafter)) || n > rows) continue;
         sched_ask(s, d, r, n, s->limits.lockstep ? 1 : r->budget, r->n_agreed ? sched_agreed(s, r) : NULL, r->n_agreed);
@@ -194,10 +200,11 @@ static uint32_t ask_for_drafts(sched *s, uint32_t drafter, uint32_t rows) {
 }
 
 /* Gives rows that are left to prompts in the making and to requests that the drafter is far behind; returns how many then are. */
-static uint32_t bring_up(sched *s, uint32_t drafter, uint32_t rows) {
+static uint32_t bring_up(sched_group *g, uint32_t drafter, uint32_t rows) {
+    sched *s = g->s;
     sched_drafter *d = &s->drafters[drafter];
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
-        for (sched_request *r = sched_first(s, state); r && rows > 0 && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
+        for (sched_request *r = sched_first(g, state); r && rows > 0 && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
             uint32_t n = sched_lacks(d, r), follow = followers(s, r) & bit(drafter);
             uint32_t enough = state == SCHED_PREFILL ? 1 : follow ? FOLLOW_TOKENS : s->limits.max_rows + 1;
             if (n < enough || !((sched_remote_route(s, r) | follow) & bit(drafter))) continue;
@@ -208,15 +215,24 @@ static uint32_t bring_up(sched *s, uint32_t drafter, uint32_t rows) {
     return rows;
 }
 
+/* One of these for the requests of each group, as far as rows go; they take turns in being first. */
+static uint32_t serve(sched *s, uint32_t drafter, uint32_t rows,
+                      uint32_t (*ask)(sched_group *g, uint32_t drafter, uint32_t rows)) {
+    uint32_t n = s->limits.n_groups, first = (uint32_t)(s->drafters[drafter].next_plan % n);
+    for (uint32_t i = 0; i < n; i++) rows = ask(&s->groups[(first + i) % n], drafter, rows);
+    return rows;
+}
+
 bool sched_build_draft(sched *s, uint32_t drafter) {
     sched_drafter *d = &s->drafters[drafter];
     d->plan = (proto_plan){.id = d->next_plan, .kind = PROTO_PLAN_DRAFT, .close = d->close, .open = d->open, .draft = d->draft};
     d->n_asked = 0;
     for (uint32_t i = 0; i < d->n_ended; i++) d->close[d->plan.n_close++] = d->ended[i];
     d->n_ended = 0;
-    uint32_t rows = bring_up(s, drafter, ask_for_drafts(s, drafter, s->limits.max_rows));
+    uint32_t rows = serve(s, drafter, s->limits.max_rows, ask_for_drafts);
+    rows = serve(s, drafter, rows, bring_up);
     bool ahead = d->n_asked == 0;
-    if (s->limits.draft_ahead) sched_ask_ahead(s, drafter, rows);
+    if (s->limits.draft_ahead) serve(s, drafter, rows, sched_ask_ahead);
     d->plan.ahead = ahead && d->n_asked > 0;
     if (d->n_asked == 0 && d->plan.n_close == 0) return false;
     d->flight = d->next_plan++;
@@ -232,6 +248,12 @@ sched_request *sched_asked_for(sched *s, const sched_draft_asked *asked) {
     return live && r->seq.value == asked->seq.value ? r : NULL;
 }
 
+void sched_forget_asked(sched *s, const sched_request *r) {
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        for (uint32_t k = 0; k < s->drafters[i].n_asked; k++)
+            if (s->drafters[i].asked[k].seq.value == r->seq.value) s->drafters[i].asked[k].seq.value = 0;
+}
+
 static void leave(sched_drafter *d, const sched_request *r) {
     if (*told(d, r) > 0) d->ended[d->n_ended++] = r->seq;
     *told(d, r) = 0;
@@ -239,7 +261,7 @@ static void leave(sched_drafter *d, const sched_request *r) {
 
 void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item) {
     sched_drafter *d = &s->drafters[drafter];
-    bool in_time = r->n_known == asked->n_known && r->last_plan <= s->reported; /* its step is not built yet */
+    bool in_time = r->n_known == asked->n_known && r->last_plan <= r->group->reported; /* its step is not built yet */
     spec_tree tree;
     if (!item || item->seq.value != r->seq.value || item->code != ST_OK ||
         spec_tree_take(&tree, &item->tree, asked->budget, s->limits.n_vocab, NULL) != ST_OK) {
@@ -277,7 +299,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
     d->next_plan = 1;
     d->flight = 0;
     d->n_asked = d->n_ended = 0;
-    for (uint32_t i = 0; i < s->limits.max_running; i++) d->told[i] = 0;
+    for (uint32_t i = 0; i < s->n_places; i++) d->told[i] = 0;
     for (uint32_t i = 0; i < s->limits.max_requests; i++) {
         s->requests[i].awaited &= ~bit(drafter);
         s->requests[i].given_up &= ~bit(drafter);
@@ -297,14 +319,14 @@ void sched_leave_drafters(sched *s, const sched_request *r) {
 static void check_drafter(const sched *s, uint32_t drafter) {
     const sched_drafter *d = &s->drafters[drafter];
     uint32_t n_open = 0, n_told = 0;
-    for (uint32_t i = 0; i < s->limits.max_running; i++) n_told += d->told[i] > 0;
-    for (sched_state state = SCHED_PREFILL; state <= SCHED_CLOSING; state++)
-        for (uint32_t i = s->lists[state].first; i != SCHED_NO_SLOT; i = s->requests[i].next) {
-            const sched_request *r = &s->requests[i];
-            INVARIANT(*told(d, r) <= r->n_known && !(*told(d, r) && (r->given_up & bit(drafter))));
-            n_open += *told(d, r) > 0;
-        }
-    INVARIANT(n_open == n_told && n_told + d->n_ended <= s->limits.max_running);
+    for (uint32_t i = 0; i < s->n_places; i++) n_told += d->told[i] > 0;
+    for (uint32_t i = 0; i < s->limits.max_requests; i++) {
+        const sched_request *r = &s->requests[i];
+        if (r->state == SCHED_FREE || r->place == SCHED_NO_PLACE) continue;
+        INVARIANT(*told(d, r) <= r->n_known && !(*told(d, r) && (r->given_up & bit(drafter))));
+        n_open += *told(d, r) > 0;
+    }
+    INVARIANT(n_open == n_told && n_told + d->n_ended <= s->n_places);
     INVARIANT(d->stats.up == (s->roster.up >> drafter & 1) && (d->flight > 0) == (s->busy >> drafter & 1));
     INVARIANT(d->stats.up || (n_told == 0 && d->n_ended == 0 && d->flight == 0));
     INVARIANT(d->flight == 0 || d->flight == d->next_plan - 1);
@@ -314,6 +336,6 @@ void sched_check_drafters(const sched *s) {
     uint32_t remote = bit(s->limits.n_drafters) - 1;
     INVARIANT(((s->busy | s->late) & ~(s->roster.up & remote)) == 0 && (s->late & ~s->busy) == 0);
     for (uint32_t i = 0; i < s->limits.n_drafters; i++) check_drafter(s, i);
-    for (uint32_t i = s->lists[SCHED_DRAFTING].first; i != SCHED_NO_SLOT; i = s->requests[i].next)
-        INVARIANT((s->requests[i].awaited & ~(s->roster.up & remote)) == 0);
+    for (uint32_t i = 0; i < s->limits.max_requests; i++)
+        INVARIANT(s->requests[i].state != SCHED_DRAFTING || (s->requests[i].awaited & ~(s->roster.up & remote)) == 0);
 }

@@ -1,8 +1,10 @@
 /* The scheduler's state, and the leaves that sched.c calls. Only files of coordinator_core include this.
  *
- * Nouns: a request (a slot of the table), a list (requests of one state, in order), a flight (what the plan in flight has asked
- * for, kept to judge its result by), a round (from one committed token to the verification of the drafts behind it). Requests are
- * linked by slot number, so that all memory is one block of the caller's. */
+ * Nouns: a request (a slot of the table), a group (the verifier group that computes it), a place (what a request has from its
+ * admission to its end, whatever group it is in: its tokens, what is known of drafters' luck with it), a list (requests of one
+ * state, in order), a flight (what the plan in flight has asked for, kept to judge its result by), a round (from one committed
+ * token to the verification of the drafts behind it). Requests are linked by slot number, so that all memory is one block of the
+ * caller's. */
 #ifndef CONSORT_COORDINATOR_SCHED_INT_H
 #define CONSORT_COORDINATOR_SCHED_INT_H
 
@@ -10,11 +12,14 @@
 #include "kv/kv_core.h"
 #include "speculative/speculative.h"
 
-#define SCHED_NO_SLOT UINT32_MAX
+#define SCHED_NO_SLOT  UINT32_MAX
+#define SCHED_NO_PLACE UINT32_MAX
+
+typedef struct sched_group sched_group;
 
 typedef enum {
     SCHED_FREE,
-    SCHED_WAITING,  /* no blocks yet */
+    SCHED_WAITING,  /* no group and no blocks yet, or not any more */
     SCHED_PREFILL,  /* more than one known token is not yet in the KV cache */
     SCHED_DRAFTING, /* as decode, and drafters have been asked: it waits for them */
     SCHED_DECODE,   /* all but the last known token are in it: ready for the next step */
@@ -24,7 +29,10 @@ typedef enum {
 
 typedef struct {
     seq_id seq;
+    uint32_t epoch;  /* 1 more with each placement */
+    uint64_t number; /* rises with each request: who comes first */
     sched_state state;
+    sched_group *group;      /* NULL: free or waiting */
     uint32_t previous, next; /* in the list of its state */
     uint32_t next_of_bucket; /* in the index of ids */
     const uint32_t *prompt;  /* [n_prompt] the caller's */
@@ -35,8 +43,9 @@ typedef struct {
     sampling sampling;
     token_rules rules;    /* the caller's, as prompt */
     uint64_t deadline_ns; /* 0: none */
-    kv_chain chain;
-    uint32_t *known; /* [max_context] the n_known tokens; the scheduler's, from admission on */
+    kv_chain chain;       /* of its group's table */
+    uint32_t place;       /* SCHED_NO_PLACE: it was never admitted */
+    uint32_t *known;      /* [max_context] the n_known tokens; the scheduler's, by place */
     spec_route route;
     uint32_t asked;       /* mask of drafters: the round began with waiting for them ... */
     uint32_t awaited;     /* ... and waits for these now */
@@ -51,8 +60,8 @@ typedef struct {
     sched_drafts drafts;
     float accepted;                    /* drafts a step, of late */
     proto_drafter_figures *by_drafter; /* [roster.n] */
-    bool open;                         /* the ranks know it */
-    uint64_t last_plan;                /* the last plan that names it; 0: none */
+    bool open;                         /* the group's ranks know it */
+    uint64_t last_plan;                /* the group's last plan that names it; 0: none */
 } sched_request;
 
 typedef struct {
@@ -98,66 +107,78 @@ typedef struct {
     sched_draft_asked *asked;   /* [max_batch] */
     uint32_t n_asked;
     uint32_t *tentative; /* [max_batch][NOUNS_MAX_TREE] */
-    uint32_t *told;      /* [max_running] by the index of a request's chain: known tokens that it has; 0: not open */
-    seq_id *ended;       /* [max_running] open there, to be closed by the next plan */
+    uint32_t *told;      /* [n_places] known tokens that it has; 0: not open */
+    seq_id *ended;       /* [n_places] open there, to be closed by the next plan */
     uint32_t n_ended;
     proto_plan plan; /* views of the next three */
-    seq_id *close;   /* [max_running] */
+    seq_id *close;   /* [n_places] */
     proto_open *open;
     proto_draft *draft; /* [max_batch], as open */
     sched_drafter_stats stats;
 } sched_drafter;
 
-struct sched {
-    sched_limits limits;
+/* A verifier group and its requests. */
+struct sched_group {
+    sched *s;
+    bool up;
     kv_table *kv;
-    sched_request *requests; /* [max_requests] */
-    sched_list lists[SCHED_N_STATES];
-    uint32_t *buckets; /* [n_buckets] seq -> slot; those the client still waits for */
-    uint32_t n_buckets;
-
-    bool group_up, draining, drained;
-    uint64_t next_plan, reported; /* ids: the next to give; all up to `reported` have come back */
+    sched_list lists[SCHED_N_STATES]; /* SCHED_PREFILL and behind */
+    uint64_t next_plan, reported;     /* ids: the next to give; all up to `reported` have come back */
     sched_flight flight;
     seq_id *ended; /* [max_running] open on the ranks, to be closed by the next plan */
     uint32_t n_ended;
-    uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
-
-    spec_lookup_options lookup;
-    spec_ngram corpus;
-    spec_roster roster;             /* the drafters that have a rank, then lookup, then the corpus */
-    spec_route route;               /* of requests that do not say */
-    sched_drafter *drafters;        /* [n_drafters] */
-    uint32_t busy, late;            /* masks: a plan is in flight; and a request has waited for its answer in vain */
-    uint16_t *hidden;               /* [max_running][dim] f16, where a drafter wants them; by the index of the chain */
-    spec_tree *proposals;           /* [max_running][roster.n] of this round, by the index of the chain */
-    spec_tree *aheads;              /* [max_running][n_drafters] drafts ahead, by the index of the chain */
-    uint32_t *agreed;               /* [max_running][max_tree] in lockstep; by the index of the chain */
-    spec_calibration *calibrations; /* [roster.n] */
-    proto_habit *habits;            /* [roster.n] */
-    spec_trust *trust;              /* [max_running][roster.n] by the index of the chain */
-    spec_agreement agreement;       /* of fused trees */
-    spec_tally *hits;               /* as trust: tokens that the drafter was scored by, and its hits */
-    spec_tally *prior;              /* [roster.n] the same over all requests */
-    spec_cosine *cosine;            /* as trust */
-    spec_cost cost;                 /* of the group's steps, their ways included */
-    spec_worth worth;
-    bool asks;                         /* rounds that begin now wait for drafters ... */
-    uint32_t round_kind;               /* ... and of this kind (spec_worth_kind) were those that last did */
-    uint64_t idle_since_ns;            /* the last result came */
-    uint64_t held_until_ns;            /* the group is kept idle for those who wait for drafts; 0: it is not */
-    spec_share *shares;                /* [max_batch] */
-    float *paths;                      /* [max_batch][max_tree] */
-    proto_drafter_figures *by_drafter; /* [1 + max_requests][roster.n] in total, then by slot */
-    uint32_t *known;                   /* [max_running][max_context] of the admitted, by the index of their chain */
-    sched_tree *trees;                 /* [max_batch] of the plan in flight */
+    sched_tree *trees; /* [max_batch] of the plan in flight */
     uint32_t n_trees;
     proto_plan plan;  /* views of the next three */
     seq_id *close;    /* [max_running] */
     proto_open *open; /* [max_batch] */
     proto_work *work; /* [max_batch] */
+    spec_cost cost;   /* of its steps, their ways included */
+    spec_worth worth;
+    bool asks;               /* rounds that begin now wait for drafters ... */
+    uint32_t round_kind;     /* ... and of this kind (spec_worth_kind) were those that last did */
+    uint64_t idle_since_ns;  /* the last result came */
+    uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */
+    sched_group_stats stats; /* the counters; the rest is filled in when asked */
+};
 
-    sched_action *actions; /* [n_actions_max] the first 1 + n_drafters are kept for plans, which fill them from behind */
+struct sched {
+    sched_limits limits;
+    sched_group *groups;     /* [n_groups] */
+    sched_request *requests; /* [max_requests] */
+    sched_list free, waiting;
+    uint64_t n_accepted;
+    uint32_t *buckets; /* [n_buckets] seq -> slot; those the client still waits for */
+    uint32_t n_buckets;
+    uint32_t n_places;                    /* n_groups * max_running */
+    uint32_t *free_places, n_free_places; /* [n_places] a stack */
+
+    bool draining, drained;
+    uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
+
+    spec_lookup_options lookup;
+    spec_ngram corpus;
+    spec_roster roster;                /* the drafters that have a rank, then lookup, then the corpus */
+    spec_route route;                  /* of requests that do not say */
+    sched_drafter *drafters;           /* [n_drafters] */
+    uint32_t busy, late;               /* masks: a plan is in flight; and a request has waited for its answer in vain */
+    uint16_t *hidden;                  /* [n_places][dim] f16, where a drafter wants them */
+    spec_tree *proposals;              /* [n_places][roster.n] of this round */
+    spec_tree *aheads;                 /* [n_places][n_drafters] drafts ahead */
+    uint32_t *agreed;                  /* [n_places][max_tree] in lockstep */
+    spec_calibration *calibrations;    /* [roster.n] */
+    proto_habit *habits;               /* [roster.n] */
+    spec_trust *trust;                 /* [n_places][roster.n] */
+    spec_agreement agreement;          /* of fused trees */
+    spec_tally *hits;                  /* as trust: tokens that the drafter was scored by, and its hits */
+    spec_tally *prior;                 /* [roster.n] the same over all requests */
+    spec_cosine *cosine;               /* as trust */
+    spec_share *shares;                /* [max_batch] scratch, as the next */
+    float *paths;                      /* [max_batch][max_tree] */
+    proto_drafter_figures *by_drafter; /* [1 + max_requests][roster.n] in total, then by slot */
+    uint32_t *known;                   /* [n_places][max_context] of the admitted */
+
+    sched_action *actions; /* [n_actions_max] the first n_groups + n_drafters are kept for plans, which fill them from behind */
     uint32_t first_action, n_actions, n_actions_max; /* n_actions: with what is before the first */
     uint64_t now_ns;                                 /* of this call */
     uint32_t *tokens;                                /* [max_batch][1 + max_tree] what TOKENS actions show */
@@ -169,9 +190,11 @@ struct sched {
 void sched_state_init(sched *s);
 sched_request *sched_slot_take(sched *s, seq_id seq); /* in SCHED_WAITING, last; NULL: table full */
 sched_request *sched_find(sched *s, seq_id seq);      /* NULL: unknown, or over for the client */
-sched_request *sched_first(sched *s, sched_state state);
+sched_request *sched_at(sched *s, uint32_t slot);     /* NULL: SCHED_NO_SLOT */
+sched_request *sched_first(sched_group *g, sched_state state);
 sched_request *sched_next(sched *s, const sched_request *r); /* in its list */
 void sched_move(sched *s, sched_request *r, sched_state to); /* to the end of that list */
+uint32_t sched_n_running(const sched_group *g);              /* in SCHED_PREFILL to SCHED_DECODE */
 sched_action *sched_act(sched *s, sched_action_kind kind, seq_id seq);
 sched_action *sched_act_first(sched *s, sched_action_kind kind, const proto_plan *plan); /* before all others */
 /* FINISHED; `message` may be NULL. */
@@ -181,15 +204,20 @@ void sched_drop(sched *s, sched_request *r);
 /* Both, for a request that was accepted. */
 void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, const char *message);
 /* Gives back blocks and slot of those in SCHED_CLOSING that no plan in flight names. */
-void sched_retire_reported(sched *s);
+void sched_retire_reported(sched_group *g);
+/* The group that computed it is lost: it waits for another, before all who came later, with the tokens that it has. */
+void sched_displace(sched *s, sched_request *r);
 
 /* sched_admit.c: who may come in. */
 st_code sched_check_limits(const sched_limits *l, st_error *e);
 /* The most tokens that a request can ever have, prompt and answer; max_tokens 0: what the context holds. */
 uint32_t sched_limit_tokens(const sched_limits *l, uint32_t n_prompt, uint32_t max_tokens);
+/* Blocks that a sequence of at most n_tokens needs. */
+uint32_t sched_blocks(const sched_limits *l, uint32_t n_tokens);
+bool sched_fits_group_up(const sched *s, uint32_t n_tokens); /* one that is up could hold it, alone at least */
 /* ST_OK, or why this request can never run; writes the message. */
 st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes);
-void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last */
+void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last, each to the group with the fewest */
 
 /* sched_draft.c: drafters. */
 bool sched_request_wants_hidden(const sched *s, const sched_request *r); /* a drafter that it may ask wants hidden states */
@@ -197,18 +225,20 @@ bool sched_request_wants_hidden(const sched *s, const sched_request *r); /* a dr
 void sched_keep_hidden(sched *s, sched_request *r, const hidden_states *h, uint32_t n);
 uint32_t sched_route(const sched *s,
                      const sched_request *r); /* whom its policy asks now: drafters that are up, lookup among them */
-spec_tree *sched_proposals(const sched *s, const sched_request *r); /* [roster.n] */
+spec_tree *sched_proposals(const sched *s, const sched_request *r); /* [roster.n]; of one that has a place */
 /* Of one that has nothing to compute first: as those around it. */
 void sched_begin_round(sched *s, sched_request *r);
 /* Sequences of the step of which all but the last known token are cached now: each asks drafters or goes straight on. */
-void sched_begin_rounds(sched *s, const sched_flight *f);
+void sched_begin_rounds(sched_group *g, const sched_flight *f);
 /* Requests that have waited long enough go on. */
-void sched_end_waits(sched *s);
-uint64_t sched_next_wait_ns(const sched *s); /* 0: nobody waits */
+void sched_end_waits(sched_group *g);
+uint64_t sched_next_wait_ns(const sched_group *g); /* 0: nobody waits */
 /* What an item of a drafter's answer (NULL: it is missing) means for its request. */
 void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
 /* The request behind an asked draft; NULL: it is over. */
 sched_request *sched_asked_for(sched *s, const sched_draft_asked *asked);
+/* Whatever was asked for it is for nobody. */
+void sched_forget_asked(sched *s, const sched_request *r);
 /* Goes on, where nobody is awaited any more. */
 void sched_answered(sched *s, sched_request *r);
 /* Fills the drafter's plan; false where there is nothing to send. */
@@ -228,8 +258,8 @@ uint32_t sched_lacks(const sched_drafter *d, const sched_request *r); /* known t
 
 /* sched_ahead.c: drafts behind what the step in flight will probably commit. */
 spec_tree *sched_aheads(const sched *s, const sched_request *r); /* [n_drafters] */
-/* Asks for them, as far as `rows` tokens go. */
-void sched_ask_ahead(sched *s, uint32_t drafter, uint32_t rows);
+/* Asks for them behind the group's step, as far as `rows` tokens go; returns how many are left. */
+uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows);
 /* The step is over: keeps what was drafted behind just these tokens, as proposals; forgets the rest. */
 void sched_settle_ahead(sched_request *r, const sched_asked *asked, const proto_item *item);
 /* Takes from the awaited those whose drafts ahead have come true. */
@@ -249,8 +279,8 @@ void sched_graft(sched *s, const sched_request *r, uint32_t drafter, const spec_
 void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item);
 
 /* sched_adapt.c: what drafts are worth, and how many are verified. */
-void sched_forget_trust(sched *s, const sched_request *r); /* its chain is new */
-void sched_learn_step(sched *s, const sched_flight *f);    /* its result has come */
+void sched_forget_trust(sched *s, const sched_request *r);    /* its place is new */
+void sched_learn_step(sched_group *g, const sched_flight *f); /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
 void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
 /* A drafter's proposals, with what its beliefs are worth. */
@@ -258,23 +288,24 @@ void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, s
 spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n], as the next */
 spec_cosine *sched_cosine(const sched *s, const sched_request *r);
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
-/* Whether the rounds that begin now ask: `gain` is what local drafters are expected to bring each of them, in accepted tokens. */
-void sched_decide_asking(sched *s, double gain);
+/* Whether the group's rounds that begin now ask: `gain` is what local drafters are expected to bring each of them, in accepted
+ * tokens. */
+void sched_decide_asking(sched_group *g, double gain);
 double sched_local_gain(const sched *s, const sched_request *r);
 void sched_learn_wait(sched_drafter *d, uint64_t wait_ns);
 /* The most nodes of a tree that could be of use to it. */
 uint32_t sched_most_drafts(const sched *s, const sched_request *r);
-/* Fuses the drafts of the first n_decode in SCHED_DECODE to s->trees[0 .. n_decode) and cuts them to what pays in one step. */
-void sched_choose_drafts(sched *s, uint32_t n_decode);
+/* Fuses the drafts of the first n_decode in SCHED_DECODE to g->trees[0 .. n_decode) and cuts them to what pays in one step. */
+void sched_choose_drafts(sched_group *g, uint32_t n_decode);
 
 /* Whether the group had better stay idle until those in SCHED_DRAFTING can take part in its step. */
-bool sched_holds_step(sched *s);
+bool sched_holds_step(sched_group *g);
 
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */
 uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode);
-/* Fills s->plan and s->flight; false where there is nothing to send. */
-bool sched_build_plan(sched *s);
+/* Fills g->plan and g->flight; false where there is nothing to send. */
+bool sched_build_plan(sched_group *g);
 /* By how many tokens the KV cache has grown: the prefix and the accepted drafts. The last token, the bonus, is not in it yet. */
 uint32_t sched_newly_cached(const sched_asked *asked, const proto_item *item);
 /* How many of the n tokens that a result brings the client gets, and whether that ends the request. */

@@ -16,7 +16,7 @@
 
 static uint32_t bit(uint32_t drafter) { return UINT32_C(1) << drafter; }
 
-uint32_t *sched_agreed(const sched *s, const sched_request *r) { return s->agreed + (size_t)r->chain.index * s->limits.max_tree; }
+uint32_t *sched_agreed(const sched *s, const sched_request *r) { return s->agreed + (size_t)r->place * s->limits.max_tree; }
 
 /* The node at the end of what is agreed on, or NOUNS_TREE_ROOT where nothing is; false: the tree has none. */
 static bool end_of(const sched *s, const sched_request *r, const spec_tree *t, uint32_t *node) {

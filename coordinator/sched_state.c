@@ -4,26 +4,29 @@
 #include <stdio.h>
 
 static uint32_t slot_of(const sched *s, const sched_request *r) { return (uint32_t)(r - s->requests); }
-static sched_request *at(sched *s, uint32_t slot) { return slot == SCHED_NO_SLOT ? NULL : &s->requests[slot]; }
+sched_request *sched_at(sched *s, uint32_t slot) { return slot == SCHED_NO_SLOT ? NULL : &s->requests[slot]; }
 
 /* ---- lists ---- */
 
-static void append(sched *s, sched_request *r, sched_state state) {
-    sched_list *l = &s->lists[state];
-    uint32_t slot = slot_of(s, r);
-    r->state = state;
-    r->previous = l->last;
-    r->next = SCHED_NO_SLOT;
-    if (l->last == SCHED_NO_SLOT)
-        l->first = slot;
-    else
-        s->requests[l->last].next = slot;
-    l->last = slot;
+/* Those of its state, in its group. */
+static sched_list *list_of(sched *s, const sched_request *r) {
+    if (r->state == SCHED_FREE) return &s->free;
+    return r->state == SCHED_WAITING ? &s->waiting : &r->group->lists[r->state];
+}
+
+/* Puts it into the list of its state, before the request in slot `next`; SCHED_NO_SLOT: at the end. */
+static void attach(sched *s, sched_request *r, uint32_t next) {
+    sched_list *l = list_of(s, r);
+    uint32_t slot = slot_of(s, r), *back = next == SCHED_NO_SLOT ? &l->last : &s->requests[next].previous;
+    r->previous = *back;
+    r->next = next;
+    *back = slot;
+    *(r->previous == SCHED_NO_SLOT ? &l->first : &s->requests[r->previous].next) = slot;
     l->n++;
 }
 
 static void detach(sched *s, sched_request *r) {
-    sched_list *l = &s->lists[r->state];
+    sched_list *l = list_of(s, r);
     if (r->previous == SCHED_NO_SLOT)
         l->first = r->next;
     else
@@ -37,11 +40,18 @@ static void detach(sched *s, sched_request *r) {
 
 void sched_move(sched *s, sched_request *r, sched_state to) {
     detach(s, r);
-    append(s, r, to);
+    r->state = to;
+    attach(s, r, SCHED_NO_SLOT);
 }
 
-sched_request *sched_first(sched *s, sched_state state) { return at(s, s->lists[state].first); }
-sched_request *sched_next(sched *s, const sched_request *r) { return at(s, r->next); }
+sched_request *sched_first(sched_group *g, sched_state state) { return sched_at(g->s, g->lists[state].first); }
+sched_request *sched_next(sched *s, const sched_request *r) { return sched_at(s, r->next); }
+
+uint32_t sched_n_running(const sched_group *g) {
+    uint32_t n = 0;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++) n += g->lists[state].n;
+    return n;
+}
 
 /* ---- ids ---- */
 
@@ -49,7 +59,7 @@ sched_request *sched_next(sched *s, const sched_request *r) { return at(s, r->ne
 static uint32_t *bucket(sched *s, seq_id seq) { return &s->buckets[seq.value & (s->n_buckets - 1)]; }
 
 sched_request *sched_find(sched *s, seq_id seq) {
-    for (sched_request *r = at(s, *bucket(s, seq)); r; r = at(s, r->next_of_bucket))
+    for (sched_request *r = sched_at(s, *bucket(s, seq)); r; r = sched_at(s, r->next_of_bucket))
         if (r->seq.value == seq.value) return r;
     return NULL;
 }
@@ -62,17 +72,20 @@ static void forget_id(sched *s, const sched_request *r) {
 
 sched_request *sched_slot_take(sched *s, seq_id seq) {
     INVARIANT(seq.value != 0 && !sched_find(s, seq)); /* the caller's promise: ids are new */
-    sched_request *r = sched_first(s, SCHED_FREE);
+    sched_request *r = sched_at(s, s->free.first);
     if (!r) return NULL;
     detach(s, r);
     uint32_t *first = bucket(s, seq);
     *r = (sched_request){.seq = seq,
+                         .number = s->n_accepted++,
+                         .state = SCHED_WAITING,
                          .next_of_bucket = *first,
                          .chain = KV_CHAIN_NONE,
+                         .place = SCHED_NO_PLACE,
                          .by_drafter = s->by_drafter + (1 + (size_t)slot_of(s, r)) * s->roster.n};
     for (uint32_t i = 0; i < s->roster.n; i++) r->by_drafter[i] = (proto_drafter_figures){.name = s->roster.name[i]};
     *first = slot_of(s, r);
-    append(s, r, SCHED_WAITING);
+    attach(s, r, SCHED_NO_SLOT);
     return r;
 }
 
@@ -94,12 +107,15 @@ sched_action *sched_act_first(sched *s, sched_action_kind kind, const proto_plan
 
 /* No plan in flight names it: its blocks may go to others, for the next plan closes it before it does anything else. */
 static void retire(sched *s, sched_request *r) {
-    if (r->chain.index != KV_CHAIN_NONE.index) {
+    sched_group *g = r->group;
+    if (g) kv_release(g->kv, r->chain);
+    if (r->open) g->ended[g->n_ended++] = r->seq;
+    if (r->place != SCHED_NO_PLACE) {
         sched_leave_drafters(s, r);
-        kv_release(s->kv, r->chain);
+        s->free_places[s->n_free_places++] = r->place;
     }
-    if (r->open) s->ended[s->n_ended++] = r->seq;
     sched_move(s, r, SCHED_FREE);
+    r->group = NULL;
 }
 
 sched_action *sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_code code, const char *message) {
@@ -112,7 +128,7 @@ sched_action *sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_c
 
 void sched_drop(sched *s, sched_request *r) {
     forget_id(s, r);
-    if (r->last_plan > s->reported)
+    if (r->group && r->last_plan > r->group->reported)
         sched_move(s, r, SCHED_CLOSING);
     else
         retire(s, r);
@@ -127,65 +143,116 @@ void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, co
     sched_drop(s, r);
 }
 
-void sched_retire_reported(sched *s) {
-    for (sched_request *r = sched_first(s, SCHED_CLOSING), *next; r; r = next) {
-        next = sched_next(s, r);
-        if (r->last_plan <= s->reported) retire(s, r);
+void sched_retire_reported(sched_group *g) {
+    for (sched_request *r = sched_first(g, SCHED_CLOSING), *next; r; r = next) {
+        next = sched_next(g->s, r);
+        if (r->last_plan <= g->reported) retire(g->s, r);
     }
+}
+
+void sched_displace(sched *s, sched_request *r) {
+    kv_release(r->group->kv, r->chain);
+    sched_forget_asked(s, r);
+    detach(s, r);
+    r->group = NULL;
+    r->state = SCHED_WAITING;
+    r->chain = KV_CHAIN_NONE;
+    r->n_cached = 0;
+    r->asked = r->awaited = r->ahead = 0;
+    r->n_agreed = 0;
+    r->open = false;
+    r->last_plan = 0;
+    const sched_request *later = sched_at(s, s->waiting.first);
+    while (later && later->number < r->number) later = sched_next(s, later);
+    attach(s, r, later ? slot_of(s, later) : SCHED_NO_SLOT);
 }
 
 /* ---- the beginning, and the check ---- */
 
 void sched_state_init(sched *s) {
-    for (uint32_t i = 0; i < SCHED_N_STATES; i++) s->lists[i] = (sched_list){SCHED_NO_SLOT, SCHED_NO_SLOT, 0};
+    const sched_list none = {SCHED_NO_SLOT, SCHED_NO_SLOT, 0};
+    s->free = s->waiting = none;
+    for (uint32_t g = 0; g < s->limits.n_groups; g++)
+        for (uint32_t i = 0; i < SCHED_N_STATES; i++) s->groups[g].lists[i] = none;
     for (uint32_t i = 0; i < s->n_buckets; i++) s->buckets[i] = SCHED_NO_SLOT;
-    for (uint32_t i = 0; i < s->limits.max_requests; i++) append(s, &s->requests[i], SCHED_FREE);
+    for (uint32_t i = 0; i < s->limits.max_requests; i++) attach(s, &s->requests[i], SCHED_NO_SLOT);
+    while (s->n_free_places < s->n_places) {
+        s->free_places[s->n_free_places] = s->n_places - 1 - s->n_free_places; /* place 0 on top */
+        s->n_free_places++;
+    }
 }
 
-static void check_request(const sched *s, const sched_request *r) {
-    bool has_chain = r->chain.index != KV_CHAIN_NONE.index;
+static void check_request(const sched *s, const sched_group *g, const sched_request *r) {
+    bool has_chain = r->chain.index != KV_CHAIN_NONE.index, has_place = r->place != SCHED_NO_PLACE;
+    INVARIANT(r->group == g);
     if (r->state == SCHED_FREE) return;
     INVARIANT(r->seq.value != 0 && r->n_prompt > 0 && r->n_known >= r->n_prompt);
-    INVARIANT(has_chain == (r->state != SCHED_WAITING) && (!r->open || has_chain));
-    INVARIANT((r->state == SCHED_CLOSING) <= (r->last_plan > s->reported)); /* closing: because a plan names it */
+    INVARIANT(has_chain == (g != NULL) && (!r->open || has_chain));
+    INVARIANT(has_place >= (g != NULL) && has_place == (r->epoch > 0) && has_place >= (r->n_known > r->n_prompt));
+    INVARIANT((r->state == SCHED_CLOSING) <= (g && r->last_plan > g->reported)); /* closing: because a plan names it */
     if (r->state == SCHED_CLOSING) return;
     INVARIANT(r->n_cached < r->n_known && r->n_known < r->n_limit && r->n_limit <= s->limits.max_context);
-    if (r->state == SCHED_WAITING) return;
+    INVARIANT((r->state == SCHED_DRAFTING) == (r->awaited != 0));
+    if (!g) {
+        INVARIANT(r->n_cached == 0 && r->last_plan == 0 && r->ahead == 0);
+        return;
+    }
     uint32_t n_blocks;
-    kv_chain_blocks(s->kv, r->chain, &n_blocks);
+    kv_chain_blocks(g->kv, r->chain, &n_blocks);
     INVARIANT(n_blocks >= kv_blocks_for(r->n_cached));
     INVARIANT((r->state != SCHED_PREFILL) == (r->n_known - r->n_cached == 1));
-    INVARIANT((r->state == SCHED_DRAFTING) == (r->awaited != 0));
+}
+
+/* Of a state, in a group. */
+typedef struct {
+    uint32_t n, n_open, n_named, n_places;
+} sums;
+
+static void check_list(const sched *s, const sched_group *g, sched_state state, const sched_list *l, sums *all) {
+    uint32_t previous = SCHED_NO_SLOT, n = 0;
+    for (uint32_t i = l->first; i != SCHED_NO_SLOT; previous = i, i = s->requests[i].next, n++) {
+        const sched_request *r = &s->requests[i];
+        INVARIANT(n < s->limits.max_requests && r->state == state && r->previous == previous);
+        INVARIANT(state != SCHED_WAITING || previous == SCHED_NO_SLOT || s->requests[previous].number < r->number);
+        check_request(s, g, r);
+        all->n_open += g && r->open;
+        all->n_named += g && r->last_plan > g->reported;
+        all->n_places += state != SCHED_FREE && r->place != SCHED_NO_PLACE;
+    }
+    INVARIANT(l->last == previous && l->n == n);
+    all->n += n;
+}
+
+/* Returns how many places its requests have. */
+static sums check_group(const sched_group *g) {
+    sums of = {0};
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_CLOSING; state++) check_list(g->s, g, state, &g->lists[state], &of);
+    INVARIANT(g->up || of.n == 0);
+    INVARIANT(of.n <= g->s->limits.max_running && of.n_open + g->n_ended <= g->s->limits.max_running);
+    INVARIANT(of.n_named == (g->flight.id > 0 ? g->flight.n_items : 0)); /* one plan in flight names each of its sequences once */
+    INVARIANT(g->flight.id == 0 || g->flight.id == g->next_plan - 1);
+    INVARIANT(!g->held_until_ns || (g->up && g->flight.id == 0 && g->lists[SCHED_DRAFTING].n > 0));
+    kv_check(g->kv);
+    return of;
 }
 
 void sched_check(const sched *s) {
-    uint32_t n_all = 0, n_named = 0, n_open = 0;
-    for (uint32_t state = 0; state < SCHED_N_STATES; state++) {
-        const sched_list *l = &s->lists[state];
-        uint32_t previous = SCHED_NO_SLOT, n = 0;
-        for (uint32_t i = l->first; i != SCHED_NO_SLOT; previous = i, i = s->requests[i].next, n++) {
-            const sched_request *r = &s->requests[i];
-            INVARIANT(n < s->limits.max_requests && r->state == state && r->previous == previous);
-            check_request(s, r);
-            n_open += state != SCHED_FREE && r->open;
-            n_named += state != SCHED_FREE && r->last_plan > s->reported;
-        }
-        INVARIANT(l->last == previous && l->n == n);
-        n_all += n;
+    sums all = {0};
+    check_list(s, NULL, SCHED_FREE, &s->free, &all);
+    check_list(s, NULL, SCHED_WAITING, &s->waiting, &all);
+    uint32_t n_ids = 0, n_live = s->waiting.n;
+    for (uint32_t g = 0; g < s->limits.n_groups; g++) {
+        sums of = check_group(&s->groups[g]);
+        all.n += of.n;
+        all.n_places += of.n_places;
+        n_live += sched_n_running(&s->groups[g]);
     }
-    INVARIANT(n_all == s->limits.max_requests);
-    INVARIANT(n_open + s->n_ended <= s->limits.max_running);
-    INVARIANT(n_named == (s->flight.id > 0 ? s->flight.n_items : 0)); /* one plan in flight names each of its sequences once */
-    INVARIANT(s->flight.id == 0 || s->flight.id == s->next_plan - 1);
-    uint32_t n_ids = 0;
+    INVARIANT(all.n == s->limits.max_requests && all.n_places + s->n_free_places == s->n_places);
     for (uint32_t b = 0; b < s->n_buckets; b++)
         for (uint32_t i = s->buckets[b]; i != SCHED_NO_SLOT; i = s->requests[i].next_of_bucket) {
             INVARIANT(s->requests[i].state >= SCHED_WAITING && s->requests[i].state <= SCHED_DECODE);
             n_ids++;
         }
-    for (uint32_t state = SCHED_WAITING; state <= SCHED_DECODE; state++) n_ids -= s->lists[state].n;
-    INVARIANT(n_ids == 0);
-    INVARIANT(!s->held_until_ns || (s->group_up && s->flight.id == 0 && s->lists[SCHED_DRAFTING].n > 0));
+    INVARIANT(n_ids == n_live);
     sched_check_drafters(s);
-    kv_check(s->kv);
 }

@@ -1,4 +1,4 @@
-/* The scheduler under events chosen by the fuzzer: limits, requests, cancels, results right and wrong, a group and
+/* The scheduler under events chosen by the fuzzer: limits, requests, cancels, results right and wrong, groups and
  * drafters that come and go. The scheduler may refuse anything; its state must stay whole, and each accepted request must end
  * exactly once. */
 #include "base/mem.h"
@@ -6,7 +6,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { REQUESTS = 64, DRAFTERS = 2 };
+enum { REQUESTS = 64, DRAFTERS = 2, GROUPS = 3 };
 
 typedef struct {
     const uint8_t *data;
@@ -15,8 +15,10 @@ typedef struct {
     uint64_t now_ns;
     uint32_t n_sent;
     bool over[REQUESTS];
-    proto_result result; /* a right answer to the last plan */
-    proto_item items[PROTO_MAX_PLAN_SEQUENCES];
+    struct {
+        proto_result result; /* a right answer to the last plan */
+        proto_item items[PROTO_MAX_PLAN_SEQUENCES];
+    } groups[GROUPS + 1]; /* the last is not there */
     struct {
         proto_result result;
         bool ahead;
@@ -36,12 +38,14 @@ static uint8_t byte(world *w) {
     return *w->data++;
 }
 
-static void answer(world *w, const proto_plan *p) {
-    w->result = (proto_result){.plan_id = p->id, .n_items = p->n_work, .items = w->items};
+static void answer(world *w, uint32_t group, const proto_plan *p) {
+    INVARIANT(group < GROUPS);
+    proto_item *items = w->groups[group].items;
+    w->groups[group].result = (proto_result){.plan_id = p->id, .n_items = p->n_work, .items = items};
     for (uint32_t i = 0; i < p->n_work; i++) {
         uint32_t n_tokens = byte(w) % 4 != 0; /* right or wrong, as it happens: a chunk takes none */
-        w->items[i] = (proto_item){.seq = p->work[i].seq, .n_tokens = n_tokens, .tokens = tokens + byte(w) % 128};
-        if (byte(w) % 64 == 63) w->items[i].code = ST_ERR_NUMERIC;
+        items[i] = (proto_item){.seq = p->work[i].seq, .n_tokens = n_tokens, .tokens = tokens + byte(w) % 128};
+        if (byte(w) % 64 == 63) items[i].code = ST_ERR_NUMERIC;
     }
 }
 
@@ -81,7 +85,7 @@ static void step(world *w, const sched_event *ev) {
     sched_actions acts = sched_step(w->s, w->now_ns, ev);
     for (uint32_t i = 0; i < acts.n; i++) {
         const sched_action *a = &acts.items[i];
-        if (a->kind == SCHED_ACT_PLAN) answer(w, a->plan);
+        if (a->kind == SCHED_ACT_PLAN) answer(w, a->group, a->plan);
         if (a->kind == SCHED_ACT_DRAFT) answer_drafts(w, a->drafter, a->plan);
         if (a->kind != SCHED_ACT_FINISHED) continue;
         INVARIANT(a->seq.value >= 1 && a->seq.value <= w->n_sent && !w->over[a->seq.value - 1]);
@@ -91,7 +95,9 @@ static void step(world *w, const sched_event *ev) {
 }
 
 static void one_event(world *w) {
-    sched_event ev = {.kind = (sched_event_kind)(byte(w) % (SCHED_TIMER + 1)), .result = &w->result};
+    sched_event ev = {.kind = (sched_event_kind)(byte(w) % (SCHED_TIMER + 1)), .group = byte(w) % (GROUPS + 1)};
+    proto_result *result = &w->groups[ev.group].result;
+    ev.result = result;
     static const sched_event_kind usual[] = {SCHED_REQUEST, SCHED_RESULT, SCHED_RESULT, SCHED_DRAFTS};
     proto_result drafts = {0};
     if (byte(w) % 4 != 0) ev.kind = usual[byte(w) % 4];
@@ -113,9 +119,9 @@ static void one_event(world *w) {
     }
     if (ev.kind == SCHED_RESULT) {
         uint8_t how = byte(w);
-        if (how == 1) w->result.plan_id++;
-        if (how == 2 && w->result.n_items > 0) w->result.n_items--;
-        if (how == 3) w->items[0].seq.value++;
+        if (how == 1) result->plan_id++;
+        if (how == 2 && result->n_items > 0) result->n_items--;
+        if (how == 3) w->groups[ev.group].items[0].seq.value++;
     }
     if (ev.kind >= SCHED_DRAFTER_UP && ev.kind <= SCHED_DRAFTS) {
         ev.result = &drafts;
@@ -134,7 +140,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                       .prefill_chunk = byte(&w),
                       .max_tree = byte(&w) % 72U,
                       .max_context = byte(&w),
-                      .n_blocks = byte(&w) % 64U,
+                      .n_groups = 1 + byte(&w) % GROUPS,
+                      .n_blocks = {byte(&w) % 64U, byte(&w) % 64U, byte(&w) % 64U},
                       .speculation = "all",
                       .n_drafters = DRAFTERS,
                       .drafter_names = names,
@@ -147,9 +154,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (n == 0) return 0;
     void *memory = mem_alloc_aligned(1, n, 64);
     if (sched_init(memory, &l, &w.s, NULL) != ST_OK) st_abort(__FILE__, __LINE__, "sched_bytes and sched_init disagree");
-    step(&w, &(sched_event){.kind = SCHED_GROUP_UP});
+    for (uint32_t g = 0; g < l.n_groups; g++) step(&w, &(sched_event){.kind = SCHED_GROUP_UP, .group = g});
     while (w.left > 0) one_event(&w);
-    step(&w, &(sched_event){.kind = SCHED_GROUP_DOWN});
+    for (uint32_t g = 0; g < l.n_groups; g++) step(&w, &(sched_event){.kind = SCHED_GROUP_DOWN, .group = g});
     for (uint32_t i = 0; i < w.n_sent; i++) INVARIANT(w.over[i]);
     INVARIANT(sched_get_stats(w.s).blocks_used == 0);
     mem_free(memory);

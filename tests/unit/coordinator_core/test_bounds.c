@@ -17,7 +17,8 @@ static void a_plan_opens_no_more_tokens_than_the_longest_prompt_has(void **state
                             .max_batch = 4,
                             .prefill_chunk = 1,
                             .max_context = PROTO_MAX_PROMPT_TOKENS,
-                            .n_blocks = 3 * PROTO_MAX_PROMPT_TOKENS / NOUNS_BLOCK_TOKENS};
+                            .n_groups = 1,
+                            .n_blocks = {3 * PROTO_MAX_PROMPT_TOKENS / NOUNS_BLOCK_TOKENS}};
     void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
     uint32_t *prompt = mem_alloc(LONG, sizeof *prompt);
     sched *s;
@@ -54,7 +55,8 @@ static void the_actions_of_any_step_fit(void **state) {
                             .prefill_chunk = 4,
                             .max_tree = 0,
                             .max_context = 32,
-                            .n_blocks = 10};
+                            .n_groups = 1,
+                            .n_blocks = {10}};
     const uint32_t prompt[] = {1};
     void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
     sched *s;
@@ -86,7 +88,8 @@ static void items_beyond_the_count_of_a_result_are_not_looked_at(void **state) {
                             .prefill_chunk = 4,
                             .max_tree = 0,
                             .max_context = 32,
-                            .n_blocks = 10};
+                            .n_groups = 1,
+                            .n_blocks = {10}};
     const uint32_t prompt[] = {1};
     void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
     sched *s;

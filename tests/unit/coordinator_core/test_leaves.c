@@ -105,7 +105,8 @@ static void who_takes_over_a_chain_has_no_proposals_of_the_one_before(void **sta
                             .prefill_chunk = 16,
                             .max_tree = 4,
                             .max_context = 64,
-                            .n_blocks = 4,
+                            .n_groups = 1,
+                            .n_blocks = {4},
                             .speculation = "lookup"};
     const uint32_t prompt[] = {5, 6, 7, 5, 6}, chosen[] = {7};
     void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);

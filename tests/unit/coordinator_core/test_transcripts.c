@@ -3,7 +3,8 @@
  * instead of comparing; read the difference before you commit it.
  *
  *     limits max_batch=4 ...                          a new scheduler; what is not named keeps its default
- *     [@TIME] up | down | drain | timer | stats
+ *     [@TIME] up [G] | down [G] | drain | timer | stats   G: a group, from 0, also behind a plan or a result ("result@1"),
+ *                                                     where there are several (limits n_groups=2); "groups" tells of each
  *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c, d
  *     [@TIME] request SEQ prompt=N [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
  *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
@@ -44,7 +45,7 @@ typedef struct {
     sched *s;
     uint32_t prompt[4096];
     uint32_t ends[MAX_REQUESTS_OF_A_SCRIPT][8]; /* the scheduler keeps views of them */
-    uint32_t n_requests, n_drafters;
+    uint32_t n_requests, n_drafters, n_groups;
 } script;
 
 static void say(text *t, const char *format, ...) ST_PRINTF(2, 3);
@@ -93,7 +94,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
                       .prefill_chunk = 16,
                       .max_tree = 0,
                       .max_context = 128,
-                      .n_blocks = 32,
+                      .n_groups = 1,
                       .speculation = "all",
                       .drafter_names = names_of_drafters,
                       .n_vocab = 1000};
@@ -102,15 +103,19 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
         uint32_t *value;
     } names[] = {{"max_requests", &l.max_requests}, {"max_running", &l.max_running}, {"max_queue", &l.max_queue},
                  {"max_rows", &l.max_rows},         {"max_batch", &l.max_batch},     {"prefill_chunk", &l.prefill_chunk},
-                 {"max_tree", &l.max_tree},         {"max_context", &l.max_context}, {"n_blocks", &l.n_blocks},
+                 {"max_tree", &l.max_tree},         {"max_context", &l.max_context}, {"n_groups", &l.n_groups},
                  {"n_drafters", &l.n_drafters}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         *names[i].value = (uint32_t)number_of(words, n, names[i].name, *names[i].value);
+    uint32_t n_listed = list_of(value_of(words, n, "n_blocks"), l.n_blocks, SCHED_MAX_GROUPS); /* the last one for the rest */
+    if (n_listed == 0) l.n_blocks[n_listed++] = 32;
+    for (; n_listed < SCHED_MAX_GROUPS; n_listed++) l.n_blocks[n_listed] = l.n_blocks[n_listed - 1];
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
     l.adaptive_budgets = number_of(words, n, "adaptive", 0);
     l.lockstep = number_of(words, n, "lockstep", 0);
     l.draft_floor = (float)number_of(words, n, "floor", 0) / 100;
     sc->n_drafters = l.n_drafters;
+    sc->n_groups = l.n_groups;
     mem_free(sc->memory);
     sc->memory = NULL;
     sc->s = NULL;
@@ -197,13 +202,18 @@ static void say_tree(text *out, const token_tree *t) {
     }
 }
 
+static void say_open(text *out, const proto_open *o) {
+    say(out, "        open %llu: %u tokens", (unsigned long long)o->seq.value, o->n_tokens);
+    if (o->seq_epoch > 1) say(out, ", %u answered, epoch %u", o->n_answered, o->seq_epoch);
+    say(out, "\n");
+}
+
 static void say_plan(text *out, const proto_plan *p) {
     say(out, " %llu\n", (unsigned long long)p->id);
     if (p->n_close > 0) say(out, "        close");
     for (uint32_t i = 0; i < p->n_close; i++) say(out, " %llu", (unsigned long long)p->close[i].value);
     if (p->n_close > 0) say(out, "\n");
-    for (uint32_t i = 0; i < p->n_open; i++)
-        say(out, "        open %llu: %u tokens\n", (unsigned long long)p->open[i].seq.value, p->open[i].n_tokens);
+    for (uint32_t i = 0; i < p->n_open; i++) say_open(out, &p->open[i]);
     for (uint32_t i = 0; i < p->n_work; i++) {
         const proto_work *w = &p->work[i];
         say(out, "        work %llu: from %u, %u tokens", (unsigned long long)w->seq.value, w->start, w->n_prefix);
@@ -229,11 +239,12 @@ static void say_drafts(text *out, const sched_drafts *drafts, const proto_drafte
             (unsigned long long)by[i].drafted);
 }
 
-static void say_action(text *out, const sched_action *a) {
+static void say_action(const script *sc, text *out, const sched_action *a) {
     unsigned long long seq = a->seq.value;
     switch (a->kind) {
     case SCHED_ACT_PLAN:
         say(out, "    plan");
+        if (sc->n_groups > 1) say(out, "@%u", a->group);
         say_plan(out, a->plan);
         break;
     case SCHED_ACT_DRAFT:
@@ -282,6 +293,16 @@ static void say_stats(text *out, const sched *s, uint32_t n_drafters) {
     }
 }
 
+static void say_groups(text *out, const sched *s, uint32_t n_groups) {
+    for (uint32_t i = 0; i < n_groups; i++) {
+        sched_group_stats g = sched_get_group(s, i);
+        say(out, "    group %u: %s, %u running, blocks: %u used, %u reserved of %u, %llu steps, %llu rows\n", i,
+            g.up ? "up" : "down", g.running, g.blocks_used, g.blocks_reserved, g.blocks_total, (unsigned long long)g.steps,
+            (unsigned long long)g.rows);
+    }
+    say(out, "    displaced: %llu\n", (unsigned long long)sched_get_stats(s).displaced);
+}
+
 /* ---- one file ---- */
 
 static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *out) {
@@ -296,6 +317,8 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
                                         [SCHED_DRAIN] = "drain",
                                         [SCHED_TIMER] = "timer"};
     result_memory m = {0};
+    char *at = strchr(words[0], '@');
+    if (at) ev->group = (uint32_t)strtoul(at + 1, NULL, 10), *at = 0;
     while (ev->kind <= SCHED_TIMER && strcmp(kinds[ev->kind], words[0]) != 0) ev->kind++;
     if (ev->kind > SCHED_TIMER || (ev->kind <= SCHED_RESULT && n < 2)) bad(sc, words[0]);
     if (ev->kind <= SCHED_CANCEL) ev->seq.value = strtoull(words[1], NULL, 10);
@@ -306,10 +329,11 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
         if (n < (ev->kind == SCHED_DRAFTS ? 3 : 2)) bad(sc, words[0]);
         ev->drafter = (uint32_t)strtoul(words[1], NULL, 10);
     }
+    if ((ev->kind == SCHED_GROUP_UP || ev->kind == SCHED_GROUP_DOWN) && n > 1) ev->group = (uint32_t)strtoul(words[1], NULL, 10);
     if (ev->kind == SCHED_DRAFTS) read_result(sc, &m, words + 2, n - 2, true);
     ev->result = &m.result;
     sched_actions acts = sched_step(sc->s, sc->now_ns, ev);
-    for (uint32_t i = 0; i < acts.n; i++) say_action(out, &acts.items[i]);
+    for (uint32_t i = 0; i < acts.n; i++) say_action(sc, out, &acts.items[i]);
     if (acts.n == 0) say(out, "    nothing\n");
     sched_check(sc->s);
 }
@@ -333,6 +357,8 @@ static void command(script *sc, const char *line, text *out) {
         bad(sc, line);
     else if (strcmp(w[0], "stats") == 0)
         say_stats(out, sc->s, sc->n_drafters);
+    else if (strcmp(w[0], "groups") == 0)
+        say_groups(out, sc->s, sc->n_groups);
     else
         step(sc, &ev, w, n, out);
 }
