@@ -29,15 +29,12 @@ static st_code check_model(const config_topology *t, model_info *info, st_error 
     return code;
 }
 
-/* One verifier, which is all that this version's coordinator runs; and the policy, against the drafters that there will be. */
-static st_code check_groups(const config_topology *t, st_error *e) {
+/* The policy, against the drafters that there will be. */
+static st_code check_policy(const config_topology *t, st_error *e) {
     const char *names[CONFIG_MAX_DRAFTERS];
     uint32_t n = 0;
     for (uint32_t i = 0; i < t->n_groups; i++)
         if (t->groups[i].role == CONFIG_DRAFTER) names[n++] = t->groups[i].name;
-    if (t->n_groups - n != 1)
-        return st_fail(e, ST_ERR_UNSUPPORTED, "groups: %u groups of role verifier; this version runs exactly one",
-                       t->n_groups - n);
     spec_roster roster = spec_roster_of(names, n, *t->corpus);
     spec_route route;
     st_code code = spec_route_parse(&route, t->speculation, &roster, e);
@@ -145,7 +142,7 @@ int client_check_config(int argc, char **argv) {
     config_topology *t = NULL;
     model_info info;
     st_code code = config_load(path, &t, &e);
-    if (!code && (check_groups(t, &e) || check_model(t, &info, &e) || (!ranks && check_drafters(t, &info, &e))))
+    if (!code && (check_policy(t, &e) || check_model(t, &info, &e) || (!ranks && check_drafters(t, &info, &e))))
         code = st_prefix(&e, "%s", path);
     if (code)
         rc = client_fail(argv[0], &e);

@@ -13,6 +13,8 @@
 
 enum {
     CONFIG_MAX_RANKS = 1024,   /* the coordinator's included */
+    CONFIG_MAX_VERIFIERS = 16, /* groups */
+    CONFIG_MAX_DRAFTED = 256,  /* sequences that run at once, in all verifiers together, where there are drafters */
     CONFIG_MAX_DRAFTERS = 30,  /* groups; with lookup and the corpus a mask of 32 bits */
     CONFIG_MAX_NAME_BYTES = 31 /* of a group */
 };
@@ -58,6 +60,7 @@ void config_destroy(config_topology *t); /* NULL-safe */
 
 /* Rank 0 is the coordinator, then the groups in order. */
 uint32_t config_n_ranks(const config_topology *t);
+uint32_t config_n_verifiers(const config_topology *t); /* groups */
 /* False for the coordinator and for ranks outside; else group index and rank within it. */
 bool config_rank(const config_topology *t, uint32_t rank, uint32_t *group, uint32_t *group_rank);
 

@@ -131,9 +131,25 @@ static st_code check_drafter(const config_group *g, st_error *e) {
     return ST_OK;
 }
 
-static st_code check_verifier(const config_group *g, st_error *e) {
+static const char *kv_type_of(const config_topology *t, const config_group *g) {
+    if (strcmp(g->kv_type, "auto")) return g->kv_type;
+    return strcmp(t->precision, "fp32") ? "f16" : "f32";
+}
+
+/* A request may go on in another verifier, with the same bytes: what these depend on must be the same. */
+static st_code check_alike(const config_topology *t, uint32_t i, st_error *e) {
+    for (uint32_t k = 0; k < i; k++)
+        if (t->groups[k].role == CONFIG_VERIFIER && strcmp(kv_type_of(t, &t->groups[k]), kv_type_of(t, &t->groups[i])))
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT,
+                           "kv_type: %s, but groups[%u] (%s), a verifier too, has %s: expected the same",
+                           kv_type_of(t, &t->groups[i]), k, t->groups[k].name, kv_type_of(t, &t->groups[k]));
+    return ST_OK;
+}
+
+static st_code check_verifier(const config_topology *t, uint32_t i, st_error *e) {
+    const config_group *g = &t->groups[i];
     const char *key = strcmp(g->kind, "model") ? "kind" : g->model[0] ? "model" : g->table[0] ? "table" : NULL;
-    if (!key) return ST_OK;
+    if (!key) return check_alike(t, i, e);
     return st_fail(e, ST_ERR_INVALID_ARGUMENT, "%s: is for drafters; a verifier runs the model of the top level", key);
 }
 
@@ -151,7 +167,7 @@ static st_code check_group(const config_topology *t, uint32_t i, st_error *e) {
     if (g->kv_tokens % NOUNS_BLOCK_TOKENS)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "kv_tokens: %u is not a multiple of %d; try %u", g->kv_tokens,
                        NOUNS_BLOCK_TOKENS, g->kv_tokens - g->kv_tokens % NOUNS_BLOCK_TOKENS);
-    return g->role == CONFIG_DRAFTER ? check_drafter(g, e) : check_verifier(g, e);
+    return g->role == CONFIG_DRAFTER ? check_drafter(g, e) : check_verifier(t, i, e);
 }
 
 static st_code check_topology(const config_topology *t, st_error *e) {
@@ -170,15 +186,21 @@ static st_code check_topology(const config_topology *t, st_error *e) {
     if (t->draft_budget >= t->max_rows)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "draft_budget: %u and the token before it are over max_rows %u",
                        t->draft_budget, t->max_rows);
-    uint32_t n_verifiers = 0;
-    for (uint32_t i = 0; i < t->n_groups; i++) {
+    for (uint32_t i = 0; i < t->n_groups; i++)
         if (check_group(t, i, e)) return st_prefix(e, "groups[%u]", i);
-        n_verifiers += t->groups[i].role == CONFIG_VERIFIER;
-    }
+    uint32_t n_verifiers = config_n_verifiers(t);
     if (t->n_groups - n_verifiers > CONFIG_MAX_DRAFTERS)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: %u drafters are over %d", t->n_groups - n_verifiers,
                        CONFIG_MAX_DRAFTERS);
     if (!n_verifiers) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: no group with role verifier; expected at least one");
+    if (n_verifiers > CONFIG_MAX_VERIFIERS)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: %u verifiers are over %d", n_verifiers, CONFIG_MAX_VERIFIERS);
+    if (t->n_groups > n_verifiers && n_verifiers * t->max_running > CONFIG_MAX_DRAFTED)
+        return st_fail(
+            e, ST_ERR_INVALID_ARGUMENT,
+            "max_running: %u in each of %u verifiers: a drafter follows the sequences of all, at most %d; expected at most "
+            "%u",
+            t->max_running, n_verifiers, CONFIG_MAX_DRAFTED, CONFIG_MAX_DRAFTED / n_verifiers);
     if (config_n_ranks(t) > CONFIG_MAX_RANKS)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: %u ranks with the coordinator are over %d", config_n_ranks(t),
                        CONFIG_MAX_RANKS);
@@ -277,6 +299,12 @@ void config_destroy(config_topology *t) {
 }
 
 /* ---- questions ---- */
+uint32_t config_n_verifiers(const config_topology *t) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->n_groups; i++) n += t->groups[i].role == CONFIG_VERIFIER;
+    return n;
+}
+
 uint32_t config_n_ranks(const config_topology *t) {
     uint32_t n = 1;
     for (uint32_t i = 0; i < t->n_groups; i++) n += t->groups[i].tensor_parallel;

@@ -43,7 +43,7 @@ typedef struct {
 /* A group of the topology lives as long as all of its ranks do. */
 typedef struct {
     uint32_t leader, n_ranks; /* ranks leader .. leader + n_ranks - 1 */
-    uint32_t drafter;         /* its number among the drafters; not for the verifier */
+    uint32_t number;          /* among the drafters, or among the verifiers: the scheduler's */
     uint32_t epoch;           /* higher with each life */
     uint64_t plan, sent_ns;   /* in flight, and since when; plan 0: none */
     uint32_t n_nodes;         /* of draft trees in it */
@@ -54,7 +54,7 @@ typedef struct {
 typedef struct {
     uint32_t n; /* ranks, the coordinator's included (its entry is unused) */
     member *items;
-    uint32_t n_groups, n_drafters;
+    uint32_t n_groups, n_drafters, n_verifiers;
     member_group *groups;       /* [n_groups] as in the topology */
     const char **drafter_names; /* [n_drafters] the topology's */
     uint32_t want_hidden;       /* mask of the drafters that want hidden states */
@@ -69,15 +69,15 @@ typedef struct {
     uint16_t port;
 } members;
 
-/* Reads the groups of the topology; links come with members_listen. Errors: ST_ERR_UNSUPPORTED (not one verifier group). */
+/* Reads the groups of the topology; links come with members_listen. Errors: ST_FATAL_MEMORY. */
 ST_CHECKED st_code members_init(coordinator *c, st_error *e);
 ST_CHECKED st_code members_listen(coordinator *c, st_error *e);
 void members_deinit(members *m);
-void members_send_plan(coordinator *c, const proto_plan *p);                    /* if it cannot be sent, GROUP_DOWN follows */
+void members_send_plan(coordinator *c, uint32_t verifier, const proto_plan *p); /* if it cannot be sent, GROUP_DOWN follows */
 void members_send_draft(coordinator *c, uint32_t drafter, const proto_plan *p); /* DRAFTER_DOWN, likewise */
-void members_give_up(coordinator *c, const char *why); /* the verifier group does not answer: its leader counts as lost */
+void members_give_up(coordinator *c, const char *why); /* verifiers that do not answer their plans: their leaders count as lost */
 void members_stop(coordinator *c);                     /* STOP to all; coordinator_all_left follows */
-/* Why the cluster is not ready; "" if it is: the verifier group is up, and each drafter was, or is lost. */
+/* Why the cluster is not ready; "" if it is: a verifier is up, and each other one and each drafter was, or is lost or late. */
 void members_explain(const coordinator *c, char *text, size_t n_bytes);
 
 /* ---- front_grpc.c: clients ---- */
@@ -95,7 +95,7 @@ typedef struct {
 
 ST_CHECKED st_code front_init(coordinator *c, st_error *e);
 void front_deinit(coordinator *c);
-void front_started(coordinator *c, seq_id seq); /* its first plan is out: it no longer waits */
+void front_started(coordinator *c, seq_id seq); /* a plan that opens it is out: it no longer waits */
 void front_tokens(coordinator *c, const sched_action *a);
 void front_finished(coordinator *c, const sched_action *a);
 void front_cancel_all(coordinator *c, st_code code); /* the drain took too long */

@@ -117,6 +117,7 @@ static void reply(stream *s, proto_reply *r) {
 
 void front_started(coordinator *c, seq_id seq) {
     stream *s = stream_of(c, seq);
+    if (s->plan_ns) return; /* its verifier was lost, and this is the next one */
     s->plan_ns = net_now_ns();
     metrics_add(&c->metrics.queue, s->plan_ns - s->g->start_ns, 1);
     c->metrics.prompt_tokens += s->g->prompt.n;
@@ -548,7 +549,8 @@ st_code front_init(coordinator *c, st_error *e) {
     f->n_slots = c->limits.max_requests;
     f->next_id = 1;
     if (f->n_slots > 1 << SLOT_BITS)
-        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "max_running + max_queue: %u is over %d", f->n_slots, 1 << SLOT_BITS);
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "max_running of each verifier + max_queue: %u is over %d", f->n_slots,
+                       1 << SLOT_BITS);
     f->streams = mem_alloc(f->n_slots, sizeof *f->streams);
     if (!f->streams) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u requests", f->n_slots);
     st_code code = config_split_address(c->t->listen, host, sizeof host, &port, e);

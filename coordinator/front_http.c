@@ -22,11 +22,17 @@ static void quote(const char *in, char *out, size_t n_out) {
     out[n] = 0;
 }
 
-static bool verifier_is_lost(const coordinator *c) {
-    const members *m = &c->members;
-    for (uint32_t i = 1; i < m->n; i++)
-        if (m->items[i].state == MEMBER_LOST && !m->groups[m->items[i].group].drafts) return true;
+static bool is_lost(const members *m, const member_group *g) {
+    for (uint32_t i = g->leader; i < g->leader + g->n_ranks; i++)
+        if (m->items[i].state == MEMBER_LOST) return true;
     return false;
+}
+
+static bool verifiers_are_lost(const coordinator *c) {
+    const members *m = &c->members;
+    for (const member_group *g = m->groups; g < m->groups + m->n_groups; g++)
+        if (!g->drafts && !is_lost(m, g)) return false;
+    return true;
 }
 
 /* {"status": "ok"}, or why not: loading (it may come), lost (it does not by itself), draining (it leaves). */
@@ -40,18 +46,16 @@ static void on_health(coordinator *c, net_http_call *call) {
     if (c->draining) snprintf(why, sizeof why, "the cluster is shutting down");
     quote(why, quoted, sizeof quoted);
     snprintf(body, sizeof body, "{\"status\":\"%s\",\"reason\":\"%s\"}\n",
-             c->draining           ? "draining"
-             : verifier_is_lost(c) ? "lost"
-                                   : "loading",
+             c->draining             ? "draining"
+             : verifiers_are_lost(c) ? "lost"
+                                     : "loading",
              quoted);
     answer_text(call, 503, "application/json", body);
 }
 
-static void on_metrics(coordinator *c, net_http_call *call) {
+static void describe_workers(const coordinator *c, metrics_worker *workers, uint32_t n) {
     static const char *const roles[] = {[CONFIG_VERIFIER] = "verifier", [CONFIG_DRAFTER] = "drafter"};
-    uint32_t n = c->members.n - 1;
-    metrics_worker *workers = mem_alloc(n ? n : 1, sizeof *workers);
-    for (uint32_t i = 0; workers && i < n; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         const member *m = &c->members.items[i + 1];
         uint32_t group = 0, group_rank = 0;
         INVARIANT(config_rank(c->t, i + 1, &group, &group_rank));
@@ -62,26 +66,46 @@ static void on_metrics(coordinator *c, net_http_call *call) {
                                       .is_leader = group_rank == 0,
                                       .steps = m->steps};
     }
+}
+
+static void describe_verifiers(const coordinator *c, metrics_verifier *verifiers) {
+    for (uint32_t i = 0; i < c->members.n_groups; i++) {
+        const member_group *g = &c->members.groups[i];
+        if (g->drafts) continue;
+        metrics_verifier *v = &verifiers[g->number];
+        v->group = c->t->groups[i].name;
+        v->stats = sched_get_group(c->sched, g->number);
+        v->n_costs = sched_get_costs(c->sched, g->number, v->costs);
+    }
+}
+
+static void on_metrics(coordinator *c, net_http_call *call) {
+    uint32_t n = c->members.n - 1;
+    metrics_worker *workers = mem_alloc(n ? n : 1, sizeof *workers);
+    metrics_verifier *verifiers = mem_alloc(c->members.n_verifiers, sizeof *verifiers);
+    bool room = workers && verifiers;
+    if (room) describe_workers(c, workers, n);
+    if (room) describe_verifiers(c, verifiers);
     sched_drafter_stats drafters[CONFIG_MAX_DRAFTERS];
-    sched_cost costs[SCHED_MAX_COSTS];
     for (uint32_t i = 0; i < c->limits.n_drafters; i++) drafters[i] = sched_get_drafter(c->sched, i);
     metrics_view v = {.sched = sched_get_stats(c->sched),
                       .n_drafters = c->limits.n_drafters,
                       .drafters = drafters,
-                      .costs = costs,
-                      .n_costs = sched_get_costs(c->sched, costs),
+                      .verifiers = verifiers,
+                      .n_verifiers = c->members.n_verifiers,
                       .ready = coordinator_is_ready(c),
                       .uptime_seconds = (double)(net_now_ns() - c->started_ns) / 1e9,
                       .workers = workers,
                       .n_workers = n};
     metrics_text text = {0};
-    st_code code = workers ? metrics_write(&c->metrics, &v, &text) : ST_FATAL_MEMORY;
+    st_code code = room ? metrics_write(&c->metrics, &v, &text) : ST_FATAL_MEMORY;
     if (code)
         answer_text(call, 503, "text/plain; charset=utf-8", "no memory now; try again later\n");
     else
         answer_text(call, 200, "text/plain; version=0.0.4; charset=utf-8", text.bytes);
     mem_free(text.bytes);
     mem_free(workers);
+    mem_free(verifiers);
 }
 
 static void on_request(void *context, net_http_call *call, const net_http_request *r) {

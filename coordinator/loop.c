@@ -6,7 +6,7 @@
  *     serving ──SIGTERM, SIGINT, Stop──> draining ──DRAINED──> stopping ranks ──all left──> closing clients ──> end
  *
  * A second signal ends the process's loop at once. The drain has a time-out; what is still running then ends with UNAVAILABLE,
- * and a group that even then does not answer its plan is given up after dead_after_ms. */
+ * and a verifier that even then does not answer its plan is given up after dead_after_ms. */
 #include "coordinator/coordinator_int.h"
 
 #include "base/log.h"
@@ -18,8 +18,8 @@
 enum { CLOSE_TIMEOUT_MS = 1000 };
 static const uint64_t MS = 1000000;
 
-static void send_plan(coordinator *c, const proto_plan *p) {
-    members_send_plan(c, p);
+static void send_plan(coordinator *c, uint32_t verifier, const proto_plan *p) {
+    members_send_plan(c, verifier, p);
     for (uint32_t i = 0; i < p->n_open; i++) front_started(c, p->open[i].seq);
 }
 
@@ -27,7 +27,7 @@ static void act(coordinator *c, sched_actions actions) {
     for (uint32_t i = 0; i < actions.n; i++) {
         const sched_action *a = &actions.items[i];
         switch (a->kind) {
-        case SCHED_ACT_PLAN: send_plan(c, a->plan); break;
+        case SCHED_ACT_PLAN: send_plan(c, a->group, a->plan); break;
         case SCHED_ACT_DRAFT: members_send_draft(c, a->drafter, a->plan); break;
         case SCHED_ACT_TOKENS: front_tokens(c, a); break;
         case SCHED_ACT_FINISHED: front_finished(c, a); break;
@@ -152,12 +152,15 @@ bool coordinator_can_send_hidden(const coordinator *c) {
     return (uint64_t)c->limits.max_rows * c->limits.dim * sizeof(uint16_t) <= PROTO_MAX_BYTES / 2;
 }
 
+_Static_assert((int)CONFIG_MAX_VERIFIERS == (int)SCHED_MAX_GROUPS, "what a topology may have, the scheduler takes");
+_Static_assert((int)CONFIG_MAX_DRAFTED == (int)PROTO_MAX_PLAN_SEQUENCES, "and what a drafter may hold, a plan");
+
 static st_code make_sched(coordinator *c, st_error *e) {
     const config_topology *t = c->t;
     sched_limits *l = &c->limits;
     l->max_running = t->max_running;
     l->max_queue = t->max_queue;
-    l->max_requests = t->max_running + t->max_queue;
+    l->max_requests = c->members.n_verifiers * t->max_running + t->max_queue;
     l->max_rows = t->max_rows;
     l->max_batch = t->max_batch;
     l->prefill_chunk = t->prefill_chunk;
@@ -176,7 +179,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->similarity = c->o->similarity;
     l->similarity_context = c->o->similarity_context;
     for (uint32_t i = 0; i < t->n_groups; i++)
-        if (t->groups[i].role == CONFIG_VERIFIER) l->n_blocks = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
+        if (t->groups[i].role == CONFIG_VERIFIER) l->n_blocks[l->n_groups++] = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
     if (l->want_hidden && !coordinator_can_send_hidden(c))
         return st_fail(e, ST_ERR_UNSUPPORTED,
                        "max_rows: %u: the hidden states of so many tokens, %u numbers each, would be too long for a message to "

@@ -3,10 +3,11 @@
  *     absent ──REGISTER──> loading ──READY, all hashes agree──> ready ──GOODBYE──> left
  *        ^                    └───────── link closed, silence, ABORT, mismatch ─────────> lost ──REGISTER──> loading
  *
- * A group is up when its last rank is ready, and down as soon as one is lost; the scheduler hears of both. Without a verifier
- * there is no cluster; without a drafter it is slower. MPI says nothing about a dead rank, so the link and the heartbeats are the
- * only detectors. Each new life of a group has a higher group epoch; frames of an older one are dropped. A link is a stranger's
- * until REGISTER; it has dead_after_ms for that. A GOODBYE that nobody asked for is a loss like any other. */
+ * A group is up when its last rank is ready, and down as soon as one is lost; the scheduler hears of both. Without any verifier
+ * there is no cluster; without one of several, or without a drafter, it is slower. MPI says nothing about a dead rank, so the
+ * link and the heartbeats are the only detectors. Each new life of a group has a higher group epoch; frames of an older one are
+ * dropped. A link is a stranger's until REGISTER; it has dead_after_ms for that. A GOODBYE that nobody asked for is a loss like
+ * any other. */
 #include "coordinator/coordinator_int.h"
 
 #include "base/log.h"
@@ -32,10 +33,19 @@ static void send_frame(coordinator *c, net_link *k, const member *m, uint16_t ty
 static uint32_t rank_of(const coordinator *c, const member *m) { return (uint32_t)(m - c->members.items); }
 static member_group *group_of(coordinator *c, const member *m) { return &c->members.groups[m->group]; }
 
-static member_group *verifier(coordinator *c) {
+/* By its number among the drafters, or among the verifiers. */
+static member_group *group_at(coordinator *c, bool drafts, uint32_t number) {
     member_group *g = c->members.groups;
-    while (g->drafts) g++;
+    while (g->drafts != drafts || g->number != number) g++;
     return g;
+}
+
+static const config_group *config_of(const coordinator *c, const member_group *g) { return &c->t->groups[g - c->members.groups]; }
+
+static bool any_verifier_up(const members *m) {
+    bool up = false;
+    for (uint32_t i = 0; i < m->n_groups; i++) up |= m->groups[i].up && !m->groups[i].drafts;
+    return up;
 }
 
 static void abort_link(coordinator *c, net_link *k, const member *m, st_code code, const char *text) {
@@ -48,8 +58,8 @@ static void abort_link(coordinator *c, net_link *k, const member *m, st_code cod
 }
 
 static void tell_scheduler(coordinator *c, const member_group *g) {
-    sched_event ev = {.kind = g->up ? SCHED_GROUP_UP : SCHED_GROUP_DOWN};
-    if (g->drafts) ev = (sched_event){.kind = g->up ? SCHED_DRAFTER_UP : SCHED_DRAFTER_DOWN, .drafter = g->drafter};
+    sched_event ev = {.kind = g->up ? SCHED_GROUP_UP : SCHED_GROUP_DOWN, .group = g->number};
+    if (g->drafts) ev = (sched_event){.kind = g->up ? SCHED_DRAFTER_UP : SCHED_DRAFTER_DOWN, .drafter = g->number};
     coordinator_event(c, &ev);
 }
 
@@ -69,7 +79,10 @@ static void group_down(coordinator *c, const member *lost) {
             abort_link(c, m->link, m, ST_ERR_UNAVAILABLE, m->reason);
         }
     }
-    if (was_up) tell_scheduler(c, g);
+    if (!was_up) return;
+    if (!g->drafts && any_verifier_up(&c->members))
+        log_line(LOG_WARN, "coordinator", "verifier %s is lost: its requests go on in the others", config_of(c, g)->name);
+    tell_scheduler(c, g);
 }
 
 static void lose(coordinator *c, member *m, const char *reason) {
@@ -135,6 +148,7 @@ static void on_register(coordinator *c, net_link *k, const net_frame *f) {
  * own affair. */
 static bool agrees(const coordinator *c, const proto_register *r, char *text, size_t n) {
     bool drafts = c->members.groups[r->group].drafts;
+    uint32_t n_blocks = c->t->groups[r->group].kv_tokens / NOUNS_BLOCK_TOKENS;
     if (!drafts && memcmp(r->model_hash, c->model_hash, sizeof c->model_hash))
         snprintf(text, n,
                  "rank %u (%s) holds another model file than the coordinator (SHA-256 differs): copy %s to that host again",
@@ -152,11 +166,11 @@ static bool agrees(const coordinator *c, const proto_register *r, char *text, si
         snprintf(text, n, "rank %u (%s, %s) is for a vocabulary of %u tokens, that of %s has %u", r->rank,
                  c->t->groups[r->group].name, r->hostname, r->n_vocab, c->t->model, c->limits.n_vocab);
     else if (!drafts &&
-             (r->kv_blocks != c->limits.n_blocks || r->max_context != c->limits.max_context || r->max_rows != c->limits.max_rows))
+             (r->kv_blocks != n_blocks || r->max_context != c->limits.max_context || r->max_rows != c->limits.max_rows))
         snprintf(text, n,
                  "rank %u (%s) holds %llu KV blocks, context %u, %u rows a step; expected %u, %u, %u: do all hosts read the same "
                  "topology?",
-                 r->rank, r->hostname, (unsigned long long)r->kv_blocks, r->max_context, r->max_rows, c->limits.n_blocks,
+                 r->rank, r->hostname, (unsigned long long)r->kv_blocks, r->max_context, r->max_rows, n_blocks,
                  c->limits.max_context, c->limits.max_rows);
     else
         return true;
@@ -212,7 +226,7 @@ static void take_time(coordinator *c, member_group *g, const proto_result *r) {
         n_nodes += r->items[i].tree.n_nodes;
     }
     uint32_t n_known = n_choices + n_nodes < r->n_rows ? n_choices + n_nodes : r->n_rows; /* a rank's word is not trusted */
-    trace_note(&c->trace, g->drafts ? "draft" : "step", c->t->groups[g - c->members.groups].name,
+    trace_note(&c->trace, g->drafts ? "draft" : "step", config_of(c, g)->name,
                &(proto_span){.lane = g->leader,
                              .start_ns = g->sent_ns - c->started_ns,
                              .duration_ns = t,
@@ -235,8 +249,8 @@ static void take_time(coordinator *c, member_group *g, const proto_result *r) {
 static void take_result(coordinator *c, member *m, const proto_result *r) {
     member_group *g = group_of(c, m);
     double ms = (double)r->step_ns / 1e6;
-    sched_event ev = {.kind = SCHED_RESULT, .result = r};
-    if (g->drafts) ev = (sched_event){.kind = SCHED_DRAFTS, .result = r, .drafter = g->drafter};
+    sched_event ev = {.kind = SCHED_RESULT, .result = r, .group = g->number};
+    if (g->drafts) ev = (sched_event){.kind = SCHED_DRAFTS, .result = r, .drafter = g->number};
     take_time(c, g, r);
     m->step_ms = m->steps++ ? m->step_ms * 0.9 + ms * 0.1 : ms;
     coordinator_event(c, &ev);
@@ -358,7 +372,7 @@ static void on_beat(void *context) {
 st_code members_init(coordinator *c, st_error *e) {
     members *m = &c->members;
     const config_topology *t = c->t;
-    uint32_t n_verifiers = 0, rank = 1;
+    uint32_t rank = 1;
     m->n = config_n_ranks(t);
     m->n_groups = t->n_groups;
     m->items = mem_alloc(m->n, sizeof *m->items);
@@ -370,15 +384,16 @@ st_code members_init(coordinator *c, st_error *e) {
     for (uint32_t g = 0; g < m->n_groups; g++) {
         const config_group *of = &t->groups[g];
         bool drafts = of->role == CONFIG_DRAFTER;
-        m->groups[g] = (member_group){
-            .leader = rank, .n_ranks = of->tensor_parallel, .drafter = m->n_drafters, .epoch = 1, .drafts = drafts};
+        m->groups[g] = (member_group){.leader = rank,
+                                      .n_ranks = of->tensor_parallel,
+                                      .number = drafts ? m->n_drafters : m->n_verifiers++,
+                                      .epoch = 1,
+                                      .drafts = drafts};
         for (uint32_t i = 0; i < of->tensor_parallel; i++) m->items[rank++].group = g;
         if (drafts && sched_wants_hidden(of->kind)) m->want_hidden |= UINT32_C(1) << m->n_drafters;
         if (drafts) m->drafter_names[m->n_drafters++] = of->name;
-        n_verifiers += !drafts;
     }
-    if (n_verifiers == 1) return ST_OK;
-    return st_fail(e, ST_ERR_UNSUPPORTED, "groups: %u groups of role verifier; this version runs exactly one", n_verifiers);
+    return ST_OK;
 }
 
 st_code members_listen(coordinator *c, st_error *e) {
@@ -420,17 +435,16 @@ static void send_plan(coordinator *c, member_group *g, const proto_plan *p) {
     }
 }
 
-void members_send_plan(coordinator *c, const proto_plan *p) { send_plan(c, verifier(c), p); }
+void members_send_plan(coordinator *c, uint32_t verifier, const proto_plan *p) { send_plan(c, group_at(c, false, verifier), p); }
 
-void members_send_draft(coordinator *c, uint32_t drafter, const proto_plan *p) {
-    member_group *g = c->members.groups;
-    while (!g->drafts || g->drafter != drafter) g++;
-    send_plan(c, g, p);
-}
+void members_send_draft(coordinator *c, uint32_t drafter, const proto_plan *p) { send_plan(c, group_at(c, true, drafter), p); }
 
 void members_give_up(coordinator *c, const char *why) {
-    member *leader = &c->members.items[verifier(c)->leader];
-    if (leader->link) refuse(c, leader->link, leader, ST_ERR_DEADLINE, why);
+    for (uint32_t i = 0; i < c->members.n_verifiers; i++) {
+        member_group *g = group_at(c, false, i);
+        member *leader = &c->members.items[g->leader];
+        if (g->plan && leader->link) refuse(c, leader->link, leader, ST_ERR_DEADLINE, why);
+    }
 }
 
 void members_stop(coordinator *c) {
@@ -448,12 +462,13 @@ void members_stop(coordinator *c) {
 void members_explain(const coordinator *c, char *text, size_t n) {
     static const char *const words[] = {"has not joined yet", "is loading", "is ready", "is lost", "has left"};
     const members *m = &c->members;
+    bool serves = any_verifier_up(m);
     text[0] = 0;
     for (uint32_t i = 1; i < m->n && !text[0]; i++) {
         const member *r = &m->items[i];
         const member_group *g = &m->groups[r->group];
         bool late = r->state <= MEMBER_LOADING && net_now_ns() - m->started_ns > c->t->join_timeout_ms * MS;
-        if (r->state == MEMBER_READY || (g->drafts && (g->settled || late))) continue;
+        if (r->state == MEMBER_READY || ((g->drafts || serves) && (g->settled || late))) continue;
         if (r->state == MEMBER_LOADING)
             snprintf(text, n, "rank %u %s (%.0f %%)", i, words[r->state], r->load_share * 100);
         else if (late)

@@ -122,10 +122,34 @@ static void write_drafter_wait_seconds(text *t, const metrics *m, const metrics_
     }
 }
 
+static void put_verifier(text *t, const char *name, const metrics_verifier *g, double value) {
+    put(t, PREFIX "%s{group=\"", name);
+    put_label(t, g->group);
+    put(t, "\"} %.17g\n", value);
+}
+
+#define VERIFIER(name, expression)                                                                                               \
+    static void write_##name(text *t, const metrics *m, const metrics_view *v) {                                                 \
+        (void)m;                                                                                                                 \
+        for (const metrics_verifier *g = v->verifiers; g < v->verifiers + v->n_verifiers; g++)                                   \
+            put_verifier(t, #name, g, (double)(expression));                                                                     \
+    }
+VERIFIER(verifier_up, g->stats.up)
+VERIFIER(verifier_requests_running, g->stats.running)
+VERIFIER(verifier_kv_blocks, g->stats.blocks_total)
+VERIFIER(verifier_kv_blocks_used, g->stats.blocks_used)
+VERIFIER(verifier_busy_seconds_total, (double)g->stats.busy_ns / 1e9)
+VERIFIER(verifier_idle_seconds_total, (double)g->stats.idle_ns / 1e9)
+#undef VERIFIER
+
 static void write_believed_step_seconds(text *t, const metrics *m, const metrics_view *v) {
     (void)m;
-    for (uint32_t i = 0; i < v->n_costs; i++)
-        put(t, PREFIX "believed_step_seconds{rows=\"%u\"} %.9g\n", v->costs[i].rows, v->costs[i].step_ns / 1e9);
+    for (const metrics_verifier *g = v->verifiers; g < v->verifiers + v->n_verifiers; g++)
+        for (uint32_t i = 0; i < g->n_costs; i++) {
+            put(t, PREFIX "believed_step_seconds{group=\"");
+            put_label(t, g->group);
+            put(t, "\",rows=\"%u\"} %.9g\n", g->costs[i].rows, g->costs[i].step_ns / 1e9);
+        }
 }
 
 static void put_worker(text *t, const char *name, const metrics_worker *w, uint64_t value) {

@@ -31,13 +31,19 @@ typedef struct {
     uint64_t steps;
 } metrics_worker;
 typedef struct {
+    const char *group; /* printable ASCII */
+    sched_group_stats stats;
+    sched_cost costs[SCHED_MAX_COSTS]; /* [n_costs] */
+    uint32_t n_costs;
+} metrics_verifier;
+typedef struct {
     sched_stats sched;
     bool ready;
     double uptime_seconds;
     uint32_t n_drafters;                 /* that have a rank: the first of sched.by_drafter */
     const sched_drafter_stats *drafters; /* [n_drafters] */
-    const sched_cost *costs;             /* [n_costs] */
-    uint32_t n_costs;
+    const metrics_verifier *verifiers;   /* [n_verifiers] */
+    uint32_t n_verifiers;
     const metrics_worker *workers; /* [n_workers] */
     uint32_t n_workers;
 } metrics_view;

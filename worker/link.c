@@ -286,7 +286,7 @@ static st_code make_part(worker *w) {
                           .group_rank = o->group_rank,
                           .group_size = w->config->tensor_parallel,
                           .max_rows = o->topology->max_rows,
-                          .max_sequences = o->topology->max_running};
+                          .max_sequences = o->topology->max_running * (drafts ? config_n_verifiers(o->topology) : 1)};
     snprintf(i->role, sizeof i->role, "%s", drafts ? "drafter" : "verifier");
     snprintf(i->kind, sizeof i->kind, "%s", drafts ? w->config->kind : "");
     snprintf(i->name, sizeof i->name, "%s", w->config->name);

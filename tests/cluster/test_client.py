@@ -33,7 +33,7 @@ def fails(*arguments, status=1, says=(), text=""):
     ({"drafters": [{"name": "d", "kind": "ngram", "table": "none.ngram"}]}, ["groups[1]", "table", "none.ngram"]),
     ({"drafters": [{"name": "d", "kind": "ngram", "table": MODEL}]}, ["groups[1]", "table", "not an n-gram table"]),
     ({"drafters": [{"name": "d", "kind": "model", "model": f"{ROOT}/README.md"}]}, ["groups[1]", "model", "README.md"]),
-    ({"drafters": [{"name": "d", "role": "verifier"}]}, ["groups", "2", "exactly one"]),
+    ({"drafters": [{"name": "d", "role": "verifier", "kv_type": "f32"}]}, ["groups[1]", "kv_type: f32", "groups[0] (target)", "f16"]),
     ({"chat_template": "jinja"}, ["chat template 'jinja'", "chatml", "llama3", "gemma3"]),
     ({"speculation": "sometimes"}, ["speculation", "sometimes", "none, lookup, all, hedge, cosine, fixed:<drafter>, round-robin"]),
 ])

@@ -106,7 +106,7 @@ static void values_are_taken_as_written(void **state) {
         "model: a b/m.gguf\nprecision: fp32\nlisten: '[::1]:0'\ncontrol_advertise: head\nmax_running: 256\nmax_queue: 0\n"
         "heartbeat_ms: 10\ndead_after_ms: 20\nmax_rows: 8192\nprefill_chunk: 8192\nmax_batch: 256\n"
         "groups:\n- {name: big, tensor_parallel: 3, threads: 8, kv_type: f32, kv_tokens: 32, isa: scalar}\n"
-        "- {name: small, role: verifier}\n");
+        "- {name: small, role: verifier, kv_tokens: 64}\n");
     assert_string_equal(t->model, "a b/m.gguf");
     assert_string_equal(t->control_advertise, "head");
     assert_int_equal(t->max_running, 256);
@@ -115,6 +115,7 @@ static void values_are_taken_as_written(void **state) {
     assert_string_equal(t->precision, "fp32");
     assert_string_equal(t->groups[0].kv_type, "f32");
     assert_string_equal(t->groups[0].isa, "scalar");
+    assert_int_equal(config_n_verifiers(t), 2);
     config_destroy(t);
 }
 
@@ -217,7 +218,8 @@ static void an_address_is_host_and_port(void **state) {
 
 static void each_failing_allocation_is_said(void **state) {
     (void)state;
-    static const char text[] = "model: m\nlisten: a:1\ngroups: [{name: a, kv_type: f32}, {name: b}, {name: c, role: drafter}]\n";
+    static const char text[] =
+        "model: m\nlisten: a:1\ngroups: [{name: a, kv_type: f32}, {name: b, kv_type: f32}, {name: c, role: drafter}]\n";
     st_code code = ST_FATAL_MEMORY;
     uint64_t n = 0;
     while (code) {

@@ -29,6 +29,7 @@ static void write_model(house *h) {
     assert_int_equal(model_file_open(h->model, &f, NULL), ST_OK);
     assert_int_equal(model_file_hash(f, verifier->model_hash), ST_OK);
     assert_int_equal(model_file_vocabulary_hash(f, verifier->vocabulary_hash), ST_OK);
+    h->members[SECOND].info = *verifier;
     memcpy(drafter->vocabulary_hash, verifier->vocabulary_hash, sizeof drafter->vocabulary_hash); /* and a model of its own */
     model_file_close(f);
 }
@@ -104,6 +105,7 @@ static void on_plan(member *m, const net_frame *f) {
         m->plan.id = p.id;
         m->plan.seq = p.n_work ? p.work[0].seq : p.draft[0].seq;
         m->plan.n_nodes = p.n_work ? p.work[0].tree.n_nodes : p.draft[0].budget;
+        m->plan.n_answered = p.n_open ? p.open[0].n_answered : 0;
         m->n_nodes += p.n_work ? p.work[0].tree.n_nodes : 0;
         m->n_plans++;
     }
@@ -295,22 +297,23 @@ static void describe(house *h, const house_options *o) {
         r->group_size = 1;
         m->h = h;
         static char kind[] = "model";
-        h->groups[r->group] = (config_group){.name = i == DRAFTER ? "d" : "g",
+        static char *const names[] = {[VERIFIER] = "g", [DRAFTER] = "d", [SECOND] = "h"};
+        h->groups[r->group] = (config_group){.name = names[i],
                                              .role = i == DRAFTER ? CONFIG_DRAFTER : CONFIG_VERIFIER,
                                              .kind = kind,
                                              .tensor_parallel = 1,
                                              .kv_tokens = i == DRAFTER ? 0 : KV_TOKENS};
         snprintf(r->role, sizeof r->role, "%s", i == DRAFTER ? "drafter" : "verifier");
         snprintf(r->hostname, sizeof r->hostname, "here");
+        if (i == DRAFTER) continue;
+        memcpy(r->isa, "none", sizeof "none");
+        memcpy(r->precision, "fast", sizeof "fast");
+        memcpy(r->kv_type, "f16", sizeof "f16");
+        r->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
+        r->max_context = CONTEXT;
+        r->dim = DIM;
+        r->max_rows = MAX_ROWS;
     }
-    proto_register *verifier = &h->members[VERIFIER].info;
-    memcpy(verifier->isa, "none", sizeof "none");
-    memcpy(verifier->precision, "fast", sizeof "fast");
-    memcpy(verifier->kv_type, "f16", sizeof "f16");
-    verifier->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
-    verifier->max_context = CONTEXT;
-    verifier->dim = DIM;
-    verifier->max_rows = MAX_ROWS;
 }
 
 house *house_start(const house_options *o) {

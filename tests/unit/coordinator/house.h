@@ -21,7 +21,7 @@
 
 enum { CONTEXT = 64, BUDGET = 2 }; /* tokens of a sequence; nodes of a draft tree */
 enum { GIVE_UP_MS = 60000 };       /* a limit for hangs, not a measure */
-enum { VERIFIER, DRAFTER, MAX_MEMBERS };
+enum { VERIFIER, DRAFTER, SECOND, MAX_MEMBERS };
 extern const uint8_t house_secret[NET_SECRET_BYTES];
 
 typedef struct house house;
@@ -38,9 +38,10 @@ typedef struct {
     uint32_t n_plans, n_closed, n_nodes; /* plans with work or drafts, sequences closed, nodes of its trees (the verifier's) */
     struct {
         uint64_t id;
-        seq_id seq;       /* its first */
-        uint32_t n_nodes; /* of that: its tree; for a drafter the most that it may propose */
-    } plan;               /* the last with work or drafts */
+        seq_id seq;          /* its first */
+        uint32_t n_nodes;    /* of that: its tree; for a drafter the most that it may propose */
+        uint32_t n_answered; /* of the first that it opens: tokens that another had chosen */
+    } plan;                  /* the last with work or drafts */
 } member;
 
 /* What came of a call. */
@@ -78,7 +79,8 @@ struct house {
 /* ---- the house ---- */
 
 typedef struct {
-    uint32_t n_members; /* 1: a verifier, nobody drafts. 2: a drafter, too, whose group comes first; requests ask nobody else */
+    uint32_t n_members; /* 1: a verifier, nobody drafts. 2: a drafter, too, whose group comes before it; requests ask nobody else.
+                           3: a second verifier, too, whose group comes first */
     uint32_t dead_after_ms, drain_timeout_ms, join_timeout_ms, draft_wait_ms;
 } house_options;
 house *house_start(const house_options *o);

@@ -154,22 +154,113 @@ static void a_plan_that_is_never_answered_does_not_hold_up_the_end(void **state)
     house_stop(h); /* its member beats on, and says nothing */
 }
 
-static void a_topology_without_exactly_one_verifier_is_refused(void **state) {
+/* ---- two verifiers ---- */
+
+/* None of them has come yet; nobody waits for the drafter, but it follows. */
+static house *start_three(uint32_t join_timeout_ms, uint32_t drain_timeout_ms) {
+    house *h = house_start(&(house_options){3, 1000, drain_timeout_ms, join_timeout_ms, 1});
+    member_become_ready(&h->members[DRAFTER]);
+    h->members[DRAFTER].answers = true;
+    return h;
+}
+
+static void the_cluster_is_ready_when_both_verifiers_are(void **state) {
     (void)state;
-    char kind[] = "model";
-    config_group groups[] = {{.name = "a", .role = CONFIG_DRAFTER, .kind = kind, .tensor_parallel = 1},
-                             {.name = "b", .role = CONFIG_VERIFIER, .tensor_parallel = 1},
-                             {.name = "c", .role = CONFIG_VERIFIER, .tensor_parallel = 1}};
-    for (uint32_t n_verifiers = 0; n_verifiers <= 2; n_verifiers += 2) {
-        config_topology t = {.groups = groups, .n_groups = 1 + n_verifiers};
-        coordinator_options o = {.topology = &t, .secret = house_secret};
-        coordinator *c;
-        st_error e = {0};
-        char says[64];
-        snprintf(says, sizeof says, "groups: %u groups of role verifier", n_verifiers);
-        assert_int_equal(coordinator_create(&o, &c, &e), ST_ERR_UNSUPPORTED);
-        assert_non_null(strstr(e.message, says));
-    }
+    house *h = start_three(GIVE_UP_MS, PATIENT);
+    member *v = &h->members[VERIFIER], *second = &h->members[SECOND];
+    member_become_ready(v);
+    assert_false(house_is_ready(h));
+    assert_string_equal(h->reason, "rank 1 has not joined yet");
+    member_become_ready(second);
+    assert_true(house_is_ready(h));
+    net_link_close(v->link, "it is gone");
+    UNTIL(h, !member_is_up(v));
+    assert_true(house_is_ready(h));
+    net_link_close(second->link, "it is gone, too");
+    UNTIL(h, !member_is_up(second));
+    assert_false(house_is_ready(h));
+    assert_non_null(strstr(h->reason, "rank 1 is lost"));
+    house_stop(h);
+}
+
+static void the_cluster_does_not_wait_for_a_verifier_that_is_lost_or_late_if_it_has_another(bool lost) {
+    house *h = start_three(lost ? GIVE_UP_MS : 1, PATIENT);
+    member *v = &h->members[VERIFIER], *second = &h->members[SECOND];
+    member_join_and_load(second);
+    if (lost) net_link_close(second->link, "it has no model");
+    UNTIL(h, !lost || !second->link);
+    assert_false(house_is_ready(h));
+    member_become_ready(v);
+    UNTIL(h, house_is_ready(h));
+    v->answers = true;
+    house_is_served(h, 4);
+    assert_int_equal(second->n_plans, 0);
+    house_stop(h);
+}
+
+static void the_cluster_does_not_wait_for_a_verifier_that_is_lost_if_it_has_another(void **state) {
+    (void)state;
+    the_cluster_does_not_wait_for_a_verifier_that_is_lost_or_late_if_it_has_another(true);
+}
+
+static void the_cluster_does_not_wait_for_a_verifier_that_is_late_if_it_has_another(void **state) {
+    (void)state;
+    the_cluster_does_not_wait_for_a_verifier_that_is_lost_or_late_if_it_has_another(false);
+}
+
+static void a_request_goes_on_in_the_other_verifier_and_the_lost_one_may_come_back(void **state) {
+    (void)state;
+    house *h = start_three(GIVE_UP_MS, PATIENT);
+    member *v = &h->members[VERIFIER], *second = &h->members[SECOND];
+    member_become_ready(v);
+    member_become_ready(second);
+    house_ask(h, 8);
+    UNTIL(h, second->n_plans == 1); /* of as many, the first group */
+    member_say_result(second, second->plan.id, 1);
+    UNTIL(h, second->n_plans == 2 && h->n_tokens == 1);
+    uint32_t n_chosen = 1 + 1 + second->plan.n_nodes;
+    member_say_result(second, second->plan.id, 1);
+    UNTIL(h, second->n_plans == 3 && h->n_tokens == n_chosen);
+    assert_int_equal(v->n_plans, 0);
+    net_link_close(second->link, "it is gone");
+    UNTIL(h, v->n_plans == 1);
+    assert_int_equal(v->plan.n_answered, n_chosen);
+    v->answers = true;
+    member_say_result(v, v->plan.id, 1);
+    house_ends_well(h, 8);
+    assert_true(house_is_ready(h) && v->n_aborts == 0);
+
+    member_become_ready(second);
+    second->answers = true;
+    uint32_t n_plans = v->n_plans;
+    house_is_served(h, 4);
+    assert_true(v->n_plans == n_plans && second->n_plans > 3);
+    assert_false(house_stop(h)); /* it is back */
+}
+
+static void a_verifier_that_never_answers_does_not_hold_up_the_end(void **state) {
+    (void)state;
+    house *h = start_three(GIVE_UP_MS, 20);
+    member *v = &h->members[VERIFIER], *second = &h->members[SECOND];
+    member_become_ready(v);
+    member_become_ready(second);
+    house_ask(h, 8);
+    UNTIL(h, second->n_plans == 1);
+    assert_true(house_stop(h));
+}
+
+static void a_verifier_with_less_kv_cache_than_its_group_should_have_is_refused(void **state) {
+    (void)state;
+    house *h = start_three(GIVE_UP_MS, PATIENT);
+    member *v = &h->members[VERIFIER], *second = &h->members[SECOND];
+    member_become_ready(v);
+    second->info.kv_blocks--;
+    member_join_and_load(second);
+    member_say_register(second, PROTO_MSG_READY);
+    UNTIL(h, !second->link);
+    assert_non_null(strstr(second->said, "rank 1 (here) holds 7 KV blocks"));
+    assert_true(house_is_ready(h));
+    house_stop(h);
 }
 
 /* ---- the drafter ---- */
@@ -402,7 +493,12 @@ int main(void) {
         cmocka_unit_test(what_does_not_belong_on_a_link_closes_it),
         cmocka_unit_test(results_that_answer_something_else_end_the_request_or_are_dropped),
         cmocka_unit_test(a_plan_that_is_never_answered_does_not_hold_up_the_end),
-        cmocka_unit_test(a_topology_without_exactly_one_verifier_is_refused),
+        cmocka_unit_test(the_cluster_is_ready_when_both_verifiers_are),
+        cmocka_unit_test(the_cluster_does_not_wait_for_a_verifier_that_is_lost_if_it_has_another),
+        cmocka_unit_test(the_cluster_does_not_wait_for_a_verifier_that_is_late_if_it_has_another),
+        cmocka_unit_test(a_request_goes_on_in_the_other_verifier_and_the_lost_one_may_come_back),
+        cmocka_unit_test(a_verifier_that_never_answers_does_not_hold_up_the_end),
+        cmocka_unit_test(a_verifier_with_less_kv_cache_than_its_group_should_have_is_refused),
         cmocka_unit_test(the_cluster_is_ready_when_its_drafter_is),
         cmocka_unit_test(the_cluster_does_not_wait_for_a_drafter_that_is_lost_while_it_loads),
         cmocka_unit_test(the_cluster_does_not_wait_for_ever_for_a_drafter_that_does_not_join),

@@ -15,7 +15,12 @@ static const metrics_worker two_workers[] = {{1, "a \"b\"", "verifier", true, tr
                                              {2, "a \"b\"", "verifier", false, false, 0}};
 static const proto_drafter_figures three_drafters[] = {{"a\\b", 9, 5}, {"lookup", 0, 0}, {"corpus", 3, 2}};
 static const sched_drafter_stats one_with_a_rank[] = {{.scored = 21, .hits = 20, .wait_ns = 1500000}};
-static const sched_cost two_costs[] = {{1, 4000000}, {5, 6500000}};
+static const metrics_verifier two_verifiers[] = {
+    {.group = "a \"b\"",
+     .stats = {.up = true, .running = 2, .blocks_total = 5, .blocks_used = 1, .busy_ns = 21500000000, .idle_ns = 250000000},
+     .costs = {{1, 4000000}, {5, 6500000}},
+     .n_costs = 2},
+    {.group = "c", .stats = {.blocks_total = 3}}};
 static const metrics_view view = {.sched = {.running = 3,
                                             .waiting = 4,
                                             .blocks_total = 8,
@@ -29,8 +34,7 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .asked_rounds = 15,
                                             .unasked_rounds = 16,
                                             .held_steps = 17,
-                                            .busy_ns = 21500000000,
-                                            .idle_ns = 250000000,
+                                            .displaced = 21,
                                             .bets = 18,
                                             .bets_won = 19,
                                             .bets_dropped = 20,
@@ -40,8 +44,8 @@ static const metrics_view view = {.sched = {.running = 3,
                                   .uptime_seconds = 1.5,
                                   .n_drafters = 1,
                                   .drafters = one_with_a_rank,
-                                  .costs = two_costs,
-                                  .n_costs = 2,
+                                  .verifiers = two_verifiers,
+                                  .n_verifiers = 2,
                                   .workers = two_workers,
                                   .n_workers = 2};
 
@@ -84,15 +88,21 @@ static void numbers_stand_under_their_names(void **state) {
     assert_null(strstr(t.bytes, "consort_drafter_wait_seconds{drafter=\"lookup\"")); /* nobody waits for it */
     assert_null(strstr(t.bytes, "consort_drafter_hit_tokens_total{drafter=\"lookup\""));
     assert_null(strstr(t.bytes, "consort_drafter_scored_tokens_total{drafter=\"lookup\""));
-    assert_true(has_line(&t, "consort_believed_step_seconds{rows=\"1\"} 0.004"));
-    assert_true(has_line(&t, "consort_believed_step_seconds{rows=\"5\"} 0.0065"));
+    assert_true(has_line(&t, "consort_believed_step_seconds{group=\"a \\\"b\\\"\",rows=\"1\"} 0.004"));
+    assert_true(has_line(&t, "consort_believed_step_seconds{group=\"a \\\"b\\\"\",rows=\"5\"} 0.0065"));
     assert_true(has_line(&t, "consort_spec_decode_num_offered_tokens_total 14"));
     assert_true(has_line(&t, "consort_spec_decode_expected_tokens_total 12.5"));
     assert_true(has_line(&t, "consort_asked_rounds_total 15"));
     assert_true(has_line(&t, "consort_unasked_rounds_total 16"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));
-    assert_true(has_line(&t, "consort_verifier_busy_seconds_total 21.5"));
-    assert_true(has_line(&t, "consort_verifier_idle_seconds_total 0.25"));
+    assert_true(has_line(&t, "consort_displaced_requests_total 21"));
+    assert_true(has_line(&t, "consort_verifier_up{group=\"a \\\"b\\\"\"} 1"));
+    assert_true(has_line(&t, "consort_verifier_up{group=\"c\"} 0"));
+    assert_true(has_line(&t, "consort_verifier_requests_running{group=\"a \\\"b\\\"\"} 2"));
+    assert_true(has_line(&t, "consort_verifier_kv_blocks{group=\"c\"} 3"));
+    assert_true(has_line(&t, "consort_verifier_kv_blocks_used{group=\"a \\\"b\\\"\"} 1"));
+    assert_true(has_line(&t, "consort_verifier_busy_seconds_total{group=\"a \\\"b\\\"\"} 21.5"));
+    assert_true(has_line(&t, "consort_verifier_idle_seconds_total{group=\"a \\\"b\\\"\"} 0.25"));
     assert_true(has_line(&t, "consort_draft_ahead_bets_total 18"));
     assert_true(has_line(&t, "consort_draft_ahead_won_total 19"));
     assert_true(has_line(&t, "consort_draft_ahead_dropped_total 20"));
