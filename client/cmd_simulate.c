@@ -75,20 +75,15 @@ static st_code add_drafter(simulation *s, const config_group *g, st_error *e) {
 
 static st_code add_groups(simulation *s, st_error *e) {
     const config_topology *t = s->topology;
-    uint32_t n_verifiers = 0;
+    sched_limits *l = &s->o.limits;
     st_code code = ST_OK;
     for (uint32_t i = 0; !code && i < t->n_groups; i++) {
         const config_group *g = &t->groups[i];
-        n_verifiers += g->role == CONFIG_VERIFIER;
         if (g->role == CONFIG_VERIFIER)
-            s->o.limits.n_blocks[0] = g->kv_tokens / NOUNS_BLOCK_TOKENS;
+            l->n_blocks[l->n_groups++] = g->kv_tokens / NOUNS_BLOCK_TOKENS;
         else if (needs_drafters(s->speculation))
             code = add_drafter(s, g, e);
     }
-    if (!code && n_verifiers != 1)
-        code = st_fail(e, ST_ERR_UNSUPPORTED,
-                       "%s: groups: %u of role verifier: a scheduler drives exactly one; --copies N simulates N of them",
-                       s->topology_path, n_verifiers);
     if (*t->corpus && needs_lookup(s->speculation))
         fprintf(stderr, "simulated without the corpus: it has nothing to say to texts that are made up\n");
     const simulate_drafter *lookup = simulate_trace_find(&s->trace, "lookup");
@@ -101,14 +96,13 @@ static st_code add_groups(simulation *s, st_error *e) {
     return code;
 }
 
-/* As the coordinator fills them from a topology (coordinator/loop.c); each group has a coordinator's limits of its own. */
+/* As the coordinator fills them from a topology (coordinator/loop.c); n_groups and n_blocks are there. */
 static void set_limits(simulation *s) {
     const config_topology *t = s->topology;
     sched_limits *l = &s->o.limits;
-    l->n_groups = 1;
     l->max_running = t->max_running;
     l->max_queue = t->max_queue;
-    l->max_requests = t->max_running + t->max_queue;
+    l->max_requests = l->n_groups * t->max_running + t->max_queue;
     l->max_rows = t->max_rows;
     l->max_batch = t->max_batch;
     l->prefill_chunk = t->prefill_chunk;
@@ -126,7 +120,7 @@ static void set_limits(simulation *s) {
 static void set_options(simulation *s) {
     sim_options *o = &s->o;
     o->seed = s->b.seed;
-    o->n_groups = s->n_copies;
+    o->n_copies = s->n_copies;
     o->step = s->trace.step;
     o->drafters = s->drafters;
     o->link_ns = (uint64_t)(s->link_ms * 1e6);
@@ -219,7 +213,7 @@ static st_code run_load(simulation *s, st_error *e) {
 
 static double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
-/* Of all groups: the mean, the least and the most of the time that a node computed. `drafter` is n_drafters: the verifiers. */
+/* Of all copies: the mean, the least and the most of the time that a node computed. `drafter` is n_drafters: the verifiers. */
 typedef struct {
     double mean, least, most, mbit;
 } busy;
@@ -227,12 +221,13 @@ typedef struct {
 static busy busy_of(const simulation *s, uint32_t drafter) {
     busy out = {.least = 1};
     double ns = (double)s->figures.now_ns;
-    for (uint32_t g = 0; g < s->n_copies; g++) {
-        bool verifies = drafter == s->o.limits.n_drafters;
-        sim_node n = verifies ? sim_get_verifier(s->sim, g) : sim_get_drafter(s->sim, g, drafter);
+    bool verifies = drafter == s->o.limits.n_drafters;
+    uint32_t each = verifies ? s->o.limits.n_groups : 1, n_all = each * s->n_copies; /* of a cluster; of all */
+    for (uint32_t i = 0; i < n_all; i++) {
+        sim_node n = verifies ? sim_get_verifier(s->sim, i / each, i % each) : sim_get_drafter(s->sim, i, drafter);
         double x = share((double)n.busy_ns, ns);
-        out.mean += x / s->n_copies;
-        out.mbit += share(8e3 * (double)n.bytes, ns) / s->n_copies;
+        out.mean += x / n_all;
+        out.mbit += share(8e3 * (double)n.bytes, ns) / n_all;
         if (x < out.least) out.least = x;
         if (x > out.most) out.most = x;
     }
@@ -252,17 +247,19 @@ static json_t *nodes_json(const simulation *s) {
     return nodes;
 }
 
+static uint32_t n_ranks(const simulation *s) { return s->n_copies * (s->o.limits.n_groups + s->o.limits.n_drafters); }
+
 /* Beyond what bench serve prints. */
 static json_t *more_json(const simulation *s) {
     const sim_figures *f = &s->figures;
     double scheduler_s = (double)f->scheduler_ns / 1e9;
     return json_pack("{s:s s:i s:i s:f s:f s:o s:I s:f s:I s:f s:f s:f s:I s:I}", "trace", s->trace_path, "copies",
-                     (int)s->n_copies, "ranks", (int)(s->n_copies * (1 + s->o.limits.n_drafters)), "link_ms", s->link_ms,
-                     "link_mbit", s->link_mbit, "nodes", nodes_json(s), "events", (json_int_t)f->events, "events_per_s",
-                     share((double)f->events, s->real_s), "decisions", (json_int_t)f->decisions, "decisions_per_s",
-                     share((double)f->decisions, scheduler_s), "decision_us", share(scheduler_s * 1e6, (double)f->decisions),
-                     "scheduler_share", share((double)f->scheduler_ns, (double)f->now_ns), "scheduler_bytes",
-                     (json_int_t)f->scheduler_bytes, "schedulers_bytes", (json_int_t)(f->scheduler_bytes * s->n_copies));
+                     (int)s->n_copies, "ranks", (int)n_ranks(s), "link_ms", s->link_ms, "link_mbit", s->link_mbit, "nodes",
+                     nodes_json(s), "events", (json_int_t)f->events, "events_per_s", share((double)f->events, s->real_s),
+                     "decisions", (json_int_t)f->decisions, "decisions_per_s", share((double)f->decisions, scheduler_s),
+                     "decision_us", share(scheduler_s * 1e6, (double)f->decisions), "scheduler_share",
+                     share((double)f->scheduler_ns, (double)f->now_ns), "scheduler_bytes", (json_int_t)f->scheduler_bytes,
+                     "schedulers_bytes", (json_int_t)(f->scheduler_bytes * s->n_copies));
 }
 
 static void print_more(const simulation *s) {
@@ -273,11 +270,11 @@ static void print_more(const simulation *s) {
         busy b = busy_of(s, i);
         printf("  %-20s %10.1f %10.1f %10.1f %10.3f\n", node_name(s, i), 100 * b.mean, 100 * b.least, 100 * b.most, b.mbit);
     }
-    printf("\n%u group%s, %u ranks; %llu events in %.2f s of this machine; %llu decisions of %.2f us, %.0f a second: the "
+    printf("\n%u cluster%s, %u ranks; %llu events in %.2f s of this machine; %llu decisions of %.2f us, %.0f a second: the "
            "scheduler would "
-           "take %.2f %% of a core; its memory: %.2f MiB a group, %.1f MiB in all\n",
-           s->n_copies, s->n_copies > 1 ? "s" : "", s->n_copies * (1 + s->o.limits.n_drafters), (unsigned long long)f->events,
-           s->real_s, (unsigned long long)f->decisions, share(scheduler_s * 1e6, (double)f->decisions),
+           "take %.2f %% of a core; its memory: %.2f MiB a cluster, %.1f MiB in all\n",
+           s->n_copies, s->n_copies > 1 ? "s" : "", n_ranks(s), (unsigned long long)f->events, s->real_s,
+           (unsigned long long)f->decisions, share(scheduler_s * 1e6, (double)f->decisions),
            share((double)f->decisions, scheduler_s), 100 * share((double)f->scheduler_ns, (double)f->now_ns),
            (double)f->scheduler_bytes / 1048576, (double)f->scheduler_bytes * s->n_copies / 1048576);
 }
@@ -350,7 +347,7 @@ static const char *check(const simulation *s, bool has_streams) {
     if (s->n_requests < 1 || s->n_requests > BENCH_MAX_REQUESTS) return "--requests: expected 1 to 1048576";
     if (s->n_warm_up > BENCH_MAX_REQUESTS) return "--warm-up: expected at most 1048576";
     if (s->b.n_tokens < 1 || s->b.n_tokens > BENCH_MAX_TOKENS) return "--tokens: expected 1 to 65536";
-    if (s->n_copies < 1 || s->n_copies > SIM_MAX_GROUPS) return "--copies: expected 1 to 1024";
+    if (s->n_copies < 1 || s->n_copies > SIM_MAX_COPIES) return "--copies: expected 1 to 1024";
     if (s->link_mbit < 0 || s->link_ms < 0 || s->link_ms > 60000)
         return "--link-mbit, --link-ms: expected 0 (no limit, no delay) or more";
     return NULL;
@@ -369,7 +366,8 @@ static int options(int argc, char **argv, simulation *s) {
         {"--topology", CLIENT_TEXT, &s->topology_path, "F", "topology to simulate, YAML", true},
         {"--trace", CLIENT_TEXT, &s->trace_path, "F", "what consort trace --out wrote behind a load", true},
         {"--copies", CLIENT_U32, &s->n_copies, "N",
-         "so many of the topology beside each other; a request goes to the least busy (default: 1)", false},
+         "so many of the topology beside each other, without common drafters; a request goes to the least busy (default: 1)",
+         false},
         {"--link-ms", CLIENT_F64, &s->link_ms, "MS",
          "one way between coordinator and node, beyond what the trace has (default: 0)", false},
         {"--link-mbit", CLIENT_F64, &s->link_mbit, "N", "bandwidth of each node's link, each way; 0: no limit (default: 0)",

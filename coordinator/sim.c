@@ -1,8 +1,9 @@
 /* The virtual cluster: time, links, requests, and what the coordinator's loop does between messages and the scheduler.
  *
- * Each source (a verifier, a drafter, a scheduler's timer, the load) has at most one next event, so the events are a heap of
- * sources with places to be found again, and no event is ever taken back. A plan's whole way is reckoned when it is sent: down
- * the link, the node's time, up the link; its result is the node's next event. Ties go to the lower source. */
+ * A cluster's sources have neighbouring numbers. Each source (a verifier, a drafter, a scheduler's timer, the load) has at most
+ * one next event, so the events are a heap of sources with places to be found again, and no event is ever taken back. A plan's
+ * whole way is reckoned when it is sent: down the link, the node's time, up the link; its result is the node's next event. Ties
+ * go to the lower source. */
 #include "coordinator/sim_int.h"
 
 #include <string.h>
@@ -58,9 +59,10 @@ static void expect(sim *s, uint32_t source, uint64_t at_ns) {
 
 /* ---- sources ---- */
 
-static uint32_t per_group(const sim *s) { return 2 + s->o.limits.n_drafters; } /* the verifier, the drafters, the timer */
-static uint32_t source_of(const sim *s, uint32_t group, uint32_t node) { return group * per_group(s) + node; }
-static uint32_t timer_of(const sim *s, uint32_t group) { return source_of(s, group, per_group(s) - 1); }
+static uint32_t n_nodes(const sched_limits *l) { return l->n_groups + l->n_drafters; } /* the verifiers, then the drafters */
+static uint32_t per_cluster(const sim *s) { return n_nodes(&s->o.limits) + 1; }        /* and the timer */
+static uint32_t source_of(const sim *s, uint32_t cluster, uint32_t node) { return cluster * per_cluster(s) + node; }
+static uint32_t timer_of(const sim *s, uint32_t cluster) { return source_of(s, cluster, per_cluster(s) - 1); }
 static uint32_t load_source(const sim *s) { return s->n_sources - 1; }
 
 /* ---- plans ---- */
@@ -94,19 +96,19 @@ static void drop_stale(sim *s, uint32_t source, sim_place *n) {
     forget(s, source);
 }
 
-static void send(sim *s, uint32_t group, uint32_t node, const proto_plan *p) {
-    sim_place *n = &s->groups[group].nodes[node];
+static void send(sim *s, uint32_t cluster, uint32_t node, const proto_plan *p) {
+    sim_place *n = &s->clusters[cluster].nodes[node];
     uint64_t bytes, takes_ns;
-    drop_stale(s, source_of(s, group, node), n);
+    drop_stale(s, source_of(s, cluster, node), n);
     n->n_plans++;
-    if (node == 0)
-        takes_ns = sim_verify(s, n, p, &bytes);
+    if (node < s->o.limits.n_groups)
+        takes_ns = sim_verify(s, n, node, p, &bytes);
     else
-        takes_ns = sim_propose(s, n, node - 1, p, &bytes);
+        takes_ns = sim_propose(s, n, node - s->o.limits.n_groups, p, &bytes);
     uint64_t at_ns = carry(s, &n->link, &n->link.down_free_ns, s->now_ns + s->o.decide_ns, plan_bytes(p));
     n->link.figures.busy_ns += takes_ns;
     n->link.figures.plans++;
-    expect(s, source_of(s, group, node), carry(s, &n->link, &n->link.up_free_ns, at_ns + takes_ns, bytes));
+    expect(s, source_of(s, cluster, node), carry(s, &n->link, &n->link.up_free_ns, at_ns + takes_ns, bytes));
 }
 
 /* ---- requests ---- */
@@ -118,14 +120,14 @@ static void over(sim *s, const sim_record *r) {
     s->returns[(s->first_return + s->n_returns++) % s->o.n_slots] = s->now_ns + s->o.client_ns;
 }
 
-static void finish(sim *s, uint32_t group, sim_slot *r, const sched_action *a) {
+static void finish(sim *s, uint32_t cluster, sim_slot *r, const sched_action *a) {
     r->record.end_ns = s->now_ns - s->start_ns;
     r->record.finish = a->finish;
     r->record.code = a->code;
     r->record.drafts = a->drafts;
     r->record.n_by_drafter = a->n_by_drafter;
     r->record.by_drafter = a->by_drafter;
-    s->groups[group].n_requests--;
+    s->clusters[cluster].n_requests--;
     r->used = false;
     s->free_slots[s->n_free++] = (uint32_t)(r - s->slots);
     over(s, &r->record);
@@ -142,24 +144,24 @@ static void take_tokens(sim *s, sim_slot *r, uint32_t n) {
     s->figures.tokens += n;
 }
 
-static void tell(sim *s, uint32_t group, const sched_event *ev) {
+static void tell(sim *s, uint32_t cluster, const sched_event *ev) {
     uint64_t began_ns = s->o.clock ? s->o.clock() : 0;
-    sched_actions actions = sched_step(s->groups[group].sched, s->now_ns, ev);
+    sched_actions actions = sched_step(s->clusters[cluster].sched, s->now_ns, ev);
     if (s->o.clock) s->figures.scheduler_ns += s->o.clock() - began_ns;
     s->figures.decisions++;
     for (uint32_t i = 0; i < actions.n; i++) {
         const sched_action *a = &actions.items[i];
         sim_slot *r = &s->slots[a->seq.value % s->o.n_slots];
         switch (a->kind) {
-        case SCHED_ACT_PLAN: send(s, group, 0, a->plan); break;
-        case SCHED_ACT_DRAFT: send(s, group, 1 + a->drafter, a->plan); break;
+        case SCHED_ACT_PLAN: send(s, cluster, a->group, a->plan); break;
+        case SCHED_ACT_DRAFT: send(s, cluster, s->o.limits.n_groups + a->drafter, a->plan); break;
         case SCHED_ACT_TOKENS: take_tokens(s, r, a->n_tokens); break;
-        case SCHED_ACT_FINISHED: finish(s, group, r, a); break;
+        case SCHED_ACT_FINISHED: finish(s, cluster, r, a); break;
         case SCHED_ACT_TIMER:
             if (a->at_ns)
-                expect(s, timer_of(s, group), a->at_ns > s->now_ns ? a->at_ns : s->now_ns);
+                expect(s, timer_of(s, cluster), a->at_ns > s->now_ns ? a->at_ns : s->now_ns);
             else
-                forget(s, timer_of(s, group));
+                forget(s, timer_of(s, cluster));
             break;
         case SCHED_ACT_DRAINED: break;
         }
@@ -168,8 +170,8 @@ static void tell(sim *s, uint32_t group, const sched_event *ev) {
 
 static uint32_t least_loaded(const sim *s) {
     uint32_t best = 0;
-    for (uint32_t g = 1; g < s->o.n_groups; g++)
-        if (s->groups[g].n_requests < s->groups[best].n_requests) best = g;
+    for (uint32_t c = 1; c < s->o.n_copies; c++)
+        if (s->clusters[c].n_requests < s->clusters[best].n_requests) best = c;
     return best;
 }
 
@@ -186,13 +188,16 @@ static sim_lengths write_request(sim *s, sim_slot *r) {
 
 static void ask(sim *s) {
     static const uint32_t ends[] = {SIM_END};
-    uint32_t group = least_loaded(s);
+    uint32_t cluster = least_loaded(s);
     s->n_sent++;
     s->n_asked++;
     if (s->n_free == 0) {
         uint64_t now_ns = s->now_ns - s->start_ns;
-        sim_record r = {
-            .group = group, .sent_ns = now_ns, .end_ns = now_ns, .code = ST_ERR_RESOURCE_EXHAUSTED, .finish = SCHED_FINISH_ERROR};
+        sim_record r = {.cluster = cluster,
+                        .sent_ns = now_ns,
+                        .end_ns = now_ns,
+                        .code = ST_ERR_RESOURCE_EXHAUSTED,
+                        .finish = SCHED_FINISH_ERROR};
         over(s, &r);
         return;
     }
@@ -201,9 +206,9 @@ static void ask(sim *s) {
     *r = (sim_slot){.used = true, .seq = {s->n_asked * s->o.n_slots + slot}, .number = s->n_asked, .text = r->text};
     sim_lengths n = write_request(s, r);
     r->n_known = n.n_prompt;
-    r->record = (sim_record){.group = group, .n_prompt = n.n_prompt, .sent_ns = s->now_ns - s->start_ns};
-    s->groups[group].n_requests++;
-    tell(s, group,
+    r->record = (sim_record){.cluster = cluster, .n_prompt = n.n_prompt, .sent_ns = s->now_ns - s->start_ns};
+    s->clusters[cluster].n_requests++;
+    tell(s, cluster,
          &(sched_event){.kind = SCHED_REQUEST,
                         .seq = r->seq,
                         .tokens = r->text,
@@ -240,8 +245,8 @@ void sim_begin(sim *s, const sim_load *load, sim_taker *take, void *context) {
     s->start_ns = s->now_ns;
     s->n_sent = s->n_over = 0;
     s->figures = (sim_figures){0};
-    for (uint32_t g = 0; g < s->o.n_groups; g++)
-        for (uint32_t i = 0; i <= s->o.limits.n_drafters; i++) s->groups[g].nodes[i].link.figures = (sim_node){0};
+    for (uint32_t c = 0; c < s->o.n_copies; c++)
+        for (uint32_t i = 0; i < n_nodes(&s->o.limits); i++) s->clusters[c].nodes[i].link.figures = (sim_node){0};
     s->first_return = 0;
     s->n_returns = load->n_streams;
     for (uint32_t i = 0; i < load->n_streams; i++) s->returns[i] = s->now_ns;
@@ -251,18 +256,21 @@ void sim_begin(sim *s, const sim_load *load, sim_taker *take, void *context) {
 bool sim_step(sim *s) {
     if (s->n_over == s->load.n_requests) return false;
     INVARIANT(s->n_heap > 0); /* somebody waits, so something will come */
-    uint32_t source = s->heap[0], group = source / per_group(s), node = source % per_group(s);
+    uint32_t source = s->heap[0], cluster = source / per_cluster(s), node = source % per_cluster(s);
+    uint32_t n_verifiers = s->o.limits.n_groups;
     s->now_ns = s->when[source];
     forget(s, source);
     s->figures.events++;
     if (source == load_source(s))
         load_event(s);
-    else if (source == timer_of(s, group))
-        tell(s, group, &(sched_event){.kind = SCHED_TIMER});
-    else if (node == 0)
-        tell(s, group, &(sched_event){.kind = SCHED_RESULT, .result = &s->groups[group].nodes[0].result});
+    else if (source == timer_of(s, cluster))
+        tell(s, cluster, &(sched_event){.kind = SCHED_TIMER});
+    else if (node < n_verifiers)
+        tell(s, cluster, &(sched_event){.kind = SCHED_RESULT, .group = node, .result = &s->clusters[cluster].nodes[node].result});
     else
-        tell(s, group, &(sched_event){.kind = SCHED_DRAFTS, .drafter = node - 1, .result = &s->groups[group].nodes[node].result});
+        tell(s, cluster,
+             &(sched_event){
+                 .kind = SCHED_DRAFTS, .drafter = node - n_verifiers, .result = &s->clusters[cluster].nodes[node].result});
     expect_request(s);
     return true;
 }
@@ -276,10 +284,12 @@ sim_figures sim_get_figures(const sim *s) {
     return f;
 }
 
-sched_stats sim_get_stats(const sim *s, uint32_t group) { return sched_get_stats(s->groups[group].sched); }
-sim_node sim_get_verifier(const sim *s, uint32_t group) { return s->groups[group].nodes[0].link.figures; }
-sim_node sim_get_drafter(const sim *s, uint32_t group, uint32_t drafter) {
-    return s->groups[group].nodes[1 + drafter].link.figures;
+sched_stats sim_get_stats(const sim *s, uint32_t cluster) { return sched_get_stats(s->clusters[cluster].sched); }
+sim_node sim_get_verifier(const sim *s, uint32_t cluster, uint32_t verifier) {
+    return s->clusters[cluster].nodes[verifier].link.figures;
+}
+sim_node sim_get_drafter(const sim *s, uint32_t cluster, uint32_t drafter) {
+    return s->clusters[cluster].nodes[s->o.limits.n_groups + drafter].link.figures;
 }
 
 /* ---- memory ---- */
@@ -306,10 +316,10 @@ static sim_place lay_out_node(layout *at, const sim_options *o, bool drafts) {
     return p;
 }
 
-static sim_group lay_out_group(layout *at, const sim_options *o) {
-    sim_group g = {.nodes = place(at, 1 + (size_t)o->limits.n_drafters, sizeof *g.nodes)};
-    for (uint32_t i = 0; i <= o->limits.n_drafters; i++) {
-        sim_place p = lay_out_node(at, o, i > 0);
+static sim_cluster lay_out_cluster(layout *at, const sim_options *o) {
+    sim_cluster g = {.nodes = place(at, n_nodes(&o->limits), sizeof *g.nodes)};
+    for (uint32_t i = 0; i < n_nodes(&o->limits); i++) {
+        sim_place p = lay_out_node(at, o, i >= o->limits.n_groups);
         if (g.nodes) g.nodes[i] = p;
     }
     g.memory = place(at, 1, sched_bytes(&o->limits));
@@ -327,7 +337,7 @@ static uint32_t text_room(const sim_options *o) {
 static size_t lay_out(unsigned char *base, const sim_options *o, sim **out) {
     layout at = {.base = base};
     sim shape = {.o = *o, .text_room = text_room(o), .n_free = o->n_slots}, *s = place(&at, 1, sizeof *s);
-    shape.n_sources = o->n_groups * (2 + o->limits.n_drafters) + 1;
+    shape.n_sources = o->n_copies * (n_nodes(&o->limits) + 1) + 1;
     shape.scheduler_bytes = sched_bytes(&o->limits);
     shape.when = place(&at, shape.n_sources, sizeof *shape.when);
     shape.heap = place(&at, shape.n_sources, sizeof *shape.heap);
@@ -337,10 +347,10 @@ static size_t lay_out(unsigned char *base, const sim_options *o, sim **out) {
     shape.returns = place(&at, o->n_slots, sizeof *shape.returns);
     shape.texts = place(&at, (size_t)o->n_slots * shape.text_room, sizeof *shape.texts);
     shape.hidden = place(&at, (size_t)o->limits.dim * (1 + o->limits.max_tree), sizeof *shape.hidden);
-    shape.groups = place(&at, o->n_groups, sizeof *shape.groups);
-    for (uint32_t g = 0; g < o->n_groups; g++) {
-        sim_group laid = lay_out_group(&at, o);
-        if (base) shape.groups[g] = laid;
+    shape.clusters = place(&at, o->n_copies, sizeof *shape.clusters);
+    for (uint32_t c = 0; c < o->n_copies; c++) {
+        sim_cluster laid = lay_out_cluster(&at, o);
+        if (base) shape.clusters[c] = laid;
     }
     if (base) *(*out = s) = shape;
     return at.used_bytes;
@@ -351,7 +361,7 @@ static st_code check(const sim_options *o, st_error *e) {
         const char *name;
         uint32_t value, low, high;
     } rows[] = {
-        {"groups", o->n_groups, 1, SIM_MAX_GROUPS},
+        {"copies", o->n_copies, 1, SIM_MAX_COPIES},
         {"lengths", o->n_lengths, 1, SIM_MAX_LENGTHS},
         {"max_tokens", o->max_tokens, 1, 1 << 16},
         {"slots", o->n_slots, 1, 1 << 20},
@@ -379,8 +389,8 @@ st_code sim_init(void *memory, const sim_options *o, sim **out, st_error *e) {
     if (code) return code;
     INVARIANT(memory && ((uintptr_t)memory & 63) == 0);
     lay_out(memory, o, &s);
-    for (uint32_t g = 0; !code && g < o->n_groups; g++)
-        code = sched_init(s->groups[g].memory, &o->limits, &s->groups[g].sched, e);
+    for (uint32_t c = 0; !code && c < o->n_copies; c++)
+        code = sched_init(s->clusters[c].memory, &o->limits, &s->clusters[c].sched, e);
     if (code) return code;
     for (uint32_t i = 0; i < s->n_sources; i++) s->at[i] = NEVER;
     for (uint32_t i = 0; i < o->n_slots; i++) {
@@ -390,9 +400,9 @@ st_code sim_init(void *memory, const sim_options *o, sim **out, st_error *e) {
     s->lookup = SPEC_LOOKUP_OPTIONS;
     s->lookup.floor = o->limits.draft_floor;
     sim_fit_text(s, s->texts);
-    for (uint32_t g = 0; g < o->n_groups; g++) {
-        tell(s, g, &(sched_event){.kind = SCHED_GROUP_UP});
-        for (uint32_t i = 0; i < o->limits.n_drafters; i++) tell(s, g, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = i});
+    for (uint32_t c = 0; c < o->n_copies; c++) {
+        for (uint32_t i = 0; i < o->limits.n_groups; i++) tell(s, c, &(sched_event){.kind = SCHED_GROUP_UP, .group = i});
+        for (uint32_t i = 0; i < o->limits.n_drafters; i++) tell(s, c, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = i});
     }
     *out = s;
     return ST_OK;

@@ -1,10 +1,10 @@
 /* sim: a virtual cluster of virtual time around the real scheduler.
  *
- * Nouns: a cluster of groups (a verifier, its drafters and their scheduler, each group on its own), a load (requests in a closed
- * or open loop), a cost (what a plan takes), a link (latency and bandwidth between the coordinator and one node), a record (what
- * became of a request). A new request goes to the group that has the fewest. What nodes take and how drafters draft is given as
- * measured
- * (`consort simulate` reads it from a trace); what is asked, joined, verified and awaited is decided by sched_step.
+ * Nouns: a cluster (verifiers, drafters and their scheduler), its copies beside each other, each on its own, a load (requests in
+ * a closed or open loop), a cost (what a plan takes), a link (latency and bandwidth between the coordinator and one node), a
+ * record (what became of a request). A new request goes to the copy that has the fewest. What nodes take and how drafters draft
+ * is given as measured (`consort simulate` reads it from a trace); what is asked, joined, verified and awaited is decided by
+ * sched_step.
  *
  * A request's text is a function of the seed: it is written so that lookup, which the scheduler runs for real, is right as often
  * as was measured; a drafter draws its beliefs from its habit, and is right as often as nodes of such belief were. Not in it: how
@@ -20,7 +20,7 @@ enum {
     SIM_COST_DRAWS = 8,
     SIM_COST_PROMPTS = 16,
     SIM_MIN_VOCABULARY = 1024,
-    SIM_MAX_GROUPS = 1024,
+    SIM_MAX_COPIES = 1024,
     SIM_MAX_LENGTHS = 1 << 16
 };
 
@@ -46,9 +46,9 @@ typedef struct {
 
 typedef struct {
     uint64_t seed;
-    uint32_t n_groups;
-    sched_limits limits;         /* of each group; n_vocab >= SIM_MIN_VOCABULARY */
-    sim_cost step;               /* by rows at which the verifier chooses */
+    uint32_t n_copies;
+    sched_limits limits;         /* of each; n_vocab >= SIM_MIN_VOCABULARY */
+    sim_cost step;               /* of each verifier, by rows at which the verifier chooses */
     const sim_drafter *drafters; /* [limits.n_drafters] */
     const proto_habit *lookup;   /* NULL: texts do not repeat */
     uint64_t link_ns;            /* one way, beyond what the costs hold */
@@ -70,7 +70,7 @@ typedef struct {
 } sim_load;
 
 typedef struct {
-    uint32_t group, n_prompt, n_tokens, n_first; /* n_first: of the tokens, those that came first */
+    uint32_t cluster, n_prompt, n_tokens, n_first; /* n_first: of the tokens, those that came first */
     uint64_t sent_ns, first_ns, last_ns, end_ns;
     sched_finish finish;
     st_code code;
@@ -89,7 +89,7 @@ typedef struct {
     uint64_t events, decisions; /* decisions: calls of sched_step */
     uint64_t scheduler_ns;      /* real, in them */
     uint64_t asked, over, tokens;
-    uint64_t scheduler_bytes; /* memory of one group's */
+    uint64_t scheduler_bytes; /* memory of one */
 } sim_figures;
 
 typedef struct sim sim;
@@ -103,8 +103,8 @@ ST_CHECKED st_code sim_init(void *memory, const sim_options *o, sim **out, st_er
 void sim_begin(sim *s, const sim_load *load, sim_taker *take, void *context);
 bool sim_step(sim *s); /* the next event; false: the load is over */
 sim_figures sim_get_figures(const sim *s);
-sched_stats sim_get_stats(const sim *s, uint32_t group);
-sim_node sim_get_verifier(const sim *s, uint32_t group);
-sim_node sim_get_drafter(const sim *s, uint32_t group, uint32_t drafter);
+sched_stats sim_get_stats(const sim *s, uint32_t cluster); /* of the copies, 0 .. n_copies - 1 */
+sim_node sim_get_verifier(const sim *s, uint32_t cluster, uint32_t verifier);
+sim_node sim_get_drafter(const sim *s, uint32_t cluster, uint32_t drafter);
 
 #endif

@@ -38,8 +38,8 @@ typedef struct {
     void *memory; /* the scheduler's */
     sched *sched;
     uint32_t n_requests; /* in the air */
-    sim_place *nodes;    /* [1 + n_drafters] the verifier, then the drafters */
-} sim_group;
+    sim_place *nodes;    /* [n_groups + n_drafters] the verifiers, then the drafters */
+} sim_cluster;
 
 struct sim {
     sim_options o;
@@ -50,8 +50,8 @@ struct sim {
     uint64_t n_sent, n_over, n_asked; /* of the load; over all loads */
     sim_figures figures;
     size_t scheduler_bytes;
-    sim_group *groups; /* [n_groups] */
-    sim_slot *slots;   /* [n_slots] */
+    sim_cluster *clusters; /* [n_copies] */
+    sim_slot *slots;       /* [n_slots] */
     uint32_t *free_slots, n_free;
     uint32_t text_room, *texts;
     double repeats; /* of tokens that lookup does not give, the share that stood in the text before ... */
@@ -92,7 +92,7 @@ void sim_write_text(const sim *s, uint32_t stream, uint64_t number, uint32_t *te
 /* Finds s->copies and s->repeats; `scratch` is a text of text_room. */
 void sim_fit_text(sim *s, uint32_t *scratch);
 /* Fill the node's result; return what the plan takes, and the bytes of the answer. */
-uint64_t sim_verify(sim *s, sim_place *v, const proto_plan *p, uint64_t *bytes);
+uint64_t sim_verify(sim *s, sim_place *v, uint32_t verifier, const proto_plan *p, uint64_t *bytes);
 uint64_t sim_propose(sim *s, sim_place *d, uint32_t drafter, const proto_plan *p, uint64_t *bytes);
 
 #endif

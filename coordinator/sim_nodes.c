@@ -155,7 +155,7 @@ static uint32_t choose(const sim_slot *r, const proto_work *w, uint32_t *out) {
     return n;
 }
 
-uint64_t sim_verify(sim *s, sim_place *v, const proto_plan *p, uint64_t *bytes) {
+uint64_t sim_verify(sim *s, sim_place *v, uint32_t verifier, const proto_plan *p, uint64_t *bytes) {
     const sched_limits *l = &s->o.limits;
     uint32_t n_choose = 0, n_prompt = 0;
     *bytes = SIM_MESSAGE_BYTES;
@@ -178,7 +178,8 @@ uint64_t sim_verify(sim *s, sim_place *v, const proto_plan *p, uint64_t *bytes) 
         *bytes += sizeof(uint16_t) * l->dim * (uint64_t)n;
     }
     v->result = (proto_result){.plan_id = p->id, .n_rows = n_prompt + n_choose, .n_items = p->n_work, .items = v->items};
-    return takes(s, &s->o.step, n_choose, n_prompt, v->n_plans, 0);
+    uint32_t node = verifier > 0 ? SPEC_MAX_DRAFTERS + verifier : 0; /* 1 and on are drafters */
+    return takes(s, &s->o.step, n_choose, n_prompt, v->n_plans, node);
 }
 
 /* ---- a drafter ---- */

@@ -62,6 +62,17 @@ def test_without_drafts_a_step_is_a_token(simulate):
     assert twice["tokens_per_s"] == pytest.approx(200, rel=0.01) and twice["schedulers_bytes"] == 2 * s["scheduler_bytes"]
 
 
+def test_verifiers_share_the_load_and_the_drafters(tmp_path):
+    config, trace = tmp_path / "topology.yaml", tmp_path / "trace.json"
+    config.write_text(topology_text(str(tmp_path), drafters=[{"name": "second", "role": "verifier", "kv_type": "f16"}, CODE], draft_budgets="fixed"), encoding="utf-8")
+    trace.write_text(json.dumps(made_trace()), encoding="utf-8")
+    s = json.loads(consort("simulate", "--topology", config, "--trace", trace, "--speculation", "fixed:code", "--json", "--requests", 20, "--tokens", 51,
+                           "--streams", 2).stdout)
+    assert s["ranks"] == 3 and s["copies"] == 1 and s["tokens"] == 1020 and s["by_drafter"]["code"]["accepted"] == 800
+    assert s["tokens_per_s"] == pytest.approx(2 * 51 / (11 * 0.010 + 10 * 0.001), rel=0.03)
+    assert s["nodes"]["verifier"]["least"] > 0.85
+
+
 def test_a_perfect_drafter_saves_four_steps_of_five(simulate):
     s = simulate(made_trace(), "--speculation", "fixed:code", "--requests", 10, "--tokens", 51)
     assert s["tokens"] == 510 and s["steps"] == 10 * (1 + 10) and s["by_drafter"]["code"]["accepted"] == 400

@@ -35,7 +35,7 @@ static void set(world *w, const char *policy) {
     memset(w, 0, sizeof *w);
     w->lengths = (sim_lengths){PROMPT, UINT32_MAX};
     w->o = (sim_options){.seed = 7,
-                         .n_groups = 1,
+                         .n_copies = 1,
                          .limits = {.max_requests = 64,
                                     .max_running = 32,
                                     .max_queue = 32,
@@ -60,6 +60,13 @@ static void set(world *w, const char *policy) {
     flat(&w->o.step, 1, 1, 10 * MS);
     flat(&w->drafter.cost, 0, 0, 0);
     w->drafter.habit = &w->habit;
+}
+
+static void set_verifiers(world *w, uint32_t n) {
+    sched_limits *l = &w->o.limits;
+    l->n_groups = n;
+    for (uint32_t g = 1; g < n; g++) l->n_blocks[g] = l->n_blocks[0];
+    w->o.n_slots = n * STREAMS;
 }
 
 /* A chain that never ends, of beliefs in one bin, `hits` of a hundred right. */
@@ -113,7 +120,7 @@ static void without_drafts_a_token_takes_a_step(void **state) {
     sim_figures f = run(&w, 1, 10);
     assert_int_equal(f.tokens, 10 * ANSWER);
     assert_int_equal(f.now_ns, 10 * ANSWER * 10 * MS);
-    assert_int_equal(sim_get_verifier(w.sim, 0).busy_ns, f.now_ns);
+    assert_int_equal(sim_get_verifier(w.sim, 0, 0).busy_ns, f.now_ns);
     assert_int_equal(sim_get_stats(w.sim, 0).tokens, f.tokens);
     assert_int_equal(sim_get_drafter(w.sim, 0, 0).plans, 0);
     f = run(&w, 8, 80); /* eight share each step, but for the prompts' */
@@ -233,15 +240,39 @@ static void costs_lie_on_lines_through_their_points(void **state) {
     }
 }
 
-static void groups_share_the_load(void **state) {
+static void copies_and_verifiers_share_the_load(void **state) {
     (void)state;
     static world w;
     set(&w, "none");
     double one = rate_of(&w, 1, 0, 20);
     set(&w, "none");
-    w.o.n_groups = 4;
+    w.o.n_copies = 4;
     double four = rate_of(&w, 4, 0, 80);
     assert_true(four > 3.999 * one && four < 4.001 * one);
+    set(&w, "none");
+    w.o.n_copies = 2;
+    set_verifiers(&w, 2);
+    four = rate_of(&w, 4, 0, 80);
+    assert_true(four > 3.999 * one && four < 4.001 * one);
+}
+
+/* One that is fast enough gives each of them what it would give one alone. */
+static void a_drafter_serves_all_verifiers(void **state) {
+    (void)state;
+    static world w;
+    double rates[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        set(&w, "fixed:d");
+        chain(&w.habit, 15, 100);
+        set_verifiers(&w, 1 + 3 * i);
+        begin(&w);
+        sim_figures f = run(&w, 1 + 3 * i, 20 * (1 + 3 * i));
+        rates[i] = (double)f.tokens / (double)f.now_ns;
+        for (uint32_t g = 0; g < 1 + 3 * i; g++) assert_true(sim_get_verifier(w.sim, 0, g).busy_ns > f.now_ns / 100 * 95);
+        assert_true(sim_get_drafter(w.sim, 0, 0).plans > 0);
+        mem_free(w.memory);
+    }
+    assert_true(rates[1] > 3.9 * rates[0] && rates[1] < 4.1 * rates[0]);
 }
 
 static void one_seed_is_one_run(void **state) {
@@ -251,7 +282,7 @@ static void one_seed_is_one_run(void **state) {
     for (int i = 0; i < 3; i++) {
         set(&w, "all");
         w.o.seed = i < 2 ? 1 : 2;
-        w.o.n_groups = 3;
+        w.o.n_copies = 3;
         w.o.limits.adaptive_budgets = true;
         w.lengths.n_answer = 40;
         w.o.lookup = &w.lookup;
@@ -301,10 +332,10 @@ static void bad_options_are_named(void **state) {
     static _Alignas(64) unsigned char memory[64];
     st_error e;
     set(&w, "none");
-    w.o.n_groups = 0;
+    w.o.n_copies = 0;
     assert_int_equal(sim_bytes(&w.o), 0);
     assert_int_equal(sim_init(memory, &w.o, &w.sim, &e), ST_ERR_INVALID_ARGUMENT);
-    assert_string_equal(e.message, "simulator: groups: 0, must be 1 to 1024");
+    assert_string_equal(e.message, "simulator: copies: 0, must be 1 to 1024");
     set(&w, "nobody");
     size_t bytes = sim_bytes(&w.o);
     w.memory = mem_alloc_aligned(bytes, 1, 64);
@@ -322,7 +353,8 @@ int main(void) {
         cmocka_unit_test(a_slow_link_makes_drafting_not_worth_it),
         cmocka_unit_test(a_link_takes_its_latency_and_its_bytes),
         cmocka_unit_test(costs_lie_on_lines_through_their_points),
-        cmocka_unit_test(groups_share_the_load),
+        cmocka_unit_test(copies_and_verifiers_share_the_load),
+        cmocka_unit_test(a_drafter_serves_all_verifiers),
         cmocka_unit_test(one_seed_is_one_run),
         cmocka_unit_test(an_open_loop_sends_when_it_is_time_and_is_refused_without_room),
         cmocka_unit_test(bad_options_are_named),
