@@ -3,7 +3,7 @@
  *
  * One thread, one event loop. `coordinator_create` binds both ports, so that the caller can tell the ranks where to come;
  * `coordinator_run` serves until it is told to stop (SIGTERM, SIGINT or the Stop call) and everything accepted is finished. A
- * lost verifier ends its requests, never the coordinator. Thread: the caller's. */
+ * lost verifier's requests go on in another; the last one's end, and never the coordinator. Thread: the caller's. */
 #ifndef CONSORT_COORDINATOR_H
 #define CONSORT_COORDINATOR_H
 

@@ -3,8 +3,8 @@
  *
  * Nouns: a request (waiting, running, ending), a group (of verifier ranks; numbered; all hold the same model), a drafter (a rank
  * that proposes draft trees, for requests of all groups; numbered), an event (what happened), an action (what the caller must now
- * do). Pure: events and the time come in, actions go out; no clock, socket, random number or
- * allocation inside, so that transcripts and the simulator run this very code.
+ * do). Pure: events and the time come in, actions go out; no clock, socket, random number or allocation inside, so that
+ * transcripts and the simulator run this very code.
  *
  *     REQUEST ─> waiting ─(blocks reserved)─> prefill ─(prompt done)─> decode ─(stop, max, cancel, error)─> closing ─> gone
  *                   │                                         ┌──────────^ │                                  ^

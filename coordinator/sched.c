@@ -7,14 +7,15 @@
  *
  * Why one plan a step and no queue of steps: continuous batching (Orca, OSDI 2022) wants each step built from what is true when
  * it starts. Today one plan of a group is in flight; sched_group.reported and sched_request.last_plan are written so that a
- * second one needs a second sched_flight and "r->last_plan <= g->reported" where a plan picks its sequences. Why the plans are
- * the first actions: groups compute while the coordinator detokenizes. Why ended sequences are closed by the next plan and not by
- * a message of their own: ranks hear of all changes in one order, so that a block is never in two sequences. The price is a plan
- * without work where nothing else runs. Not taken: preemption. A reservation covers the longest answer, so an admitted sequence
- * always finishes; the price is blocks that short answers never use. Why a request that lost its group waits like one that is
- * new: admission is the one way in; what it brings besides is its place, with the tokens that it has and what drafters know of
- * it, and its rank among those that wait. Limits: O(running) an event; O(requests) when a deadline passes or the group is lost.
- */
+ * second one needs a second sched_flight and "r->last_plan <= g->reported" where a plan picks its sequences.
+ * Why the plans are the first actions: groups compute while the coordinator detokenizes.
+ * Why ended sequences are closed by the next plan and not by a message of their own: ranks hear of all changes in one order, so
+ * that a block is never in two sequences. The price is a plan without work where nothing else runs.
+ * Why a request that lost its group waits like one that is new: admission is the one way in. What it brings besides is its place,
+ * with the tokens that it has and what drafters know of it, and its rank among those that wait.
+ * Not taken: preemption. A reservation covers the longest answer, so an admitted sequence always finishes; the price is blocks
+ * that short answers never use.
+ * Limits: O(running) an event; O(requests) when a deadline passes or a group is lost. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>

@@ -2,8 +2,10 @@
  *
  * First come, first served: a large request at the head of the queue holds smaller ones back until its blocks are free. To let
  * them pass would use the blocks better and starve the large one. Whoever had to leave a lost group is among the first.
- * It goes to the group that has room for it and the fewest running ones (ties: the lowest number), and stays there. Limits:
- * groups of unequal speed get alike many. */
+ * A request goes to the group that has room for it and the fewest running ones (ties: the lowest number), and stays there.
+ *
+ * Why not by what their steps take: that is known for the rows that a group has had, and two groups seldom have had the same.
+ * Limits: groups of unequal speed get alike many. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>

@@ -203,7 +203,7 @@ static void check_request(const sched *s, const sched_group *g, const sched_requ
     INVARIANT((r->state != SCHED_PREFILL) == (r->n_known - r->n_cached == 1));
 }
 
-/* Of a state, in a group. */
+/* Of the requests of one list or several. */
 typedef struct {
     uint32_t n, n_open, n_named, n_places;
 } sums;
@@ -223,7 +223,6 @@ static void check_list(const sched *s, const sched_group *g, sched_state state, 
     all->n += n;
 }
 
-/* Returns how many places its requests have. */
 static sums check_group(const sched_group *g) {
     sums of = {0};
     for (sched_state state = SCHED_PREFILL; state <= SCHED_CLOSING; state++) check_list(g->s, g, state, &g->lists[state], &of);
