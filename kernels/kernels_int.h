@@ -15,7 +15,6 @@ enum {
     KERNELS_CHUNK = 512,                     /* columns of a chunk of K */
     KERNELS_GROUP = 32,                      /* columns that share an activation scale */
     KERNELS_TILE_TOKENS = 13,                /* most tokens of one tile product */
-    KERNELS_N_KV_TYPES = 2,                  /* of kernels_kv_type */
     KERNELS_N_ROPES = 2,                     /* of kernels_rope_pairs */
     KERNELS_N_ACTIVATIONS = 2,               /* of kernels_activation */
     KERNELS_CHUNK_KEYS = NOUNS_BLOCK_TOKENS, /* keys of a step of online softmax */
@@ -90,6 +89,11 @@ typedef struct {
     float q[KERNELS_MAX_HEAD_DIM * KERNELS_LANES], o[KERNELS_MAX_HEAD_DIM * KERNELS_LANES];
 } kernels_lanes;
 
+/* row = x[dim] as its KV type rounds it: kernels_kv_row_bytes(), at any address. */
+typedef void kernels_kv_encode(void *row, const float *x, uint32_t dim);
+/* out[n_rows][dim] = what the rows, one behind the other, hold. */
+typedef void kernels_kv_decode(float *out, const void *rows, uint32_t n_rows, uint32_t dim);
+
 typedef struct {
     const char *isa;
     uint32_t tile_tokens;                             /* most tokens that `product` takes: what its registers hold */
@@ -107,8 +111,8 @@ typedef struct {
     void (*rope[KERNELS_N_ROPES])(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
     /* [kernels_activation] */
     void (*glu[KERNELS_N_ACTIVATIONS])(float *out, const float *gate, const float *up, uint32_t dim);
-    void (*kv_encode[KERNELS_N_KV_TYPES])(void *out, const float *x, uint32_t n);
-    void (*kv_decode[KERNELS_N_KV_TYPES])(float *out, const void *x, uint32_t n);
+    kernels_kv_encode *kv_encode[KERNELS_N_KV_TYPES];
+    kernels_kv_decode *kv_decode[KERNELS_N_KV_TYPES];
     /* One chunk of keys, which all n queries see: 1 <= n_keys <= KERNELS_CHUNK_KEYS; k, v[n_keys][head_dim]. */
     void (*attend)(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
                    float scale);
@@ -127,6 +131,12 @@ typedef struct {
 /* ref/rows.c; the twins are in cpu/avx2_rows.c. */
 void kernels_ref_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
 void kernels_ref_geglu(float *out, const float *gate, const float *up, uint32_t dim);
+/* ref/kv.c; the twins are in cpu/avx2_kv.c, avx512_kv.c and neon_kv.c. */
+#define KV_TYPE(id, bytes)                                                                                                       \
+    kernels_kv_encode kernels_ref_kv_encode_##id;                                                                                \
+    kernels_kv_decode kernels_ref_kv_decode_##id;
+#include "kernels/kv_types.def"
+#undef KV_TYPE
 
 const kernels_primitives *kernels_ref(void);
 const kernels_primitives *kernels_avx2(void);   /* NULL where this build or this processor lacks AVX2, FMA or F16C */

@@ -111,8 +111,9 @@ st_code model_read_part(const model_file *f, uint32_t rank, uint32_t n_ranks, mo
     c = found ? model_bind(f, &info, arch, found, e) : st_fail(e, ST_FATAL_MEMORY, "out of memory");
     model_part part = {.n_heads = share[MODEL_HEADS].n / info.head_dim,
                        .n_kv_heads = share[MODEL_KV_HEADS].n / info.head_dim,
+                       .head_dim = info.head_dim,
                        .ffn_dim = share[MODEL_FFN].n};
-    part.kv_token_elements = (uint64_t)info.n_layers * 2 * share[MODEL_KV_HEADS].n;
+    part.kv_token_rows = (uint64_t)info.n_layers * 2 * part.n_kv_heads;
     for (size_t i = 0; c == ST_OK && i < n; i++) {
         const model_tensor_row *row = i < MODEL_N_OUTER ? &arch->outer[i] : &arch->layer[(i - MODEL_N_OUTER) % MODEL_N_LAYER];
         bool head = row->holder == MODEL_TABLE && !found[MODEL_OUTPUT]; /* packed from the table, which stays in the file */

@@ -41,9 +41,9 @@ uint32_t model_max_ranks(const model_info *info);
 /* What one rank of a group holds. Heads and columns are cut as when loading; a KV head that the query heads of several ranks read
  * is on each of them. */
 typedef struct {
-    uint32_t n_heads, n_kv_heads, ffn_dim;
-    uint64_t weight_bytes;      /* of the file, that it reads: packed they are the same, or a little more (docs/numerics.md) */
-    uint64_t kv_token_elements; /* K and V of one token, all layers */
+    uint32_t n_heads, n_kv_heads, head_dim, ffn_dim;
+    uint64_t weight_bytes;  /* of the file, that it reads: packed they are the same, or a little more (docs/numerics.md) */
+    uint64_t kv_token_rows; /* of head_dim elements: K and V of one token, all layers */
 } model_part;
 /* rank < n_ranks. Pure but for the file. Errors: as model_read_info; ST_ERR_UNSUPPORTED (more ranks than units), ST_FATAL_MEMORY.
  */

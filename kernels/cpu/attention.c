@@ -14,11 +14,23 @@ enum {
     MAX_LANES = 128,     /* queries of rows that go side by side; a multiple of KERNELS_LANES */
 };
 
-static inline size_t element_bytes(const kernels_kv *kv) { return kv->type == KERNELS_KV_F32 ? 4 : 2; }
 static inline uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
+size_t kernels_kv_row_bytes(kernels_kv_type type, uint32_t head_dim) {
+    const size_t n = head_dim;
+    switch (type) {
+#define KV_TYPE(id, bytes)                                                                                                       \
+    case KERNELS_KV_##id:                                                                                                        \
+        return bytes;
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+    case KERNELS_N_KV_TYPES: break;
+    }
+    return 0;
+}
+
 size_t kernels_kv_block_bytes(const kernels_kv *kv) {
-    return (size_t)kv->n_layers * 2 * kv->n_kv_heads * NOUNS_BLOCK_TOKENS * kv->head_dim * element_bytes(kv);
+    return (size_t)kv->n_layers * 2 * kv->n_kv_heads * NOUNS_BLOCK_TOKENS * kernels_kv_row_bytes(kv->type, kv->head_dim);
 }
 
 /* A KV store with its bytes at hand. */
@@ -29,7 +41,7 @@ typedef struct {
 } store;
 
 static store store_of(const kernels_kv *kv) {
-    size_t block = kernels_kv_block_bytes(kv), row = kv->head_dim * element_bytes(kv);
+    size_t block = kernels_kv_block_bytes(kv), row = kernels_kv_row_bytes(kv->type, kv->head_dim);
     INVARIANT((unsigned)kv->type < KERNELS_N_KV_TYPES && kv->head_dim <= KERNELS_MAX_HEAD_DIM);
     return (store){kv, kernels_cpu_at(kv->at, kv->n_blocks * block), block, row * NOUNS_BLOCK_TOKENS, row};
 }
@@ -119,8 +131,8 @@ typedef struct {
 
 static void decode_block(const kv_job *job, uint32_t head, const uint32_t *blocks, uint32_t p0, uint32_t n, chunk_keys *c) {
     const kernels_kv *kv = job->s.kv;
-    job->p->kv_decode[kv->type](c->k, token_at(&job->s, job->layer, 0, head, blocks, p0), n * kv->head_dim);
-    job->p->kv_decode[kv->type](c->v, token_at(&job->s, job->layer, 1, head, blocks, p0), n * kv->head_dim);
+    job->p->kv_decode[kv->type](c->k, token_at(&job->s, job->layer, 0, head, blocks, p0), n, kv->head_dim);
+    job->p->kv_decode[kv->type](c->v, token_at(&job->s, job->layer, 1, head, blocks, p0), n, kv->head_dim);
 }
 
 /* Asks for what the next step will decode: the runs of a block begin new pages, where the processor's own streams end. */
@@ -135,9 +147,9 @@ static void decode_scattered(const kv_job *job, uint32_t head, const kernels_row
     const kernels_kv *kv = job->s.kv;
     for (uint32_t j = 0; j < n; j++) {
         uint32_t slot = row_slot(r, p0 + j);
-        job->p->kv_decode[kv->type](c->k + j * kv->head_dim, token_at(&job->s, job->layer, 0, head, r->blocks, slot),
+        job->p->kv_decode[kv->type](c->k + j * kv->head_dim, token_at(&job->s, job->layer, 0, head, r->blocks, slot), 1,
                                     kv->head_dim);
-        job->p->kv_decode[kv->type](c->v + j * kv->head_dim, token_at(&job->s, job->layer, 1, head, r->blocks, slot),
+        job->p->kv_decode[kv->type](c->v + j * kv->head_dim, token_at(&job->s, job->layer, 1, head, r->blocks, slot), 1,
                                     kv->head_dim);
     }
 }

@@ -69,10 +69,7 @@ static void quantize_full(kernels_act *out, const float *x) {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i m = _mm256_setzero_si256();
     for (uint32_t i = 0; i < KERNELS_GROUP; i += 8) m = _mm256_max_epu32(m, _mm256_and_si256(load(x + i), magnitude));
-    __m128i h = _mm_max_epu32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
-    h = _mm_max_epu32(h, _mm_shuffle_epi32(h, 0x4e));
-    h = _mm_max_epu32(h, _mm_shuffle_epi32(h, 0xb1));
-    uint32_t amax = (uint32_t)_mm_cvtsi128_si32(h);
+    const uint32_t amax = max_epu32(m);
     if (amax >= 0x7f800000u || amax < 0x0d800000u) { /* not finite; below 2^-100 */
         *out = (kernels_act){.d = 0};
         if (amax >= 0x7f800000u) out->d = out->d_sum = NAN;
@@ -90,7 +87,7 @@ static void quantize_full(kernels_act *out, const float *x) {
     _mm256_storeu_si256((void *)out->q, bytes);
     /* In each 128 bits: two sums of the first half, two of the second. */
     __m256i pairs = _mm256_hadd_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-    h = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
     h = _mm_hadd_epi32(h, h);
     out->sum_low = _mm_cvtsi128_si32(h);
     out->sum = out->sum_low + _mm_extract_epi32(h, 1);
@@ -142,26 +139,6 @@ static void swiglu(float *out, const float *gate, const float *up, uint32_t dim)
     for (; i < dim; i++) out[i] = gate[i] / (1.0f + fmath_expf(-gate[i])) * up[i];
 }
 
-/* -- KV and attention ---------------------------------------------------------------------------------------------------- */
-
-static void encode_f16(void *out, const float *x, uint32_t n) {
-    uint16_t *to = out;
-    uint32_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((void *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
-    for (; i < n; i++) to[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
-}
-
-static void decode_f16(float *out, const void *x, uint32_t n) {
-    const uint16_t *from = x;
-    uint32_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, halves((const void *)(from + i)));
-    for (; i < n; i++) out[i] = _cvtsh_ss(from[i]);
-}
-
-static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n * sizeof *x); }
-static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
-
 static const kernels_primitives table = {
     .isa = "avx2",
     .tile_tokens = 4,
@@ -195,8 +172,18 @@ static const kernels_primitives table = {
     .rmsnorm = rmsnorm,
     .rope = {[KERNELS_ROPE_NEIGHBOURS] = rope, [KERNELS_ROPE_HALVES] = kernels_avx2_rope_halves},
     .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = kernels_avx2_geglu},
-    .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
-    .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
+    .kv_encode =
+        {
+#define KV_TYPE(id, bytes) [KERNELS_KV_##id] = kernels_avx2_kv_encode_##id,
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+        },
+    .kv_decode =
+        {
+#define KV_TYPE(id, bytes) [KERNELS_KV_##id] = kernels_avx2_kv_decode_##id,
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+        },
     .attend = kernels_avx2_attend,
 };
 

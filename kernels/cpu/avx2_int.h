@@ -14,6 +14,12 @@
 #include "kernels/formats.def"
 #undef FORMAT
 
+#define KV_TYPE(id, bytes)                                                                                                       \
+    kernels_kv_encode kernels_avx2_kv_encode_##id;                                                                               \
+    kernels_kv_decode kernels_avx2_kv_decode_##id;
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+
 void kernels_avx2_rope_halves(float *x, const float *cos_sin, uint32_t n_heads, uint32_t head_dim);
 void kernels_avx2_geglu(float *out, const float *gate, const float *up, uint32_t dim);
 void kernels_avx2_attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t dim,
@@ -33,6 +39,13 @@ INLINE __m256i first(uint32_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 INLINE __m256 load_first(const float *x, uint32_t n) { return n >= 8 ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, first(n)); }
+
+INLINE uint32_t max_epu32(__m256i v) {
+    __m128i h = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    h = _mm_max_epu32(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_max_epu32(h, _mm_shuffle_epi32(h, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(h);
+}
 
 /* fmath_expf, eight at a time. Operand order of min and max lets NaN through. */
 INLINE __m256 exp8(__m256 x) {

@@ -131,22 +131,6 @@ static void geglu(float *out, const float *gate, const float *up, uint32_t dim) 
     }
 }
 
-/* -- KV and attention ---------------------------------------------------------------------------------------------------- */
-
-static void encode_f16(void *out, const float *x, uint32_t n) {
-    uint16_t *to = out;
-    for (uint32_t i = 0; i < n; i += 16)
-        _mm256_mask_storeu_epi16(to + i, first(n - i), _mm512_cvtps_ph(load(x + i, n - i), _MM_FROUND_TO_NEAREST_INT));
-}
-
-static void decode_f16(float *out, const void *x, uint32_t n) {
-    const uint16_t *from = x;
-    for (uint32_t i = 0; i < n; i += 16) store(out + i, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n - i), from + i)), n - i);
-}
-
-static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n * sizeof *x); }
-static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
-
 static const kernels_primitives table = {
     .isa = "avx512",
     .tile_tokens = 8,
@@ -180,8 +164,18 @@ static const kernels_primitives table = {
     .rmsnorm = rmsnorm,
     .rope = {[KERNELS_ROPE_NEIGHBOURS] = rope, [KERNELS_ROPE_HALVES] = rope_halves},
     .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = geglu},
-    .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
-    .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
+    .kv_encode =
+        {
+#define KV_TYPE(id, bytes) [KERNELS_KV_##id] = kernels_avx512_kv_encode_##id,
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+        },
+    .kv_decode =
+        {
+#define KV_TYPE(id, bytes) [KERNELS_KV_##id] = kernels_avx512_kv_decode_##id,
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+        },
     .attend = kernels_avx512_attend,
     .open_lanes = kernels_avx512_open_lanes,
     .attend_lanes = kernels_avx512_attend_lanes,

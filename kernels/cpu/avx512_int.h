@@ -15,6 +15,12 @@
 #include "kernels/formats.def"
 #undef FORMAT
 
+#define KV_TYPE(id, bytes)                                                                                                       \
+    kernels_kv_encode kernels_avx512_kv_encode_##id;                                                                             \
+    kernels_kv_decode kernels_avx512_kv_decode_##id;
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+
 void kernels_avx512_attend(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t dim,
                            float scale);
 void kernels_avx512_open_lanes(kernels_lanes *l, const float *const *q, uint32_t dim);

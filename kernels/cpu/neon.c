@@ -181,23 +181,6 @@ static void geglu(float *out, const float *gate, const float *up, uint32_t dim) 
 
 /* -- KV and attention ---------------------------------------------------------------------------------------------------- */
 
-static void encode_f16(void *out, const float *x, uint32_t n) {
-    uint16_t *to = out;
-    uint32_t i = 0;
-    for (; i + 4 <= n; i += 4) vst1_u16(to + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
-    for (; i < n; i++) to[i] = half_of_float(x[i]);
-}
-
-static void decode_f16(float *out, const void *x, uint32_t n) {
-    const uint16_t *from = x;
-    uint32_t i = 0;
-    for (; i + 4 <= n; i += 4) vst1q_f32(out + i, halves(from + i));
-    for (; i < n; i++) out[i] = half_to_float(from[i]);
-}
-
-static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n * sizeof *x); }
-static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
-
 /* Lane i with i + 2, of two keys side by side. */
 INLINE float32x4_t pairs(float32x4_t a, float32x4_t b) {
     return vaddq_f32(vcombine_f32(vget_low_f32(a), vget_low_f32(b)), vcombine_f32(vget_high_f32(a), vget_high_f32(b)));
@@ -265,8 +248,18 @@ static const kernels_primitives table = {
     .rmsnorm = rmsnorm,
     .rope = {[KERNELS_ROPE_NEIGHBOURS] = rope, [KERNELS_ROPE_HALVES] = rope_halves},
     .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = geglu},
-    .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
-    .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
+    .kv_encode =
+        {
+#define KV_TYPE(id, bytes) [KERNELS_KV_##id] = kernels_neon_kv_encode_##id,
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+        },
+    .kv_decode =
+        {
+#define KV_TYPE(id, bytes) [KERNELS_KV_##id] = kernels_neon_kv_decode_##id,
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+        },
     .attend = attend,
 };
 

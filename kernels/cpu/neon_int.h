@@ -13,6 +13,12 @@
 #include "kernels/formats.def"
 #undef FORMAT
 
+#define KV_TYPE(id, bytes)                                                                                                       \
+    kernels_kv_encode kernels_neon_kv_encode_##id;                                                                               \
+    kernels_kv_decode kernels_neon_kv_decode_##id;
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 

@@ -71,15 +71,6 @@ static void swiglu(float *out, const float *gate, const float *up, uint32_t dim)
     for (uint32_t i = 0; i < dim; i++) out[i] = gate[i] / (1.0f + fmath_expf(-gate[i])) * up[i];
 }
 
-static void encode_f16(void *out, const float *x, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) ((uint16_t *)out)[i] = half_of_float(x[i]);
-}
-static void decode_f16(float *out, const void *x, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) out[i] = half_to_float(((const uint16_t *)x)[i]);
-}
-static void encode_f32(void *out, const float *x, uint32_t n) { memcpy(out, x, n * sizeof *x); }
-static void decode_f32(float *out, const void *x, uint32_t n) { memcpy(out, x, n * sizeof *out); }
-
 /* Online softmax (Milakov and Gimelshein, arXiv 1805.02867), a chunk of keys at a time. */
 static void attend_one(const kernels_query *query, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
                        float scale) {
@@ -114,8 +105,18 @@ static const kernels_primitives table = {
     .rmsnorm = rmsnorm,
     .rope = {[KERNELS_ROPE_NEIGHBOURS] = rope, [KERNELS_ROPE_HALVES] = kernels_ref_rope_halves},
     .glu = {[KERNELS_SILU] = swiglu, [KERNELS_GELU] = kernels_ref_geglu},
-    .kv_encode = {[KERNELS_KV_F16] = encode_f16, [KERNELS_KV_F32] = encode_f32},
-    .kv_decode = {[KERNELS_KV_F16] = decode_f16, [KERNELS_KV_F32] = decode_f32},
+    .kv_encode =
+        {
+#define KV_TYPE(id, bytes) [KERNELS_KV_##id] = kernels_ref_kv_encode_##id,
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+        },
+    .kv_decode =
+        {
+#define KV_TYPE(id, bytes) [KERNELS_KV_##id] = kernels_ref_kv_decode_##id,
+#include "kernels/kv_types.def"
+#undef KV_TYPE
+        },
     .attend = attend,
 };
 

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static const kv_type *const types[] = {&kv_type_f16, &kv_type_f32};
+static const kv_type *const types[] = {&kv_type_f16, &kv_type_f32, &kv_type_q8, &kv_type_q4};
 enum { N_TYPES = sizeof types / sizeof *types };
 
 const kv_type *kv_type_at(uint32_t i) { return i < N_TYPES ? types[i] : NULL; }

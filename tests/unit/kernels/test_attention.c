@@ -76,9 +76,9 @@ static void expected_row(const text *t, kernels_kv_type type, uint32_t position,
         for (uint32_t j = 0; j < n; j++) {
             size_t at = ((p0 + j) * KV_HEADS + kv_head_of[head]) * dim;
             p->kv_encode[type](stored, t->k + at, dim);
-            p->kv_decode[type](k + j * dim, stored, dim);
+            p->kv_decode[type](k + j * dim, stored, 1, dim);
             p->kv_encode[type](stored, t->v + at, dim);
-            p->kv_decode[type](v + j * dim, stored, dim);
+            p->kv_decode[type](v + j * dim, stored, 1, dim);
         }
         kernels_query query = {&s, o, t->q + (position * HEADS + head) * dim};
         p->attend(&query, 1, k + skip * dim, v + skip * dim, n - skip, dim, 1.0f / sqrtf((float)dim));

@@ -311,8 +311,8 @@ static void every_half_decodes_and_encodes_as_ref(void **state) {
     float *a = mem_alloc(65536, 4), *b = mem_alloc(65536, 4);
     for (uint32_t i = 0; i < 65536; i++) h[i] = (uint16_t)i;
     for (const kernels_primitives **p = fast; *p; p++) {
-        kernels_ref()->kv_decode[KERNELS_KV_F16](a, h, 65536);
-        (*p)->kv_decode[KERNELS_KV_F16](b, h, 65536);
+        kernels_ref()->kv_decode[KERNELS_KV_F16](a, h, 1, 65536);
+        (*p)->kv_decode[KERNELS_KV_F16](b, h, 1, 65536);
         assert_memory_equal(a, b, 65536 * 4); /* also the bits of NaN: the store is moved between machines */
         values v = {.seed = 4};
         for (uint32_t i = 0; i < 65536; i++) { /* near the rounding borders between halves, and anywhere */

@@ -44,12 +44,24 @@ static void every_type_is_found_by_its_name_and_sizes_its_store(void **state) {
     for (const kv_type *t; (t = kv_type_at(n)); n++) {
         assert_ptr_equal(t, kv_type_find(t->name));
         kv_store *s = create(m, t->name);
-        assert_int_equal(5 * 3 * 2 * 2 * 32 * 32 * t->element_bytes, kv_store_bytes(s)); /* as kernels.h lays it out */
+        assert_int_equal(5 * 3 * 2 * 2 * 32 * kv_type_row_bytes(t, 32), kv_store_bytes(s)); /* as kernels.h lays it out */
         assert_int_equal(t->type, kv_store_view(s)->type);
         kv_store_destroy(s);
     }
-    assert_int_equal(2, n);
+    assert_int_equal(KERNELS_N_KV_TYPES, n);
     assert_null(kv_type_find("q3"));
+}
+
+static void a_row_has_the_bytes_that_its_type_says(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        size_t of_64, of_40;
+    } expected[] = {{"f32", 256, 160}, {"f16", 128, 80}, {"q8", 68, 44}, {"q4", 40, 40}};
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        assert_int_equal(expected[i].of_64, kv_type_row_bytes(kv_type_find(expected[i].name), 64));
+        assert_int_equal(expected[i].of_40, kv_type_row_bytes(kv_type_find(expected[i].name), 40));
+    }
 }
 
 static void a_type_that_is_not_named_goes_with_the_precision(void **state) {
@@ -139,6 +151,7 @@ static void creation_survives_any_failed_allocation(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_is_found_by_its_name_and_sizes_its_store),
+        cmocka_unit_test(a_row_has_the_bytes_that_its_type_says),
         cmocka_unit_test(a_type_that_is_not_named_goes_with_the_precision),
         cmocka_unit_test(shapes_without_content_are_refused),
         cmocka_unit_test(a_store_that_memory_cannot_hold_says_how_large_it_would_be),

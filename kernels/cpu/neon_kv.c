@@ -1,0 +1,139 @@
+/* KV rows for NEON. Bits equal ref/kv.c. */
+#include "kernels/cpu/neon_int.h"
+
+#ifdef KERNELS_HAS_NEON
+#include "base/half.h"
+#include "kernels/cpu/kv_q4.h"
+#include <string.h>
+
+void kernels_neon_kv_encode_F16(void *row, const float *x, uint32_t dim) {
+    uint16_t *to = row;
+    uint32_t i = 0;
+    for (; i + 4 <= dim; i += 4) vst1_u16(to + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+    for (; i < dim; i++) to[i] = half_of_float(x[i]);
+}
+
+void kernels_neon_kv_decode_F16(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
+    const uint16_t *from = rows;
+    const uint32_t n = n_rows * dim;
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4) vst1q_f32(out + i, halves(from + i));
+    for (; i < n; i++) out[i] = half_to_float(from[i]);
+}
+
+void kernels_neon_kv_encode_F32(void *row, const float *x, uint32_t dim) { memcpy(row, x, dim * sizeof *x); }
+void kernels_neon_kv_decode_F32(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
+    memcpy(out, rows, (size_t)n_rows * dim * sizeof *out);
+}
+
+INLINE uint32x4_t magnitudes(float32x4_t x) { return vreinterpretq_u32_f32(vabsq_f32(x)); }
+
+/* To nearest, half to even; in int16. */
+INLINE int16x4_t codes_of(float32x4_t y) { return vmovn_s32(vcvtnq_s32_f32(y)); }
+
+INLINE float32x4_t load_first(const float *x, uint32_t n) {
+    float last[4] = {0};
+    if (n >= 4) return vld1q_f32(x);
+    memcpy(last, x, n * sizeof *x);
+    return vld1q_f32(last);
+}
+
+void kernels_neon_kv_encode_Q8(void *row, const float *x, uint32_t dim) {
+    uint8_t *code = (uint8_t *)row + sizeof(float);
+    uint32x4_t most = vdupq_n_u32(0);
+    for (uint32_t i = 0; i < dim; i += 4) most = vmaxq_u32(most, magnitudes(load_first(x + i, dim - i)));
+    const uint32_t amax = vmaxvq_u32(most);
+    float a, d = 0;
+    memcpy(&a, &amax, sizeof a);
+    if (amax >= 0x7f800000u || amax < 0x0d800000u) { /* not finite; below 2^-100 */
+        if (amax >= 0x7f800000u) d = NAN;
+        memset(code, 0, dim);
+    } else {
+        d = a / 127.0f;
+        const float inverse = 127.0f / a;
+        for (uint32_t i = 0; i < dim; i += 4) {
+            int16x4_t q = codes_of(vmulq_n_f32(load_first(x + i, dim - i), inverse));
+            int8x8_t bytes = vmovn_s16(vcombine_s16(q, q));
+            memcpy(code + i, &bytes, dim - i < 4 ? dim - i : 4);
+        }
+    }
+    memcpy(row, &d, sizeof d);
+}
+
+void kernels_neon_kv_decode_Q8(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
+    const uint8_t *row = rows;
+    for (uint32_t r = 0; r < n_rows; r++, row += sizeof(float) + dim, out += dim) {
+        const int8_t *code = (const int8_t *)row + sizeof(float);
+        float d;
+        memcpy(&d, row, sizeof d);
+        uint32_t i = 0;
+        for (; i + 8 <= dim; i += 8) {
+            int16x8_t q = vmovl_s8(vld1_s8(code + i));
+            vst1q_f32(out + i, vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(q))), d));
+            vst1q_f32(out + i + 4, vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(q))), d));
+        }
+        for (; i < dim; i++) out[i] = d * (float)code[i];
+    }
+}
+
+INLINE void encode_group(uint8_t *group, const float *x) {
+    float32x4_t low = vld1q_f32(x), high = low;
+    uint32x4_t most = magnitudes(low);
+    for (uint32_t i = 4; i < Q4_GROUP; i += 4) {
+        float32x4_t v = vld1q_f32(x + i);
+        low = vminq_f32(low, v);
+        high = vmaxq_f32(high, v);
+        most = vmaxq_u32(most, magnitudes(v));
+    }
+    const q4_coding c = q4_begin(group, vminvq_f32(low), vmaxvq_f32(high), vmaxvq_u32(most) < 0x7f800000u);
+    uint8x8_t codes[4] = {vdup_n_u8(0), vdup_n_u8(0), vdup_n_u8(0), vdup_n_u8(0)};
+    const float32x4_t m = vdupq_n_f32(c.m);
+    for (uint32_t i = 0; c.inverse > 0 && i < 4; i++) {
+        int16x4_t a = codes_of(vmulq_n_f32(vsubq_f32(vld1q_f32(x + 8 * i), m), c.inverse));
+        int16x4_t b = codes_of(vmulq_n_f32(vsubq_f32(vld1q_f32(x + 8 * i + 4), m), c.inverse));
+        codes[i] = vmin_u8(vqmovun_s16(vcombine_s16(a, b)), vdup_n_u8(15));
+    }
+    vst1_u8(group + Q4_CODES, vorr_u8(codes[0], vshl_n_u8(codes[2], 4)));
+    vst1_u8(group + Q4_CODES + 8, vorr_u8(codes[1], vshl_n_u8(codes[3], 4)));
+}
+
+void kernels_neon_kv_encode_Q4(void *row, const float *x, uint32_t dim) {
+    uint8_t *group = row;
+    for (; dim >= Q4_GROUP; dim -= Q4_GROUP, x += Q4_GROUP, group += Q4_GROUP_BYTES) encode_group(group, x);
+    if (!dim) return;
+    float last[Q4_GROUP];
+    q4_fill(last, x, dim);
+    encode_group(group, last);
+}
+
+/* out[8]. d * code is exact, so that the fma rounds as the sum in ref/kv.c. */
+INLINE void decode_eight(float *out, uint8x8_t codes, float d, float m) {
+    uint16x8_t q = vmovl_u8(codes);
+    vst1q_f32(out, vfmaq_n_f32(vdupq_n_f32(m), vcvtq_f32_u32(vmovl_u16(vget_low_u16(q))), d));
+    vst1q_f32(out + 4, vfmaq_n_f32(vdupq_n_f32(m), vcvtq_f32_u32(vmovl_u16(vget_high_u16(q))), d));
+}
+
+INLINE void decode_group(float *out, const uint8_t *group) {
+    const float d = half_load(group), m = half_load(group + 2);
+    for (uint32_t i = 0; i < 16; i += 8) {
+        uint8x8_t codes = vld1_u8(group + Q4_CODES + i);
+        decode_eight(out + i, vand_u8(codes, vdup_n_u8(15)), d, m);
+        decode_eight(out + 16 + i, vshr_n_u8(codes, 4), d, m);
+    }
+}
+
+void kernels_neon_kv_decode_Q4(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
+    const uint8_t *group = rows;
+    for (uint32_t r = 0; r < n_rows; r++) {
+        uint32_t i = 0;
+        for (; i + Q4_GROUP <= dim; i += Q4_GROUP, out += Q4_GROUP, group += Q4_GROUP_BYTES) decode_group(out, group);
+        if (i == dim) continue;
+        float last[Q4_GROUP];
+        decode_group(last, group);
+        memcpy(out, last, (dim - i) * sizeof *out);
+        out += dim - i;
+        group += Q4_GROUP_BYTES;
+    }
+}
+
+#endif
