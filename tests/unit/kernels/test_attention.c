@@ -138,7 +138,7 @@ static void attention_is_softmax_of_scaled_products(void **state) {
 }
 
 /* A tree over position 60 on: the branch 61, 62, ... of node numbers that jump, among siblings with other keys. */
-static void branch_attends(uint32_t window) {
+static void branch_attends(kernels_kv_type type, uint32_t window) {
     enum { DIM = 64, BASE = 60, DEPTH = 9, ROW = HEADS * DIM };
     const uint32_t blocks[] = {3, 9, 1, 4}, straight[] = {6, 5, 8, 10};
     static const uint32_t node[DEPTH] = {0, 2, 3, 7, 8, 11, 14, 15, 19}; /* slots BASE + node; the gaps are other branches */
@@ -148,7 +148,7 @@ static void branch_attends(uint32_t window) {
         for (uint32_t threads = 1; threads <= 2; threads++) {
             rig r;
             if (!rig_open_isa(&r, isa, threads)) continue;
-            kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
+            kernels_kv kv = store_open(&r, type, DIM);
             run_text(&r, &kv, &t, straight, 0, BASE + DEPTH, prompt);
             memcpy(expected, prompt + BASE * ROW, sizeof expected);
             run_text(&r, &kv, &t, blocks, 0, BASE, prompt);
@@ -180,7 +180,8 @@ static void branch_attends(uint32_t window) {
 static void a_branch_of_a_tree_attends_as_if_it_were_contiguous(void **state) {
     (void)state;
     static const uint32_t windows[] = {KERNELS_NO_WINDOW, 1, 5, 33};
-    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) branch_attends(windows[i]);
+    for (uint32_t type = 0; type < KERNELS_N_KV_TYPES; type++)
+        for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) branch_attends((kernels_kv_type)type, windows[i]);
 }
 
 static void sequences_in_one_batch_do_not_see_each_other(void **state) {
@@ -221,48 +222,53 @@ static void a_row_that_is_not_finite_spoils_only_rows_that_see_it(void **state) 
     (void)state;
     enum { DIM = 16, ROW = HEADS * DIM, N = 40, BAD = 35 };
     const uint32_t blocks[] = {0, 3};
-    text t = text_open(DIM, KERNELS_NO_WINDOW, 76);
-    float clean[N * ROW], out[N * ROW];
-    rig r;
-    rig_open(&r, 2);
-    kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
-    run_text(&r, &kv, &t, blocks, 0, N, clean);
-    for (uint32_t i = 0; i < KV_HEADS * DIM; i++) t.k[BAD * KV_HEADS * DIM + i] = 1e6f; /* infinite as a half */
-    run_text(&r, &kv, &t, blocks, 0, N, out);
-    assert_same_floats(out, clean, BAD * ROW);
-    for (uint32_t p = BAD; p < N; p++) {
-        bool bad = false;
-        for (uint32_t i = 0; i < ROW; i++) bad |= !isfinite(out[p * ROW + i]);
-        assert_true(bad);
+    for (uint32_t type = 0; type < KERNELS_N_KV_TYPES; type++) {
+        text t = text_open(DIM, KERNELS_NO_WINDOW, 76);
+        float clean[N * ROW], out[N * ROW];
+        rig r;
+        rig_open(&r, 2);
+        kernels_kv kv = store_open(&r, (kernels_kv_type)type, DIM);
+        run_text(&r, &kv, &t, blocks, 0, N, clean);
+        const bool half = type == KERNELS_KV_F16 || type == KERNELS_KV_Q4; /* where a large number will do */
+        for (uint32_t i = 0; i < KV_HEADS * DIM; i++) t.k[BAD * KV_HEADS * DIM + i] = half ? 1e6f : INFINITY;
+        run_text(&r, &kv, &t, blocks, 0, N, out);
+        assert_same_floats(out, clean, BAD * ROW);
+        for (uint32_t p = BAD; p < N; p++) {
+            bool bad = false;
+            for (uint32_t i = 0; i < ROW; i++) bad |= !isfinite(out[p * ROW + i]);
+            assert_true(bad);
+        }
+        rig_close(&r);
+        text_close(&t);
     }
-    rig_close(&r);
-    text_close(&t);
 }
 
 static void moving_a_token_moves_all_layers_and_nothing_else(void **state) {
     (void)state;
     enum { DIM = 24 };
     const uint32_t blocks[] = {4, 2};
-    rig r;
-    values v = {.seed = 77};
-    rig_open(&r, 1);
-    kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
-    size_t n = kernels_kv_block_bytes(&kv) * BLOCKS, row = DIM * 2, run = row * 32;
-    assert_int_equal(n, (size_t)BLOCKS * LAYERS * 2 * KV_HEADS * 32 * DIM * 2);
-    uint8_t *before = mem_alloc(n, 1), *after = mem_alloc(n, 1);
-    for (size_t i = 0; i < n; i++) before[i] = (uint8_t)next_u32(&v);
-    r.ops->upload(r.d, kv.at, before, n);
-    r.ops->kv_move(r.d, &kv, blocks, 5, 5);
-    r.ops->kv_move(r.d, &kv, blocks, 31, 33);
-    rig_get(&r, after, kv.at, n);
-    for (size_t i = 0; i < LAYERS * 2 * KV_HEADS; i++) {
-        uint8_t *to = before + 4 * kernels_kv_block_bytes(&kv) + i * run + 31 * row;
-        memcpy(to, before + 2 * kernels_kv_block_bytes(&kv) + i * run + 1 * row, row);
+    for (uint32_t type = 0; type < KERNELS_N_KV_TYPES; type++) {
+        rig r;
+        values v = {.seed = 77};
+        rig_open(&r, 1);
+        kernels_kv kv = store_open(&r, (kernels_kv_type)type, DIM);
+        size_t n = kernels_kv_block_bytes(&kv) * BLOCKS, row = kernels_kv_row_bytes(kv.type, DIM), run = row * 32;
+        assert_int_equal(n, (size_t)BLOCKS * LAYERS * 2 * KV_HEADS * 32 * row);
+        uint8_t *before = mem_alloc(n, 1), *after = mem_alloc(n, 1);
+        for (size_t i = 0; i < n; i++) before[i] = (uint8_t)next_u32(&v);
+        r.ops->upload(r.d, kv.at, before, n);
+        r.ops->kv_move(r.d, &kv, blocks, 5, 5);
+        r.ops->kv_move(r.d, &kv, blocks, 31, 33);
+        rig_get(&r, after, kv.at, n);
+        for (size_t i = 0; i < LAYERS * 2 * KV_HEADS; i++) {
+            uint8_t *to = before + 4 * kernels_kv_block_bytes(&kv) + i * run + 31 * row;
+            memcpy(to, before + 2 * kernels_kv_block_bytes(&kv) + i * run + 1 * row, row);
+        }
+        assert_memory_equal(before, after, n);
+        mem_free(before);
+        mem_free(after);
+        rig_close(&r);
     }
-    assert_memory_equal(before, after, n);
-    mem_free(before);
-    mem_free(after);
-    rig_close(&r);
 }
 
 int main(void) {

@@ -57,7 +57,7 @@ static void draw_shape(property *p) {
         t->window = draw(p, 1, 70);
         t->global_every = draw(p, 2, 3);
     }
-    p->kv_type = draw(p, 0, 3) ? "f16" : "f32";
+    p->kv_type = kv_type_at(draw(p, 0, KERNELS_N_KV_TYPES - 1))->name;
     p->precision = draw(p, 0, 3) ? KERNELS_FAST : KERNELS_FP32;
 }
 
