@@ -2,7 +2,8 @@
  *
  * prompt: a prompt of P tokens, logits of its last position only, after the same once unmeasured. decode: B sequences, one token
  * each a step, greedy; batch 1 from an empty context, others after 64-token prompts. verify: n tokens of one sequence a step, all
- * with their logits, after a prompt of 64, as a chain of drafts is verified. Tokens per second count the tokens of all sequences.
+ * with their logits, after a prompt of 64, as a chain of drafts is verified. --context: all of these after prompts of so many.
+ * Tokens per second count the tokens of all sequences.
  */
 #include "client/bench_int.h"
 #include "client/engine_int.h"
@@ -14,7 +15,8 @@
 #include <string.h>
 #include <time.h>
 
-enum { ROWS = 256, MAX_LIST = 16, DECODE_PROMPT = 64 };
+enum { ROWS = 256, MAX_LIST = 16, DECODE_PROMPT = 64, MAX_CONTEXT = 1 << 24 };
+#define USUAL_CONTEXT UINT32_MAX
 
 typedef struct {
     uint32_t n, value[MAX_LIST];
@@ -24,7 +26,7 @@ typedef struct {
     const char *what, *threads_text, *batch_text, *verify_text;
     engine_options engine;
     list threads, batch, verify;
-    uint32_t n_prompt, n_generate;
+    uint32_t n_prompt, n_generate, n_context;
     bool json;
     double read_roof; /* GB/s of the threads at hand; 0: not measured */
 } bench;
@@ -78,9 +80,11 @@ static st_code time_prompt(engine *g, uint32_t n, double *tokens_per_s, st_error
     return c;
 }
 
-static st_code time_decode(engine *g, uint32_t n_batch, uint32_t n_tokens, double *tokens_per_s, st_error *e) {
+static st_code time_decode(engine *g, uint32_t n_batch, uint32_t n_context, uint32_t n_tokens, double *tokens_per_s,
+                           st_error *e) {
     const sampling greedy = {.temperature = 0};
-    uint32_t base = n_batch == 1 ? 0 : DECODE_PROMPT, n_vocab = engine_info(g)->n_vocab, token[ROWS];
+    const uint32_t usual = n_batch == 1 ? 0 : DECODE_PROMPT, base = n_context == USUAL_CONTEXT ? usual : n_context;
+    uint32_t n_vocab = engine_info(g)->n_vocab, token[ROWS];
     st_code c = engine_make_room(g, n_batch, base + n_tokens, e);
     for (uint32_t s = 0; c == ST_OK && s < n_batch; s++) {
         c = run_prompt(g, s, base, e);
@@ -97,12 +101,13 @@ static st_code time_decode(engine *g, uint32_t n_batch, uint32_t n_tokens, doubl
     return c;
 }
 
-static st_code time_verify(engine *g, uint32_t n_rows, uint32_t n_steps, double *tokens_per_s, st_error *e) {
-    st_code c = engine_make_room(g, 1, DECODE_PROMPT + n_rows, e);
-    if (c == ST_OK) c = run_prompt(g, 0, DECODE_PROMPT, e);
+static st_code time_verify(engine *g, uint32_t n_rows, uint32_t n_context, uint32_t n_steps, double *tokens_per_s, st_error *e) {
+    const uint32_t base = n_context == USUAL_CONTEXT ? DECODE_PROMPT : n_context;
+    st_code c = engine_make_room(g, 1, base + n_rows, e);
+    if (c == ST_OK) c = run_prompt(g, 0, base, e);
     double start = start_clock(g);
     for (uint32_t k = 0; c == ST_OK && k < n_steps; k++) { /* each step writes the same slots again */
-        for (uint32_t i = 0; i < n_rows; i++) (void)engine_add(g, 0, some_token(g, 1, i), DECODE_PROMPT + i, true);
+        for (uint32_t i = 0; i < n_rows; i++) (void)engine_add(g, 0, some_token(g, 1, i), base + i, true);
         c = engine_run(g, e);
     }
     *tokens_per_s = (double)n_rows * n_steps / (now_s() - start);
@@ -186,11 +191,11 @@ static st_code measure(bench *b, json_t *out, st_error *e) {
     if (c == ST_OK) c = time_prompt(g, b->n_prompt, &speed, e);
     if (c == ST_OK) note(b, out, g, "prompt", 1, speed);
     for (uint32_t i = 0; c == ST_OK && i < b->batch.n; i++) {
-        c = time_decode(g, b->batch.value[i], b->n_generate, &speed, e);
+        c = time_decode(g, b->batch.value[i], b->n_context, b->n_generate, &speed, e);
         if (c == ST_OK) note(b, out, g, "decode", b->batch.value[i], speed);
     }
     for (uint32_t i = 0; c == ST_OK && i < b->verify.n; i++) {
-        c = time_verify(g, b->verify.value[i], b->n_generate, &speed, e);
+        c = time_verify(g, b->verify.value[i], b->n_context, b->n_generate, &speed, e);
         if (c == ST_OK) note(b, out, g, "verify", b->verify.value[i], speed);
     }
     engine_close(g);
@@ -216,6 +221,10 @@ static int run(const char *verb, bench *b) {
         (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "--prompt, --generate: expected at least 1 token");
         return usage(verb, &e);
     }
+    if (b->n_context != USUAL_CONTEXT && b->n_context > MAX_CONTEXT) {
+        (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "--context %u: expected at most %d", b->n_context, MAX_CONTEXT);
+        return usage(verb, &e);
+    }
     b->engine.max_choose = 1;
     for (uint32_t i = 0; i < b->batch.n; i++)
         if (b->batch.value[i] > b->engine.max_choose) b->engine.max_choose = b->batch.value[i];
@@ -239,7 +248,12 @@ int client_bench(int argc, char **argv) {
         argv[1] = serve;
         return bench_serve(argc - 1, argv + 1);
     }
-    bench b = {.threads_text = "1", .batch_text = "1,4,8,16", .n_prompt = 512, .n_generate = 64, .engine.max_rows = ROWS};
+    bench b = {.threads_text = "1",
+               .batch_text = "1,4,8,16",
+               .n_prompt = 512,
+               .n_generate = 64,
+               .n_context = USUAL_CONTEXT,
+               .engine.max_rows = ROWS};
     const client_option options[] = {
         {"TEST", CLIENT_TEXT, &b.what, NULL,
          "engine: the forward pass in this process; serve: a running cluster (consort bench serve --help)", true},
@@ -247,6 +261,8 @@ int client_bench(int argc, char **argv) {
         {"--threads", CLIENT_TEXT, &b.threads_text, "N,N", "compute threads (default: 1)", false},
         {"--prompt", CLIENT_U32, &b.n_prompt, "N", "tokens of the prompt (default: 512)", false},
         {"--generate", CLIENT_U32, &b.n_generate, "N", "tokens decoded by each sequence (default: 64)", false},
+        {"--context", CLIENT_U32, &b.n_context, "N",
+         "tokens of each sequence before those decoded or verified (default: 64; none with batch 1)", false},
         {"--batch", CLIENT_TEXT, &b.batch_text, "N,N", "sequences that decode together (default: 1,4,8,16)", false},
         {"--verify", CLIENT_TEXT, &b.verify_text, "N,N", "tokens of one sequence in a step (default: not measured)", false},
         {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar", false},

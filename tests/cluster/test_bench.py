@@ -33,7 +33,7 @@ def test_the_overhead_of_a_cluster_is_measured(cluster, tmp_path):
 
 
 def test_the_engine_is_measured_with_its_operations():
-    done = consort("bench", "engine", "--model", MODEL, "--prompt", 8, "--generate", 2, "--batch", "1,2", "--verify", "3", "--profile", "--json")
+    done = consort("bench", "engine", "--model", MODEL, "--prompt", 8, "--generate", 2, "--batch", "1,2", "--verify", "3", "--context", 5, "--kv-type", "q8", "--profile", "--json")
     results = json.loads(done.stdout)
     assert [(r["test"], r["batch"]) for r in results] == [("prompt", 1), ("decode", 1), ("decode", 2), ("verify", 3)]
     for result in results:
