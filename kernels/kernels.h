@@ -69,8 +69,8 @@ typedef struct {
     uint32_t n_blocks, n_layers, n_kv_heads, head_dim;
 } kernels_kv;
 
-size_t kernels_kv_row_bytes(kernels_kv_type type, uint32_t head_dim);
-size_t kernels_kv_block_bytes(const kernels_kv *kv); /* of all layers */
+size_t kernels_kv_row_bytes(kernels_kv_type type, uint32_t head_dim); /* K or V of one token, one head */
+size_t kernels_kv_block_bytes(const kernels_kv *kv);                  /* of all layers */
 
 /* What row i of a batch may see, besides itself: positions 0 .. n_before-1 of its sequence from the slots of the same numbers,
  * then n_path further positions from the slots in `path` (the ancestors of a tree node, nearest to the root first, and the row
