@@ -89,7 +89,7 @@ typedef struct {
     float q[KERNELS_MAX_HEAD_DIM * KERNELS_LANES], o[KERNELS_MAX_HEAD_DIM * KERNELS_LANES];
 } kernels_lanes;
 
-/* row = x[dim] as its KV type rounds it: kernels_kv_row_bytes(), at any address. */
+/* row = x[dim] as its KV type rounds it: kernels_kv_row_bytes(), at any address (f16: an even one). */
 typedef void kernels_kv_encode(void *row, const float *x, uint32_t dim);
 /* out[n_rows][dim] = what the rows, one behind the other, hold. */
 typedef void kernels_kv_decode(float *out, const void *rows, uint32_t n_rows, uint32_t dim);
