@@ -1,1 +1,1 @@
-consort_room(kv_core SOURCES ${CMAKE_CURRENT_LIST_DIR}/table.c SEES base)
+consort_room(kv_core SOURCES ${CMAKE_CURRENT_LIST_DIR}/table.c ${CMAKE_CURRENT_LIST_DIR}/prefix.c SEES base)

@@ -2,7 +2,9 @@
  *
  * Nouns: a table (all blocks of one group), a sequence's chain of blocks, a block id (index and generation: an id of a freed
  * block is refused). A sequence first reserves the most it can ever need, then extends block by block within the reservation,
- * so that an admitted sequence never runs out. Blocks are reference-counted: a fork shares all full blocks.
+ * so that an admitted sequence never runs out. Blocks are reference-counted: a fork shares all full blocks, and so do sequences
+ * that begin with the same tokens under the same salt. A block whose tokens are known stays when nobody holds it any more, until
+ * its room is needed (kept blocks; the one used longest ago goes first).
  * All memory is the caller's, sized by kv_table_bytes; no clock, allocation or I/O. Owner: the scheduler. */
 #ifndef CONSORT_KV_CORE_H
 #define CONSORT_KV_CORE_H
@@ -17,6 +19,11 @@ typedef struct {
 } kv_chain;
 #define KV_CHAIN_NONE ((kv_chain){UINT32_MAX})
 
+/* Sequences of different salts share no blocks: whether somebody has asked the same before shows in the time of an answer. */
+typedef struct {
+    uint64_t half[2];
+} kv_salt;
+
 static inline uint32_t kv_blocks_for(uint64_t n_tokens) {
     return (uint32_t)((n_tokens + NOUNS_BLOCK_TOKENS - 1) / NOUNS_BLOCK_TOKENS);
 }
@@ -28,6 +35,18 @@ kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t max_chains, ui
 /* A new empty chain that may grow to n_tokens. Errors: ST_ERR_NO_BLOCKS (retryable, nothing changed), ST_ERR_INVALID_ARGUMENT
  * (can never fit this table). */
 ST_CHECKED st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out);
+/* As kv_reserve, for a sequence whose first n_known of n_tokens tokens are `tokens`: it begins with the longest run of kept
+ * blocks that hold just these, and at least one token is left to be computed. *n_shared: tokens in them; kv_keep goes on from
+ * there. */
+ST_CHECKED st_code kv_reserve_known(kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens,
+                                    kv_chain *out, uint32_t *n_shared);
+/* What kv_reserve_known would find, in tokens. */
+uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known);
+/* The cache of the chain now holds n_cached tokens, which are `tokens`: its full blocks may be shared from here on, and are kept.
+ * For a chain of kv_reserve_known, with the same salt; n_cached never falls. */
+void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_cached);
+/* Nothing is kept that no chain holds, and what chains hold is not shared any more. */
+void kv_forget(kv_table *t);
 /* Makes the chain hold n_tokens tokens. *first and *n_new tell which of its blocks are new (kv_chain_blocks()[first ...]).
  * Errors: ST_ERR_INVALID_ARGUMENT (more than reserved). */
 ST_CHECKED st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, uint32_t *n_new);
@@ -42,8 +61,9 @@ void kv_release(kv_table *t, kv_chain c);
 const block_id *kv_chain_blocks(const kv_table *t, kv_chain c,
                                 uint32_t *n_blocks); /* view until the next call that changes the chain */
 bool kv_block_live(const kv_table *t, block_id id);
-uint32_t kv_free_blocks(const kv_table *t); /* neither used nor promised */
-uint32_t kv_used_blocks(const kv_table *t);
+uint32_t kv_free_blocks(const kv_table *t); /* neither used nor promised; kept ones are among them */
+uint32_t kv_used_blocks(const kv_table *t); /* that chains hold */
+uint32_t kv_kept_blocks(const kv_table *t); /* that no chain holds */
 uint32_t kv_total_blocks(const kv_table *t);
 
 /* INVARIANTs: counts, references, reservations and generations agree. O(blocks); debug builds call it each step. */

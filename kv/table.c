@@ -3,7 +3,10 @@
  * What: for each block a generation and a count of the chains that hold it; for each chain the list of its blocks and how many
  * it may have; one stack of free blocks; one number, `promised`, of blocks that chains may still take.
  *
- *     blocks = used (references >= 1) + free;   free = promised + what kv_free_blocks() offers
+ *     blocks = used (references >= 1) + kept (a node of the prefix tree, references 0) + on the stack
+ *     kept + on the stack = promised + what kv_free_blocks() offers
+ *
+ * A new block comes from the stack; when that is empty, from the kept block that was used longest ago.
  *
  * Why reservations: a sequence that has been admitted must never wait for a block in the middle of its answer, because the way
  * out of that (throwing a running sequence's cache away and computing it again) costs more than the blocks kept back. The road
@@ -11,7 +14,7 @@
  * Why generations: a plan that names a block which was freed since can be told from one that names its new owner.
  * Limits: a shared block is never written: a fork shares full blocks only. max_chains * max_chain_blocks ids are kept, whether
  * they are used or not; that is 8 bytes for 32 tokens. */
-#include "kv/kv_core.h"
+#include "kv/prefix_int.h"
 
 #include <string.h>
 
@@ -20,13 +23,16 @@
 typedef struct {
     uint32_t n_blocks, n_reserved; /* blocks it holds, blocks it may hold */
     uint32_t next_free;            /* in the list of free chains */
+    uint32_t n_kept;               /* of its blocks, the first that are nodes of the tree */
     bool in_use;
+    bool apart; /* behind those another chain has computed the same: its own blocks are no nodes */
 } chain;
 
 struct kv_table {
     uint32_t n_blocks, max_chains, max_chain_blocks;
-    uint32_t n_free;                          /* blocks on the stack */
-    uint32_t promised;                        /* sum over chains of n_reserved - n_blocks; <= n_free */
+    uint32_t n_free;   /* blocks on the stack */
+    uint32_t promised; /* sum over chains of n_reserved - n_blocks; <= n_free and kept ones */
+    kv_prefix prefix;
     uint32_t free_chain;                      /* first of the list */
     uint32_t *generation, *references, *free; /* [n_blocks]; free: a stack of indices, top at n_free - 1 */
     uint32_t *count;                          /* [n_blocks] scratch of kv_check */
@@ -59,6 +65,9 @@ static size_t lay_out(unsigned char *base, kv_table shape, kv_table **out) {
     shape.references = place(&l, shape.n_blocks, sizeof *shape.references);
     shape.free = place(&l, shape.n_blocks, sizeof *shape.free);
     shape.count = place(&l, shape.n_blocks, sizeof *shape.count);
+    shape.prefix.n_buckets = kv_prefix_buckets(shape.n_blocks);
+    shape.prefix.nodes = place(&l, shape.n_blocks, sizeof *shape.prefix.nodes);
+    shape.prefix.buckets = place(&l, shape.prefix.n_buckets, sizeof *shape.prefix.buckets);
     shape.chains = place(&l, shape.max_chains, sizeof *shape.chains);
     shape.ids = place(&l, (size_t)shape.max_chains * shape.max_chain_blocks, sizeof *shape.ids);
     if (base) {
@@ -83,6 +92,7 @@ kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t max_chains, ui
         t->free[i] = n_blocks - 1 - i; /* block 0 on top */
     }
     t->n_free = n_blocks;
+    kv_prefix_init(&t->prefix, n_blocks);
     for (uint32_t i = 0; i < max_chains; i++) t->chains[i].next_free = i + 1 < max_chains ? i + 1 : NO_CHAIN;
     t->free_chain = max_chains > 0 ? 0 : NO_CHAIN;
     return t;
@@ -97,9 +107,23 @@ static chain *chain_of(const kv_table *t, kv_chain c) {
 
 static block_id *ids_of(const kv_table *t, kv_chain c) { return t->ids + (size_t)c.index * t->max_chain_blocks; }
 
+/* Nobody holds it any more and nothing is known of it. */
+static void free_block(kv_table *t, uint32_t index) {
+    if (++t->generation[index] == 0) t->generation[index] = 1; /* 0 is no generation */
+    t->free[t->n_free++] = index;
+}
+
+static void evict(kv_table *t) {
+    uint32_t index = t->prefix.oldest;
+    INVARIANT(index != KV_NO_BLOCK);
+    kv_prefix_remove(&t->prefix, index);
+    free_block(t, index);
+}
+
 /* The chain may take it: it is one of the promised ones. */
 static void take_block(kv_table *t, chain *c, block_id *ids) {
-    INVARIANT(c->n_blocks < c->n_reserved && t->promised > 0 && t->n_free > 0);
+    INVARIANT(c->n_blocks < c->n_reserved && t->promised > 0);
+    if (t->n_free == 0) evict(t);
     uint32_t index = t->free[--t->n_free];
     t->promised--;
     t->references[index] = 1;
@@ -109,8 +133,14 @@ static void take_block(kv_table *t, chain *c, block_id *ids) {
 static void drop_block(kv_table *t, uint32_t index) {
     INVARIANT(t->references[index] > 0);
     if (--t->references[index] > 0) return;
-    if (++t->generation[index] == 0) t->generation[index] = 1; /* 0 is no generation */
-    t->free[t->n_free++] = index;
+    if (t->prefix.nodes[index].there)
+        kv_prefix_rest(&t->prefix, index);
+    else
+        free_block(t, index);
+}
+
+static void share_block(kv_table *t, uint32_t index) {
+    if (t->references[index]++ == 0) kv_prefix_wake(&t->prefix, index);
 }
 
 /* A new chain of at most n_reserved blocks, n_promised of which are not there yet. */
@@ -137,6 +167,65 @@ st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out) {
     return ST_OK;
 }
 
+/* The longest run of blocks that hold the first of n_known tokens, but for the last token: *n_resting of them no chain holds. */
+static uint32_t find_run(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint32_t *n_resting) {
+    uint32_t n = 0, at = KV_NO_BLOCK, most = n_known > 0 ? (n_known - 1) / NOUNS_BLOCK_TOKENS : 0;
+    *n_resting = 0;
+    for (; n < most && n < t->max_chain_blocks; n++) {
+        uint32_t next = kv_prefix_find(&t->prefix, salt, at, tokens + (size_t)n * NOUNS_BLOCK_TOKENS);
+        if (next == KV_NO_BLOCK) break;
+        *n_resting += t->prefix.nodes[next].rests;
+        at = next;
+    }
+    return n;
+}
+
+uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
+    uint32_t n_resting;
+    return find_run(t, salt, tokens, n_known, &n_resting) * NOUNS_BLOCK_TOKENS;
+}
+
+st_code kv_reserve_known(kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens, kv_chain *out,
+                         uint32_t *n_shared) {
+    if (!ever_fits(t, n_tokens) || n_known > n_tokens) return ST_ERR_INVALID_ARGUMENT;
+    uint32_t n = kv_blocks_for(n_tokens), n_resting, n_run = find_run(t, salt, tokens, n_known, &n_resting);
+    /* resting blocks that it takes are no longer there to be promised */
+    if (t->free_chain == NO_CHAIN || n - n_run + n_resting > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
+    *out = new_chain(t, n, n - n_run);
+    chain *ch = chain_of(t, *out);
+    block_id *ids = ids_of(t, *out);
+    for (uint32_t at = KV_NO_BLOCK; ch->n_blocks < n_run; ch->n_blocks++) {
+        at = kv_prefix_find(&t->prefix, salt, at, tokens + (size_t)ch->n_blocks * NOUNS_BLOCK_TOKENS);
+        share_block(t, at);
+        ids[ch->n_blocks] = (block_id){at, t->generation[at]};
+    }
+    ch->n_kept = n_run;
+    *n_shared = n_run * NOUNS_BLOCK_TOKENS;
+    return ST_OK;
+}
+
+void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_cached) {
+    chain *ch = chain_of(t, c);
+    const block_id *ids = ids_of(t, c);
+    INVARIANT(n_cached <= (uint64_t)ch->n_blocks * NOUNS_BLOCK_TOKENS);
+    for (; !ch->apart && ch->n_kept < n_cached / NOUNS_BLOCK_TOKENS; ch->n_kept++) {
+        uint32_t parent = ch->n_kept > 0 ? ids[ch->n_kept - 1].index : KV_NO_BLOCK;
+        const uint32_t *of_block = tokens + (size_t)ch->n_kept * NOUNS_BLOCK_TOKENS;
+        ch->apart = kv_prefix_find(&t->prefix, salt, parent, of_block) != KV_NO_BLOCK;
+        if (ch->apart) return;
+        kv_prefix_add(&t->prefix, ids[ch->n_kept].index, salt, parent, of_block);
+    }
+}
+
+void kv_forget(kv_table *t) {
+    while (t->prefix.oldest != KV_NO_BLOCK) evict(t);
+    for (uint32_t i = 0; i < t->max_chains; i++) { /* what is left, chains hold */
+        t->chains[i].apart = t->chains[i].in_use;
+        t->chains[i].n_kept = 0;
+    }
+    kv_prefix_init(&t->prefix, t->n_blocks);
+}
+
 st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, uint32_t *n_new) {
     chain *ch = chain_of(t, c);
     if (n_tokens > (uint64_t)ch->n_reserved * NOUNS_BLOCK_TOKENS) return ST_ERR_INVALID_ARGUMENT;
@@ -158,6 +247,8 @@ st_code kv_fork(kv_table *t, kv_chain from, uint64_t shared_tokens, uint64_t n_t
     const block_id *old = ids_of(t, from);
     block_id *ids = ids_of(t, c);
     chain *ch = chain_of(t, c);
+    ch->n_kept = n_full < parent->n_kept ? n_full : parent->n_kept;
+    ch->apart = parent->apart;
     for (uint32_t i = 0; i < n_full; i++) {
         t->references[old[i].index]++;
         ids[i] = old[i];
@@ -191,8 +282,9 @@ bool kv_block_live(const kv_table *t, block_id id) {
     return id.index < t->n_blocks && t->references[id.index] > 0 && t->generation[id.index] == id.generation;
 }
 
-uint32_t kv_free_blocks(const kv_table *t) { return t->n_free - t->promised; }
-uint32_t kv_used_blocks(const kv_table *t) { return t->n_blocks - t->n_free; }
+uint32_t kv_free_blocks(const kv_table *t) { return t->n_free + t->prefix.n_resting - t->promised; }
+uint32_t kv_used_blocks(const kv_table *t) { return t->n_blocks - t->n_free - t->prefix.n_resting; }
+uint32_t kv_kept_blocks(const kv_table *t) { return t->prefix.n_resting; }
 uint32_t kv_total_blocks(const kv_table *t) { return t->n_blocks; }
 
 /* ---- the check ---- */
@@ -203,11 +295,11 @@ static uint64_t check_chains(const kv_table *t) {
     for (uint32_t i = 0; i < t->max_chains; i++) {
         const chain *ch = &t->chains[i];
         if (!ch->in_use) continue;
-        INVARIANT(ch->n_blocks <= ch->n_reserved && ch->n_reserved <= t->max_chain_blocks);
+        INVARIANT(ch->n_kept <= ch->n_blocks && ch->n_blocks <= ch->n_reserved && ch->n_reserved <= t->max_chain_blocks);
         promised += ch->n_reserved - ch->n_blocks;
         const block_id *ids = ids_of(t, (kv_chain){i});
         for (uint32_t b = 0; b < ch->n_blocks; b++) {
-            INVARIANT(kv_block_live(t, ids[b]));
+            INVARIANT(kv_block_live(t, ids[b]) && (b >= ch->n_kept || t->prefix.nodes[ids[b].index].there));
             t->count[ids[b].index]++;
         }
     }
@@ -217,15 +309,17 @@ static uint64_t check_chains(const kv_table *t) {
 void kv_check(const kv_table *t) {
     memset(t->count, 0, t->n_blocks * sizeof *t->count);
     uint64_t promised = check_chains(t);
-    INVARIANT(t->promised == promised && t->promised <= t->n_free && t->n_free <= t->n_blocks);
+    INVARIANT(t->promised == promised && t->promised <= t->n_free + t->prefix.n_resting && t->n_free <= t->n_blocks);
     uint32_t n_used = 0;
     for (uint32_t i = 0; i < t->n_blocks; i++) {
         INVARIANT(t->count[i] == t->references[i] && t->generation[i] > 0);
+        INVARIANT((t->prefix.nodes[i].there && t->references[i] == 0) == (t->prefix.nodes[i].there && t->prefix.nodes[i].rests));
         n_used += t->references[i] > 0;
     }
-    INVARIANT(n_used + t->n_free == t->n_blocks);
+    INVARIANT(n_used + t->prefix.n_resting + t->n_free == t->n_blocks);
+    kv_prefix_check(&t->prefix, t->n_blocks);
     for (uint32_t i = 0; i < t->n_free; i++) { /* free ones: each once, held by nobody */
-        INVARIANT(t->free[i] < t->n_blocks && t->count[t->free[i]] == 0);
+        INVARIANT(t->free[i] < t->n_blocks && t->count[t->free[i]] == 0 && !t->prefix.nodes[t->free[i]].there);
         t->count[t->free[i]] = 1;
     }
     uint32_t n_chains = 0;
