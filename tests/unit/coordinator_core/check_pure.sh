@@ -5,7 +5,7 @@
 set -eu
 nm=$1
 shift
-allowed='st_fail st_prefix st_text st_abort memcpy memmove memset snprintf strcmp strcspn strlen strncmp
+allowed='st_fail st_prefix st_text st_abort memcmp memcpy memmove memset snprintf strcmp strcspn strlen strncmp
     cursor_take cursor_u32 cursor_u64 fmath_expf fmath_logf fmath_exp fmath_log philox sha256_of'
 helpers='^(__asan_|__ubsan_|__tsan_|__sanitizer_|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_|__(memcpy|memmove|memset|snprintf)_chk)'
 
