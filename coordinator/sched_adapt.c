@@ -3,13 +3,14 @@
  * What: each result teaches how right each drafter's beliefs are (spec_calibration) and what a step of so many rows takes from
  * its plan to its result (spec_cost; steps that compute prompts are left out, since a row of a prompt costs less than one that
  * chooses). Before a plan is sent, the calibrated trees of each decoding sequence are fused, and the step is divided between
- * them (spec_divide). What the group has idled because someone waited for drafters is counted, and what the step would have given
- * without them, so that rounds stop asking where that is more (spec_worth).
+ * them (spec_divide). What rounds that waited for drafters gave, their whole wait counted, is compared with what a step of all
+ * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth).
  *
  * Why one answer to all rounds that begin at a time, and not one for each request: a batch of which half waits falls apart in two
  * that each have a step of their own. What drafts are worth is one table for all groups; what steps take, and with it whether to
  * ask, is each group's own.
- * Limits: the wait counts as the group's idle time; that a sequence which waits misses steps of the others does not count. */
+ * Limits: in the division of a step the wait counts only as far as the group was idle in it; a step is judged by the longest wait
+ * of its sequences. */
 #include "coordinator/sched_int.h"
 
 enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };

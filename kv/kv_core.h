@@ -35,6 +35,7 @@ kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t max_chains, ui
 /* A new empty chain that may grow to n_tokens. Errors: ST_ERR_NO_BLOCKS (retryable, nothing changed), ST_ERR_INVALID_ARGUMENT
  * (can never fit this table). */
 ST_CHECKED st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out);
+/* Kept blocks: the scheduler does not ask for them yet. */
 /* As kv_reserve, for a sequence whose first n_known of n_tokens tokens are `tokens`: it begins with the longest run of kept
  * blocks that hold just these, and at least one token is left to be computed. *n_shared: tokens in them; kv_keep goes on from
  * there. */

@@ -89,14 +89,7 @@ INLINE void encode_group(uint8_t *group, const float *x) {
     _mm_storeu_si128((void *)(group + Q4_CODES), codes);
 }
 
-void kernels_avx512_kv_encode_Q4(void *row, const float *x, uint32_t dim) {
-    uint8_t *group = row;
-    for (; dim >= Q4_GROUP; dim -= Q4_GROUP, x += Q4_GROUP, group += Q4_GROUP_BYTES) encode_group(group, x);
-    if (!dim) return;
-    float last[Q4_GROUP];
-    q4_fill(last, x, dim);
-    encode_group(group, last);
-}
+void kernels_avx512_kv_encode_Q4(void *row, const float *x, uint32_t dim) { q4_encode_row(row, x, dim, encode_group); }
 
 /* out[n], n <= 32. d * code is exact, so that the fma rounds as the sum in ref/kv.c. */
 INLINE void decode_group(float *out, const uint8_t *group, uint32_t n) {

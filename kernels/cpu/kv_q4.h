@@ -9,6 +9,7 @@
 #include "base/half.h"
 #include <math.h>
 #include <stdbool.h>
+#include <string.h>
 
 enum { Q4_GROUP = 32, Q4_GROUP_BYTES = 20, Q4_CODES = 4 /* where they begin */ };
 
@@ -32,9 +33,30 @@ static inline q4_coding q4_begin(uint8_t *group, float low, float high, bool fin
     return (q4_coding){m, d > 0 ? 1.0f / d : 0};
 }
 
-/* The values of a short last group, filled up with its first. */
-static inline void q4_fill(float out[Q4_GROUP], const float *x, uint32_t n) {
-    for (uint32_t i = 0; i < Q4_GROUP; i++) out[i] = x[i < n ? i : 0];
+/* A row by an instruction set's own function of a group; a short last group is filled up with its first value. */
+INLINE void q4_encode_row(void *row, const float *x, uint32_t dim, void (*encode_group)(uint8_t *group, const float *x)) {
+    uint8_t *group = row;
+    for (; dim >= Q4_GROUP; dim -= Q4_GROUP, x += Q4_GROUP, group += Q4_GROUP_BYTES) encode_group(group, x);
+    if (!dim) return;
+    float last[Q4_GROUP];
+    for (uint32_t i = 0; i < Q4_GROUP; i++) last[i] = x[i < dim ? i : 0];
+    encode_group(group, last);
+}
+
+/* Rows, likewise. */
+INLINE void q4_decode_rows(float *out, const void *rows, uint32_t n_rows, uint32_t dim,
+                           void (*decode_group)(float *out, const uint8_t *group)) {
+    const uint8_t *group = rows;
+    for (uint32_t r = 0; r < n_rows; r++) {
+        uint32_t i = 0;
+        for (; i + Q4_GROUP <= dim; i += Q4_GROUP, out += Q4_GROUP, group += Q4_GROUP_BYTES) decode_group(out, group);
+        if (i == dim) continue;
+        float last[Q4_GROUP];
+        decode_group(last, group);
+        memcpy(out, last, (dim - i) * sizeof *out);
+        out += dim - i;
+        group += Q4_GROUP_BYTES;
+    }
 }
 
 #endif

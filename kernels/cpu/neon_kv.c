@@ -97,14 +97,7 @@ INLINE void encode_group(uint8_t *group, const float *x) {
     vst1_u8(group + Q4_CODES + 8, vorr_u8(codes[1], vshl_n_u8(codes[3], 4)));
 }
 
-void kernels_neon_kv_encode_Q4(void *row, const float *x, uint32_t dim) {
-    uint8_t *group = row;
-    for (; dim >= Q4_GROUP; dim -= Q4_GROUP, x += Q4_GROUP, group += Q4_GROUP_BYTES) encode_group(group, x);
-    if (!dim) return;
-    float last[Q4_GROUP];
-    q4_fill(last, x, dim);
-    encode_group(group, last);
-}
+void kernels_neon_kv_encode_Q4(void *row, const float *x, uint32_t dim) { q4_encode_row(row, x, dim, encode_group); }
 
 /* out[8]. d * code is exact, so that the fma rounds as the sum in ref/kv.c. */
 INLINE void decode_eight(float *out, uint8x8_t codes, float d, float m) {
@@ -123,17 +116,7 @@ INLINE void decode_group(float *out, const uint8_t *group) {
 }
 
 void kernels_neon_kv_decode_Q4(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
-    const uint8_t *group = rows;
-    for (uint32_t r = 0; r < n_rows; r++) {
-        uint32_t i = 0;
-        for (; i + Q4_GROUP <= dim; i += Q4_GROUP, out += Q4_GROUP, group += Q4_GROUP_BYTES) decode_group(out, group);
-        if (i == dim) continue;
-        float last[Q4_GROUP];
-        decode_group(last, group);
-        memcpy(out, last, (dim - i) * sizeof *out);
-        out += dim - i;
-        group += Q4_GROUP_BYTES;
-    }
+    q4_decode_rows(out, rows, n_rows, dim, decode_group);
 }
 
 #endif

@@ -1,13 +1,6 @@
 /* Kept blocks: single rules by example, then all of them against a model that has no tree, no buckets and no list: it looks
  * through all blocks each time. */
-#include "base/mem.h"
-#include "kv/kv_core.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "tests/unit/kv_core/rig.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
@@ -18,16 +11,8 @@
 #define N_OPERATIONS 1500000
 #endif
 
-enum { B = NOUNS_BLOCK_TOKENS, BLOCKS = 24, CHAINS = 8, CHAIN_BLOCKS = 6 };
+enum { BLOCKS = 24, CHAINS = 8, CHAIN_BLOCKS = 6 };
 static const kv_salt ours = {{0, 0}}, theirs = {{0, 1}};
-
-static kv_table *new_table(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {
-    size_t n = kv_table_bytes(n_blocks, max_chains, max_chain_blocks);
-    void *memory = mem_alloc_aligned(1, n, 64);
-    assert_non_null(memory);
-    memset(memory, 0xa5, n);
-    return kv_table_init(memory, n_blocks, max_chains, max_chain_blocks);
-}
 
 /* Blocks of tokens by their kinds, a letter each. */
 static const uint32_t *text(const char *kinds) {
@@ -183,12 +168,7 @@ typedef struct {
     uint32_t generation[BLOCKS]; /* the last seen of each */
 } world;
 
-static uint32_t draw(world *w, uint32_t n) { /* xorshift64* */
-    w->random ^= w->random >> 12;
-    w->random ^= w->random << 25;
-    w->random ^= w->random >> 27;
-    return (uint32_t)((w->random * UINT64_C(0x2545F4914F6CDD1D)) >> 32) % n;
-}
+static uint32_t draw(world *w, uint32_t n) { return draw_below(&w->random, n); }
 
 static bool is_held(const world *w, uint32_t block) {
     for (uint32_t c = 0; c < CHAINS; c++)

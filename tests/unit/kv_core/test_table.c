@@ -1,13 +1,6 @@
 /* The block table: single rules by example, then all of them together against a model that knows no free list, no stack and no
  * running totals: it recounts everything from the chains each time. */
-#include "base/mem.h"
-#include "kv/kv_core.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "tests/unit/kv_core/rig.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
@@ -17,17 +10,6 @@
 #ifndef N_OPERATIONS
 #define N_OPERATIONS 3000000
 #endif
-
-enum { B = NOUNS_BLOCK_TOKENS };
-
-static kv_table *new_table(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {
-    size_t n = kv_table_bytes(n_blocks, max_chains, max_chain_blocks);
-    assert_true(n > 0);
-    void *memory = mem_alloc_aligned(1, n, 64);
-    assert_non_null(memory);
-    memset(memory, 0xa5, n); /* init must not lean on zeroed memory */
-    return kv_table_init(memory, n_blocks, max_chains, max_chain_blocks);
-}
 
 static uint32_t grow(kv_table *t, kv_chain c, uint64_t n_tokens) {
     uint32_t first, n_new;
@@ -188,12 +170,7 @@ typedef struct {
     uint32_t generation[BLOCKS]; /* the last seen of each */
 } world;
 
-static uint32_t draw(world *w, uint32_t n) { /* xorshift64* */
-    w->random ^= w->random >> 12;
-    w->random ^= w->random << 25;
-    w->random ^= w->random >> 27;
-    return (uint32_t)((w->random * UINT64_C(0x2545F4914F6CDD1D)) >> 32) % n;
-}
+static uint32_t draw(world *w, uint32_t n) { return draw_below(&w->random, n); }
 
 static uint32_t held_by(const world *w, uint32_t block) {
     uint32_t n = 0;
