@@ -94,9 +94,9 @@ static int print_json(const client_result *r, uint32_t index, double wall_s) {
     snprintf(text, sizeof text, "%llu", (unsigned long long)r->seed);
     json_t *seed = r->seed <= INT64_MAX ? json_integer((json_int_t)r->seed) : json_string(text);
     json_t *o =
-        json_pack("{s:i s:s% s:o s:s s:{s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f} s:o}", "index", (int)index, "text",
+        json_pack("{s:i s:s% s:o s:s s:{s:i s:i s:i s:i} s:o s:s s:{s:f s:f s:f s:f s:f} s:o}", "index", (int)index, "text",
                   r->text ? r->text : "", r->n_text, "ids", ids, "finish_reason", r->finish_reason, "usage", "prompt_tokens",
-                  r->prompt_tokens, "completion_tokens", r->completion_tokens, "total_tokens",
+                  r->prompt_tokens, "cached_tokens", r->cached_tokens, "completion_tokens", r->completion_tokens, "total_tokens",
                   r->prompt_tokens + r->completion_tokens, "seed", seed, "request_id", r->request_id, "times", "queue_s",
                   (double)r->queue_ns / 1e9, "first_token_s", first_s, "total_s", total_s, "wall_s", wall_s, "tokens_per_s",
                   r->completion_tokens > 1 && total_s > first_s ? (r->completion_tokens - 1) / (total_s - first_s) : 0.0,
@@ -122,8 +122,9 @@ static void print_speculation(const client_result *r) {
 
 static void print_summary(const client_result *r) {
     double first_s = (double)r->first_token_ns / 1e9, rest_s = (double)(r->total_ns - r->first_token_ns) / 1e9;
-    fprintf(stderr, "%u prompt tokens, %u tokens (%s); first token after %.0f ms", r->prompt_tokens, r->completion_tokens,
-            r->finish_reason, first_s * 1e3);
+    fprintf(stderr, "%u prompt tokens", r->prompt_tokens);
+    if (r->cached_tokens) fprintf(stderr, " (%u from the cache)", r->cached_tokens);
+    fprintf(stderr, ", %u tokens (%s); first token after %.0f ms", r->completion_tokens, r->finish_reason, first_s * 1e3);
     if (r->completion_tokens > 1 && rest_s > 0) fprintf(stderr, ", then %.1f tokens/s", (r->completion_tokens - 1) / rest_s);
     if (r->drafted) print_speculation(r);
     fprintf(stderr, "; seed %llu, request %s\n", (unsigned long long)r->seed, r->request_id);

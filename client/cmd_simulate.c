@@ -110,6 +110,7 @@ static void set_limits(simulation *s) {
     l->speculation = s->speculation;
     l->drafter_names = s->names;
     l->n_vocab = VOCABULARY; /* texts are made up, and so are their words */
+    l->prefix_cache = !strcmp(t->prefix_cache, "on");
     l->adaptive_budgets = !strcmp(t->draft_budgets, "adaptive");
     l->draft_ahead = !strcmp(t->draft_ahead, "on");
     l->lockstep = !strcmp(t->fusion, "lockstep");

@@ -105,7 +105,10 @@ static st_code on_message(void *context, const uint8_t *message, size_t n) {
     if (!code && r.index >= all->n)
         code = st_fail(all->e, ST_ERR_FORMAT, "index: %u in a reply; %u answers were asked for", r.index, all->n);
     if (!code) code = take_reply(&all->results[r.index], &r, all->e);
-    for (uint32_t i = 0; !code && r.has_usage && i < all->n; i++) all->results[i].prompt_tokens = r.prompt_tokens;
+    for (uint32_t i = 0; !code && r.has_usage && i < all->n; i++) {
+        all->results[i].prompt_tokens = r.prompt_tokens;
+        all->results[i].cached_tokens = r.cached_tokens;
+    }
     arena_deinit(&a);
     return code;
 }

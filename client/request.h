@@ -32,7 +32,7 @@ typedef struct {
     size_t n_logs, n_top_ids, n_top_logs;
     char request_id[PROTO_REQUEST_ID_BYTES + 1], finish_reason[16];
     uint64_t seed, queue_ns, first_token_ns, total_ns; /* the cluster's clock, from the request's arrival */
-    uint32_t prompt_tokens, completion_tokens;
+    uint32_t prompt_tokens, cached_tokens, completion_tokens;
     uint64_t steps, drafted, accepted;
     proto_drafter_figures by_drafter[PROTO_MAX_DRAFTERS]; /* names in `names` */
     char names[PROTO_MAX_DRAFTERS][32];

@@ -43,6 +43,7 @@ typedef struct {
     char *chat_template;     /* name of one; empty: the file's */
     char *precision;         /* "fast", "fp32" */
     uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
+    char *prefix_cache;  /* "on", "off" */
     char *speculation;   /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     char *corpus;        /* a file; empty: none */
     char *draft_budgets; /* "adaptive", "fixed" */

@@ -290,6 +290,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->model);
     mem_free(t->chat_template);
     mem_free(t->precision);
+    mem_free(t->prefix_cache);
     mem_free(t->speculation);
     mem_free(t->corpus);
     mem_free(t->draft_budgets);

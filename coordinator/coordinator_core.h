@@ -11,11 +11,11 @@
  *                   │         (answered, lost or late)─── drafting <───────┘ (a token is committed: they are asked)
  *                   └──────(cancel, deadline; in each state)───────────────────────────────────────────────────┘
  *
- * A request that waits goes to the group with the fewest and stays there. If its group is lost it waits again, before all who
- * came later, is prefilled in another from the tokens that it has, and goes on; without another it ends.
- * Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at most.
- * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
- * loop. */
+ * A request that waits goes to the group that has the fewest, or knows most of its tokens, and stays there. If its group is lost
+ * it waits again, before all who came later, is prefilled in another from the tokens that it has, and goes on; without another it
+ * ends. Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at
+ * most. A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the
+ * coordinator's loop. */
 #ifndef CONSORT_COORDINATOR_CORE_H
 #define CONSORT_COORDINATOR_CORE_H
 
@@ -44,6 +44,7 @@ typedef struct {
     size_t corpus_bytes;
     const uint8_t *vocabulary_hash; /* [32] that the corpus must have; NULL: any. Read in sched_init */
     uint32_t n_vocab;               /* where there are drafters: drafts of other ids are refused */
+    bool prefix_cache;              /* what is computed for one request serves all that begin with the same tokens */
     bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree each, and always waits */
     bool draft_ahead;               /* drafters go on from the likeliest outcome of a step while it runs */
     bool lockstep;                  /* drafters go on together from the surest token of all, and not each alone */
@@ -85,6 +86,7 @@ typedef struct {
     uint32_t max_tokens;
     sampling sampling;
     token_rules rules;       /* its ends: stop tokens, and the model's unless ignored */
+    uint64_t cache_salt[2];  /* requests of different ones share nothing of the KV cache */
     uint64_t deadline_ns;    /* 0: none */
     const char *speculation; /* policy (speculative/routes.def), read in this call; NULL or empty: the default */
     /* CANCEL */
@@ -124,6 +126,7 @@ typedef struct {
     sched_finish finish;
     st_code code;        /* FINISHED: ST_OK for stop and length */
     char message[160];   /* FINISHED with an error: for the client */
+    uint32_t n_shared;   /* FINISHED: tokens of the prompt that were in the KV cache, computed for others */
     sched_drafts drafts; /* FINISHED: what drafting was worth to this request, and by drafter; lookup is the last */
     uint32_t n_by_drafter;
     const proto_drafter_figures *by_drafter;
@@ -140,8 +143,8 @@ typedef struct {
 
 /* Of all groups together. */
 typedef struct {
-    uint32_t waiting, running; /* running: with blocks, closing ones too */
-    uint32_t blocks_total, blocks_used, blocks_reserved;
+    uint32_t waiting, running;                                        /* running: with blocks, closing ones too */
+    uint32_t blocks_total, blocks_used, blocks_reserved, blocks_kept; /* kept: nobody's, until room is needed */
     sched_drafts drafts;
     uint32_t n_by_drafter; /* as in sched_action; the view lives as long as the scheduler */
     const proto_drafter_figures *by_drafter;
@@ -155,9 +158,10 @@ typedef struct {
     uint64_t held_steps;                   /* times that a step was held back for drafts */
     uint64_t moved_kv;                     /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
-    uint64_t busy_ns, idle_ns; /* while there were requests: of groups computing, and of their waiting (for drafts, mostly) */
-    uint64_t stale_results;    /* dropped: not of the plan in flight */
-    uint64_t displaced;        /* times that a request was placed again, as its group was lost */
+    uint64_t busy_ns, idle_ns;  /* while there were requests: of groups computing, and of their waiting (for drafts, mostly) */
+    uint64_t stale_results;     /* dropped: not of the plan in flight */
+    uint64_t looked_up, shared; /* tokens of sequences that began in a group; those that were in its KV cache, for others */
+    uint64_t displaced;         /* times that a request was placed again, as its group was lost */
     uint32_t groups_up;
     bool draining;
 } sched_stats;
@@ -165,8 +169,8 @@ typedef struct {
 /* Of one group: as in sched_stats. */
 typedef struct {
     bool up;
-    uint32_t running, blocks_total, blocks_used, blocks_reserved;
-    uint64_t steps, rows, busy_ns, idle_ns;
+    uint32_t running, blocks_total, blocks_used, blocks_reserved, blocks_kept;
+    uint64_t steps, rows, busy_ns, idle_ns, looked_up, shared;
 } sched_group_stats;
 
 /* A drafter so far. `scored` tokens had a choice of its own against them, and `hits` of these equalled it, whether or not its

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/sha256.h"
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -27,6 +28,8 @@ typedef struct {
     uint32_t *end_tokens, n_end_tokens;
     uint32_t n_open;   /* streams, and whoever walks over them */
     uint32_t n_tokens; /* of all answers */
+    uint32_t n_cached; /* of the prompt, found in the KV cache */
+    uint64_t salt[2];
     uint64_t start_ns; /* arrival */
 } generation;
 
@@ -187,6 +190,7 @@ static void send_last(stream *s, const sched_action *a) {
                      .finish_reason = a->finish == SCHED_FINISH_LENGTH && !s->cut ? "length" : "stop",
                      .has_usage = g->n_open == 1,
                      .prompt_tokens = (uint32_t)g->prompt.n,
+                     .cached_tokens = g->n_cached,
                      .completion_tokens = g->n_tokens,
                      .queue_ns = s->plan_ns ? s->plan_ns - g->start_ns : 0,
                      .first_token_ns = s->first_ns ? s->first_ns - g->start_ns : 0,
@@ -212,6 +216,7 @@ void front_finished(coordinator *c, const sched_action *a) {
     generation *g = s->g;
     double ms = (double)(net_now_ns() - g->start_ns) / 1e6;
     char text[ST_MESSAGE_BYTES] = "";
+    if (s->index == 0) g->n_cached = a->n_shared; /* the others have from it what it has not from others */
     if (!a->code) send_last(s, a);
     explain(c, a, text, sizeof text);
     log_line(LOG_INFO, "coordinator",
@@ -307,6 +312,16 @@ static token_rules rules_of(const generation *g) {
                          .hidden = r->hidden_states};
 }
 
+/* The first 128 bits of its SHA-256; none: zeros. */
+static st_code take_salt(generation *g, st_error *e) {
+    uint8_t hash[SHA256_BYTES];
+    if (!g->request.cache_salt[0]) return ST_OK;
+    if (sha256_of(g->request.cache_salt, strlen(g->request.cache_salt), hash))
+        return st_fail(e, ST_FATAL_MEMORY, "no memory for a hash");
+    memcpy(g->salt, hash, sizeof g->salt);
+    return ST_OK;
+}
+
 static st_code fill(generation *g, const uint8_t *message, size_t n, st_error *e) {
     coordinator *c = g->c;
     proto_request *r = &g->request;
@@ -323,6 +338,7 @@ static st_code fill(generation *g, const uint8_t *message, size_t n, st_error *e
     if (!code) code = tokenize(g, e);
     if (!code) code = collect_ends(g, e);
     if (!code) code = check_bias(g, e);
+    if (!code) code = take_salt(g, e);
     if (code) return code;
     if (!r->has_seed && getrandom(&r->sampling.seed, sizeof r->sampling.seed, 0) < 0)
         return st_fail(e, ST_FATAL_INTERNAL, "no random numbers for a seed: %m");
@@ -362,6 +378,7 @@ static void submit(stream *s) {
                       .max_tokens = g->request.max_tokens,
                       .sampling = g->request.sampling,
                       .rules = rules_of(g),
+                      .cache_salt = {g->salt[0], g->salt[1]},
                       .deadline_ns = net_call_deadline_ns(g->call),
                       .speculation = g->request.speculation};
     ev.sampling.sample += s->index;

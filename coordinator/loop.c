@@ -171,6 +171,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->want_hidden = c->members.want_hidden;
     l->vocabulary_hash = c->vocabulary_hash;
     l->n_vocab = model_vocabulary_size(c->tokenizer);
+    l->prefix_cache = strcmp(t->prefix_cache, "on") == 0;
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
     l->lockstep = strcmp(t->fusion, "lockstep") == 0;

@@ -192,6 +192,7 @@ static void on_request(sched *s, const sched_event *ev) {
     r->n_limit = sched_limit_tokens(&s->limits, ev->n_tokens, ev->max_tokens);
     r->sampling = ev->sampling;
     r->rules = ev->rules;
+    r->salt = (kv_salt){{ev->cache_salt[0], ev->cache_salt[1]}};
     r->deadline_ns = ev->deadline_ns;
     r->route = route;
     r->rules.hidden |= sched_request_wants_hidden(s, r);
@@ -250,6 +251,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     }
     r->n_cached += sched_newly_cached(asked, item);
     r->n_known += n;
+    sched_keep(r);
     if (finish != SCHED_FINISH_NONE) sched_end(s, r, finish, ST_OK, NULL);
 }
 
@@ -272,6 +274,7 @@ static void on_result(sched *s, sched_group *g, const proto_result *result) {
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */
         take_item(s, r, &f.items[i], i < result->n_items ? &result->items[i] : NULL);
     }
+    sched_adopt(g);
     sched_begin_rounds(g, &f);
 }
 
@@ -294,6 +297,7 @@ static void on_group_down(sched *s, sched_group *g) {
         for (sched_request *r; (r = sched_first(g, state));) sched_displace(s, r);
     sched_retire_reported(g);
     g->n_ended = 0;
+    kv_forget(g->kv);
     end_stranded(s);
 }
 
@@ -468,6 +472,7 @@ sched_group_stats sched_get_group(const sched *s, uint32_t group) {
     out.running = sched_n_running(g) + g->lists[SCHED_CLOSING].n;
     out.blocks_total = kv_total_blocks(g->kv);
     out.blocks_used = kv_used_blocks(g->kv);
+    out.blocks_kept = kv_kept_blocks(g->kv);
     out.blocks_reserved = out.blocks_total - out.blocks_used - kv_free_blocks(g->kv);
     return out;
 }
@@ -478,10 +483,13 @@ static void add_group(sched_stats *to, sched_group_stats g) {
     to->blocks_total += g.blocks_total;
     to->blocks_used += g.blocks_used;
     to->blocks_reserved += g.blocks_reserved;
+    to->blocks_kept += g.blocks_kept;
     to->steps += g.steps;
     to->rows += g.rows;
     to->busy_ns += g.busy_ns;
     to->idle_ns += g.idle_ns;
+    to->looked_up += g.looked_up;
+    to->shared += g.shared;
 }
 
 sched_stats sched_get_stats(const sched *s) {

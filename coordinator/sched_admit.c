@@ -2,7 +2,8 @@
  *
  * First come, first served: a large request at the head of the queue holds smaller ones back until its blocks are free. To let
  * them pass would use the blocks better and starve the large one. Whoever had to leave a lost group is among the first.
- * A request goes to the group that has room for it and the fewest running ones (ties: the lowest number), and stays there.
+ * A request goes to a group that has room for it and stays there: to the one where it costs least, by those that run there, who
+ * share their steps with it, and by the tokens that are not in the group's KV cache (ties: the lowest number).
  *
  * Why not by what their steps take: that is known for the rows that a group has had, and two groups seldom have had the same.
  * Limits: groups of unequal speed get alike many. */
@@ -87,15 +88,28 @@ st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, ch
     return ST_OK;
 }
 
-static bool has_room(const sched_group *g, const sched_request *r) {
-    uint32_t n_chains = sched_n_running(g) + g->lists[SCHED_CLOSING].n;
-    return g->up && n_chains < g->s->limits.max_running && sched_blocks(&g->s->limits, r->n_limit) <= kv_free_blocks(g->kv);
+/* One more that runs is a row more in each step of an answer of usual length; a row costs what a token of a prompt does. */
+enum { RUNNING_TOKENS = 128 };
+
+static uint64_t most_tokens(const sched_request *r, const sched *s) { return (uint64_t)r->n_limit + s->limits.max_tree; }
+
+/* In tokens; UINT64_MAX: the group has no room for it. */
+static uint64_t burden(const sched_group *g, const sched_request *r) {
+    uint32_t n_running = sched_n_running(g), n_blocks;
+    if (!g->up || n_running + g->lists[SCHED_CLOSING].n >= g->s->limits.max_running) return UINT64_MAX;
+    const uint32_t *tokens = r->place == SCHED_NO_PLACE ? r->prompt : r->known;
+    uint32_t n_cached = kv_known(g->kv, r->salt, tokens, r->n_known, most_tokens(r, g->s), &n_blocks);
+    if (n_blocks > kv_free_blocks(g->kv)) return UINT64_MAX;
+    return (uint64_t)n_running * RUNNING_TOKENS + r->n_known - n_cached;
 }
 
 static sched_group *pick_group(sched *s, const sched_request *r) {
     sched_group *best = NULL;
-    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
-        if (has_room(g, r) && (!best || sched_n_running(g) < sched_n_running(best))) best = g;
+    uint64_t least = UINT64_MAX;
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++) {
+        uint64_t of = burden(g, r);
+        if (of < least) best = g, least = of;
+    }
     return best;
 }
 
@@ -108,17 +122,41 @@ static void take_place(sched *s, sched_request *r) {
     sched_forget_trust(s, r);
 }
 
+static void share(sched_request *r, uint32_t n) {
+    r->n_cached += n;
+    r->group->stats.shared += n;
+    if (r->epoch == 1) r->n_shared += n;
+}
+
 void sched_admit(sched *s) {
     sched_group *g;
     for (sched_request *r; (r = sched_at(s, s->waiting.first)) && (g = pick_group(s, r));) {
-        INVARIANT(kv_reserve(g->kv, (uint64_t)r->n_limit + s->limits.max_tree, &r->chain) == ST_OK);
         s->stats.displaced += r->epoch > 0;
         if (r->epoch == 0) take_place(s, r);
         r->group = g; /* but it still is in the list of those that wait */
         r->epoch++;
-        if (r->n_known > 1)
+        uint32_t n = 0;
+        INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, r->n_known, most_tokens(r, s), &r->chain, &n) == ST_OK);
+        g->stats.looked_up += r->n_known;
+        share(r, n);
+        if (r->n_known - r->n_cached > 1)
             sched_move(s, r, SCHED_PREFILL);
         else
             sched_begin_round(s, r);
+    }
+}
+
+/* An answer may have been cut: what is in the cache behind it is of no use. */
+void sched_keep(sched_request *r) {
+    uint32_t n = r->n_cached < r->n_known ? r->n_cached : r->n_known;
+    if (r->group->s->limits.prefix_cache) kv_keep(r->group->kv, r->chain, r->salt, r->known, n);
+}
+
+void sched_adopt(sched_group *g) {
+    for (sched_request *r = sched_first(g, SCHED_PREFILL), *next; r; r = next) {
+        next = sched_next(g->s, r);
+        uint32_t n = kv_adopt(g->kv, r->chain, r->salt, r->known, r->n_known);
+        share(r, n);
+        if (n > 0 && r->n_known - r->n_cached == 1) sched_begin_round(g->s, r);
     }
 }

@@ -1,9 +1,12 @@
 /* What goes into a step, and what may come out of it.
  *
  * Decode first: a decoding sequence costs one row and a client waits for each of its tokens. Prompts share the rows that are
- * left, oldest first, since finishing one prompt is worth more than starting two. No one starves: of the places in a batch one
+ * left, oldest first, since finishing one prompt is worth more than starting two; one whose next tokens an older one computes
+ * anyway sits the step out and takes them from there. No one starves: of the places in a batch one
  * is kept for the oldest prompt, limits say that there is a row for each place, and decoding sequences take turns. */
 #include "coordinator/sched_int.h"
+
+#include <string.h>
 
 uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode) {
     uint32_t n = n_left < rows_left ? n_left : rows_left;
@@ -54,19 +57,35 @@ static void add_work(sched_group *g, sched_request *r, uint32_t n_prefix, const 
     uint32_t first, n_new, n;
     st_code code = kv_extend(g->kv, r->chain, (uint64_t)r->n_cached + n_prefix + tree.n_nodes, &first, &n_new);
     INVARIANT(code == ST_OK);
+    const block_id *blocks = kv_chain_blocks(g->kv, r->chain, &n);
     g->work[g->plan.n_work++] = (proto_work){.seq = r->seq,
                                              .start = r->n_cached,
                                              .n_prefix = n_prefix,
-                                             .n_blocks = n_new,
-                                             .blocks = kv_chain_blocks(g->kv, r->chain, &n) + first,
+                                             .n_blocks = n - r->n_told,
+                                             .blocks = blocks + r->n_told,
                                              .tree = tree};
     g->flight.items[g->flight.n_items++] = (sched_asked){.slot = (uint32_t)(r - g->s->requests),
                                                          .n_prefix = n_prefix,
                                                          .drafts = drafts,
                                                          .chooses = r->n_cached + n_prefix == r->n_known};
     g->flight.n_rows += n_prefix + tree.n_nodes;
+    r->n_told = n;
     r->last_plan = g->plan.id;
     r->ahead = 0;
+}
+
+/* Whether a prompt that is in the plan computes, now or later, the block that comes next for this one. */
+static bool is_computed(const sched_group *g, const sched_request *r) {
+    const sched *s = g->s;
+    uint32_t n = r->n_cached + NOUNS_BLOCK_TOKENS;
+    if (!s->limits.prefix_cache || r->n_cached % NOUNS_BLOCK_TOKENS > 0 || n >= r->n_known) return false;
+    for (uint32_t i = 0; i < g->flight.n_items; i++) {
+        const sched_request *o = &s->requests[g->flight.items[i].slot];
+        if (o->state == SCHED_PREFILL && o->n_cached < n && o->n_known >= n && !memcmp(&o->salt, &r->salt, sizeof r->salt) &&
+            !memcmp(o->known, r->known, n * sizeof *r->known))
+            return true;
+    }
+    return false;
 }
 
 bool sched_build_plan(sched_group *g) {
@@ -90,6 +109,7 @@ bool sched_build_plan(sched_group *g) {
     }
     uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */
     for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(s, r)) {
+        if (is_computed(g, r)) continue;
         uint32_t rows_left = l->max_rows - g->flight.n_rows;
         n_opened += r->open ? 0 : r->n_known;
         if (rows_left == 0 || g->plan.n_work == l->max_batch || n_opened > PROTO_MAX_PROMPT_TOKENS) break;

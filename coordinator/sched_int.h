@@ -43,9 +43,12 @@ typedef struct {
     sampling sampling;
     token_rules rules;    /* the caller's, as prompt */
     uint64_t deadline_ns; /* 0: none */
-    kv_chain chain;       /* of its group's table */
-    uint32_t place;       /* SCHED_NO_PLACE: it was never admitted */
-    uint32_t *known;      /* [max_context] the n_known tokens; the scheduler's, by place */
+    kv_chain chain;       /* of its group's table ... */
+    uint32_t n_told;      /* ... and of its blocks, those that the ranks have been told */
+    kv_salt salt;
+    uint32_t n_shared; /* of the prompt, cached for others before */
+    uint32_t place;    /* SCHED_NO_PLACE: it was never admitted */
+    uint32_t *known;   /* [max_context] the n_known tokens; the scheduler's, by place */
     spec_route route;
     uint32_t asked;       /* mask of drafters: the round began with waiting for them ... */
     uint32_t awaited;     /* ... and waits for these now */
@@ -217,7 +220,11 @@ uint32_t sched_blocks(const sched_limits *l, uint32_t n_tokens);
 bool sched_fits_group_up(const sched *s, uint32_t n_tokens); /* one that is up could hold it, alone at least */
 /* ST_OK, or why this request can never run; writes the message. */
 st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes);
-void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last, each to the group with the fewest */
+void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last, each to the group where it costs least */
+/* What an item of the group's last step has brought into the cache is there for others, too ... */
+void sched_keep(sched_request *r);
+/* ... and prompts which begin like that go on behind it. No plan is in flight. */
+void sched_adopt(sched_group *g);
 
 /* sched_draft.c: drafters. */
 bool sched_request_wants_hidden(const sched *s, const sched_request *r); /* a drafter that it may ask wants hidden states */

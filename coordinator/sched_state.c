@@ -136,6 +136,7 @@ void sched_drop(sched *s, sched_request *r) {
 
 void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, const char *message) {
     sched_action *a = sched_say_finished(s, r->seq, finish, code, message);
+    a->n_shared = r->n_shared;
     a->drafts = r->drafts;
     a->n_by_drafter = s->roster.n;
     a->by_drafter = r->by_drafter; /* the slot is taken by no other in this call */
@@ -157,7 +158,7 @@ void sched_displace(sched *s, sched_request *r) {
     r->group = NULL;
     r->state = SCHED_WAITING;
     r->chain = KV_CHAIN_NONE;
-    r->n_cached = 0;
+    r->n_cached = r->n_told = 0;
     r->asked = r->awaited = r->ahead = 0;
     r->n_agreed = 0;
     r->open = false;
@@ -199,7 +200,7 @@ static void check_request(const sched *s, const sched_group *g, const sched_requ
     }
     uint32_t n_blocks;
     kv_chain_blocks(g->kv, r->chain, &n_blocks);
-    INVARIANT(n_blocks >= kv_blocks_for(r->n_cached));
+    INVARIANT(n_blocks >= kv_blocks_for(r->n_cached) && n_blocks >= r->n_told);
     INVARIANT((r->state != SCHED_PREFILL) == (r->n_known - r->n_cached == 1));
 }
 

@@ -35,14 +35,17 @@ kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t max_chains, ui
 /* A new empty chain that may grow to n_tokens. Errors: ST_ERR_NO_BLOCKS (retryable, nothing changed), ST_ERR_INVALID_ARGUMENT
  * (can never fit this table). */
 ST_CHECKED st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out);
-/* Kept blocks: the scheduler does not ask for them yet. */
 /* As kv_reserve, for a sequence whose first n_known of n_tokens tokens are `tokens`: it begins with the longest run of kept
  * blocks that hold just these, and at least one token is left to be computed. *n_shared: tokens in them; kv_keep goes on from
  * there. */
 ST_CHECKED st_code kv_reserve_known(kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens,
                                     kv_chain *out, uint32_t *n_shared);
-/* What kv_reserve_known would find, in tokens. */
-uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known);
+/* What kv_reserve_known would find, in tokens; *n_blocks: free blocks that it would take. */
+uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens,
+                  uint32_t *n_blocks);
+/* The chain goes on with kept blocks that hold the next of its first n_known tokens, computed for another since it was reserved.
+ * Returns how many tokens these are, and leaves one to be computed; 0 for a chain that has begun a block of its own. */
+uint32_t kv_adopt(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known);
 /* The cache of the chain now holds n_cached tokens, which are `tokens`: its full blocks may be shared from here on, and are kept.
  * For a chain of kv_reserve_known, with the same salt; n_cached never falls. */
 void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_cached);

@@ -139,16 +139,12 @@ static void drop_block(kv_table *t, uint32_t index) {
         free_block(t, index);
 }
 
-static void share_block(kv_table *t, uint32_t index) {
-    if (t->references[index]++ == 0) kv_prefix_wake(&t->prefix, index);
-}
-
-/* A new chain of at most n_reserved blocks, n_promised of which are not there yet. */
-static kv_chain new_chain(kv_table *t, uint32_t n_reserved, uint32_t n_promised) {
+/* A new chain of at most n_reserved blocks. */
+static kv_chain new_chain(kv_table *t, uint32_t n_reserved) {
     kv_chain c = {t->free_chain};
     t->free_chain = t->chains[c.index].next_free;
     t->chains[c.index] = (chain){.n_reserved = n_reserved, .next_free = NO_CHAIN, .in_use = true};
-    t->promised += n_promised;
+    t->promised += n_reserved;
     return c;
 }
 
@@ -163,44 +159,58 @@ st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out) {
     if (!ever_fits(t, n_tokens)) return ST_ERR_INVALID_ARGUMENT;
     uint32_t n = kv_blocks_for(n_tokens);
     if (t->free_chain == NO_CHAIN || n > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
-    *out = new_chain(t, n, n);
+    *out = new_chain(t, n);
     return ST_OK;
 }
 
-/* The longest run of blocks that hold the first of n_known tokens, but for the last token: *n_resting of them no chain holds. */
-static uint32_t find_run(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint32_t *n_resting) {
-    uint32_t n = 0, at = KV_NO_BLOCK, most = n_known > 0 ? (n_known - 1) / NOUNS_BLOCK_TOKENS : 0;
-    *n_resting = 0;
-    for (; n < most && n < t->max_chain_blocks; n++) {
-        uint32_t next = kv_prefix_find(&t->prefix, salt, at, tokens + (size_t)n * NOUNS_BLOCK_TOKENS);
-        if (next == KV_NO_BLOCK) break;
-        *n_resting += t->prefix.nodes[next].rests;
-        at = next;
+typedef struct {
+    uint32_t n, n_resting; /* blocks; of these no chain holds so many */
+} run;
+
+/* The longest run of blocks that hold the first of n_known tokens, but for the last token. */
+static run find_run(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
+    run r = {0};
+    uint32_t at = KV_NO_BLOCK, most = n_known > 0 ? (n_known - 1) / NOUNS_BLOCK_TOKENS : 0;
+    for (; r.n < most && r.n < t->max_chain_blocks; r.n++) {
+        at = kv_prefix_find(&t->prefix, salt, at, tokens + (size_t)r.n * NOUNS_BLOCK_TOKENS);
+        if (at == KV_NO_BLOCK) break;
+        r.n_resting += t->prefix.nodes[at].rests;
     }
-    return n;
+    return r;
 }
 
-uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
-    uint32_t n_resting;
-    return find_run(t, salt, tokens, n_known, &n_resting) * NOUNS_BLOCK_TOKENS;
+uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens,
+                  uint32_t *n_blocks) {
+    run r = find_run(t, salt, tokens, n_known);
+    *n_blocks = kv_blocks_for(n_tokens) - r.n + r.n_resting; /* a resting one that it takes cannot be promised to others */
+    return r.n * NOUNS_BLOCK_TOKENS;
+}
+
+uint32_t kv_adopt(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
+    chain *ch = chain_of(t, c);
+    block_id *ids = ids_of(t, c);
+    uint32_t before = ch->n_blocks;
+    if (ch->apart || ch->n_kept < ch->n_blocks) return 0;
+    INVARIANT(n_known <= (uint64_t)ch->n_reserved * NOUNS_BLOCK_TOKENS);
+    for (; n_known > (ch->n_blocks + 1) * NOUNS_BLOCK_TOKENS; ch->n_kept = ++ch->n_blocks) {
+        uint32_t parent = ch->n_blocks > 0 ? ids[ch->n_blocks - 1].index : KV_NO_BLOCK;
+        uint32_t next = kv_prefix_find(&t->prefix, salt, parent, tokens + (size_t)ch->n_blocks * NOUNS_BLOCK_TOKENS);
+        if (next == KV_NO_BLOCK) break;
+        if (t->references[next]++ == 0) kv_prefix_wake(&t->prefix, next);
+        t->promised--;
+        ids[ch->n_blocks] = (block_id){next, t->generation[next]};
+    }
+    return (ch->n_blocks - before) * NOUNS_BLOCK_TOKENS;
 }
 
 st_code kv_reserve_known(kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens, kv_chain *out,
                          uint32_t *n_shared) {
     if (!ever_fits(t, n_tokens) || n_known > n_tokens) return ST_ERR_INVALID_ARGUMENT;
-    uint32_t n = kv_blocks_for(n_tokens), n_resting, n_run = find_run(t, salt, tokens, n_known, &n_resting);
-    /* resting blocks that it takes are no longer there to be promised */
-    if (t->free_chain == NO_CHAIN || n - n_run + n_resting > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
-    *out = new_chain(t, n, n - n_run);
-    chain *ch = chain_of(t, *out);
-    block_id *ids = ids_of(t, *out);
-    for (uint32_t at = KV_NO_BLOCK; ch->n_blocks < n_run; ch->n_blocks++) {
-        at = kv_prefix_find(&t->prefix, salt, at, tokens + (size_t)ch->n_blocks * NOUNS_BLOCK_TOKENS);
-        share_block(t, at);
-        ids[ch->n_blocks] = (block_id){at, t->generation[at]};
-    }
-    ch->n_kept = n_run;
-    *n_shared = n_run * NOUNS_BLOCK_TOKENS;
+    uint32_t n;
+    kv_known(t, salt, tokens, n_known, n_tokens, &n);
+    if (t->free_chain == NO_CHAIN || n > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
+    *out = new_chain(t, kv_blocks_for(n_tokens));
+    *n_shared = kv_adopt(t, *out, salt, tokens, n_known);
     return ST_OK;
 }
 
@@ -243,7 +253,7 @@ st_code kv_fork(kv_table *t, kv_chain from, uint64_t shared_tokens, uint64_t n_t
         return ST_ERR_INVALID_ARGUMENT;
     uint32_t n_full = (uint32_t)(shared_tokens / NOUNS_BLOCK_TOKENS), n = kv_blocks_for(n_tokens);
     if (t->free_chain == NO_CHAIN || n - n_full > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
-    kv_chain c = new_chain(t, n, n - n_full);
+    kv_chain c = new_chain(t, n);
     const block_id *old = ids_of(t, from);
     block_id *ids = ids_of(t, c);
     chain *ch = chain_of(t, c);
@@ -254,6 +264,7 @@ st_code kv_fork(kv_table *t, kv_chain from, uint64_t shared_tokens, uint64_t n_t
         ids[i] = old[i];
     }
     ch->n_blocks = n_full;
+    t->promised -= n_full;
     *copy_from = *copy_to = (block_id){0};
     if (shared_tokens % NOUNS_BLOCK_TOKENS > 0) {
         take_block(t, ch, ids);

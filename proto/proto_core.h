@@ -28,6 +28,7 @@ enum {
     PROTO_BIAS_LIMIT = 100,   /* a bias is at most this far from 0 */
     PROTO_MAX_RUNNING = 4096, /* sequences that a group holds at once: the most that one plan opens or closes */
     PROTO_REQUEST_ID_BYTES = 64,
+    PROTO_CACHE_SALT_BYTES = 128,
     PROTO_SPECULATION_BYTES = 40, /* "fixed:" and the name of a drafter */
     PROTO_MAX_DRAFTERS = 32,      /* of a cluster, lookup included */
 };
@@ -51,6 +52,7 @@ typedef struct {
     bool has_seed;
     bool ignore_end; /* do not stop at the model's end-of-answer tokens */
     sampling sampling;
+    char cache_salt[PROTO_CACHE_SALT_BYTES + 1];   /* empty: shared by all who give none */
     char speculation[PROTO_SPECULATION_BYTES + 1]; /* policy of speculative/routes.def; empty: the topology's */
     uint32_t n_stops;
     const char *stops[PROTO_MAX_STOPS]; /* stop strings, not part of the answer */
@@ -88,9 +90,10 @@ typedef struct {
  * a tree. */
 typedef struct {
     seq_id seq;
-    uint32_t start;         /* tokens already in the KV cache; a rank that disagrees says so (protocol error) */
-    uint32_t n_prefix;      /* >= 1 */
-    uint32_t n_blocks;      /* blocks that join the sequence's block table with this step */
+    uint32_t start;    /* tokens already in the KV cache; a rank that knows of fewer takes them from the blocks that join */
+    uint32_t n_prefix; /* >= 1 */
+    uint32_t n_blocks; /* blocks that join the sequence's block table with this step: new ones, before them whole ones that hold
+                          what was computed for another sequence of the same tokens */
     const block_id *blocks; /* [n_blocks] */
     token_tree tree;
 } proto_work;

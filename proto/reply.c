@@ -80,7 +80,8 @@ st_code proto_reply_encode(const proto_reply *r, proto_bytes *out) {
     m.index = r->index;
     if (r->has_usage) {
         m.usage = &usage;
-        usage.has_prompt_tokens = usage.has_completion_tokens = 1;
+        usage.has_prompt_tokens = usage.has_completion_tokens = usage.has_cached_tokens = 1;
+        usage.cached_tokens = r->cached_tokens;
         usage.prompt_tokens = r->prompt_tokens;
         usage.completion_tokens = r->completion_tokens;
     }
@@ -133,6 +134,7 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
     r.index = m->index;
     if ((r.has_usage = m->usage != NULL)) {
         r.prompt_tokens = m->usage->prompt_tokens;
+        r.cached_tokens = m->usage->cached_tokens;
         r.completion_tokens = m->usage->completion_tokens;
     }
     if (m->timing) {

@@ -214,12 +214,13 @@ static st_code open_all(step *s, const proto_plan *p, st_error *e) {
 /* Checks one work item against its sequence and adds its new blocks to the block table. */
 static st_code accept_work(step *s, const proto_work *w, sequence *q, st_error *e) {
     unsigned long long id = w->seq.value;
-    if (w->start != q->n_kv)
+    bool joins = w->start > q->n_kv && w->start % NOUNS_BLOCK_TOKENS == 0 && q->n_kv == q->n_blocks * NOUNS_BLOCK_TOKENS;
+    if (w->start != q->n_kv && (!joins || w->start >= q->n_tokens))
         return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: work starts at %u, but %u tokens are in the cache", id, w->start,
                        q->n_kv);
-    if (!w->n_prefix || w->n_prefix > q->n_tokens - q->n_kv)
+    if (!w->n_prefix || w->n_prefix > q->n_tokens - w->start)
         return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: a prefix of %u, expected 1 .. %u", id, w->n_prefix,
-                       q->n_tokens - q->n_kv);
+                       q->n_tokens - w->start);
     if (w->tree.n_nodes > NOUNS_MAX_TREE || (w->tree.n_nodes && w->start + w->n_prefix != q->n_tokens))
         return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu: a tree of %u nodes, expected at most %u, under the last token", id,
                        w->tree.n_nodes, NOUNS_MAX_TREE);
@@ -441,7 +442,7 @@ static void apply_item(step *s, const span *sp, const uint32_t *words, proto_ite
     }
     memcpy(q->tokens + q->n_tokens, tokens, n * sizeof *tokens);
     q->n_tokens += n;
-    q->n_kv += sp->n_prefix + n_path;
+    q->n_kv = sp->base + 1 + n_path;
 }
 
 st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_result *out, st_error *e) {

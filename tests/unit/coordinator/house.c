@@ -266,6 +266,7 @@ static void describe(house *h, const house_options *o) {
     const bool drafts = h->n_members > DRAFTER;
     h->topology = (config_topology){.listen = address,
                                     .chat_template = "",
+                                    .prefix_cache = "on",
                                     .speculation = drafts ? "fixed:d" : "none",
                                     .draft_budget = drafts ? BUDGET : 0,
                                     .draft_wait_ms = o->draft_wait_ms,

@@ -35,6 +35,9 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .unasked_rounds = 16,
                                             .held_steps = 17,
                                             .displaced = 21,
+                                            .blocks_kept = 22,
+                                            .looked_up = 23,
+                                            .shared = 24,
                                             .bets = 18,
                                             .bets_won = 19,
                                             .bets_dropped = 20,
@@ -72,6 +75,9 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_num_requests_running 3"));
     assert_true(has_line(&t, "consort_num_requests_waiting 4"));
     assert_true(has_line(&t, "consort_kv_cache_usage_perc 0.25"));
+    assert_true(has_line(&t, "consort_kv_cache_blocks_kept 22"));
+    assert_true(has_line(&t, "consort_prefix_cache_queries_total 23"));
+    assert_true(has_line(&t, "consort_prefix_cache_hits_total 24"));
     assert_true(has_line(&t, "consort_prompt_tokens_total 9007199254740992"));
     assert_true(has_line(&t, "consort_request_success_total{finished_reason=\"stop\"} 5"));
     assert_true(has_line(&t, "consort_request_success_total{finished_reason=\"length\"} 0"));

@@ -39,9 +39,11 @@ typedef struct {
     uint32_t prompt[CONTEXT + 8], n_prompt, max_tokens;
     uint32_t ends[3], n_ends;
     uint32_t alone[CONTEXT], n_alone; /* what it must get */
+    uint32_t text[CONTEXT + 8];       /* the prompt, and that behind it */
     sched_finish alone_finish;
     uint64_t deadline_ns;
     const char *speculation;
+    uint64_t salt;
     bool wants_hidden, sent, over, cancelled, broken; /* broken: the verifier reported an error or nonsense for it */
     uint32_t got[CONTEXT], n_got;
 } client;
@@ -58,8 +60,9 @@ typedef struct {
     bool up;
     uint64_t steps;
     rank_sequence ranks[CLIENTS];
-    uint32_t generation[BLOCKS]; /* the last one seen of each block */
-    proto_result result;         /* of the plan in flight; plan_id 0: none */
+    uint32_t generation[BLOCKS];                 /* the last one seen of each block */
+    uint64_t cache[BLOCKS * NOUNS_BLOCK_TOKENS]; /* what a slot holds: a hash of the salt and all tokens up to this one's */
+    proto_result result;                         /* of the plan in flight; plan_id 0: none */
     proto_item items[BATCH];
     uint32_t tokens[BATCH][ITEM_TOKENS];
     uint16_t hidden[BATCH][ITEM_TOKENS][DIM];
@@ -94,6 +97,8 @@ typedef struct {
     bool drained;
     verifier verifiers[GROUPS];
     uint64_t n_lost, n_moved;      /* groups with requests; requests that one with an answer begun was given by another */
+    bool quotes;                   /* prompts begin with what was asked and answered before */
+    uint64_t n_shared;             /* blocks that hold what was computed for another */
     uint64_t n_branches, n_agreed; /* nodes beside another in the trees that it got; tokens asked for behind those agreed on */
     drafter drafters[DRAFTERS];
     uint8_t *corpus; /* of any text: it hits now and then */
@@ -131,7 +136,7 @@ static void state_after(const uint32_t *tokens, uint32_t n, uint16_t *out) {
 /* ---- clients ---- */
 
 static void answer_alone(client *c) {
-    uint32_t tokens[CONTEXT + 8], n = c->n_prompt;
+    uint32_t *tokens = c->text, n = c->n_prompt;
     memcpy(tokens, c->prompt, n * sizeof *tokens);
     c->alone_finish = SCHED_FINISH_LENGTH;
     while (n < CONTEXT && (c->max_tokens == 0 || c->n_alone < c->max_tokens)) {
@@ -146,9 +151,19 @@ static void answer_alone(client *c) {
     }
 }
 
+/* What another client asked and was told, or a part of it. */
+static uint32_t quote(world *w, client *c) {
+    const client *from = &w->clients[draw(w, w->n_sent)];
+    memcpy(c->prompt, from->text, sizeof c->prompt);
+    return draw(w, 2) ? from->n_prompt : draw(w, from->n_prompt + from->n_alone + 1);
+}
+
 static void invent(world *w, client *c) {
+    uint32_t n_quoted = w->quotes && draw(w, 3) ? quote(w, c) : 0;
     c->n_prompt = draw(w, 6) == 0 ? draw(w, CONTEXT + 8) : draw(w, 40);
-    for (uint32_t i = 0; i < c->n_prompt; i++) c->prompt[i] = draw(w, VOCABULARY);
+    if (c->n_prompt < n_quoted) c->n_prompt = n_quoted;
+    for (uint32_t i = n_quoted; i < c->n_prompt; i++) c->prompt[i] = draw(w, VOCABULARY);
+    c->salt = w->quotes && draw(w, 4) == 0;
     c->max_tokens = draw(w, 8) == 0 ? 0 : 1 + draw(w, 50);
     c->n_ends = draw(w, 4);
     for (uint32_t i = 0; i < c->n_ends; i++) c->ends[i] = draw(w, VOCABULARY);
@@ -216,21 +231,28 @@ static rank_sequence *rank_of(world *w, verifier *v, seq_id seq) {
     return &v->ranks[seq.value - 1];
 }
 
-static bool held(const verifier *v, uint32_t block) {
+static uint32_t n_holders(const verifier *v, uint32_t block) {
+    uint32_t n = 0;
     for (uint32_t i = 0; i < CLIENTS; i++)
-        for (uint32_t b = 0; v->ranks[i].open && b < v->ranks[i].n_blocks; b++)
-            if (v->ranks[i].blocks[b].index == block) return true;
-    return false;
+        for (uint32_t b = 0; v->ranks[i].open && b < v->ranks[i].n_blocks; b++) n += v->ranks[i].blocks[b].index == block;
+    return n;
 }
 
+/* Blocks before the start hold what was computed for others, those behind it are new. */
 static void take_blocks(world *w, verifier *v, rank_sequence *r, const proto_work *work) {
+    if (work->start != r->n_cached)
+        CHECK(w, w->limits.prefix_cache && work->start > r->n_cached && work->start % NOUNS_BLOCK_TOKENS == 0 &&
+                     r->n_cached == r->n_blocks * NOUNS_BLOCK_TOKENS);
     for (uint32_t b = 0; b < work->n_blocks; b++) {
         block_id id = work->blocks[b];
-        CHECK(w, id.index < w->limits.n_blocks[number_of(w, v)] && !held(v, id.index));
-        CHECK(w, id.generation > v->generation[id.index]);
+        bool is_shared = (r->n_blocks + 1) * NOUNS_BLOCK_TOKENS <= work->start;
+        CHECK(w, id.index < w->limits.n_blocks[number_of(w, v)] && (is_shared || n_holders(v, id.index) == 0));
+        CHECK(w, is_shared ? id.generation == v->generation[id.index] : id.generation > v->generation[id.index]);
         v->generation[id.index] = id.generation;
         r->blocks[r->n_blocks++] = id;
+        w->n_shared += is_shared;
     }
+    r->n_cached = work->start;
     /* enough, and no more than a larger tree before may have asked for */
     uint64_t n = (uint64_t)r->n_cached + work->n_prefix + work->tree.n_nodes;
     CHECK(w, r->n_blocks >= kv_blocks_for(n) && r->n_blocks <= kv_blocks_for(n + w->limits.max_tree));
@@ -251,10 +273,28 @@ static void check_tree(world *w, const rank_sequence *r, const proto_work *work)
                  CONTEXT + (t->n_nodes == 0)); /* all of it could be accepted, and the choice after it */
 }
 
+static uint64_t *slot(verifier *v, const rank_sequence *r, uint32_t at) {
+    return &v->cache[r->blocks[at / NOUNS_BLOCK_TOKENS].index * NOUNS_BLOCK_TOKENS + at % NOUNS_BLOCK_TOKENS];
+}
+
+/* Reads what is in the cache before the work, as attention would, and writes the work's rows; `bad`: they are no numbers. */
+static void use_cache(world *w, verifier *v, const proto_work *work, const rank_sequence *r, uint32_t n_after, bool bad) {
+    uint64_t h = w->clients[work->seq.value - 1].salt;
+    uint32_t n_slots = work->start + work->n_prefix + work->tree.n_nodes;
+    for (uint32_t at = 0; at < n_slots; at++) {
+        h = at < n_after ? (h ^ r->tokens[at]) * UINT64_C(1099511628211) + 1 : 0; /* drafts that are not accepted are rubbish */
+        if (at < work->start)
+            CHECK(w, *slot(v, r, at) == h);
+        else
+            *slot(v, r, at) = bad ? 0 : h;
+    }
+    for (uint32_t b = work->start / NOUNS_BLOCK_TOKENS; b < r->n_blocks; b++) CHECK(w, n_holders(v, r->blocks[b].index) == 1);
+}
+
 static void compute(world *w, verifier *v, const proto_work *work, uint32_t i) {
     rank_sequence *r = rank_of(w, v, work->seq);
     CHECK(w, r->open && r->last_step != v->steps); /* once in a plan */
-    CHECK(w, work->start == r->n_cached && work->n_prefix >= 1 && work->n_prefix <= r->n_known - r->n_cached);
+    CHECK(w, work->start >= r->n_cached && work->n_prefix >= 1 && work->start + work->n_prefix <= r->n_known);
     r->last_step = v->steps;
     take_blocks(w, v, r, work);
     r->n_cached += work->n_prefix;
@@ -264,18 +304,23 @@ static void compute(world *w, verifier *v, const proto_work *work, uint32_t i) {
         v->items[i].code = ST_ERR_NUMERIC;
         v->items[i].layer = draw(w, 30);
         w->clients[work->seq.value - 1].broken = true;
+        use_cache(w, v, work, r, r->n_cached, true);
         return;
     }
-    if (r->n_cached < r->n_known) return;
+    if (r->n_cached < r->n_known) {
+        use_cache(w, v, work, r, r->n_cached, false);
+        return;
+    }
     if (r->hidden) v->items[i].hidden = (hidden_states){DIM, v->hidden[i][0]};
     for (uint32_t node = NOUNS_TREE_ROOT;;) { /* the choice, and on along the drafts that equal it */
         state_after(r->tokens, r->n_known, v->hidden[i][v->items[i].n_tokens]);
         uint32_t t = v->tokens[i][v->items[i].n_tokens++] = r->tokens[r->n_known] = next_token(r->tokens, r->n_known);
         r->n_known++;
         node = spec_tree_child(&work->tree, node, t);
-        if (node == NOUNS_TREE_ROOT) return;
+        if (node == NOUNS_TREE_ROOT) break;
         r->n_cached++;
     }
+    use_cache(w, v, work, r, r->n_cached, false);
 }
 
 /* One that decodes, and waits for no drafter, has its turn again before all others could have had theirs twice. */
@@ -484,6 +529,7 @@ static void send_request(world *w) {
                            .n_tokens = c->n_prompt,
                            .max_tokens = c->max_tokens,
                            .speculation = c->speculation,
+                           .cache_salt = {0, c->salt},
                            .rules = {.ends = c->ends,
                                      .n_ends = c->n_ends,
                                      .logprobs = wants_logprobs((seq_id){w->n_sent}) ? 2 : 0,
@@ -645,6 +691,7 @@ static void begin(world *w, uint64_t seed) {
         .corpus = w->corpus, .corpus_bytes = w->corpus_bytes, .seed = seed, .random = seed * UINT64_C(0x9E3779B97F4A7C15) + 1};
     for (uint32_t i = 0; i < 8; i++) draw(w, 2);
     w->arrivals = 2 + draw(w, 70);
+    w->quotes = draw(w, 3) > 0;
     uint32_t batch = 1 + draw(w, draw(w, 2) ? 4 : 20), tree = draw(w, 4) ? 1 + draw(w, 20) : 0;
     w->limits = (sched_limits){.max_requests = draw(w, 4) ? 64 : 1 + draw(w, 12),
                                .max_running = 1 + draw(w, 24),
@@ -660,6 +707,7 @@ static void begin(world *w, uint64_t seed) {
                                .n_vocab = VOCABULARY,
                                .want_hidden = draw(w, 1 << DRAFTERS),
                                .dim = DIM,
+                               .prefix_cache = draw(w, 4) > 0,
                                .adaptive_budgets = draw(w, 2),
                                .draft_ahead = draw(w, 2),
                                .lockstep = draw(w, 3) == 0,
@@ -712,7 +760,8 @@ static void check_drafters(world *w) {
 
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
-    uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus, agreed, moved;
+    uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus, agreed, moved,
+        shared;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -727,6 +776,9 @@ static void reap(const world *w, harvest *h) {
     h->agreed += w->n_agreed;
     h->late += st.late_drafts;
     h->moved += w->n_moved;
+    h->shared += w->n_shared;
+    CHECK(w,
+          st.shared <= st.looked_up && st.shared >= w->n_shared * NOUNS_BLOCK_TOKENS && (w->limits.prefix_cache || !st.shared));
     CHECK(w, st.displaced >= w->n_moved && (w->limits.n_groups > 1 || st.displaced == 0));
     if (w->limits.corpus) h->by_corpus += st.by_drafter[w->limits.n_drafters + 1].accepted;
     h->won += st.bets_won, h->dropped += st.bets_dropped;
@@ -760,7 +812,7 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     assert_true(h.accepted > h.drafted / 10 && h.accepted < h.drafted);
     assert_true(h.by_rank > N_SEEDS && h.branches > N_SEEDS && h.late > N_SEEDS / 4 && h.bad > N_SEEDS / 4);
     assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4 && h.by_corpus > N_SEEDS / 4);
-    assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4);
+    assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4 && h.shared > N_SEEDS);
     mem_free(w->corpus);
     mem_free(w);
 }

@@ -6,7 +6,8 @@
  *     [@TIME] up [G] | down [G] | drain | timer | stats   G: a group, from 0, also behind a plan or a result ("result@1"),
  *                                                     where there are several (limits n_groups=2); "groups" tells of each
  *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c, d
- *     [@TIME] request SEQ prompt=N [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
+ *     [@TIME] request SEQ prompt=N [from=N] [salt=N] [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
+ *                                                     prompts are parts of one text, from its beginning or from token N on
  *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
  *     [@TIME] result PLAN ITEM...                     ITEM: SEQ:TOKEN,TOKEN or SEQ: (none) or SEQ!LAYER (not finite)
  *     [@TIME] drafts N PLAN ITEM...                   ITEM: SEQ:TOKEN,TOKEN or SEQ: or SEQ!; each token follows the one before,
@@ -111,6 +112,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     if (n_listed == 0) l.n_blocks[n_listed++] = 32;
     for (; n_listed < SCHED_MAX_GROUPS; n_listed++) l.n_blocks[n_listed] = l.n_blocks[n_listed - 1];
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
+    l.prefix_cache = number_of(words, n, "prefix_cache", 0);
     l.adaptive_budgets = number_of(words, n, "adaptive", 0);
     l.lockstep = number_of(words, n, "lockstep", 0);
     l.draft_floor = (float)number_of(words, n, "floor", 0) / 100;
@@ -136,7 +138,10 @@ static void read_cancel(const script *sc, sched_event *ev, char **words, uint32_
 static void read_request(script *sc, sched_event *ev, char **words, uint32_t n) {
     assert_true(sc->n_requests < MAX_REQUESTS_OF_A_SCRIPT);
     uint32_t *ends = sc->ends[sc->n_requests++];
-    ev->tokens = sc->prompt;
+    uint64_t from = number_of(words, n, "from", 0);
+    assert_true(from + number_of(words, n, "prompt", 0) <= sizeof sc->prompt / sizeof *sc->prompt);
+    ev->tokens = sc->prompt + from;
+    ev->cache_salt[1] = number_of(words, n, "salt", 0);
     ev->n_tokens = (uint32_t)number_of(words, n, "prompt", 0);
     ev->max_tokens = (uint32_t)number_of(words, n, "max", 0);
     ev->deadline_ns = number_of(words, n, "deadline", 0);
@@ -259,6 +264,7 @@ static void say_action(const script *sc, text *out, const sched_action *a) {
     case SCHED_ACT_FINISHED:
         say(out, "    finished %llu: %s", seq, finishes[a->finish]);
         if (a->code != ST_OK) say(out, " %s \"%s\"", st_name(a->code), a->message);
+        if (a->n_shared > 0) say(out, ", %u tokens of the prompt from the cache", a->n_shared);
         if (a->drafts.drafted > 0) {
             say(out, " ");
             say_drafts(out, &a->drafts, a->by_drafter, a->n_by_drafter);
@@ -282,6 +288,9 @@ static void say_stats(text *out, const sched *s, uint32_t n_drafters) {
     say(out, "    %llu steps, %llu rows, %llu tokens, %llu finished, %llu rejected, %llu stale, largest batch %llu\n",
         (unsigned long long)st.steps, (unsigned long long)st.rows, (unsigned long long)st.tokens, (unsigned long long)st.finished,
         (unsigned long long)st.rejected, (unsigned long long)st.stale_results, (unsigned long long)st.largest_batch);
+    if (st.shared > 0)
+        say(out, "    prefix cache: %llu of %llu tokens, %u blocks kept\n", (unsigned long long)st.shared,
+            (unsigned long long)st.looked_up, st.blocks_kept);
     if (n_drafters == 0) return;
     say(out, "    ");
     say_drafts(out, &st.drafts, st.by_drafter, st.n_by_drafter);

@@ -22,6 +22,12 @@ static const uint32_t *text(const char *kinds) {
     return tokens;
 }
 
+static uint32_t known(const kv_table *t, kv_salt salt, const char *kinds, uint32_t n_known) {
+    uint32_t n_blocks, n = kv_known(t, salt, text(kinds), n_known, n_known, &n_blocks);
+    assert_true(n_blocks >= kv_blocks_for(n_known - n) && n_blocks <= kv_blocks_for(n_known));
+    return n;
+}
+
 /* A chain that has computed all of `kinds`, kept. */
 static kv_chain computed(kv_table *t, kv_salt salt, const char *kinds, uint32_t *n_shared) {
     kv_chain c;
@@ -40,10 +46,10 @@ static void what_was_computed_once_is_shared_while_it_is_there(void **state) {
     uint32_t n, n_blocks;
     kv_chain a = computed(t, ours, "xyz", &n);
     assert_int_equal(n, 0);
-    assert_int_equal(kv_known(t, ours, text("xyz"), 3 * B), 2 * B); /* one token at least is computed */
-    assert_int_equal(kv_known(t, ours, text("xyzz"), 3 * B + 1), 3 * B);
-    assert_int_equal(kv_known(t, ours, text("xzy"), 3 * B), B);
-    assert_int_equal(kv_known(t, theirs, text("xyz"), 3 * B), 0);
+    assert_int_equal(known(t, ours, "xyz", 3 * B), 2 * B); /* one token at least is computed */
+    assert_int_equal(known(t, ours, "xyzz", 3 * B + 1), 3 * B);
+    assert_int_equal(known(t, ours, "xzy", 3 * B), B);
+    assert_int_equal(known(t, theirs, "xyz", 3 * B), 0);
     kv_chain b = computed(t, ours, "xyzw", &n); /* while a holds them */
     assert_int_equal(n, 3 * B);
     assert_memory_equal(kv_chain_blocks(t, a, &n_blocks), kv_chain_blocks(t, b, &n), 3 * sizeof(block_id));
@@ -72,11 +78,11 @@ static void what_was_used_longest_ago_makes_room(void **state) {
     assert_int_equal(kv_kept_blocks(t), 4);
     kv_release(t, computed(t, ours, "ae", &n)); /* a is used again; e needs room: b is the oldest */
     assert_int_equal(n, B);
-    assert_int_equal(kv_known(t, ours, text("abb"), 3 * B), B);
-    assert_int_equal(kv_known(t, ours, text("cdd"), 3 * B), 2 * B);
-    assert_int_equal(kv_known(t, ours, text("aee"), 3 * B), 2 * B);
+    assert_int_equal(known(t, ours, "abb", 3 * B), B);
+    assert_int_equal(known(t, ours, "cdd", 3 * B), 2 * B);
+    assert_int_equal(known(t, ours, "aee", 3 * B), 2 * B);
     kv_release(t, computed(t, ours, "f", &n)); /* now d, and not c before it */
-    assert_int_equal(kv_known(t, ours, text("cdd"), 3 * B), B);
+    assert_int_equal(known(t, ours, "cdd", 3 * B), B);
     kv_check(t);
     mem_free(t);
 }
@@ -124,6 +130,35 @@ static void two_that_compute_the_same_at_once_keep_it_once(void **state) {
     mem_free(t);
 }
 
+static void what_another_computes_meanwhile_is_adopted(void **state) {
+    (void)state;
+    kv_table *t = new_table(8, 4, 4);
+    kv_chain a, b;
+    uint32_t n, first, n_new, n_blocks;
+    assert_int_equal(kv_reserve_known(t, ours, text("abc"), 3 * B, 4 * B, &a, &n), ST_OK);
+    assert_int_equal(kv_reserve_known(t, ours, text("abd"), 3 * B, 4 * B, &b, &n), ST_OK);
+    assert_int_equal(kv_adopt(t, b, ours, text("abd"), 3 * B), 0);
+    assert_int_equal(kv_extend(t, a, 2 * B, &first, &n_new), ST_OK);
+    kv_keep(t, a, ours, text("abc"), B + 1);
+    assert_int_equal(kv_adopt(t, b, theirs, text("abd"), 3 * B), 0);
+    assert_int_equal(kv_adopt(t, b, ours, text("abd"), B), 0); /* one token at least is computed */
+    assert_int_equal(kv_adopt(t, b, ours, text("abd"), 3 * B), B);
+    assert_int_equal(kv_free_blocks(t), 1); /* what b need not take any more is there for others */
+    kv_keep(t, a, ours, text("abc"), 2 * B);
+    assert_int_equal(kv_adopt(t, b, ours, text("abd"), 3 * B), B);
+    assert_memory_equal(kv_chain_blocks(t, a, &n_blocks), kv_chain_blocks(t, b, &n), 2 * sizeof(block_id));
+    assert_int_equal(kv_extend(t, b, 2 * B + 1, &first, &n_new), ST_OK);
+    assert_int_equal(first, 2);
+    kv_keep(t, a, ours, text("abc"), 2 * B);
+    assert_int_equal(kv_adopt(t, b, ours, text("abd"), 4 * B), 0); /* it has begun a block of its own */
+    kv_check(t);
+    kv_release(t, a);
+    kv_release(t, b);
+    assert_int_equal(kv_kept_blocks(t), 2);
+    kv_check(t);
+    mem_free(t);
+}
+
 static void what_is_forgotten_is_not_found(void **state) {
     (void)state;
     kv_table *t = new_table(8, 4, 4);
@@ -133,7 +168,7 @@ static void what_is_forgotten_is_not_found(void **state) {
     kv_forget(t);
     kv_check(t);
     assert_int_equal(kv_kept_blocks(t), 0);
-    assert_int_equal(kv_known(t, ours, text("abb"), 3 * B) + kv_known(t, ours, text("cdd"), 3 * B), 0);
+    assert_int_equal(known(t, ours, "abb", 3 * B) + known(t, ours, "cdd", 3 * B), 0);
     kv_keep(t, a, ours, text("ab"), 2 * B);
     kv_release(t, a);
     assert_int_equal(kv_kept_blocks(t), 0); /* what a held from before is not shared any more */
@@ -161,7 +196,7 @@ typedef struct {
 } model_node;
 
 typedef struct {
-    uint64_t random, clock, n_hits, n_evicted;
+    uint64_t random, clock, n_hits, n_adopted, n_evicted;
     kv_table *t;
     model_chain chains[CHAINS];
     model_node nodes[BLOCKS];
@@ -270,6 +305,20 @@ static void keep(world *w) {
     }
 }
 
+static void adopt(world *w) {
+    model_chain *m = pick(w, true);
+    if (!m) return;
+    uint32_t n_known = draw(w, m->n_reserved * B + 1), n, n_before = m->n_blocks;
+    bool may = !m->apart && m->n_kept == m->n_blocks;
+    while (may && (m->n_blocks + 1) * B < n_known && (n = node_of(w, m->salt, m->kinds, m->n_blocks + 1)) < BLOCKS) {
+        m->ids[m->n_blocks++] = (block_id){n, w->generation[n]};
+        m->n_kept++;
+    }
+    assert_int_equal(kv_adopt(w->t, m->handle, m->salt, text(m->kinds), n_known), (m->n_blocks - n_before) * B);
+    assert_memory_equal(kv_chain_blocks(w->t, m->handle, &n), m->ids, m->n_blocks * sizeof *m->ids);
+    w->n_adopted += m->n_blocks - n_before;
+}
+
 static void release(world *w, model_chain *m) {
     if (!m) return;
     kv_release(w->t, m->handle);
@@ -289,7 +338,7 @@ static void kept_blocks_agree_with_a_simple_model_for_millions_of_operations(voi
     world w = {.random = 42, .t = new_table(BLOCKS, CHAINS, CHAIN_BLOCKS)};
     for (uint32_t i = 0; i < N_OPERATIONS; i++) {
         uint32_t used, kept, promised;
-        switch (draw(&w, 8)) {
+        switch (draw(&w, 9)) {
         case 0:
         case 1: reserve(&w); break;
         case 2:
@@ -297,6 +346,7 @@ static void kept_blocks_agree_with_a_simple_model_for_millions_of_operations(voi
         case 4:
         case 5: keep(&w); break;
         case 6: release(&w, pick(&w, true)); break;
+        case 7: adopt(&w); break;
         default:
             if (draw(&w, 1000) == 0) forget(&w);
         }
@@ -307,8 +357,9 @@ static void kept_blocks_agree_with_a_simple_model_for_millions_of_operations(voi
         assert_int_equal(kv_free_blocks(w.t), BLOCKS - used - promised);
         kv_check(w.t);
     }
-    print_message("%llu blocks shared, %llu made room\n", (unsigned long long)w.n_hits, (unsigned long long)w.n_evicted);
-    assert_true(w.n_hits > N_OPERATIONS / 20 && w.n_evicted > N_OPERATIONS / 100);
+    print_message("%llu blocks shared, %llu adopted, %llu made room\n", (unsigned long long)w.n_hits,
+                  (unsigned long long)w.n_adopted, (unsigned long long)w.n_evicted);
+    assert_true(w.n_hits > N_OPERATIONS / 20 && w.n_adopted > N_OPERATIONS / 1000 && w.n_evicted > N_OPERATIONS / 100);
     for (uint32_t i = 0; i < CHAINS; i++)
         if (w.chains[i].used) release(&w, &w.chains[i]);
     forget(&w);
@@ -324,6 +375,7 @@ int main(void) {
         cmocka_unit_test(what_was_used_longest_ago_makes_room),
         cmocka_unit_test(kept_blocks_that_are_taken_are_not_promised_to_others),
         cmocka_unit_test(two_that_compute_the_same_at_once_keep_it_once),
+        cmocka_unit_test(what_another_computes_meanwhile_is_adopted),
         cmocka_unit_test(what_is_forgotten_is_not_found),
         cmocka_unit_test(kept_blocks_agree_with_a_simple_model_for_millions_of_operations),
     };

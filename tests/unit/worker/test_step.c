@@ -79,6 +79,14 @@ static st_code run(rig *r, const proto_open *open, const proto_work *work, uint3
     return step_all(r, &p, out, e);
 }
 
+static void close_sequence(rig *r, uint64_t id) {
+    seq_id close = {id};
+    proto_plan p = {.id = r->next_plan++, .n_close = 1, .close = &close};
+    proto_result out;
+    st_error e = {0};
+    assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+}
+
 /* Blocks first ... first + n - 1 of the store, spread so that neighbours are not neighbours. */
 static void name_blocks(block_id *ids, uint32_t first, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) ids[i] = (block_id){(first + i) * 5 % BLOCKS, 1};
@@ -102,6 +110,42 @@ static void a_prompt_in_chunks_chooses_only_at_its_end(void **state) {
     assert_int_equal(run(r, NULL, &work, 1, &out, &e), ST_OK);
     assert_int_equal(out.items[0].n_tokens, 1);
     assert_int_equal(out.items[0].tokens[0], truth(tokens, 50));
+}
+
+static void work_goes_on_behind_blocks_that_hold_what_was_computed_for_another(void **state) {
+    rig *r = *state;
+    uint32_t tokens[70], next[CONTEXT];
+    block_id ids[3], shared[3];
+    proto_result out;
+    st_error e = {0};
+    for (uint32_t i = 0; i < 70; i++) tokens[i] = next[i] = i * 11 % VOCAB;
+    name_blocks(ids, 0, 3);
+    name_blocks(shared, 0, 2);
+    name_blocks(shared + 2, 3, 1);
+    proto_open first = {.seq = {1}, .n_tokens = 70, .tokens = tokens}, second = {.seq = {2}, .n_tokens = 70, .tokens = tokens};
+    proto_work whole = {.seq = {1}, .n_prefix = 70, .n_blocks = 3, .blocks = ids};
+    assert_int_equal(run(r, &first, &whole, 1, &out, &e), ST_OK);
+    const proto_work wrong[] = {{.seq = {2}, .start = 63, .n_prefix = 7, .n_blocks = 3, .blocks = shared},
+                                {.seq = {2}, .start = 96, .n_prefix = 1, .n_blocks = 3, .blocks = shared},
+                                {.seq = {2}, .start = 64, .n_prefix = 7, .n_blocks = 3, .blocks = shared},
+                                {.seq = {2}, .start = 64, .n_prefix = 6, .n_blocks = 2, .blocks = shared}};
+    const char *const says[] = {"starts at 63, but 0", "starts at 96, but 0", "a prefix of 7, expected 1 .. 6",
+                                "70 tokens in 2 blocks"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_int_equal(run(r, &second, &wrong[i], 1, &out, &e), ST_FATAL_PROTOCOL);
+        if (!strstr(e.message, says[i])) fail_msg("case %zu: %s", i, e.message);
+        close_sequence(r, 2);
+    }
+    proto_work rest = {.seq = {2}, .start = 64, .n_prefix = 6, .n_blocks = 3, .blocks = shared};
+    assert_int_equal(run(r, &second, &rest, 1, &out, &e), ST_OK);
+    assert_int_equal(out.n_rows, 6);
+    for (uint32_t n = 70; n < 76; n++) { /* in turns, each behind the same tokens */
+        next[n] = truth(next, n);
+        assert_int_equal(out.items[0].tokens[0], next[n]);
+        proto_work both[] = {{.seq = {1}, .start = n, .n_prefix = 1}, {.seq = {2}, .start = n, .n_prefix = 1}};
+        assert_int_equal(run(r, NULL, both, 2, &out, &e), ST_OK);
+        assert_int_equal(out.items[1].tokens[0], out.items[0].tokens[0]);
+    }
 }
 
 /* What must be chosen after these tokens under the rig's rules: each id in turn, from the definitions. */
@@ -223,14 +267,6 @@ static void trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_
     }
     assert_int_equal(step_open_sequences(r->step), 0);
     assert_true(r->n_moved > 20);
-}
-
-static void close_sequence(rig *r, uint64_t id) {
-    seq_id close = {id};
-    proto_plan p = {.id = r->next_plan++, .n_close = 1, .close = &close};
-    proto_result out;
-    st_error e = {0};
-    assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
 }
 
 /* Grows with trees and in single steps; both must be what `wanted` says. Returns how many choices the rules changed. */
@@ -490,6 +526,7 @@ static void create_survives_each_failing_allocation(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         WITH_RIG(a_prompt_in_chunks_chooses_only_at_its_end),
+        WITH_RIG(work_goes_on_behind_blocks_that_hold_what_was_computed_for_another),
         WITH_RIG(trees_give_the_tokens_that_single_steps_give_and_leave_the_cache_in_order),
         WITH_RIG(biased_tokens_and_ends_that_come_too_early_are_the_same_with_trees_and_without),
         WITH_RIG(penalties_count_the_tokens_of_the_path_too),
