@@ -13,9 +13,10 @@
  * that a block is never in two sequences. The price is a plan without work where nothing else runs.
  * Why a request that lost its group waits like one that is new: admission is the one way in. What it brings besides is its place,
  * with the tokens that it has and what drafters know of it, and its rank among those that wait.
- * Not taken: preemption. A reservation covers the longest answer, so an admitted sequence always finishes; the price is blocks
- * that short answers never use.
- * Limits: O(running) an event; O(requests) when a deadline passes or a group is lost. */
+ * Why preemption costs little: blocks of who is sent away are kept (kv/prefix.c) until the room is needed, those that it used
+ * last go first, and what is left of them it has again when it comes back. The road not taken is to reserve for the longest
+ * answer: nobody would be sent away, and short answers would hold blocks that they never use. Limits: O(running) an event;
+ * O(requests) when a deadline passes or a group is lost. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>
@@ -274,8 +275,8 @@ static void on_result(sched *s, sched_group *g, const proto_result *result) {
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */
         take_item(s, r, &f.items[i], i < result->n_items ? &result->items[i] : NULL);
     }
-    sched_adopt(g);
     sched_begin_rounds(g, &f);
+    sched_adopt(g);
 }
 
 /* Those that wait and that no group which is up could hold. */
@@ -294,7 +295,7 @@ static void on_group_down(sched *s, sched_group *g) {
     g->held_until_ns = 0;
     g->up = false;
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
-        for (sched_request *r; (r = sched_first(g, state));) sched_displace(s, r);
+        for (sched_request *r; (r = sched_first(g, state));) sched_displace(r);
     sched_retire_reported(g);
     g->n_ended = 0;
     kv_forget(g->kv);

@@ -91,15 +91,26 @@ st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, ch
 /* One more that runs is a row more in each step of an answer of usual length; a row costs what a token of a prompt does. */
 enum { RUNNING_TOKENS = 128 };
 
-static uint64_t most_tokens(const sched_request *r, const sched *s) { return (uint64_t)r->n_limit + s->limits.max_tree; }
+/* What it needs for its prompt and the next step; more when that is full (sched_make_room). */
+static uint64_t first_tokens(const sched *s, const sched_request *r) { return (uint64_t)r->n_known + s->limits.max_tree; }
+
+/* Those that run there and will want another block. */
+static uint32_t n_growing(const sched_group *g) {
+    uint32_t n = 0;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
+        for (const sched_request *r = sched_at(g->s, g->lists[state].first); r; r = sched_next(g->s, r))
+            n += sched_blocks(&g->s->limits, r->n_limit) > kv_blocks_for(first_tokens(g->s, r));
+    return n;
+}
 
 /* In tokens; UINT64_MAX: the group has no room for it. */
 static uint64_t burden(const sched_group *g, const sched_request *r) {
     uint32_t n_running = sched_n_running(g), n_blocks;
     if (!g->up || n_running + g->lists[SCHED_CLOSING].n >= g->s->limits.max_running) return UINT64_MAX;
     const uint32_t *tokens = r->place == SCHED_NO_PLACE ? r->prompt : r->known;
-    uint32_t n_cached = kv_known(g->kv, r->salt, tokens, r->n_known, most_tokens(r, g->s), &n_blocks);
-    if (n_blocks > kv_free_blocks(g->kv)) return UINT64_MAX;
+    uint32_t n_cached = kv_known(g->kv, r->salt, tokens, r->n_known, first_tokens(g->s, r), &n_blocks);
+    if (sched_blocks(&g->s->limits, r->n_limit) > kv_total_blocks(g->kv)) return UINT64_MAX;
+    if (n_blocks + n_growing(g) > kv_free_blocks(g->kv)) return UINT64_MAX;
     return (uint64_t)n_running * RUNNING_TOKENS + r->n_known - n_cached;
 }
 
@@ -131,18 +142,38 @@ static void share(sched_request *r, uint32_t n) {
 void sched_admit(sched *s) {
     sched_group *g;
     for (sched_request *r; (r = sched_at(s, s->waiting.first)) && (g = pick_group(s, r));) {
-        s->stats.displaced += r->epoch > 0;
+        s->stats.displaced += r->displaced;
+        r->displaced = false;
         if (r->epoch == 0) take_place(s, r);
         r->group = g; /* but it still is in the list of those that wait */
         r->epoch++;
         uint32_t n = 0;
-        INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, r->n_known, most_tokens(r, s), &r->chain, &n) == ST_OK);
+        INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, r->n_known, first_tokens(s, r), &r->chain, &n) == ST_OK);
         g->stats.looked_up += r->n_known;
         share(r, n);
         if (r->n_known - r->n_cached > 1)
             sched_move(s, r, SCHED_PREFILL);
         else
             sched_begin_round(s, r);
+    }
+}
+
+/* Who came last. */
+static sched_request *youngest(sched_group *g) {
+    sched_request *last = NULL;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
+        for (sched_request *r = sched_first(g, state); r; r = sched_next(g->s, r))
+            if (!last || r->number > last->number) last = r;
+    return last;
+}
+
+void sched_make_room(sched_group *g) {
+    uint32_t n = 0;
+    for (sched_request *r = sched_first(g, SCHED_DECODE); r && n < g->s->limits.max_batch;) {
+        bool fits = kv_grow(g->kv, r->chain, first_tokens(g->s, r)) == ST_OK;
+        if (!fits) sched_preempt(youngest(g));
+        r = fits ? sched_next(g->s, r) : sched_first(g, SCHED_DECODE); /* anew, as the list may have changed anywhere */
+        n = fits ? n + 1 : 0;
     }
 }
 

@@ -94,6 +94,7 @@ bool sched_build_plan(sched_group *g) {
     g->plan = (proto_plan){.id = g->next_plan, .kind = PROTO_PLAN_STEP, .close = g->close, .open = g->open, .work = g->work};
     g->flight = (sched_flight){.items = g->flight.items};
     g->n_trees = 0;
+    sched_make_room(g);
     add_close(g);
 
     uint32_t n_decode = g->lists[SCHED_DECODE].n, places = l->max_batch - (g->lists[SCHED_PREFILL].n > 0);

@@ -64,6 +64,7 @@ typedef struct {
     float accepted;                    /* drafts a step, of late */
     proto_drafter_figures *by_drafter; /* [roster.n] */
     bool open;                         /* the group's ranks know it */
+    bool displaced;                    /* its last group was lost, and it has no other yet */
     uint64_t last_plan;                /* the group's last plan that names it; 0: none */
 } sched_request;
 
@@ -209,7 +210,9 @@ void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, co
 /* Gives back blocks and slot of those in SCHED_CLOSING that no plan in flight names. */
 void sched_retire_reported(sched_group *g);
 /* The group that computed it is lost: it waits for another, before all who came later, with the tokens that it has. */
-void sched_displace(sched *s, sched_request *r);
+void sched_displace(sched_request *r);
+/* It gives its blocks to those who came before, and waits likewise. No plan in flight names it. */
+void sched_preempt(sched_request *r);
 
 /* sched_admit.c: who may come in. */
 st_code sched_check_limits(const sched_limits *l, st_error *e);
@@ -221,6 +224,9 @@ bool sched_fits_group_up(const sched *s, uint32_t n_tokens); /* one that is up c
 /* ST_OK, or why this request can never run; writes the message. */
 st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes);
 void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last, each to the group where it costs least */
+/* Before a step: those who decode have the blocks for it. The youngest make room where there are too few; the oldest never does,
+ * as each fits alone. */
+void sched_make_room(sched_group *g);
 /* What an item of the group's last step has brought into the cache is there for others, too ... */
 void sched_keep(sched_request *r);
 /* ... and prompts which begin like that go on behind it. No plan is in flight. */

@@ -151,7 +151,7 @@ void sched_retire_reported(sched_group *g) {
     }
 }
 
-void sched_displace(sched *s, sched_request *r) {
+static void wait_again(sched *s, sched_request *r) {
     kv_release(r->group->kv, r->chain);
     sched_forget_asked(s, r);
     detach(s, r);
@@ -166,6 +166,20 @@ void sched_displace(sched *s, sched_request *r) {
     const sched_request *later = sched_at(s, s->waiting.first);
     while (later && later->number < r->number) later = sched_next(s, later);
     attach(s, r, later ? slot_of(s, later) : SCHED_NO_SLOT);
+}
+
+void sched_displace(sched_request *r) {
+    sched *s = r->group->s;
+    wait_again(s, r);
+    r->displaced = true;
+}
+
+void sched_preempt(sched_request *r) {
+    sched_group *g = r->group;
+    INVARIANT(r->last_plan <= g->reported);
+    if (r->open) g->ended[g->n_ended++] = r->seq;
+    wait_again(g->s, r);
+    g->s->stats.preempted++;
 }
 
 /* ---- the beginning, and the check ---- */

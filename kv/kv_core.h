@@ -1,11 +1,11 @@
 /* kv_core: who holds which block of a group's KV cache. Pure bookkeeping in the coordinator; no tensor memory here.
  *
  * Nouns: a table (all blocks of one group), a sequence's chain of blocks, a block id (index and generation: an id of a freed
- * block is refused). A sequence first reserves the most it can ever need, then extends block by block within the reservation,
- * so that an admitted sequence never runs out. Blocks are reference-counted: a fork shares all full blocks, and so do sequences
- * that begin with the same tokens under the same salt. A block whose tokens are known stays when nobody holds it any more, until
- * its room is needed (kept blocks; the one used longest ago goes first).
- * All memory is the caller's, sized by kv_table_bytes; no clock, allocation or I/O. Owner: the scheduler. */
+ * block is refused). A sequence reserves what it needs for certain, extends block by block within the reservation, so that it
+ * does not run out in the middle, and asks for more when it must: if that fails, another has to go. Blocks are reference-counted:
+ * a fork shares all full blocks, and so do sequences that begin with the same tokens under the same salt. A block whose tokens
+ * are known stays when nobody holds it any more, until its room is needed (kept blocks; the one used longest ago goes first). All
+ * memory is the caller's, sized by kv_table_bytes; no clock, allocation or I/O. Owner: the scheduler. */
 #ifndef CONSORT_KV_CORE_H
 #define CONSORT_KV_CORE_H
 
@@ -51,6 +51,8 @@ uint32_t kv_adopt(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens,
 void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_cached);
 /* Nothing is kept that no chain holds, and what chains hold is not shared any more. */
 void kv_forget(kv_table *t);
+/* The chain may grow to n_tokens, if it might not already. Errors as kv_reserve. */
+ST_CHECKED st_code kv_grow(kv_table *t, kv_chain c, uint64_t n_tokens);
 /* Makes the chain hold n_tokens tokens. *first and *n_new tell which of its blocks are new (kv_chain_blocks()[first ...]).
  * Errors: ST_ERR_INVALID_ARGUMENT (more than reserved). */
 ST_CHECKED st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, uint32_t *n_new);

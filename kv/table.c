@@ -8,9 +8,9 @@
  *
  * A new block comes from the stack; when that is empty, from the kept block that was used longest ago.
  *
- * Why reservations: a sequence that has been admitted must never wait for a block in the middle of its answer, because the way
- * out of that (throwing a running sequence's cache away and computing it again) costs more than the blocks kept back. The road
- * not taken is to admit by what is used now and preempt when it runs out, as vLLM does.
+ * Why reservations: a prompt that has been admitted is computed to its end, and a step that was planned has its blocks. They
+ * cover what is needed for certain; who answers at length asks for more (kv_grow), and the scheduler sends the youngest away when
+ * there is none.
  * Why generations: a plan that names a block which was freed since can be told from one that names its new owner.
  * Limits: a shared block is never written: a fork shares full blocks only. max_chains * max_chain_blocks ids are kept, whether
  * they are used or not; that is 8 bytes for 32 tokens. */
@@ -225,6 +225,17 @@ void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint
         if (ch->apart) return;
         kv_prefix_add(&t->prefix, ids[ch->n_kept].index, salt, parent, of_block);
     }
+}
+
+st_code kv_grow(kv_table *t, kv_chain c, uint64_t n_tokens) {
+    chain *ch = chain_of(t, c);
+    uint32_t n = kv_blocks_for(n_tokens);
+    if (!ever_fits(t, n_tokens)) return ST_ERR_INVALID_ARGUMENT;
+    if (n <= ch->n_reserved) return ST_OK;
+    if (n - ch->n_reserved > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
+    t->promised += n - ch->n_reserved;
+    ch->n_reserved = n;
+    return ST_OK;
 }
 
 void kv_forget(kv_table *t) {

@@ -108,3 +108,14 @@ def test_a_lost_verifier_takes_what_it_kept_with_it(new_cluster):
     again, usage = ask(cluster, QUESTIONS[0])
     assert again == one and usage.cached_tokens == 0
     assert ask(cluster, QUESTIONS[0])[1].cached_tokens > 0
+
+
+def test_answers_that_outgrow_the_cache_take_turns_and_keep_their_bytes(new_cluster):
+    fields = {"max_tokens": 200, "ignore_end": True, "logprobs": True}
+    requests = [([2000 + i] * 40, {**fields, "temperature": 1.0, "seed": i}) for i in range(4)]
+    cluster = new_cluster(speculation="lookup", kv_tokens=512, max_context=256, draft_budgets="fixed", draft_floor=0)
+    alone = [cluster.generate(p, cache_salt="alone", **f).ids for p, f in requests]  # 240 tokens each: two fit at a time
+    together = cluster.generate_all(requests)
+    assert [a.ids for a in together] == alone
+    assert cluster.metrics()["consort_num_preemptions_total", ""] > 0
+    until(cluster.is_idle, "the blocks to be free")

@@ -35,6 +35,7 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .unasked_rounds = 16,
                                             .held_steps = 17,
                                             .displaced = 21,
+                                            .preempted = 25,
                                             .blocks_kept = 22,
                                             .looked_up = 23,
                                             .shared = 24,
@@ -102,6 +103,7 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_unasked_rounds_total 16"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));
     assert_true(has_line(&t, "consort_displaced_requests_total 21"));
+    assert_true(has_line(&t, "consort_num_preemptions_total 25"));
     assert_true(has_line(&t, "consort_verifier_up{group=\"a \\\"b\\\"\"} 1"));
     assert_true(has_line(&t, "consort_verifier_up{group=\"c\"} 0"));
     assert_true(has_line(&t, "consort_verifier_requests_running{group=\"a \\\"b\\\"\"} 2"));

@@ -290,6 +290,16 @@ static void extend(world *w) {
     assert_int_equal(m->n_blocks, n);
 }
 
+static void more(world *w) {
+    model_chain *m = pick(w, true);
+    uint32_t used, kept, promised, n_tokens = draw(w, CHAIN_BLOCKS * B + 1), n = kv_blocks_for(n_tokens);
+    if (!m) return;
+    count(w, &used, &kept, &promised);
+    bool fits = n <= m->n_reserved || n - m->n_reserved <= BLOCKS - used - promised;
+    assert_int_equal(kv_grow(w->t, m->handle, n_tokens), fits ? ST_OK : ST_ERR_NO_BLOCKS);
+    if (fits && n > m->n_reserved) m->n_reserved = n;
+}
+
 static void keep(world *w) {
     model_chain *m = pick(w, true);
     if (!m) return;
@@ -338,7 +348,7 @@ static void kept_blocks_agree_with_a_simple_model_for_millions_of_operations(voi
     world w = {.random = 42, .t = new_table(BLOCKS, CHAINS, CHAIN_BLOCKS)};
     for (uint32_t i = 0; i < N_OPERATIONS; i++) {
         uint32_t used, kept, promised;
-        switch (draw(&w, 9)) {
+        switch (draw(&w, 10)) {
         case 0:
         case 1: reserve(&w); break;
         case 2:
@@ -347,6 +357,7 @@ static void kept_blocks_agree_with_a_simple_model_for_millions_of_operations(voi
         case 5: keep(&w); break;
         case 6: release(&w, pick(&w, true)); break;
         case 7: adopt(&w); break;
+        case 8: more(&w); break;
         default:
             if (draw(&w, 1000) == 0) forget(&w);
         }
