@@ -17,9 +17,6 @@ if(CONSORT_SANITIZE)
   target_compile_options(consort_flags INTERFACE -fsanitize=${CONSORT_SANITIZE} -fno-sanitize-recover=all)
   target_link_options(consort_flags INTERFACE -fsanitize=${CONSORT_SANITIZE})
 endif()
-if(CONSORT_FUZZ) # the rooms tell libFuzzer which of their branches were taken; without it fuzzing is blind
-  target_compile_options(consort_flags INTERFACE -fsanitize=fuzzer-no-link)
-endif()
 
 function(consort_room name)
   cmake_parse_arguments(R "" "" "SOURCES;SEES;LINKS" ${ARGN})
@@ -54,6 +51,8 @@ function(consort_fuzz name)
   target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
   foreach(room ${R_SEES} base)
     target_link_libraries(fuzz_${name} PRIVATE consort_${room})
+    # It tells libFuzzer which of its branches were taken; without that fuzzing is blind. The other rooms need not pay for it.
+    target_compile_options(consort_${room} PRIVATE -fsanitize=fuzzer-no-link)
   endforeach()
   set(work ${CMAKE_BINARY_DIR}/corpus/${name})
   file(MAKE_DIRECTORY ${work})
