@@ -19,7 +19,7 @@
 #endif
 #endif
 #ifndef N_SEEDS
-#define N_SEEDS 6000
+#define N_SEEDS 4000
 #endif
 
 enum {
