@@ -259,7 +259,7 @@ static void a_flat_verifier_gives_a_crowd_deep_trees(void **state) {
         assert_true(gain > 2.1 && gain > 1.4 * fixed);
     }
     of.step_us = steps_of_eight;
-    of.n_clients = 5; /* three rows of a stair are free */
+    of.n_clients = 5;                                 /* three rows of a stair are free */
     for (of.seed = 0; of.seed < N_SEEDS; of.seed++) { /* 1.26 on average; of twelve seeds the second has the least, 1.13 */
         gain = gain_of(of);
         print_message("stairs of eight rows, 5 clients: %.2f\n", gain);
