@@ -273,9 +273,8 @@ static void prove(kv_transfer *t, uint64_t now_ns) {
     if (memcmp(mine + at, theirs + at, sizeof t->c.flow.type) != 0)
         FINISH(t, now_ns, true, ST_ERR_MISMATCH, "KV transfer: the peer's KV type is %.16s, here %.16s",
                (const char *)theirs + at, (const char *)mine + at);
-    cursor a = cursor_of(mine, FLOW_BYTES), b = cursor_of(theirs, FLOW_BYTES);
-    cursor_seek(&a, at += sizeof t->c.flow.type);
-    cursor_seek(&b, at);
+    at += sizeof t->c.flow.type;
+    cursor a = cursor_of(mine + at, FLOW_BYTES - at), b = cursor_of(theirs + at, FLOW_BYTES - at);
     for (int i = 0; i < N_NUMBERS; i++) {
         uint32_t here = cursor_u32(&a), there = cursor_u32(&b);
         if (here != there)

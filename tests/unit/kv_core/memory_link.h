@@ -24,10 +24,12 @@ typedef struct {
     uint32_t per_256[LINK_N_FAULTS]; /* of messages; a message has one fault at most */
     uint32_t cancel_at[2], die_at;   /* turn in which an end (by role) cancels, in which end `dies` is dead; 0: never */
     kv_transfer_role dies;
-    bool silent; /* the other end is not told of the death */
+    bool silent;      /* the other end is not told of the death */
+    bool slow;        /* the prefill goes on only now and then while nothing else can happen */
+    bool pieces_only; /* small messages come to no harm */
 } link_plan;
 
-enum { LINK_MAX_PARCELS = 512, LINK_MAX_POSTS = KV_TRANSFER_MAX_SLOTS + KV_TRANSFER_CONTROL_SLOTS };
+enum { LINK_MAX_PARCELS = 512, LINK_SMALL_BYTES = 256, LINK_MAX_POSTS = KV_TRANSFER_MAX_SLOTS + KV_TRANSFER_CONTROL_SLOTS };
 
 typedef struct {
     uint32_t slot;
@@ -69,11 +71,9 @@ typedef struct memory_link {
     void *context;
 } memory_link;
 
-void link_step(memory_link *k, kv_transfer_role role, const kv_event *e);
+void link_step(memory_link *k, kv_transfer_role role, const kv_event *e); /* the first of each end: KV_EVENT_TIME */
 /* Something that can happen happens; false: nothing can any more. */
 bool link_turn(memory_link *k);
-/* Until both ends are over or dead. Fails the test if that takes for ever. */
-void link_run(memory_link *k);
 void link_free_parcels(memory_link *k);
 
 #endif
