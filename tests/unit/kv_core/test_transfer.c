@@ -146,6 +146,12 @@ static st_code tag_of_a_stranger(void *context, const uint8_t *text, size_t n, u
     return tag_under("secret 2", text, n, out);
 }
 
+/* Has the key, but not the target's tag. */
+static st_code tag_unproven(void *context, const uint8_t *text, size_t n, uint8_t out[KV_TRANSFER_TAG_BYTES]) {
+    bool own = memcmp(text, "consort kv1 tgt", 15) == 0;
+    return own ? tag_of_a_stranger(context, text, n, out) : tag(context, text, n, out);
+}
+
 /* Prefill in chunks of two blocks, layer by layer. */
 static bool next_ready(void *context, kv_event *out) {
     move *m = context;
@@ -429,6 +435,16 @@ static void who_has_not_the_secret_gets_no_piece_and_stores_none(void **state) {
     }
 }
 
+static void a_target_that_does_not_prove_itself_is_sent_no_piece(void **state) {
+    (void)state;
+    rig *r = new_rig();
+    r->c[KV_TARGET].hooks.tag = tag_unproven;
+    outcome o = run_flow(&r->w, &r->m, r->c, (link_plan){0});
+    assert_int_equal(o.code[KV_SOURCE], ST_ERR_DEADLINE);
+    assert_int_equal(o.counts.accepted, 1); /* the WELCOME */
+    end_rig(r);
+}
+
 static void an_end_of_another_generation_is_no_peer(void **state) {
     (void)state;
     rig *r = new_rig();
@@ -473,14 +489,18 @@ static void a_piece_that_never_comes_whole_is_asked_for_a_bounded_number_of_time
     end_rig(r);
 }
 
-static void where_nothing_is_lost_nobody_waits_for_a_time_out(void **state) {
+static void where_nothing_is_lost_nobody_waits_for_a_time_out_or_sends_twice(void **state) {
     (void)state;
-    rig *r = new_rig();
-    outcome o = run_flow(&r->w, &r->m, r->c, (link_plan){0});
-    assert_int_equal(o.code[KV_TARGET], ST_OK);
-    assert_int_equal(o.counts.doubled, 0);
-    assert_true(o.end_ns < r->c[KV_TARGET].retry_ns);
-    end_rig(r);
+    for (uint32_t n_slots = 1; n_slots <= KV_TRANSFER_MAX_SLOTS; n_slots++) {
+        rig *r = new_rig();
+        r->c[KV_SOURCE].n_slots = n_slots;
+        for (int i = 0; i < 2; i++) r->c[i].flow.order = n_slots % 2;
+        outcome o = run_flow(&r->w, &r->m, r->c, (link_plan){0});
+        assert_int_equal(o.code[KV_TARGET], ST_OK);
+        assert_int_equal(o.counts.doubled, 0);
+        assert_true(o.end_ns < r->c[KV_TARGET].retry_ns);
+        end_rig(r);
+    }
 }
 
 static void a_slow_prefill_is_waited_for(void **state) {
@@ -523,7 +543,8 @@ int main(void) {
         cmocka_unit_test(a_cancel_ends_both_ends_whoever_says_it),
         cmocka_unit_test(a_peer_that_dies_without_a_word_costs_a_lease),
         cmocka_unit_test(a_piece_that_never_comes_whole_is_asked_for_a_bounded_number_of_times),
-        cmocka_unit_test(where_nothing_is_lost_nobody_waits_for_a_time_out),
+        cmocka_unit_test(where_nothing_is_lost_nobody_waits_for_a_time_out_or_sends_twice),
+        cmocka_unit_test(a_target_that_does_not_prove_itself_is_sent_no_piece),
         cmocka_unit_test(a_slow_prefill_is_waited_for),
         cmocka_unit_test(impossible_flows_have_no_size),
         cmocka_unit_test(of_a_million_messages_no_harmed_one_is_accepted_and_no_block_leaks),
