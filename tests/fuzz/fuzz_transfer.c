@@ -47,25 +47,29 @@ static size_t mend(uint8_t *m, size_t n, uint32_t serial) {
     return n;
 }
 
+static kv_transfer_config config_of(uint8_t choice, bool *stored) {
+    return (kv_transfer_config){.role = choice & 1,
+                                .handle = {9, 3},
+                                .flow = {.type = "q8",
+                                         .order = choice >> 1 & 1,
+                                         .n_layers = LAYERS,
+                                         .n_kv_heads = 4,
+                                         .head_dim = 1,
+                                         .block_tokens = TOKENS,
+                                         .row_bytes = ROW,
+                                         .n_tokens = N_TOKENS,
+                                         .heads = {1, 2}},
+                                .n_slots = 2,
+                                .lease_ns = 400,
+                                .retry_ns = 100,
+                                .max_tries = 3,
+                                .hooks = {.context = stored, .load = load, .store = store, .tag = tag}};
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bool stored[LAYERS * BLOCKS] = {0};
     if (size < 1) return 0;
-    kv_transfer_config c = {.role = data[0] & 1,
-                            .handle = {9, 3},
-                            .flow = {.type = "q8",
-                                     .order = data[0] >> 1 & 1,
-                                     .n_layers = LAYERS,
-                                     .n_kv_heads = 4,
-                                     .head_dim = 1,
-                                     .block_tokens = TOKENS,
-                                     .row_bytes = ROW,
-                                     .n_tokens = N_TOKENS,
-                                     .heads = {1, 2}},
-                            .n_slots = 2,
-                            .lease_ns = 400,
-                            .retry_ns = 100,
-                            .max_tries = 3,
-                            .hooks = {.context = stored, .load = load, .store = store, .tag = tag}};
+    kv_transfer_config c = config_of(data[0], stored);
     void *memory = mem_alloc_aligned(1, kv_transfer_bytes(&c), 64);
     if (!memory) return 0;
     uint64_t now_ns = 0;
