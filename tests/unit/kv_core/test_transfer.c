@@ -312,11 +312,11 @@ static bool drawn(world *w, uint32_t one_in) { return draw_below(&w->random, one
 /* Half of the flows come to no harm, or messages are doubled, late within reason and in any order. */
 static link_plan draw_plan(world *w, bool harmless) {
     link_plan p = {.slow = drawn(w, 4)};
-    if (drawn(w, 2)) p.per_256[LINK_DOUBLE] = harmless ? 60 : 25;
-    if (drawn(w, 2)) p.per_256[LINK_REORDER] = harmless ? 100 : 25;
+    if (drawn(w, 2)) p.per_256[LINK_DOUBLE] = harmless ? 60 : 30;
+    if (drawn(w, 2)) p.per_256[LINK_REORDER] = harmless ? 100 : 30;
     if (harmless) return p;
     for (link_fault f = LINK_FLIP; f <= LINK_LATE; f++)
-        if (!drawn(w, 4)) p.per_256[f] = 4 + draw_below(&w->random, 32);
+        if (!drawn(w, 4)) p.per_256[f] = 12 + draw_below(&w->random, 40);
     if (drawn(w, 6)) p.cancel_at[draw_below(&w->random, 2)] = 1 + draw_below(&w->random, 200);
     p.dies = drawn(w, 2);
     p.silent = drawn(w, 2);
@@ -371,7 +371,7 @@ static void of_a_million_messages_no_harmed_one_is_accepted_and_no_block_leaks(v
                   w->n_flows, w->n_done, w->n_failed, (unsigned long long)w->counts.messages,
                   (unsigned long long)w->counts.intact, (unsigned long long)w->counts.harmed);
     for (int f = 0; f < LINK_N_FAULTS; f++) assert_true(w->counts.by_fault[f] > N_MESSAGES / 200);
-    assert_true(w->counts.intact > w->counts.messages / 2 && w->n_failed > w->n_flows / 40);
+    assert_true(w->counts.intact > w->counts.messages / 5 * 2 && w->n_failed > w->n_flows / 40);
     end_world(w);
     mem_free(w);
 }
