@@ -1,0 +1,112 @@
+/* The world of test_schedules.c: its clients, verifiers and drafters as they are kept, and its random numbers. */
+#ifndef CONSORT_TESTS_SCHEDULES_H
+#define CONSORT_TESTS_SCHEDULES_H
+
+#include "base/mem.h"
+#include "coordinator/coordinator_core.h"
+#include "kv/kv_core.h"
+#include "tests/unit/speculative/table.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum {
+    CLIENTS = 48,
+    CONTEXT = 160,
+    VOCABULARY = 60,
+    BLOCKS = 64,
+    GUARD_BYTES = 64,
+    ITEM_TOKENS = NOUNS_MAX_TREE + 2,
+    DRAFTERS = 3,
+    GROUPS = 3,
+    BATCH = 24,
+    DIM = 2
+};
+
+typedef struct {
+    uint32_t prompt[CONTEXT + 8], n_prompt, max_tokens;
+    uint32_t ends[3], n_ends;
+    uint32_t alone[CONTEXT], n_alone; /* what it must get */
+    uint32_t text[CONTEXT + 8];       /* the prompt, and that behind it */
+    sched_finish alone_finish;
+    uint64_t deadline_ns;
+    const char *speculation;
+    uint64_t salt;
+    bool wants_hidden, sent, over, cancelled, broken; /* broken: the verifier reported an error or nonsense for it */
+    uint32_t got[CONTEXT], n_got;
+} client;
+
+typedef struct {
+    bool open, hidden;
+    uint32_t tokens[CONTEXT], n_known, n_cached;
+    block_id blocks[BLOCKS];
+    uint32_t n_blocks;
+    uint64_t last_step; /* number of the step that named it last */
+} rank_sequence;
+
+typedef struct {
+    bool up;
+    uint64_t steps;
+    rank_sequence ranks[CLIENTS];
+    uint32_t generation[BLOCKS];                 /* the last one seen of each block */
+    uint64_t cache[BLOCKS * NOUNS_BLOCK_TOKENS]; /* what a slot holds: a hash of the salt and all tokens up to this one's */
+    proto_result result;                         /* of the plan in flight; plan_id 0: none */
+    proto_item items[BATCH];
+    uint32_t tokens[BATCH][ITEM_TOKENS];
+    uint16_t hidden[BATCH][ITEM_TOKENS][DIM];
+} verifier;
+
+typedef enum { RIGHT, WRONG, PARTLY, SLOW, DYING, NONSENSE, N_NATURES } nature;
+
+typedef struct {
+    nature nature;
+    bool up;
+    struct {
+        bool open;
+        uint32_t tokens[CONTEXT], n;
+    } sequences[CLIENTS];
+    proto_result result; /* of the plan in flight; plan_id 0: none */
+    bool ahead;          /* another may come behind it, and did: */
+    uint64_t dropped;    /* its id; 0: none */
+    proto_item items[BATCH];
+    uint32_t tokens[BATCH][ITEM_TOKENS], parents[BATCH][ITEM_TOKENS];
+    float probabilities[BATCH][ITEM_TOKENS];
+} drafter;
+
+typedef struct {
+    uint64_t seed, random, now_ns, timer_ns;
+    sched_limits limits;
+    sched *s;
+    unsigned char *memory;
+    size_t memory_bytes;
+    client clients[CLIENTS]; /* seq id i + 1 */
+    uint32_t n_sent, n_over;
+    uint32_t arrivals; /* of 100 events */
+    bool drained;
+    verifier verifiers[GROUPS];
+    uint64_t n_lost, n_moved;      /* groups with requests; requests that one with an answer begun was given by another */
+    bool quotes;                   /* prompts begin with what was asked and answered before */
+    uint64_t n_shared;             /* blocks that hold what was computed for another */
+    uint64_t n_branches, n_agreed; /* nodes beside another in the trees that it got; tokens asked for behind those agreed on */
+    drafter drafters[DRAFTERS];
+    uint8_t *corpus; /* of any text: it hits now and then */
+    size_t corpus_bytes;
+} world;
+
+#define CHECK(w, cond)                                                                                                           \
+    do {                                                                                                                         \
+        if (!(cond))                                                                                                             \
+            fail_msg("seed %llu, at %llu ns: %s", (unsigned long long)(w)->seed, (unsigned long long)(w)->now_ns, #cond);        \
+    } while (0)
+
+static inline uint32_t draw(world *w, uint32_t n) { /* xorshift64*: 0 .. n - 1 */
+    w->random ^= w->random >> 12;
+    w->random ^= w->random << 25;
+    w->random ^= w->random >> 27;
+    return (uint32_t)((w->random * UINT64_C(0x2545F4914F6CDD1D)) >> 33) % n;
+}
+
+#endif
