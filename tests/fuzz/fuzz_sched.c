@@ -149,6 +149,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                       .draft_wait_ns = byte(&w)};
     l.adaptive_budgets = l.draft_wait_ns % 2;
     l.draft_ahead = l.draft_wait_ns / 2 % 2;
+    l.prefix_cache = l.draft_wait_ns / 4 % 2;
     l.lockstep = l.draft_wait_ns / 4 % 2;
     size_t n = sched_bytes(&l);
     if (n == 0) return 0;
