@@ -13,9 +13,11 @@
  *
  * A request that waits goes to the group that has the fewest, or knows most of its tokens, and stays there. If its group is lost
  * it waits again, before all who came later, is prefilled in another from the tokens that it has, and goes on; without another it
- * ends. When a group's blocks run out the youngest waits again likewise. Drafters change the speed and never the answer: a draft
- * that is late, wrong, malformed or never comes costs its wait at most. A sequence in `closing` waits for the plan in flight that
- * names it; only then do its blocks go back. Thread: the coordinator's loop. */
+ * ends. When a group's blocks run out the youngest waits again likewise.
+ *
+ * Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at most.
+ * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
+ * loop. */
 #ifndef CONSORT_COORDINATOR_CORE_H
 #define CONSORT_COORDINATOR_CORE_H
 
@@ -160,7 +162,7 @@ typedef struct {
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t busy_ns, idle_ns;  /* while there were requests: of groups computing, and of their waiting (for drafts, mostly) */
     uint64_t stale_results;     /* dropped: not of the plan in flight */
-    uint64_t looked_up, shared; /* tokens of sequences that began in a group; those that were in its KV cache, for others */
+    uint64_t looked_up, shared; /* tokens of sequences that began in a group; those that were in its KV cache already */
     uint64_t displaced;         /* times that a request was placed again, as its group was lost */
     uint64_t preempted;         /* times that one had to wait again, as those who came before needed its blocks */
     uint32_t groups_up;

@@ -216,7 +216,7 @@ void front_finished(coordinator *c, const sched_action *a) {
     generation *g = s->g;
     double ms = (double)(net_now_ns() - g->start_ns) / 1e6;
     char text[ST_MESSAGE_BYTES] = "";
-    if (s->index == 0) g->n_cached = a->n_shared; /* the others have from it what it has not from others */
+    if (s->index == 0) g->n_cached = a->n_shared; /* what the others find there is mostly its work */
     if (!a->code) send_last(s, a);
     explain(c, a, text, sizeof text);
     log_line(LOG_INFO, "coordinator",

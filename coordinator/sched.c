@@ -15,8 +15,9 @@
  * with the tokens that it has and what drafters know of it, and its rank among those that wait.
  * Why preemption costs little: blocks of who is sent away are kept (kv/prefix.c) until the room is needed, those that it used
  * last go first, and what is left of them it has again when it comes back. The road not taken is to reserve for the longest
- * answer: nobody would be sent away, and short answers would hold blocks that they never use. Limits: O(running) an event;
- * O(requests) when a deadline passes or a group is lost. */
+ * answer: nobody would be sent away, and short answers would hold blocks that they never use.
+ *
+ * Limits: O(running) an event; O(requests) when a deadline passes or a group is lost. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>

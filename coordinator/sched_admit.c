@@ -94,6 +94,10 @@ enum { RUNNING_TOKENS = 128 };
 /* What it needs for its prompt and the next step; more when that is full (sched_make_room). */
 static uint64_t first_tokens(const sched *s, const sched_request *r) { return (uint64_t)r->n_known + s->limits.max_tree; }
 
+/* Of its tokens, those that may be taken from the cache, with the last of them to be computed all the same: so two are left, and
+ * it is a prompt that opens it on the ranks. Plans count the tokens of these, lest they get too long for a message. */
+static uint32_t to_share(const sched_request *r) { return r->n_known - 1; }
+
 /* Those that run there and will want another block. */
 static uint32_t n_growing(const sched_group *g) {
     uint32_t n = 0;
@@ -108,7 +112,7 @@ static uint64_t burden(const sched_group *g, const sched_request *r) {
     uint32_t n_running = sched_n_running(g), n_blocks;
     if (!g->up || n_running + g->lists[SCHED_CLOSING].n >= g->s->limits.max_running) return UINT64_MAX;
     const uint32_t *tokens = r->place == SCHED_NO_PLACE ? r->prompt : r->known;
-    uint32_t n_cached = kv_known(g->kv, r->salt, tokens, r->n_known, first_tokens(g->s, r), &n_blocks);
+    uint32_t n_cached = kv_known(g->kv, r->salt, tokens, to_share(r), first_tokens(g->s, r), &n_blocks);
     if (sched_blocks(&g->s->limits, r->n_limit) > kv_total_blocks(g->kv)) return UINT64_MAX;
     if (n_blocks + n_growing(g) > kv_free_blocks(g->kv)) return UINT64_MAX;
     return (uint64_t)n_running * RUNNING_TOKENS + r->n_known - n_cached;
@@ -148,7 +152,7 @@ void sched_admit(sched *s) {
         r->group = g; /* but it still is in the list of those that wait */
         r->epoch++;
         uint32_t n = 0;
-        INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, r->n_known, first_tokens(s, r), &r->chain, &n) == ST_OK);
+        INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, to_share(r), first_tokens(s, r), &r->chain, &n) == ST_OK);
         g->stats.looked_up += r->n_known;
         share(r, n);
         if (r->n_known - r->n_cached > 1)
@@ -184,10 +188,6 @@ void sched_keep(sched_request *r) {
 }
 
 void sched_adopt(sched_group *g) {
-    for (sched_request *r = sched_first(g, SCHED_PREFILL), *next; r; r = next) {
-        next = sched_next(g->s, r);
-        uint32_t n = kv_adopt(g->kv, r->chain, r->salt, r->known, r->n_known);
-        share(r, n);
-        if (n > 0 && r->n_known - r->n_cached == 1) sched_begin_round(g->s, r);
-    }
+    for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(g->s, r))
+        share(r, kv_adopt(g->kv, r->chain, r->salt, r->known, to_share(r)));
 }

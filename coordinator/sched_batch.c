@@ -2,8 +2,8 @@
  *
  * Decode first: a decoding sequence costs one row and a client waits for each of its tokens. Prompts share the rows that are
  * left, oldest first, since finishing one prompt is worth more than starting two; one whose next tokens an older one computes
- * anyway sits the step out and takes them from there. No one starves: of the places in a batch one
- * is kept for the oldest prompt, limits say that there is a row for each place, and decoding sequences take turns. */
+ * anyway sits the step out and takes them from there. No one starves: of the places in a batch one is kept for the oldest prompt,
+ * limits say that there is a row for each place, and decoding sequences take turns. */
 #include "coordinator/sched_int.h"
 
 #include <string.h>
@@ -78,7 +78,7 @@ static void add_work(sched_group *g, sched_request *r, uint32_t n_prefix, const 
 static bool is_computed(const sched_group *g, const sched_request *r) {
     const sched *s = g->s;
     uint32_t n = r->n_cached + NOUNS_BLOCK_TOKENS;
-    if (!s->limits.prefix_cache || r->n_cached % NOUNS_BLOCK_TOKENS > 0 || n >= r->n_known) return false;
+    if (!s->limits.prefix_cache || r->n_cached % NOUNS_BLOCK_TOKENS > 0 || n + 1 >= r->n_known) return false;
     for (uint32_t i = 0; i < g->flight.n_items; i++) {
         const sched_request *o = &s->requests[g->flight.items[i].slot];
         if (o->state == SCHED_PREFILL && o->n_cached < n && o->n_known >= n && !memcmp(&o->salt, &r->salt, sizeof r->salt) &&

@@ -4,8 +4,9 @@
  * block is refused). A sequence reserves what it needs for certain, extends block by block within the reservation, so that it
  * does not run out in the middle, and asks for more when it must: if that fails, another has to go. Blocks are reference-counted:
  * a fork shares all full blocks, and so do sequences that begin with the same tokens under the same salt. A block whose tokens
- * are known stays when nobody holds it any more, until its room is needed (kept blocks; the one used longest ago goes first). All
- * memory is the caller's, sized by kv_table_bytes; no clock, allocation or I/O. Owner: the scheduler. */
+ * are known stays when nobody holds it any more, until its room is needed (kept blocks; the one used longest ago goes first).
+ *
+ * All memory is the caller's, sized by kv_table_bytes; no clock, allocation or I/O. Owner: the scheduler. */
 #ifndef CONSORT_KV_CORE_H
 #define CONSORT_KV_CORE_H
 

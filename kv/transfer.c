@@ -10,8 +10,7 @@
  * target. An ASK that says `again` wants what its bits say, another one only pieces that were never sent. A message is a head, a
  * body and the XXH3-64 of both under the session's key (0 before there is one):
  *
- *     0 magic "CKV1" | 4 version | 8 type | 12 generation | 16 id | 24 serial | 28 index | 32 body bytes n | 36 body | 36 + n
- * check
+ *     0 magic "CKV1" | 4 version | 8 type | 12 generation | 16 id | 24 serial | 28 index | 32 n | 36 body [n] | 36 + n check
  *
  * Tags and key are hooks.tag (HMAC-SHA256 under the cluster's secret) of a label and of both ends' nonce and flow: who has not
  * the secret ends no transfer, is sent no piece and has none stored; a message of another session or generation does not check.

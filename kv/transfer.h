@@ -3,11 +3,13 @@
  * Nouns: a flow (what one rank of the source sends to one rank of the target: a range of KV heads of every block and layer), a
  * piece (one layer of one block of a flow: one message), a transfer (one end of a flow; its state machine). An event comes in,
  * actions go out; they are the five verbs of a transport: post_send, post_recv, test, cancel, close.
+ *
  *     any degree of tensor parallelism to any other:  kv_transfer_heads says which flows there are
- *     nothing foreign is trusted:                     a message counts by its place, its exact size, its checksum and its
- * generation nothing is held for ever:                       leases, bounded tries, and over only when the transport has let go
- * of all memory What goes wrong ends the transfer, and the caller computes the KV instead. docs/kv-transfer.md tells the
- * protocol. All memory is the caller's; `now` comes with each event. Owner and thread: one a transfer. */
+ *     nothing foreign is trusted:                     a message counts by its place, exact size, checksum and generation
+ *     nothing is held for ever:                       leases, bounded tries; over once the transport has let go of all memory
+ *
+ * What goes wrong ends the transfer, and the caller computes the KV instead. docs/kv-transfer.md tells the protocol. All memory
+ * is the caller's; `now` comes with each event. Owner and thread: one a transfer. */
 #ifndef CONSORT_KV_TRANSFER_H
 #define CONSORT_KV_TRANSFER_H
 

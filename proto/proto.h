@@ -51,15 +51,16 @@ typedef struct {
     size_t text_bytes;
     const uint32_t *tokens;
     uint32_t n_tokens;
-    token_logprobs logprobs;                                  /* of `tokens`; own NULL: not asked for, or no tokens */
-    hidden_states hidden;                                     /* likewise */
-    uint32_t index;                                           /* of the answer, among n */
-    const char *finish_reason;                                /* NULL: goes on; "stop", "length" */
-    bool has_usage;                                           /* the call ends with this reply: of all its answers, */
-    uint32_t prompt_tokens, cached_tokens, completion_tokens; /* cached: of the prompt, found in the KV cache */
-    uint64_t queue_ns, first_token_ns, total_ns;              /* since arrival, measured in the coordinator */
-    uint64_t steps, drafted, accepted;                        /* steps that chose tokens, draft nodes in them, nodes accepted */
-    uint32_t n_by_drafter;                                    /* <= PROTO_MAX_DRAFTERS */
+    token_logprobs logprobs;   /* of `tokens`; own NULL: not asked for, or no tokens */
+    hidden_states hidden;      /* likewise */
+    uint32_t index;            /* of the answer, among n */
+    const char *finish_reason; /* NULL: goes on; "stop", "length" */
+    bool has_usage;            /* the call ends with this reply: of all its answers, */
+    uint32_t prompt_tokens, completion_tokens;
+    uint32_t cached_tokens;                      /* of the prompt, found in the KV cache */
+    uint64_t queue_ns, first_token_ns, total_ns; /* since arrival, measured in the coordinator */
+    uint64_t steps, drafted, accepted;           /* steps that chose tokens, draft nodes in them, nodes accepted */
+    uint32_t n_by_drafter;                       /* <= PROTO_MAX_DRAFTERS */
     const proto_drafter_figures *by_drafter;
 } proto_reply;
 ST_CHECKED st_code proto_reply_encode(const proto_reply *r, proto_bytes *out);
