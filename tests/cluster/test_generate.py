@@ -160,9 +160,11 @@ def test_what_can_never_fit_is_refused_and_what_does_not_fit_now_waits(new_clust
     with pytest.raises(grpc.RpcError) as e:
         small.generate(max_tokens=1000)
     assert e.value.code() == grpc.StatusCode.INVALID_ARGUMENT and "1000 tokens" in e.value.details()
-    fields = {"max_tokens": 300, "ignore_end": True}
-    alone = small.generate(**fields)
-    assert all(same(answer, alone) for answer in small.generate_all([("The capital of France is", fields)] * 3))
+    fields = {"max_tokens": 20, "ignore_end": True}
+    prompts = [[1000 + i] * 300 for i in range(3)]  # 10 of the 16 blocks each, and none of them alike
+    alone = [small.generate(prompt, **fields) for prompt in prompts]
+    together = small.generate_all([(prompt, fields) for prompt in prompts])
+    assert all(same(answer, expected) for answer, expected in zip(together, alone))
     assert small.status().largest_batch == 1
 
 
