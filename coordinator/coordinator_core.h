@@ -68,6 +68,9 @@ typedef enum {
     SCHED_DRAFTER_DOWN, /* it is lost; its requests go on */
     SCHED_DRAFTS,       /* `result` of the last DRAFT action of `drafter` */
     SCHED_DRAIN,        /* refuse new requests, finish the accepted ones */
+    SCHED_MOVED,        /* the move `move` is over: no rank of either group reads or writes its blocks any more, or is lost */
+    SCHED_EMPTY,        /* `group` takes no new requests and gives its running ones to others, until SCHED_FILL */
+    SCHED_FILL,         /* `group` takes requests again */
     SCHED_TIMER         /* the time of the last TIMER action has come */
 } sched_event_kind;
 
@@ -100,15 +103,21 @@ typedef struct {
     uint32_t group;
     /* DRAFTER_UP, DRAFTER_DOWN, DRAFTS */
     uint32_t drafter;
+    /* MOVED; `code` is ST_OK if each token's KV is in the blocks of the target */
+    uint64_t move;
+    uint64_t took_ns; /* from the first message to the last */
 } sched_event;
 
 typedef enum {
     SCHED_ACT_PLAN,   /* send `plan` to `group` (at most one in a step) */
     SCHED_ACT_DRAFT,  /* send `plan` to `drafter` (at most one in flight to each, and one of drafts ahead that it makes stale) */
     SCHED_ACT_TOKENS, /* tokens of `seq` are committed: hand them to the client */
-    SCHED_ACT_FINISHED, /* `seq` is over: reason and code; its id is never used again */
-    SCHED_ACT_TIMER,    /* call again with SCHED_TIMER at `at_ns` (replaces an earlier one; 0: none) */
-    SCHED_ACT_DRAINED   /* after SCHED_DRAIN: nothing is left */
+    SCHED_ACT_FINISHED,   /* `seq` is over: reason and code; its id is never used again */
+    SCHED_ACT_TIMER,      /* call again with SCHED_TIMER at `at_ns` (replaces an earlier one; 0: none) */
+    SCHED_ACT_DRAINED,    /* after SCHED_DRAIN: nothing is left */
+    SCHED_ACT_MOVE,       /* the KV of `seq` is to go from `group` to the group `to`: SCHED_MOVED answers, always */
+    SCHED_ACT_MOVE_READY, /* the first n_ready blocks of `move` are computed: for a move that began before they were */
+    SCHED_ACT_MOVE_CANCEL /* `move` is of no use any more: SCHED_MOVED still answers */
 } sched_action_kind;
 
 /* What became of drafts: steps that chose tokens, draft nodes that they verified, and of these accepted. */
@@ -133,6 +142,11 @@ typedef struct {
     uint32_t n_by_drafter;
     const proto_drafter_figures *by_drafter;
     uint64_t at_ns;
+    /* MOVE (from `group` to `to`; n_tokens tokens, n_blocks blocks there and here, the first n_ready of them computed),
+     * MOVE_READY (n_ready), MOVE_CANCEL */
+    uint64_t move; /* never used again */
+    uint32_t to, n_blocks, n_ready;
+    const block_id *from_blocks, *to_blocks; /* [n_blocks] */
 } sched_action;
 
 /* Actions of one call, plans first, the groups' before the drafters' (nobody should wait for the clients); views in them live

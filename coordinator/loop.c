@@ -33,6 +33,9 @@ static void act(coordinator *c, sched_actions actions) {
         case SCHED_ACT_FINISHED: front_finished(c, a); break;
         case SCHED_ACT_TIMER: net_timer_at(c->sched_timer, a->at_ns); break;
         case SCHED_ACT_DRAINED: c->drained = true; break;
+        case SCHED_ACT_MOVE:
+        case SCHED_ACT_MOVE_READY:
+        case SCHED_ACT_MOVE_CANCEL: INVARIANT(false); break; /* coordinator/moves.c carries them out */
         }
     }
 }

@@ -450,6 +450,9 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     case SCHED_DRAFTER_DOWN: on_drafter_down(s, ev->drafter); break;
     case SCHED_DRAFTS: on_drafts(s, ev->drafter, ev->result); break;
     case SCHED_DRAIN: s->draining = true; break;
+    case SCHED_MOVED:
+    case SCHED_EMPTY:
+    case SCHED_FILL:
     case SCHED_TIMER: s->announced_ns = 0; break;
     }
     if (s->timer_ns > 0 && now_ns >= s->timer_ns) end_overdue(s);

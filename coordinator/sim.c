@@ -163,6 +163,9 @@ static void tell(sim *s, uint32_t cluster, const sched_event *ev) {
             else
                 forget(s, timer_of(s, cluster));
             break;
+        case SCHED_ACT_MOVE:
+        case SCHED_ACT_MOVE_READY:
+        case SCHED_ACT_MOVE_CANCEL:
         case SCHED_ACT_DRAINED: break;
         }
     }

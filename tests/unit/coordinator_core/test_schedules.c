@@ -396,6 +396,9 @@ static void take_action(world *w, const sched_action *a) {
         w->n_over++;
         break;
     case SCHED_ACT_TIMER: w->timer_ns = a->at_ns; break;
+    case SCHED_ACT_MOVE:
+    case SCHED_ACT_MOVE_READY:
+    case SCHED_ACT_MOVE_CANCEL:
     case SCHED_ACT_DRAINED:
         CHECK(w, !w->drained && w->n_over == w->n_sent);
         w->drained = true;

@@ -277,6 +277,9 @@ static void say_action(const script *sc, text *out, const sched_action *a) {
         else
             say(out, "    timer none\n");
         break;
+    case SCHED_ACT_MOVE:
+    case SCHED_ACT_MOVE_READY:
+    case SCHED_ACT_MOVE_CANCEL: break;
     case SCHED_ACT_DRAINED: say(out, "    drained\n"); break;
     }
 }
