@@ -83,9 +83,10 @@ static st_code check_blocks(const wire_move *m, st_error *e) {
     uint64_t filled = ((uint64_t)m->n_tokens + NOUNS_BLOCK_TOKENS - 1) / NOUNS_BLOCK_TOKENS;
     if (m->scratch) {
         const wire_scratch *s = m->scratch;
-        if (!s->piece_bytes || s->piece_bytes > PROTO_MAX_SCRATCH_BYTES || !s->n_pieces || s->n_pieces > PROTO_MAX_SCRATCH_PIECES)
-            return st_fail(e, BAD, "scratch: %u pieces of %u bytes; expected up to %d of up to %d", s->n_pieces, s->piece_bytes,
-                           PROTO_MAX_SCRATCH_PIECES, PROTO_MAX_SCRATCH_BYTES);
+        if (!s->piece_bytes || s->piece_bytes > PROTO_MAX_SCRATCH_BYTES || s->piece_bytes % PROTO_SCRATCH_UNIT || !s->n_pieces ||
+            s->n_pieces > PROTO_MAX_SCRATCH_PIECES)
+            return st_fail(e, BAD, "scratch: %u pieces of %u bytes; expected up to %d of a multiple of %d up to %d", s->n_pieces,
+                           s->piece_bytes, PROTO_MAX_SCRATCH_PIECES, PROTO_SCRATCH_UNIT, PROTO_MAX_SCRATCH_BYTES);
         if (m->n_blocks || m->n_tokens || m->n_ready)
             return st_fail(e, BAD, "scratch: with %u tokens in %zu blocks; expected none", m->n_tokens, m->n_blocks);
         return ST_OK;

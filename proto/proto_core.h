@@ -35,6 +35,7 @@ enum {
     PROTO_KEY_BYTES = 16,         /* of a transport's link */
     PROTO_MAX_FLOWS = 64,         /* of a move at one rank */
     PROTO_MAX_SCRATCH_BYTES = 8 << 20,
+    PROTO_SCRATCH_UNIT = 256, /* a piece of scratch is a multiple of it */
     PROTO_MAX_SCRATCH_PIECES = 1 << 16,
 };
 

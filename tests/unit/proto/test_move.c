@@ -76,23 +76,25 @@ static void an_order_that_cannot_be_is_refused_by_its_field(void **state) {
     arena a;
     char longest[PROTO_ADDRESS_BYTES + 1];
     memset(longest, 'x', sizeof longest), longest[PROTO_ADDRESS_BYTES] = 0;
-    static const char *const said[] = {"Move: id: 0 is none",
-                                       "Move: generation: 0; expected 1 or more",
-                                       "Move: by_layer: 2; expected 0 or 1",
-                                       "Move: retry_ms: 251; expected 1 to a quarter of lease_ms 1000",
-                                       "Move: retry_ms: 0; expected 1 to a quarter of lease_ms 1000",
-                                       "Move: flows: 0; expected 1 to 64",
-                                       "Move: n_tokens: 0 is outside 1 .. 1048576",
-                                       "Move: n_tokens: 1048577 is outside 1 .. 1048576",
-                                       "Move: blocks: 3 for 64 tokens",
-                                       "Move: n_ready: 4 of 3 blocks",
-                                       "Move: flows[0]: n_heads: 0; expected 1 or more",
-                                       "Move: flows[0]: shm, mpi, tcp: the peer has no address",
-                                       "Move: flows[0]: tcp: 128 bytes are outside 0 .. 127",
-                                       "Move: flows[0]: shm: byte 0x20 at 1: expected printable ASCII without spaces",
-                                       "Move: scratch: 1 pieces of 8388609 bytes; expected up to 65536 of up to 8388608",
-                                       "Move: scratch: 65537 pieces of 1 bytes; expected up to 65536 of up to 8388608",
-                                       "Move: scratch: with 65 tokens in 3 blocks; expected none"};
+    static const char *const said[] = {
+        "Move: id: 0 is none",
+        "Move: generation: 0; expected 1 or more",
+        "Move: by_layer: 2; expected 0 or 1",
+        "Move: retry_ms: 251; expected 1 to a quarter of lease_ms 1000",
+        "Move: retry_ms: 0; expected 1 to a quarter of lease_ms 1000",
+        "Move: flows: 0; expected 1 to 64",
+        "Move: n_tokens: 0 is outside 1 .. 1048576",
+        "Move: n_tokens: 1048577 is outside 1 .. 1048576",
+        "Move: blocks: 3 for 64 tokens",
+        "Move: n_ready: 4 of 3 blocks",
+        "Move: flows[0]: n_heads: 0; expected 1 or more",
+        "Move: flows[0]: shm, mpi, tcp: the peer has no address",
+        "Move: flows[0]: tcp: 128 bytes are outside 0 .. 127",
+        "Move: flows[0]: shm: byte 0x20 at 1: expected printable ASCII without spaces",
+        "Move: scratch: 1 pieces of 8388864 bytes; expected up to 65536 of a multiple of 256 up to 8388608",
+        "Move: scratch: 65537 pieces of 256 bytes; expected up to 65536 of a multiple of 256 up to 8388608",
+        "Move: scratch: 1 pieces of 255 bytes; expected up to 65536 of a multiple of 256 up to 8388608",
+        "Move: scratch: with 65 tokens in 3 blocks; expected none"};
     for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
         proto_move m = sample();
         st_error e = {0};
@@ -113,9 +115,10 @@ static void an_order_that_cannot_be_is_refused_by_its_field(void **state) {
         case 11: f[0].shm = f[0].tcp = ""; break;
         case 12: f[0].tcp = longest; break;
         case 13: f[0].shm = "a b"; break;
-        case 14: m.scratch = (proto_scratch){PROTO_MAX_SCRATCH_BYTES + 1, 1, false}; break;
-        case 15: m.scratch = (proto_scratch){1, PROTO_MAX_SCRATCH_PIECES + 1, false}; break;
-        default: m.scratch = (proto_scratch){1, 1, false};
+        case 14: m.scratch = (proto_scratch){PROTO_MAX_SCRATCH_BYTES + 256, 1, false}; break;
+        case 15: m.scratch = (proto_scratch){256, PROTO_MAX_SCRATCH_PIECES + 1, false}; break;
+        case 16: m.scratch = (proto_scratch){255, 1, false}; break;
+        default: m.scratch = (proto_scratch){256, 1, false};
         }
         assert_int_equal(there_and_back(&m, &a, &back, &e), ST_FATAL_PROTOCOL);
         assert_string_equal(e.message, said[i]);
