@@ -216,7 +216,7 @@ typedef struct {
     char way[8];             /* only by this transport; empty: by the first that reaches */
     uint32_t n_blocks;       /* as many as n_tokens fill; 0 with scratch */
     const uint32_t *blocks;  /* [n_blocks] indices in this group's store */
-    uint32_t n_flows;        /* 1 ... PROTO_MAX_FLOWS */
+    uint32_t n_flows;        /* <= PROTO_MAX_FLOWS; 0: another rank of the group has all that is to be sent */
     const proto_flow *flows; /* [n_flows] of this rank */
     proto_scratch scratch;
 } proto_move;

@@ -72,7 +72,7 @@ static void move(const uint8_t *data, size_t size, bool first) {
     proto_bytes b;
     if (arena_init(&a, proto_arena_bytes(size))) return;
     if (!proto_move_decode(data, size, &a, &m, &e)) {
-        INVARIANT(m.id && m.generation && m.n_flows && m.n_flows <= PROTO_MAX_FLOWS && m.n_ready <= m.n_blocks);
+        INVARIANT(m.id && m.generation && m.n_flows <= PROTO_MAX_FLOWS && m.n_ready <= m.n_blocks);
         INVARIANT(m.scratch.n_pieces ? !m.n_blocks : m.n_blocks == ((uint64_t)m.n_tokens + 31) / 32);
         INVARIANT(!proto_move_encode(&m, &b));
         if (first)

@@ -274,6 +274,8 @@ static void describe(house *h, const house_options *o) {
                                     .draft_budgets = "fixed",
                                     .draft_ahead = "off",
                                     .fusion = "merge",
+                                    .kv_transport = "auto",
+                                    .kv_listen = "127.0.0.1",
                                     .control_listen = address,
                                     .http_listen = "",
                                     .model = h->model,
