@@ -294,7 +294,8 @@ static st_code open_flow(mover *v, flow *f, st_error *e) {
 
 static void ready(move *m, uint32_t n_blocks) {
     kv_event e = {.kind = KV_EVENT_READY, .layer = KV_ALL_LAYERS, .n_blocks = n_blocks};
-    if (m->order.target || n_blocks > m->order.n_blocks) return;
+    uint32_t most = m->order.scratch.n_pieces ? m->order.scratch.n_pieces : m->order.n_blocks;
+    if (m->order.target || n_blocks > most) return;
     for (uint32_t i = 0; i < m->order.n_flows; i++)
         if (!m->flows[i].is_raw) step(&m->flows[i], &e);
 }
@@ -345,7 +346,7 @@ static void take_order(mover *v, move *m) {
         else
             step(f, &(kv_event){.kind = KV_EVENT_TIME});
     }
-    if (m->order.n_ready) ready(m, m->order.n_ready);
+    ready(m, m->order.scratch.n_pieces ? m->order.scratch.n_pieces : m->order.n_ready);
 }
 
 static move *find(const mover *v, uint64_t id) {
