@@ -15,6 +15,10 @@
  * it waits again, before all who came later, is prefilled in another from the tokens that it has, and goes on; without another it
  * ends. When a group's blocks run out the youngest waits again likewise.
  *
+ * From a group that is emptied its KV moves to another, and so it does from one that only prefills: there while it is computed,
+ * block by block. It is a pause for the client and nothing else. Both groups keep the blocks until the move is over, whatever
+ * becomes of the request; a move that fails costs what the loss of the group would.
+ *
  * Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at most.
  * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
  * loop. */
@@ -27,6 +31,9 @@ typedef struct sched sched;
 
 enum { SCHED_MAX_GROUPS = 16 };
 
+/* What a group is for. Another serves all the same where no other can. */
+typedef enum { SCHED_BOTH, SCHED_PREFILLS, SCHED_DECODES } sched_service;
+
 typedef struct {
     uint32_t n_groups;      /* of verifiers: 0 .. n_groups - 1 */
     uint32_t max_requests;  /* running and waiting together */
@@ -38,8 +45,11 @@ typedef struct {
     uint32_t prefill_chunk; /* most prompt tokens of one sequence in a step that also decodes */
     uint32_t max_tree;      /* largest draft tree, reserved for each sequence; 0: nobody drafts */
     uint32_t max_context;   /* tokens of a sequence, prompt and answer */
-    uint32_t n_blocks[SCHED_MAX_GROUPS]; /* [n_groups] KV blocks of each group */
-    const char *speculation;             /* policy of requests that do not say; NULL: none. Read in sched_init */
+    uint32_t n_blocks[SCHED_MAX_GROUPS];    /* [n_groups] KV blocks of each group */
+    sched_service serves[SCHED_MAX_GROUPS]; /* [n_groups] */
+    uint32_t max_moves;                     /* of a group, in and out; 0: KV never moves, and is computed anew */
+    uint32_t min_move_tokens;               /* fewer are computed anew: that is less than a move costs */
+    const char *speculation;                /* policy of requests that do not say; NULL: none. Read in sched_init */
     uint32_t n_drafters; /* < SPEC_MAX_DRAFTERS - 1: 0 .. n_drafters - 1; lookup and the corpus, without a rank, follow */
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     const void *corpus;               /* [corpus_bytes] an n-gram table, as drafter `corpus`; NULL: none. Lives as long, too */
@@ -69,7 +79,8 @@ typedef enum {
     SCHED_DRAFTS,       /* `result` of the last DRAFT action of `drafter` */
     SCHED_DRAIN,        /* refuse new requests, finish the accepted ones */
     SCHED_MOVED,        /* the move `move` is over: no rank of either group reads or writes its blocks any more, or is lost */
-    SCHED_EMPTY,        /* `group` takes no new requests and gives its running ones to others, until SCHED_FILL */
+    SCHED_EMPTY,        /* `group` takes no new requests and gives its running ones to others, until SCHED_FILL, also where it
+                           is lost and comes back; nothing if sched_may_empty says no */
     SCHED_FILL,         /* `group` takes requests again */
     SCHED_TIMER         /* the time of the last TIMER action has come */
 } sched_event_kind;
@@ -99,7 +110,7 @@ typedef struct {
     sched_finish finish;
     /* RESULT, DRAFTS */
     const proto_result *result;
-    /* GROUP_UP, GROUP_DOWN, RESULT */
+    /* GROUP_UP, GROUP_DOWN, RESULT, EMPTY, FILL */
     uint32_t group;
     /* DRAFTER_UP, DRAFTER_DOWN, DRAFTS */
     uint32_t drafter;
@@ -177,15 +188,19 @@ typedef struct {
     uint64_t busy_ns, idle_ns;  /* while there were requests: of groups computing, and of their waiting (for drafts, mostly) */
     uint64_t stale_results;     /* dropped: not of the plan in flight */
     uint64_t looked_up, shared; /* tokens of sequences that began in a group; those that were in its KV cache already */
-    uint64_t displaced;         /* times that a request was placed again, as its group was lost */
+    uint64_t displaced;         /* times that a request was placed again, as its group was lost or emptied, or its move failed */
     uint64_t preempted;         /* times that one had to wait again, as those who came before needed its blocks */
+    uint64_t moves, moves_failed; /* of KV, that are over; and that brought nothing, cancelled ones too */
+    uint64_t moved_tokens;        /* whose KV came with the others */
+    uint32_t moving;              /* in flight */
     uint32_t groups_up;
     bool draining;
 } sched_stats;
 
 /* Of one group: as in sched_stats. */
 typedef struct {
-    bool up;
+    bool up, emptied;
+    uint32_t coming; /* moves to it in flight; an emptied group with nothing coming and none running has nothing left */
     uint32_t running, blocks_total, blocks_used, blocks_reserved, blocks_kept;
     uint64_t steps, rows, busy_ns, idle_ns, looked_up, shared;
 } sched_group_stats;
@@ -216,6 +231,8 @@ ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **
  * does not belong to the plan in flight of its sender is dropped and counted. */
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
+/* Whether SCHED_EMPTY would be carried out: another group that is up must take requests. Errors: ST_ERR_UNAVAILABLE. */
+ST_CHECKED st_code sched_may_empty(const sched *s, uint32_t group, st_error *e);
 sched_group_stats sched_get_group(const sched *s, uint32_t group);
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);
 const proto_habit *sched_get_habit(const sched *s, uint32_t drafter); /* as in by_drafter; lives as long as the scheduler */
