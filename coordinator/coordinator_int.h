@@ -101,6 +101,17 @@ void moves_cancel(coordinator *c, uint64_t id);
 void moves_answered(coordinator *c, uint32_t rank, const proto_moved *r);
 void moves_lost(coordinator *c, const member_group *g); /* its ranks touch nothing any more */
 
+/* Memory of no content from rank to rank: `measured` is called once, not from inside. Returns the move's id; 0: a rank is gone,
+ * or too many moves are on their way, and nothing is called. */
+uint64_t moves_measure(coordinator *c, uint32_t from, uint32_t to, const char *way, const proto_scratch *scratch,
+                       moves_measured *measured, void *context);
+
+/* ---- measure.c: the call MeasureKv ---- */
+typedef struct measure measure;
+void measure_start(coordinator *c, net_call *call);        /* answers the call, now or later */
+void measure_forget(coordinator *c, const net_call *call); /* the call is dead */
+void measure_deinit(coordinator *c);
+
 /* ---- front_grpc.c: clients ---- */
 typedef struct stream stream;
 typedef struct {
@@ -158,6 +169,7 @@ struct coordinator {
     filemap corpus;
     members members;
     moves moves;
+    measure *measure; /* NULL: nobody measures */
     front front;
     net_http_server *http; /* NULL: off */
     uint16_t http_port;

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CLOSE_TIMEOUT_MS = 1000 };
+enum { CLOSE_TIMEOUT_MS = 1000, MAX_MOVES = 8 };
 static const uint64_t MS = 1000000;
 
 static void send_plan(coordinator *c, uint32_t verifier, const proto_plan *p) {
@@ -178,6 +178,8 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
     l->lockstep = strcmp(t->fusion, "lockstep") == 0;
+    l->max_moves = strcmp(t->kv_transport, "off") ? MAX_MOVES : 0;
+    l->min_move_tokens = NOUNS_BLOCK_TOKENS;
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;
     l->similarity = c->o->similarity;
@@ -196,7 +198,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->corpus_bytes = c->corpus.size_bytes;
     size_t bytes = sched_bytes(l);
     c->sched_memory = mem_alloc_aligned(bytes, 1, 64);
-    c->max_pending = 2 * (l->max_requests + c->members.n_groups) + c->members.n_verifiers * t->max_running + 8;
+    c->max_pending = 2 * (l->max_requests + c->members.n_groups) + c->members.n_verifiers * l->max_moves + 8;
     c->pending = mem_alloc(c->max_pending, sizeof *c->pending);
     if (!c->sched_memory || !c->pending)
         return st_fail(e, ST_FATAL_MEMORY, "no memory for a scheduler of %u requests", l->max_requests);
@@ -282,6 +284,7 @@ void coordinator_destroy(coordinator *c) {
     net_link_server_destroy(c->members.server);
     front_deinit(c);
     net_http_destroy(c->http);
+    measure_deinit(c);
     moves_deinit(&c->moves);
     members_deinit(&c->members);
     net_timer_destroy(c->sched_timer);

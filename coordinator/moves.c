@@ -25,7 +25,7 @@ enum {
     RETRIES = 8,           /* in a lease */
     ANSWER_MS = 10000,     /* and a lease: to let go of the blocks */
 };
-static const uint64_t MS = 1000000;
+static const uint64_t MS = 1000000, MEASURES = UINT64_C(1) << 63; /* in ids: apart from the scheduler's */
 
 typedef enum { SOURCE, TARGET } side;
 
@@ -236,7 +236,7 @@ static st_code find_flows(coordinator *c, const move *m, side s, uint32_t rank, 
 static void order_rank(coordinator *c, move *m, side s, uint32_t rank, const flows *f, proto_move *order) {
     proto_bytes b = {0};
     order->target = s == TARGET;
-    order->after_plan = m->groups[s]->answered;
+    order->after_plan = order->scratch.n_pieces ? 0 : m->groups[s]->answered;
     order->n_flows = f->n;
     order->flows = f->flow;
     m->open[s][rank] = true;
@@ -266,7 +266,7 @@ static void order_all(coordinator *c, move *m, const sched_action *a, uint32_t *
 
 void moves_start(coordinator *c, const sched_action *a) {
     move *m = take_slot(c, a->move, members_verifier(c, a->group), members_verifier(c, a->to));
-    INVARIANT(m); /* a sequence has one move at a time */
+    INVARIANT(m); /* a group has max_moves */
     uint32_t *indices = mem_alloc(a->n_blocks, sizeof *indices);
     proto_move order = {.id = m->id,
                         .generation = m->generation,
@@ -287,6 +287,29 @@ void moves_start(coordinator *c, const sched_action *a) {
     set_timer(c);
 }
 
+uint64_t moves_measure(coordinator *c, uint32_t from, uint32_t to, const char *way, const proto_scratch *scratch,
+                       moves_measured *measured, void *context) {
+    const uint32_t ranks[2] = {from, to};
+    member_group *groups[2];
+    for (side s = SOURCE; s <= TARGET; s++) groups[s] = &c->members.groups[c->members.items[ranks[s]].group];
+    uint64_t id = MEASURES | (c->moves.generation + UINT64_C(1));
+    move *m = groups[SOURCE]->up && groups[TARGET]->up ? take_slot(c, id, groups[SOURCE], groups[TARGET]) : NULL;
+    if (!m) return 0;
+    m->measured = measured;
+    m->context = context;
+    proto_move order = {
+        .id = id, .generation = m->generation, .lease_ms = lease_ms(c), .retry_ms = lease_ms(c) / RETRIES, .scratch = *scratch};
+    snprintf(order.way, sizeof order.way, "%s", way);
+    for (side s = SOURCE; s <= TARGET; s++) {
+        flows f = {.n = 0};
+        st_code code = add_flow(c, m, s, from - groups[SOURCE]->leader, to - groups[TARGET]->leader, (kv_heads){0, 1}, &f);
+        if (!code) order_rank(c, m, s, ranks[s] - groups[s]->leader, &f, &order);
+        if (code) cancel(c, m, code, "no key could be made");
+    }
+    set_timer(c);
+    return id;
+}
+
 void moves_ready(coordinator *c, uint64_t id, uint32_t n_ready) {
     move *m = find(&c->moves, id);
     if (!m || m->cancelled) return;
@@ -302,9 +325,9 @@ void moves_cancel(coordinator *c, uint64_t id) {
 
 st_code moves_init(coordinator *c, st_error *e) {
     moves *s = &c->moves;
-    s->n = c->members.n_verifiers * c->t->max_running + 1; /* and a measurement */
+    s->n = c->members.n_verifiers * c->limits.max_moves + 1; /* and a measurement */
     s->items = mem_alloc(s->n, sizeof *s->items);
-    if (!s->items) return st_fail(e, ST_FATAL_MEMORY, "no memory for moves of %u requests", s->n);
+    if (!s->items) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u moves", s->n);
     return net_timer_create(c->loop, on_timer, c, &s->timer);
 }
 

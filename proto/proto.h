@@ -19,7 +19,7 @@ enum { PROTO_MAX_BYTES = 8 << 20 }; /* of any message; decoders refuse more */
 /* An arena with this much left holds whatever any message of n bytes decodes to; one that would need more is refused. */
 size_t proto_arena_bytes(size_t n);
 
-/* ---- the public API (consort.proto; StatusRequest, StopRequest and StopReply are empty: zero bytes) ---- */
+/* ---- the public API (consort.proto; StatusRequest, StopRequest, StopReply and MeasureKvRequest are empty: zero bytes) ---- */
 /* All defaults of fields.def; the prompt is an empty text. */
 proto_request proto_request_default(void);
 /* Errors: ST_ERR_INVALID_ARGUMENT; the message names the field, its value and its range. Views in *out live in `a`. */
@@ -81,6 +81,16 @@ ST_CHECKED st_code proto_spans_decode(const uint8_t *bytes, size_t n, arena *a, 
  */
 ST_CHECKED st_code proto_habits_encode(const proto_habit *const *habits, uint32_t n, proto_bytes *out);
 ST_CHECKED st_code proto_habits_decode(const uint8_t *bytes, size_t n, arena *a, proto_habit *out, uint32_t *n_out, st_error *e);
+
+/* One reply of MeasureKv. */
+typedef struct {
+    char transport[8];
+    uint32_t block_bytes, source, target;
+    double bytes_per_s, raw_bytes_per_s; /* of a move; of the transport alone */
+} proto_measurement;
+ST_CHECKED st_code proto_measurement_encode(const proto_measurement *m, proto_bytes *out);
+/* Errors: ST_ERR_FORMAT. */
+ST_CHECKED st_code proto_measurement_decode(const uint8_t *bytes, size_t n, proto_measurement *out, st_error *e);
 
 enum { PROTO_MAX_WORKERS = 1024 };
 typedef struct {

@@ -277,7 +277,7 @@ static st_code open_flow(mover *v, flow *f, st_error *e) {
     void *memory = NULL;
     f->way = choose(v, f, &address);
     if (!f->way)
-        return st_fail(e, ST_ERR_UNAVAILABLE, "no transport that both have reaches it%s%s", m->way[0] ? ", and is " : "", m->way);
+        return st_fail(e, ST_ERR_UNSUPPORTED, "no transport that both have reaches it%s%s", m->way[0] ? ", and is " : "", m->way);
     st_code code = m->scratch.raw ? make_raw(f, &memory, e) : make_transfer(v, f, &memory, e);
     transport_call call = {.address = address,
                            .calls = m->target,

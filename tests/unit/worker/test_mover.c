@@ -355,8 +355,8 @@ static void orders_that_a_rank_cannot_carry_out_are_answered(void **state) {
         case 0: o.move.blocks = outside; break;
         case 1: o.flows[1].n_heads = 2; break;
         case 2: o.flows[0].first_head = UINT32_MAX; break;
-        case 3: snprintf(o.move.way, sizeof o.move.way, "shm"), expected = ST_ERR_UNAVAILABLE; break;
-        case 4: o.flows[0].tcp = "", expected = ST_ERR_UNAVAILABLE; break;
+        case 3: snprintf(o.move.way, sizeof o.move.way, "shm"), expected = ST_ERR_UNSUPPORTED; break;
+        case 4: o.flows[0].tcp = "", expected = ST_ERR_UNSUPPORTED; break;
         default: o.move.n_flows = 0, expected = ST_OK; /* another rank has it all */
         }
         assert_int_equal(mover_order(r->mover, &o.move), ST_OK);
