@@ -2,8 +2,7 @@
  *
  * Nouns: the world (all processes of one mpirun or srun), a group (the ranks that hold one model together). The world is used
  * once at start, to learn the rank and to hand the coordinator's address and secret round; a group carries the collectives of the
- * forward pass. Collectives never block for ever: they have a deadline and an abort flag. Thread: the step thread (one MPI thread
- * a process). */
+ * forward pass. Collectives never block for ever: they have a deadline and an abort flag. Thread: the step thread. */
 #ifndef CONSORT_PARALLEL_H
 #define CONSORT_PARALLEL_H
 

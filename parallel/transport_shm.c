@@ -28,7 +28,7 @@
 #include <unistd.h>
 
 enum {
-    RING_BYTES = 4 << 20,
+    RING_BYTES = 2 << 20,
     PIECE_BYTES = 128 << 10, /* copied before the other end is told: both copy at once */
     BACKLOG = 128,
     NAME_BYTES = 32,
