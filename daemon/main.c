@@ -173,7 +173,7 @@ static st_code open_transport(const config_topology *t, const transport_kind *ki
 }
 
 static st_code open_transports(const config_topology *t, transports *out, st_error *e) {
-    const transport_kind *const kinds[] = {&transport_shm, &transport_tcp};
+    const transport_kind *const kinds[] = {&transport_shm, &transport_mpi, &transport_tcp};
     st_code code = ST_OK;
     for (size_t i = 0; !code && i < sizeof kinds / sizeof *kinds; i++) code = open_transport(t, kinds[i], out, e);
     return code;

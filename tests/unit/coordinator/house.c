@@ -113,8 +113,39 @@ static void on_plan(member *m, const net_frame *f) {
     arena_deinit(&a);
 }
 
+static void on_move(member *m, const net_frame *f) {
+    proto_move v;
+    arena a;
+    assert_int_equal(arena_init(&a, proto_arena_bytes(f->n)), ST_OK);
+    assert_int_equal(proto_move_decode(f->payload, f->n, &a, &v, NULL), ST_OK);
+    assert_int_equal(f->group_epoch, m->group_epoch);
+    assert_int_equal(v.n_flows, 1); /* each group has one rank */
+    m->move.id = v.id;
+    m->move.after_plan = v.after_plan;
+    m->move.target = v.target;
+    m->move.n_tokens = v.n_tokens;
+    m->move.n_blocks = v.n_blocks;
+    m->move.n_ready = v.n_ready;
+    m->move.first_block = v.n_blocks ? v.blocks[0] : UINT32_MAX;
+    m->move.scratch = v.scratch;
+    snprintf(m->move.way, sizeof m->move.way, "%s", v.way);
+    snprintf(m->move.peer, sizeof m->move.peer, "%s", v.flows[0].tcp);
+    memcpy(m->move.key, v.flows[0].key, sizeof m->move.key);
+    m->n_moves++;
+    arena_deinit(&a);
+}
+
+void member_say_moved(member *m, st_code code, const char *message, uint64_t bytes, uint64_t took_ns) {
+    proto_moved v = {.id = m->move.id, .code = code, .bytes = bytes, .took_ns = took_ns, .way = "tcp"};
+    proto_bytes b = {0};
+    snprintf(v.message, sizeof v.message, "%s", message);
+    code = proto_moved_encode(&v, &b);
+    send_encoded(m, PROTO_MSG_MOVED, code, &b);
+}
+
 static void on_frame(void *context, net_link *k, const net_frame *f) {
     member *m = context;
+    uint64_t id;
     proto_welcome w;
     (void)k;
     if (f->type == PROTO_MSG_WELCOME) {
@@ -124,6 +155,14 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     }
     m->n_aborts += f->type == PROTO_MSG_ABORT;
     if (f->type == PROTO_MSG_PLAN) on_plan(m, f);
+    if (f->type == PROTO_MSG_MOVE) on_move(m, f);
+    if (f->type == PROTO_MSG_MOVE_READY)
+        assert_int_equal(proto_move_ready_decode(f->payload, f->n, &id, &m->move.n_ready, NULL), ST_OK);
+    if (f->type == PROTO_MSG_MOVE_CANCEL) {
+        assert_int_equal(proto_move_cancel_decode(f->payload, f->n, &id, NULL), ST_OK);
+        assert_true(id == m->move.id);
+        m->n_cancels++;
+    }
     if (f->type == PROTO_MSG_STOP) member_send(m, PROTO_MSG_GOODBYE, NULL, 0);
     net_loop_stop(m->h->loop);
 }
@@ -170,10 +209,23 @@ static void on_done(void *context, int status, const char *message) {
     net_loop_stop(o->h->loop);
 }
 
-static void call(outcome *o, const char *path, const proto_bytes *b, void (*each)(void *, const uint8_t *, size_t)) {
+static void call(outcome *o, const char *path, const proto_bytes *b, void (*each)(void *, const uint8_t *, size_t),
+                 void **handle) {
     const net_grpc_reply callbacks = {each, on_done};
     o->done = false;
-    assert_int_equal(net_grpc_start(o->h->client, path, b->bytes, b->n, 0, &callbacks, o, NULL), ST_OK);
+    assert_int_equal(net_grpc_start(o->h->client, path, b->bytes, b->n, 0, &callbacks, o, handle), ST_OK);
+}
+
+static void on_measured(void *context, const uint8_t *message, size_t n) {
+    house *h = ((outcome *)context)->h;
+    assert_int_equal(proto_measurement_decode(message, n, &h->measured, NULL), ST_OK);
+    h->n_measured++;
+    net_loop_stop(h->loop);
+}
+
+void house_measure(house *h) {
+    h->n_measured = 0;
+    call(&h->measure, "/consort.v1.Admin/MeasureKv", &(proto_bytes){0}, on_measured, &h->measuring);
 }
 
 void house_ask(house *h, uint32_t max_tokens) {
@@ -185,7 +237,7 @@ void house_ask(house *h, uint32_t max_tokens) {
     r.ignore_end = true;
     assert_int_equal(proto_request_encode(&r, &b), ST_OK);
     h->n_tokens = 0;
-    call(&h->request, "/consort.v1.Inference/Generate", &b, on_message);
+    call(&h->request, "/consort.v1.Inference/Generate", &b, on_message, NULL);
     proto_bytes_free(&b);
 }
 
@@ -205,7 +257,7 @@ void house_turn(house *h, const char *what) {
 
 /* No UNTIL, since it may be part of the condition of one, whose patience must have an end. */
 static void look(house *h) {
-    call(&h->status, "/consort.v1.Inference/Status", &(proto_bytes){0}, on_status);
+    call(&h->status, "/consort.v1.Inference/Status", &(proto_bytes){0}, on_status, NULL);
     while (!h->status.done) house_turn(h, "the status");
 }
 
@@ -316,6 +368,9 @@ static void describe(house *h, const house_options *o) {
         r->max_context = CONTEXT;
         r->dim = DIM;
         r->max_rows = MAX_ROWS;
+        r->n_kv_heads = 2;
+        snprintf(r->shm_address, sizeof r->shm_address, "@%s", names[i]);
+        snprintf(r->tcp_address, sizeof r->tcp_address, "%s:1", names[i]);
     }
 }
 
@@ -324,7 +379,7 @@ house *house_start(const house_options *o) {
     st_error e;
     unsigned port = 0;
     h->n_members = o->n_members;
-    h->request.h = h->status.h = h->stop.h = h;
+    h->request.h = h->status.h = h->stop.h = h->measure.h = h;
     write_model(h);
     describe(h, o);
     snprintf(h->run_file, sizeof h->run_file, "%s.run", h->model);
@@ -346,7 +401,7 @@ house *house_start(const house_options *o) {
 }
 
 bool house_stop(house *h) {
-    call(&h->stop, "/consort.v1.Admin/Stop", &(proto_bytes){0}, ignore);
+    call(&h->stop, "/consort.v1.Admin/Stop", &(proto_bytes){0}, ignore, NULL);
     UNTIL(h, h->stop.done);
     net_grpc_client_destroy(h->client);
     for (uint32_t i = 0; i < h->n_members; i++) UNTIL(h, !h->members[i].link);
