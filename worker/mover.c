@@ -23,7 +23,7 @@
 enum {
     MAILBOX_ITEMS = 512,
     MAX_MOVES = 64,
-    MOVE_BYTES = 16 << 20,   /* in flight */
+    MOVE_BYTES = 4 << 20,    /* in flight */
     SCRATCH_BYTES = 8 << 20, /* of a measurement, that is: not in a cache of its own */
     SCRATCH_ROW = 128,       /* with K and V, PROTO_SCRATCH_UNIT */
     MAX_TRIES = 8,
