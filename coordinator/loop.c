@@ -55,6 +55,7 @@ void coordinator_event(coordinator *c, const sched_event *event) {
     }
     c->n_pending = 0;
     c->stepping = false;
+    front_emptied(c);
     if (!c->drained || c->members.stopping) return;
     front_drained(c);
     members_stop(c);
@@ -158,6 +159,10 @@ bool coordinator_can_send_hidden(const coordinator *c) {
 _Static_assert((int)CONFIG_MAX_VERIFIERS == (int)SCHED_MAX_GROUPS, "what a topology may have, the scheduler takes");
 _Static_assert((int)CONFIG_MAX_DRAFTED == (int)PROTO_MAX_PLAN_SEQUENCES, "and what a drafter may hold, a plan");
 
+static sched_service service_of(const config_group *g) {
+    return !strcmp(g->serves, "prefill") ? SCHED_PREFILLS : !strcmp(g->serves, "decode") ? SCHED_DECODES : SCHED_BOTH;
+}
+
 static st_code make_sched(coordinator *c, st_error *e) {
     const config_topology *t = c->t;
     sched_limits *l = &c->limits;
@@ -179,13 +184,16 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
     l->lockstep = strcmp(t->fusion, "lockstep") == 0;
     l->max_moves = strcmp(t->kv_transport, "off") ? MAX_MOVES : 0;
-    l->min_move_tokens = NOUNS_BLOCK_TOKENS;
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;
     l->similarity = c->o->similarity;
     l->similarity_context = c->o->similarity_context;
     for (uint32_t i = 0; i < t->n_groups; i++)
-        if (t->groups[i].role == CONFIG_VERIFIER) l->n_blocks[l->n_groups++] = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
+        if (t->groups[i].role == CONFIG_VERIFIER) {
+            l->serves[l->n_groups] = service_of(&t->groups[i]);
+            l->n_blocks[l->n_groups++] = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
+        }
+    l->min_move_tokens = t->move_tokens;
     if (l->want_hidden && !coordinator_can_send_hidden(c))
         return st_fail(e, ST_ERR_UNSUPPORTED,
                        "max_rows: %u: the hidden states of so many tokens, %u numbers each, would be too long for a message to "

@@ -487,6 +487,7 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     sched_give_away(s);
     sched_admit(s);
     uint32_t planned = plan_steps(s);
+    sched_move_early(s);
     if (!s->drained) plan_drafts(s);
     tell_steps(s, planned);
     tell_timer(s);

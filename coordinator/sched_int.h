@@ -275,6 +275,8 @@ void sched_lose_moves(sched_group *g); /* that come and go: it is lost */
 void sched_take_moved(sched *s, const sched_event *ev);
 /* Before a step: those whose KV has come go on; then groups that are to give requests to others do what can be done now. */
 void sched_give_away(sched *s);
+/* Behind it: prompts that have begun in a group which prefills for others move from now on. */
+void sched_move_early(sched *s);
 void sched_check_moves(const sched *s);
 
 /* sched_draft.c: drafters. */

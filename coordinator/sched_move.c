@@ -37,7 +37,7 @@ static uint32_t n_missing(const sched_group *to, const sched_request *r, uint32_
 }
 
 static bool pays(const sched *s, const sched_request *r, uint32_t n_tokens) {
-    return s->limits.max_moves > 0 && !r->moved_in_vain && n_tokens >= s->limits.min_move_tokens;
+    return s->limits.max_moves > 0 && !r->moved_in_vain && n_tokens >= s->limits.min_move_tokens; /* which is not 0 */
 }
 
 static bool takes(const sched_group *g, const sched_request *r) { return !g->emptied && sched_could_hold(g, r->n_limit); }
@@ -218,18 +218,20 @@ static void go_on(sched *s, sched_transfer *m, sched_request *r) {
     tell(s, SCHED_ACT_MOVE_READY, m, r->seq);
 }
 
+/* Its KV is to move while it is computed. */
+static bool moves_early(const sched_request *r) { return r->state == SCHED_PREFILL && !r->group->emptied && !r->moved_in_vain; }
+
 static void give(sched *s, sched_request *r) {
     sched_group *g = r->group;
-    bool prefills = r->state == SCHED_PREFILL, early = prefills && !g->emptied && !r->moved_in_vain;
-    if (r->move != SCHED_NO_MOVE || (early ? !r->open : r->last_plan > g->reported) || !is_to_go(r)) return;
-    sched_group *to = sched_pick_group(s, r, prefills && g->emptied && sched_prefills_apart(s, r));
+    if (r->move != SCHED_NO_MOVE || r->last_plan > g->reported || moves_early(r) || !is_to_go(r)) return;
+    bool prefill = r->state == SCHED_PREFILL && g->emptied && sched_prefills_apart(s, r);
+    sched_group *to = sched_pick_group(s, r, prefill);
     if (!to) return;
-    uint32_t n_tokens = whole_tokens(r, early ? r->n_known : r->n_cached), n = n_missing(to, r, n_tokens);
-    if (n == 0 || !pays(s, r, n)) {
-        if (!early) sched_leave(r);
-    } else if (may_begin(g) && may_begin(to) && begin(r, to, n_tokens) && !early) {
+    uint32_t n_tokens = whole_tokens(r, r->n_cached);
+    if (!pays(s, r, n_missing(to, r, n_tokens)))
+        sched_leave(r);
+    else if (may_begin(g) && may_begin(to) && begin(r, to, n_tokens))
         pause_it(s, r);
-    }
 }
 
 void sched_give_away(sched *s) {
@@ -243,6 +245,16 @@ void sched_give_away(sched *s) {
                 next = sched_next(s, r);
                 give(s, r);
             }
+}
+
+void sched_move_early(sched *s) {
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        for (sched_request *r = sched_first(g, SCHED_PREFILL); r && g->serves == SCHED_PREFILLS; r = sched_next(s, r)) {
+            if (r->move != SCHED_NO_MOVE || !r->open || !moves_early(r) || !is_to_go(r)) continue;
+            sched_group *to = sched_pick_group(s, r, false);
+            uint32_t n_tokens = whole_tokens(r, r->n_known);
+            if (to && pays(s, r, n_missing(to, r, n_tokens)) && may_begin(g) && may_begin(to)) (void)begin(r, to, n_tokens);
+        }
 }
 
 /* ---- the check ---- */

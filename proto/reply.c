@@ -181,8 +181,10 @@ static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w) 
 #undef U
 #undef WORD
 #undef HASH
-    w->has_up = w->has_step_ms = w->has_steps = 1;
+    w->has_up = w->has_drained = w->has_requests = w->has_step_ms = w->has_steps = 1;
     w->up = s->up;
+    w->drained = s->drained;
+    w->requests = s->requests;
     w->step_ms = s->step_ms;
     w->steps = s->steps;
 }
@@ -222,6 +224,8 @@ static st_code decode_worker(const Consort__V1__Worker *w, uint32_t i, proto_wor
 #undef WORD
 #undef HASH
     s->up = w->up;
+    s->drained = w->drained;
+    s->requests = w->requests;
     s->step_ms = w->step_ms;
     s->steps = w->steps;
     if (!code && !isfinite(s->step_ms)) code = st_fail(e, BAD, "step_ms: %g is not finite", s->step_ms);

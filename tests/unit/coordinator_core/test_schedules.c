@@ -56,7 +56,7 @@ static uint32_t quote(world *w, client *c) {
 
 static void invent(world *w, client *c) {
     uint32_t n_quoted = w->quotes && draw(w, 3) ? quote(w, c) : 0;
-    c->n_prompt = draw(w, 6) == 0 ? draw(w, CONTEXT + 8) : draw(w, w->limits.max_moves > 4 ? 100 : 40);
+    c->n_prompt = draw(w, 6) == 0 ? draw(w, CONTEXT + 8) : draw(w, w->limits.max_moves % 2 ? 100 : 40);
     if (c->n_prompt < n_quoted) c->n_prompt = n_quoted;
     for (uint32_t i = n_quoted; i < c->n_prompt; i++) c->prompt[i] = draw(w, VOCABULARY);
     c->salt = w->quotes && draw(w, 4) == 0;
@@ -655,7 +655,7 @@ static void begin(world *w, uint64_t seed) {
                                .max_tree = tree,
                                .max_context = CONTEXT,
                                .n_groups = draw(w, 3) == 0 ? 1 : 2 + draw(w, GROUPS - 1),
-                               .max_moves = draw(w, 4) ? 1 + draw(w, 8) : 0,
+                               .max_moves = draw(w, 4) ? 1 + draw(w, draw(w, 2) ? 2 : 8) : 0,
                                .min_move_tokens = 1 + draw(w, 50),
                                .n_drafters = draw(w, DRAFTERS + 1),
                                .drafter_names = names,
@@ -669,8 +669,11 @@ static void begin(world *w, uint64_t seed) {
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     for (uint32_t g = 0; g < w->limits.n_groups; g++)
         w->limits.n_blocks[g] = g > 0 && draw(w, 2) ? w->limits.n_blocks[0] : 3 + draw(w, BLOCKS - 3);
-    bool roles = draw(w, 2);
-    for (uint32_t g = 0; roles && g < w->limits.n_groups; g++) w->limits.serves[g] = (sched_service)draw(w, 3);
+    bool roles = draw(w, 2), tight = draw(w, 2);
+    for (uint32_t g = 0; roles && g < w->limits.n_groups; g++) {
+        w->limits.serves[g] = (sched_service)draw(w, 3);
+        if (tight) w->limits.n_blocks[g] = 7 + draw(w, 5); /* answers grow beside prompts that move */
+    }
     if (draw(w, 2)) w->limits.corpus = w->corpus, w->limits.corpus_bytes = w->corpus_bytes;
     w->memory_bytes = sched_bytes(&w->limits);
     w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
