@@ -19,11 +19,11 @@
 #include <string.h>
 
 enum {
-    MAX_RANKS = 64,        /* of a group */
-    MOVE_MS = 60000,       /* from the last news of blocks to move */
-    LEAST_LEASE_MS = 1000, /* dead_after_ms where that is more */
-    RETRIES = 8,           /* in a lease */
-    ANSWER_MS = 60000,     /* and a lease: to let go of the blocks */
+    MAX_RANKS = 64,         /* of a group */
+    MOVE_MS = 60000,        /* from the last news of blocks to move */
+    LEAST_LEASE_MS = 10000, /* a rank takes an order between two steps; dead_after_ms where that is more */
+    RETRIES = 40,           /* in a lease */
+    ANSWER_MS = 60000,      /* and a lease: to let go of the blocks */
 };
 static const uint64_t MS = 1000000, MEASURES = UINT64_C(1) << 63; /* in ids: apart from the scheduler's */
 

@@ -124,7 +124,10 @@ static st_code take_mail(worker *w, const mailbox_item *item, st_error *e) {
         [MAIL_MOVE] = PROTO_MSG_MOVE, [MAIL_MOVE_READY] = PROTO_MSG_MOVE_READY, [MAIL_MOVE_CANCEL] = PROTO_MSG_MOVE_CANCEL};
     proto_bytes result = {0};
     if (item->kind == MAIL_WAKE) return w->part->ops->follow(w->part, e);
-    if (item->kind != MAIL_PLAN) return w->part->ops->move(w->part, orders[item->kind], item->data, item->n, e);
+    if (item->kind != MAIL_PLAN) {
+        atomic_fetch_sub(&w->part->n_orders, 1);
+        return w->part->ops->move(w->part, orders[item->kind], item->data, item->n, e);
+    }
     atomic_fetch_sub(&w->part->n_plans, 1);
     st_code code = w->part->ops->step(w->part, item->data, item->n, &result, e);
     if (!code) post(w, PROTO_MSG_RESULT, result, ST_OK, NULL);
@@ -223,6 +226,7 @@ static void on_move(worker *w, const net_frame *f, uint32_t kind) {
         leave(w, ST_FATAL_MEMORY, "no memory for an order");
     else {
         if (f->n) memcpy(item.data, f->payload, f->n);
+        atomic_fetch_add(&w->part->n_orders, 1);
         if (mailbox_post(w->mail, &item)) return;
         leave(w, ST_FATAL_PROTOCOL, "more orders in flight than a rank queues");
     }

@@ -37,6 +37,7 @@ struct part {
     _Atomic uint32_t load_permille;
     _Atomic uint32_t n_plans;     /* in the mailbox */
     _Atomic bool wake_waits;      /* a WAKE is in the mailbox */
+    _Atomic uint32_t n_orders;    /* about moves, in the mailbox */
     _Atomic uint64_t wanted_plan; /* the last plan that a WAKE has named */
 };
 

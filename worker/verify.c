@@ -112,13 +112,13 @@ static st_code receive(verifier *v, exchange_message *m, st_error *e) {
 }
 
 /* Steps as they come: up to the plan that the last WAKE named, however late the leader is with it, and on until none has come for
- * LISTEN_NS. */
+ * LISTEN_NS. An order about a move comes in between; `move` goes on from there. */
 static st_code follow(part *p, st_error *e) {
     verifier *v = of(p);
     exchange_message m;
     st_code code = ST_OK;
     atomic_store(&p->wake_waits, false); /* before wanted_plan is read: a WAKE from here on is seen or posts anew */
-    while (!code && !p->ended) {
+    while (!code && !p->ended && !atomic_load(&p->n_orders)) {
         bool done = true;
         if (v->last_plan < atomic_load(&p->wanted_plan))
             code = receive(v, &m, e);
@@ -176,7 +176,7 @@ static st_code move(part *p, proto_message_type type, const uint8_t *bytes, size
         if (!code) code = mover_cancel(v->mover, id);
     }
     if (code && !e->message[0]) (void)st_fail(e, code, "an order to move KV: %s", st_text(code));
-    return code;
+    return code || !v->exchange || v->group->rank == 0 ? code : follow(p, e);
 }
 
 /* So that no broadcast is left half done when MPI ends. */
