@@ -18,7 +18,7 @@
 
 enum {
     BACKLOG = 128,
-    SILENT_MS = 10000,
+    SILENT_MS = 30000,
     KEEP_IDLE_S = 5,
     KEEP_EACH_S = 2,
     KEEP_N = 3,
@@ -98,7 +98,8 @@ static int call(const char *given) {
 
 static bool set(int fd, int level, int option, int value) { return setsockopt(fd, level, option, &value, sizeof value) == 0; }
 
-/* A host that is gone without a word is noticed after about ten seconds, whether one sends or not. */
+/* A host that is gone without a word is noticed after SILENT_MS, whether one sends or not; so is one that takes nothing for so
+ * long. */
 static bool welcome(int fd) {
     return set(fd, IPPROTO_TCP, TCP_NODELAY, 1) && set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, SILENT_MS) &&
            set(fd, SOL_SOCKET, SO_KEEPALIVE, 1) && set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S) &&

@@ -1,8 +1,8 @@
-/* world: the processes that one mpirun or srun started. Linked by consortd and bench_collectives alone (it is MPI).
+/* world: the processes that one mpirun or srun started. Linked by consortd and by programs that measure or test (it is MPI).
  *
  * Only at start and end: rank and size, which ranks share a host, one broadcast that tells every rank where the coordinator
- * listens, and finalize. MPI reports nothing about a dead rank, so nothing else relies on it. Thread: main, before the link and
- * step threads start. */
+ * listens, and finalize. MPI reports nothing about a dead rank, so nothing else relies on it; a transfer that goes by it has a
+ * lease. Thread: main, before the others start. */
 #ifndef CONSORT_PARALLEL_WORLD_H
 #define CONSORT_PARALLEL_WORLD_H
 

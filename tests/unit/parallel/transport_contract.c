@@ -388,6 +388,35 @@ static void what_was_posted_before_a_close_arrives(contract_end *end) {
     part(end, k, memory);
 }
 
+/* A socket that is closed answers what comes then with a reset, at which what it had still to send is dropped. */
+static void it_arrives_even_if_the_other_end_speaks_after_that(contract_end *end) {
+    enum { N = 9, BYTES = 100 * 1024 };
+    uint8_t *memory = bytes_of(N * BYTES), said = 0;
+    int control;
+    transport_link *c = contract_open(end, CONTROL, NULL, &control), *k = contract_open(end, 14, memory, memory);
+    in_step(end, c, &control);
+    in_step(end, k, memory);
+    if (end->calls) {
+        fill(memory, BYTES, 2);
+        for (uint32_t i = 0; i < N; i++) end->t->ops->post_send(k, i, memory, BYTES);
+        part(end, k, memory);
+        in_step(end, c, &control);
+        part(end, c, &control);
+        return;
+    }
+    in_step(end, c, &control);
+    for (uint32_t i = 0; i < N; i++) {
+        transport_event e = {0};
+        end->t->ops->post_send(k, 20 + i, &said, 1); /* whether that is taken is all the same */
+        end->t->ops->post_recv(k, 0, memory, BYTES);
+        do contract_event(end, &e);
+        while (e.context != memory || (e.kind == TRANSPORT_SENT && e.slot >= 20));
+        MUST(e.kind == TRANSPORT_RECEIVED && e.n_bytes == BYTES && is_filled(memory, BYTES, 2));
+    }
+    part(end, k, memory);
+    part(end, c, &control);
+}
+
 static void both_ends_may_close_at_once_in_the_middle_of_everything(contract_end *end) {
     for (uint32_t round = 0; round < 8; round++) {
         uint8_t *memory = bytes_of(4 * (size_t)LARGE);
@@ -544,6 +573,7 @@ const contract_case contract_cases[] = {
     CASE(who_calls_first_is_met),
     CASE(with_a_wrong_key_nobody_is_met),
     CASE(what_was_posted_before_a_close_arrives),
+    CASE(it_arrives_even_if_the_other_end_speaks_after_that),
     CASE(both_ends_may_close_at_once_in_the_middle_of_everything),
     CASE(links_are_bounded_and_keys_are_told_apart),
     CASE(a_kv_transfer_moves_a_sequence),
