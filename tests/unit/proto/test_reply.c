@@ -164,7 +164,8 @@ static proto_status sample_status(proto_worker_status *workers, uint32_t n) {
                       .n_by_drafter = 2,
                       .by_drafter = figures};
     for (uint32_t i = 0; i < n; i++) {
-        workers[i] = (proto_worker_status){.up = i % 2, .drained = i % 3, .requests = any64(&s), .step_ms = unit(&s), .steps = any64(&s)};
+        workers[i] =
+            (proto_worker_status){.up = i % 2, .drained = i % 3, .requests = any64(&s), .step_ms = unit(&s), .steps = any64(&s)};
         proto_register *r = &workers[i].info;
         *r = (proto_register){.rank = i, .group_size = 1, .role = "verifier", .hostname = "localhost", .kv_blocks = any64(&s)};
         for (int k = 0; k < 32; k++) r->model_hash[k] = (uint8_t)draw(&s);
