@@ -5,35 +5,15 @@
  * reports no death. */
 #include "parallel/world.h"
 
-#include "base/pause.h"
 #include "parallel/clock.h"
 #include "parallel/world_int.h"
 
-#include <sched.h>
-#include <stdatomic.h>
 #include <sys/random.h>
 #include <time.h>
 
-enum { FIRST_NAP_NS = 20000, LONGEST_NAP_NS = 1000000, PAUSES_PER_LOOK = 100, MEET_DEADLINE_MS = 60000 };
+enum { FIRST_NAP_NS = 20000, LONGEST_NAP_NS = 1000000, MEET_DEADLINE_MS = 60000 };
 
-/* ---- turns ---- */
-
-static _Atomic unsigned next_turn, turn; /* a ticket, and whose turn it is */
-
-void world_turn_begin(void) {
-    const unsigned mine = atomic_fetch_add(&next_turn, 1);
-    for (unsigned i = 1; atomic_load_explicit(&turn, memory_order_acquire) != mine; i++) {
-        pause_briefly();
-        if (i % PAUSES_PER_LOOK == 0) sched_yield(); /* threads may share a core */
-    }
-}
-
-int world_turn_end(int rc) {
-    atomic_store_explicit(&turn, atomic_load_explicit(&turn, memory_order_relaxed) + 1, memory_order_release);
-    return rc;
-}
-
-/* ---- the world ---- */
+turns world_turns;
 
 static world_messages messages; /* written by parallel_world_start, before there are threads */
 
