@@ -280,6 +280,7 @@ static void on_result(sched *s, sched_group *g, const proto_result *result) {
     g->stats.rows += f.n_rows;
     s->stats.moved_kv += result->n_moved;
     sched_learn_step(g, &f);
+    sched_learn_prompts(g, &f);
     for (uint32_t i = 0; i < f.n_items; i++) {
         sched_request *r = &s->requests[f.items[i].slot];
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */
