@@ -231,7 +231,8 @@ ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **
  * does not belong to the plan in flight of its sender is dropped and counted. */
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
-/* Whether SCHED_EMPTY would be carried out: another group that is up must take requests. Errors: ST_ERR_UNAVAILABLE. */
+/* Whether SCHED_EMPTY would be carried out: it is emptied already, or another group that is up takes requests. Errors:
+ * ST_ERR_UNAVAILABLE. */
 ST_CHECKED st_code sched_may_empty(const sched *s, uint32_t group, st_error *e);
 sched_group_stats sched_get_group(const sched *s, uint32_t group);
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);

@@ -535,7 +535,7 @@ static void lose_group(world *w, uint32_t g) {
 
 static void empty_group(world *w) {
     uint32_t g = draw(w, w->limits.n_groups);
-    bool may = false, fill = w->emptied[g] && draw(w, 2);
+    bool may = w->emptied[g], fill = w->emptied[g] && draw(w, 2);
     for (uint32_t o = 0; o < w->limits.n_groups; o++) may |= o != g && w->verifiers[o].up && !w->emptied[o];
     CHECK(w, (sched_may_empty(w->s, g, NULL) == ST_OK) == may);
     if (fill || may) w->emptied[g] = !fill;
