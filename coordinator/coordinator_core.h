@@ -1,9 +1,9 @@
 /* coordinator_core: the scheduler. Decides which sequences of which requests run in the next step of which verifier group, and
  * which drafters draft for them; nothing else does.
  *
- * Nouns: a request (waiting, running, ending), a group (of verifier ranks; numbered; all hold the same model), a drafter (a rank
- * that proposes draft trees, for requests of all groups; numbered), an event (what happened), an action (what the caller must now
- * do). Pure: events and the time come in, actions go out; no clock, socket, random number or allocation inside, so that
+ * Nouns: a request (waiting, running, moving, ending), a group (of verifier ranks; numbered; all hold the same model), a drafter
+ * (a rank that proposes draft trees, for requests of all groups; numbered), an event (what happened), an action (what the caller
+ * must now do). Pure: events and the time come in, actions go out; no clock, socket, random number or allocation inside, so that
  * transcripts and the simulator run this very code.
  *
  *     REQUEST ─> waiting ─(blocks for it)───> prefill ─(prompt done)─> decode ─(stop, max, cancel, error)─> closing ─> gone
@@ -11,17 +11,17 @@
  *                   │         (answered, lost or late)─── drafting <───────┘ (a token is committed: they are asked)
  *                   └──────(cancel, deadline; in each state)───────────────────────────────────────────────────┘
  *
- * A request that waits goes to the group that has the fewest, or knows most of its tokens, and stays there. If its group is lost
+ * A request that waits goes to the group that has the fewest, or knows most of its tokens, and stays there. If the group is lost
  * it waits again, before all who came later, is prefilled in another from the tokens that it has, and goes on; without another it
  * ends. When a group's blocks run out the youngest waits again likewise.
  *
- * From a group that is emptied its KV moves to another, and so it does from one that only prefills: there while it is computed,
- * block by block. It is a pause for the client and nothing else. Both groups keep the blocks until the move is over, whatever
- * becomes of the request; a move that fails costs what the loss of the group would.
+ * From a group that is emptied a request moves to another with its KV, and so it does from one that only prefills: there the KV
+ * moves block by block while it is computed. It is a pause for the client and nothing else. Both groups keep the blocks until the
+ * move is over, whatever becomes of the request; a move that fails costs what the loss of the group would.
  *
  * Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at most.
- * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
- * loop. */
+ * A sequence in `closing` waits for the plan and the move in flight that name it; only then do its blocks go back. Thread: the
+ * coordinator's loop. */
 #ifndef CONSORT_COORDINATOR_CORE_H
 #define CONSORT_COORDINATOR_CORE_H
 
@@ -231,7 +231,8 @@ ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **
  * does not belong to the plan in flight of its sender is dropped and counted. */
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
-/* Whether SCHED_EMPTY would be carried out: another group that is up must take requests. Errors: ST_ERR_UNAVAILABLE. */
+/* Whether SCHED_EMPTY would be carried out: it is emptied already, or another group that is up takes requests. Errors:
+ * ST_ERR_UNAVAILABLE. */
 ST_CHECKED st_code sched_may_empty(const sched *s, uint32_t group, st_error *e);
 sched_group_stats sched_get_group(const sched *s, uint32_t group);
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);

@@ -280,6 +280,7 @@ static void on_result(sched *s, sched_group *g, const proto_result *result) {
     g->stats.rows += f.n_rows;
     s->stats.moved_kv += result->n_moved;
     sched_learn_step(g, &f);
+    sched_learn_prompts(g, &f);
     for (uint32_t i = 0; i < f.n_items; i++) {
         sched_request *r = &s->requests[f.items[i].slot];
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */
@@ -323,7 +324,7 @@ static void on_group_up(sched *s, sched_group *g) {
 st_code sched_may_empty(const sched *s, uint32_t group, st_error *e) {
     INVARIANT(group < s->limits.n_groups);
     for (uint32_t i = 0; i < s->limits.n_groups; i++)
-        if (i != group && s->groups[i].up && !s->groups[i].emptied) return ST_OK;
+        if (i == group ? s->groups[i].emptied : s->groups[i].up && !s->groups[i].emptied) return ST_OK;
     return st_fail(e, ST_ERR_UNAVAILABLE, "no other verifier group that is ready takes requests");
 }
 

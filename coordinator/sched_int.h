@@ -84,6 +84,7 @@ typedef struct {
     kv_chain chain;             /* in `to` */
     uint32_t n_there;           /* blocks that `to` has in its cache already ... */
     uint32_t n_blocks, n_ready; /* ... those that travel, behind them; of these are computed */
+    bool early;                 /* it began before all of these were */
     bool cancelled, arrived;
 } sched_transfer;
 
@@ -106,7 +107,8 @@ typedef struct {
 typedef struct {
     uint64_t id; /* 0: none */
     uint64_t sent_ns;
-    bool decodes; /* each item is one token and its drafts */
+    bool decodes; /* each item is one token and its drafts ... */
+    bool prompts; /* ... or none is */
     uint32_t n_items, n_rows;
     sched_asked *items; /* [max_batch] */
 } sched_flight;
@@ -153,7 +155,8 @@ struct sched_group {
     seq_id *close;    /* [max_running] */
     proto_open *open; /* [max_batch] */
     proto_work *work; /* [max_batch] */
-    spec_cost cost;   /* of its steps, their ways included */
+    spec_cost cost;   /* of its steps, their ways included ... */
+    double prompt_ns; /* ... and of a token of a prompt, of late; 0: not known */
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
     uint32_t round_kind;     /* ... and of this kind (spec_worth_kind) were those that last did */
@@ -175,6 +178,7 @@ struct sched {
     sched_transfer *moves;                /* [n_moves] */
     uint32_t n_moves;                     /* n_groups * max_moves */
     uint64_t next_move;                   /* id */
+    double move_ns;                       /* a token, of late; 0: not known, or too long ago */
 
     bool draining, drained;
     uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
@@ -273,6 +277,7 @@ bool sched_prefills_apart(const sched *s, const sched_request *r);
 void sched_cancel_move(sched *s, const sched_request *r);
 void sched_lose_moves(sched_group *g); /* that come and go: it is lost */
 void sched_take_moved(sched *s, const sched_event *ev);
+void sched_learn_prompts(sched_group *g, const sched_flight *f); /* the result of a step has come */
 /* Before a step: those whose KV has come go on; then groups that are to give requests to others do what can be done now. */
 void sched_give_away(sched *s);
 /* Behind it: prompts that have begun in a group which prefills for others move from now on. */

@@ -13,6 +13,9 @@
  * cache, and neither a rank nor the block table has to know what moved. That is 33 tokens at most.
  * Why the blocks stay where they are until SCHED_MOVED, whatever happens: only the ranks know when they last read or wrote them.
  * A lost group's blocks go at once: its ranks hold nothing when they come back.
+ * Why what a move takes is learnt, and not what it would take reckoned: it goes by the ways between the ranks, by what else uses
+ * them, and by the transport. A move that begins with its prompt says nothing of it, and is not judged by it: it is there so that
+ * those who decode are not held up.
  * Why the KV of a request does not move again once it has not arrived: what failed would fail again, and to compute it always
  * works.
  *
@@ -36,9 +39,19 @@ static uint32_t n_missing(const sched_group *to, const sched_request *r, uint32_
     return n_there < n_tokens ? n_tokens - n_there : 0;
 }
 
-static bool pays(const sched *s, const sched_request *r, uint32_t n_tokens) {
+static void learn(double *mean, double of) { *mean = *mean > 0 ? *mean * 7 / 8 + of / 8 : of; }
+
+void sched_learn_prompts(sched_group *g, const sched_flight *f) {
+    if (f->prompts && f->n_rows >= NOUNS_BLOCK_TOKENS) learn(&g->prompt_ns, (double)(g->s->now_ns - f->sent_ns) / f->n_rows);
+}
+
+/* So many tokens may move. */
+static bool may_move(const sched *s, const sched_request *r, uint32_t n_tokens) {
     return s->limits.max_moves > 0 && !r->moved_in_vain && n_tokens >= s->limits.min_move_tokens; /* which is not 0 */
 }
+
+/* And that takes no longer than to compute them there, as far as both are known. */
+static bool pays(const sched_group *to) { return to->prompt_ns <= 0 || to->s->move_ns <= to->prompt_ns; }
 
 static bool takes(const sched_group *g, const sched_request *r) { return !g->emptied && sched_could_hold(g, r->n_limit); }
 
@@ -48,7 +61,7 @@ bool sched_prefills_apart(const sched *s, const sched_request *r) {
     for (const sched_group *g = s->groups; g < end; g++) prefills |= g->serves == SCHED_PREFILLS && takes(g, r);
     for (const sched_group *g = s->groups; prefills && g < end; g++) {
         if (g->serves == SCHED_PREFILLS || !takes(g, r)) continue;
-        if (!pays(s, r, n_missing(g, r, whole_tokens(r, r->n_known)))) return false;
+        if (!may_move(s, r, n_missing(g, r, whole_tokens(r, r->n_known)))) return false;
         decodes = true;
     }
     return decodes;
@@ -117,6 +130,7 @@ static bool begin(sched_request *r, sched_group *to, uint32_t n_tokens) {
     m->n_there = n_shared / NOUNS_BLOCK_TOKENS;
     m->n_blocks = n_tokens / NOUNS_BLOCK_TOKENS - m->n_there;
     m->n_ready = n_computed(m, r);
+    m->early = m->n_ready < m->n_blocks;
     r->move = at;
     to->stats.looked_up += r->n_known;
     to->stats.shared += n_shared;
@@ -193,6 +207,7 @@ void sched_take_moved(sched *s, const sched_event *ev) {
     if (m == last || ev->move == 0) return; /* both its groups were lost */
     sched_request *r = sched_at(s, m->slot);
     bool wanted = r && r->state != SCHED_CLOSING, there = m->to != NULL;
+    if (ev->code == ST_OK && !m->early) learn(&s->move_ns, (double)ev->took_ns / (m->n_blocks * NOUNS_BLOCK_TOKENS));
     m->arrived = ev->code == ST_OK && wanted && there && m->n_ready == m->n_blocks;
     if (m->arrived) return; /* a plan in flight may name it: sched_give_away */
     end(s, m);
@@ -206,6 +221,13 @@ void sched_take_moved(sched *s, const sched_event *ev) {
 }
 
 /* ---- before a step ---- */
+
+/* It is computed anew. What moves take is believed a little less each time that nothing is moved for it, so that some day it is
+ * tried again. */
+static void leave(sched *s, sched_request *r) {
+    s->move_ns -= s->move_ns / 32;
+    sched_leave(r);
+}
 
 static void go_on(sched *s, sched_transfer *m, sched_request *r) {
     if (r->state == SCHED_PREFILL && r->n_known - r->n_cached == 1) pause_it(s, r);
@@ -228,8 +250,8 @@ static void give(sched *s, sched_request *r) {
     sched_group *to = sched_pick_group(s, r, prefill);
     if (!to) return;
     uint32_t n_tokens = whole_tokens(r, r->n_cached);
-    if (!pays(s, r, n_missing(to, r, n_tokens)))
-        sched_leave(r);
+    if (!may_move(s, r, n_missing(to, r, n_tokens)) || (g->emptied && !pays(to)))
+        leave(s, r);
     else if (may_begin(g) && may_begin(to) && begin(r, to, n_tokens))
         pause_it(s, r);
 }
@@ -253,7 +275,7 @@ void sched_move_early(sched *s) {
             if (r->move != SCHED_NO_MOVE || !r->open || !moves_early(r) || !is_to_go(r)) continue;
             sched_group *to = sched_pick_group(s, r, false);
             uint32_t n_tokens = whole_tokens(r, r->n_known);
-            if (to && pays(s, r, n_missing(to, r, n_tokens)) && may_begin(g) && may_begin(to)) (void)begin(r, to, n_tokens);
+            if (to && may_move(s, r, n_missing(to, r, n_tokens)) && may_begin(g) && may_begin(to)) (void)begin(r, to, n_tokens);
         }
 }
 

@@ -92,7 +92,7 @@ static inline void call_off_move(world *w, const sched_action *a) {
 /* How the move ends: well only if all was ready; what was called off may have come all the same. */
 static inline sched_event end_move(world *w, kv_move *m) {
     sched_event ev = {
-        .kind = SCHED_MOVED, .move = m->id, .code = draw(w, 5) ? ST_OK : ST_ERR_UNAVAILABLE, .took_ns = draw(w, 50)};
+        .kind = SCHED_MOVED, .move = m->id, .code = draw(w, 5) ? ST_OK : ST_ERR_UNAVAILABLE, .took_ns = draw(w, 20)};
     bool lost = m->from_lost || m->to_lost;
     if (m->n_ready < m->n_blocks && !lost) ev.code = ST_ERR_CANCELLED;
     w->n_ok += ev.code == ST_OK && !lost && !m->cancelled;

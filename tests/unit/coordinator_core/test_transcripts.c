@@ -6,7 +6,7 @@
  *     [@TIME] up [G] | down [G] | empty G | fill G | drain | timer | stats
  *                                                     G: a group, from 0, also behind a plan or a result ("result@1"),
  *                                                     where there are several (limits n_groups=2); "groups" tells of each
- *     [@TIME] moved MOVE [CODE]                       as in: moved 1 ERR_UNAVAILABLE; without: ST_OK
+ *     [@TIME] moved MOVE [CODE] [took=N]              as in: moved 1 ERR_UNAVAILABLE; without: ST_OK
  *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c, d
  *     [@TIME] request SEQ prompt=N [from=N] [salt=N] [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
  *                                                     prompts are parts of one text, from its beginning or from token N on
@@ -368,7 +368,8 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
         ev->drafter = (uint32_t)strtoul(words[1], NULL, 10);
     }
     if (ev->kind == SCHED_MOVED && n > 1) ev->move = strtoull(words[1], NULL, 10);
-    if (ev->kind == SCHED_MOVED && n > 2) read_code(sc, ev, words[2]);
+    if (ev->kind == SCHED_MOVED) ev->took_ns = number_of(words, n, "took", 0);
+    if (ev->kind == SCHED_MOVED && n > 2 && !strchr(words[2], '=')) read_code(sc, ev, words[2]);
     bool of_group =
         ev->kind == SCHED_GROUP_UP || ev->kind == SCHED_GROUP_DOWN || ev->kind == SCHED_EMPTY || ev->kind == SCHED_FILL;
     if (of_group && n > 1) ev->group = (uint32_t)strtoul(words[1], NULL, 10);
