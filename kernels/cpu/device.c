@@ -154,14 +154,14 @@ void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part 
 #define CPU_OPS(name, creator)                                                                                                   \
     {                                                                                                                            \
         .isa = name, .create = creator, .destroy = cpu_destroy, .alloc = buffer_alloc, .free = buffer_free, .upload = upload,    \
-        .download = download, .host = host, .copy = copy, .peek = peek, .poke = poke, .wait = wait_all, .weight_create = kernels_cpu_weight_create,          \
-        .weight_free = kernels_cpu_weight_free, .weight_bytes = kernels_cpu_weight_bytes,                                        \
-        .weight_shape = kernels_cpu_weight_shape, .embed = kernels_cpu_embed, .rmsnorm = kernels_cpu_rmsnorm,                    \
-        .act_bytes = kernels_cpu_act_bytes, .quantize = kernels_cpu_quantize, .matmul = kernels_cpu_matmul,                      \
-        .matmul_units = kernels_cpu_matmul_units, .add_reduced = kernels_cpu_add_reduced, .add_normed = kernels_cpu_add_normed,  \
-        .add_bias = kernels_cpu_add_bias, .scale = kernels_cpu_scale, .rope = kernels_cpu_rope, .glu = kernels_cpu_glu,          \
-        .kv_write = kernels_cpu_kv_write, .attention = kernels_cpu_attention, .kv_move = kernels_cpu_kv_move,                    \
-        .gather = kernels_cpu_gather, .find_bad = kernels_cpu_find_bad,                                                          \
+        .download = download, .host = host, .copy = copy, .peek = peek, .poke = poke, .wait = wait_all,                          \
+        .weight_create = kernels_cpu_weight_create, .weight_free = kernels_cpu_weight_free,                                      \
+        .weight_bytes = kernels_cpu_weight_bytes, .weight_shape = kernels_cpu_weight_shape, .embed = kernels_cpu_embed,          \
+        .rmsnorm = kernels_cpu_rmsnorm, .act_bytes = kernels_cpu_act_bytes, .quantize = kernels_cpu_quantize,                    \
+        .matmul = kernels_cpu_matmul, .matmul_units = kernels_cpu_matmul_units, .add_reduced = kernels_cpu_add_reduced,          \
+        .add_normed = kernels_cpu_add_normed, .add_bias = kernels_cpu_add_bias, .scale = kernels_cpu_scale,                      \
+        .rope = kernels_cpu_rope, .glu = kernels_cpu_glu, .kv_write = kernels_cpu_kv_write, .attention = kernels_cpu_attention,  \
+        .kv_move = kernels_cpu_kv_move, .gather = kernels_cpu_gather, .find_bad = kernels_cpu_find_bad,                          \
     }
 
 /* Best first; the last runs everywhere. */

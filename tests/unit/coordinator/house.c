@@ -321,6 +321,38 @@ static void *run(void *context) {
     return NULL;
 }
 
+static void describe_members(house *h) {
+    for (uint32_t i = 0; i < h->n_members; i++) {
+        member *m = &h->members[i];
+        proto_register *r = &m->info;
+        r->group = h->n_members - 1 - i;
+        r->rank = r->group + 1;
+        r->group_size = 1;
+        m->h = h;
+        static char kind[] = "model", serves[] = "both";
+        static char *const names[] = {[VERIFIER] = "g", [DRAFTER] = "d", [SECOND] = "h"};
+        h->groups[r->group] = (config_group){.name = names[i],
+                                             .role = i == DRAFTER ? CONFIG_DRAFTER : CONFIG_VERIFIER,
+                                             .serves = serves,
+                                             .kind = kind,
+                                             .tensor_parallel = 1,
+                                             .kv_tokens = i == DRAFTER ? 0 : KV_TOKENS};
+        snprintf(r->role, sizeof r->role, "%s", i == DRAFTER ? "drafter" : "verifier");
+        snprintf(r->hostname, sizeof r->hostname, "here");
+        if (i == DRAFTER) continue;
+        memcpy(r->isa, "none", sizeof "none");
+        memcpy(r->precision, "fast", sizeof "fast");
+        memcpy(r->kv_type, "f16", sizeof "f16");
+        r->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
+        r->max_context = CONTEXT;
+        r->dim = DIM;
+        r->max_rows = MAX_ROWS;
+        r->n_kv_heads = 2;
+        snprintf(r->shm_address, sizeof r->shm_address, "@%s", names[i]);
+        snprintf(r->tcp_address, sizeof r->tcp_address, "%s:1", names[i]);
+    }
+}
+
 static void describe(house *h, const house_options *o) {
     static char address[] = "127.0.0.1:0";
     const bool drafts = h->n_members > DRAFTER;
@@ -353,35 +385,7 @@ static void describe(house *h, const house_options *o) {
                                     .drain_timeout_ms = o->drain_timeout_ms,
                                     .groups = h->groups,
                                     .n_groups = h->n_members};
-    for (uint32_t i = 0; i < h->n_members; i++) {
-        member *m = &h->members[i];
-        proto_register *r = &m->info;
-        r->group = h->n_members - 1 - i;
-        r->rank = r->group + 1;
-        r->group_size = 1;
-        m->h = h;
-        static char kind[] = "model", serves[] = "both";
-        static char *const names[] = {[VERIFIER] = "g", [DRAFTER] = "d", [SECOND] = "h"};
-        h->groups[r->group] = (config_group){.name = names[i],
-                                             .role = i == DRAFTER ? CONFIG_DRAFTER : CONFIG_VERIFIER,
-                                             .serves = serves,
-                                             .kind = kind,
-                                             .tensor_parallel = 1,
-                                             .kv_tokens = i == DRAFTER ? 0 : KV_TOKENS};
-        snprintf(r->role, sizeof r->role, "%s", i == DRAFTER ? "drafter" : "verifier");
-        snprintf(r->hostname, sizeof r->hostname, "here");
-        if (i == DRAFTER) continue;
-        memcpy(r->isa, "none", sizeof "none");
-        memcpy(r->precision, "fast", sizeof "fast");
-        memcpy(r->kv_type, "f16", sizeof "f16");
-        r->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
-        r->max_context = CONTEXT;
-        r->dim = DIM;
-        r->max_rows = MAX_ROWS;
-        r->n_kv_heads = 2;
-        snprintf(r->shm_address, sizeof r->shm_address, "@%s", names[i]);
-        snprintf(r->tcp_address, sizeof r->tcp_address, "%s:1", names[i]);
-    }
+    describe_members(h);
 }
 
 house *house_start(const house_options *o) {

@@ -156,7 +156,7 @@ static void a_piece_is_the_rows_of_its_heads_and_tokens(void **state) {
                             for (size_t b = 0; b < tokens * row; b++, at++) {
                                 size_t place = ((((3 * 3 + 2) * 2 + kv) * 2 + h) * 32) * row + b;
                                 assert_int_equal(*at, byte_at(place));
-                                after[place] = *at = (uint8_t)~*at;
+                                after[place] = *at = (uint8_t) ~*at;
                             }
                     assert_int_equal(ST_OK, kv_store_store(s, 3, &p, piece, bytes));
                     assert_memory_equal(m->ops->host(m->device, kv_store_view(s)->at, n_store), after, n_store);
