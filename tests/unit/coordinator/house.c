@@ -106,6 +106,7 @@ static void on_plan(member *m, const net_frame *f) {
         m->plan.seq = p.n_work ? p.work[0].seq : p.draft[0].seq;
         m->plan.n_nodes = p.n_work ? p.work[0].tree.n_nodes : p.draft[0].budget;
         m->plan.n_answered = p.n_open ? p.open[0].n_answered : 0;
+        m->plan.start = p.n_work ? p.work[0].start : 0;
         m->n_nodes += p.n_work ? p.work[0].tree.n_nodes : 0;
         m->n_plans++;
     }
@@ -240,7 +241,7 @@ void house_ask(house *h, uint32_t max_tokens) {
     r.ignore_end = true;
     assert_int_equal(proto_request_encode(&r, &b), ST_OK);
     h->n_tokens = 0;
-    call(&h->request, "/consort.v1.Inference/Generate", &b, on_message, NULL);
+    call(&h->request, "/consort.v1.Inference/Generate", &b, on_message, &h->requesting);
     proto_bytes_free(&b);
 }
 

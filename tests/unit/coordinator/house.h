@@ -41,6 +41,7 @@ typedef struct {
         seq_id seq;          /* its first */
         uint32_t n_nodes;    /* of that: its tree; for a drafter the most that it may propose */
         uint32_t n_answered; /* of the first that it opens: tokens that another had chosen */
+        uint32_t start;      /* of its first work */
     } plan;                  /* the last with work or drafts */
     uint32_t n_moves, n_cancels;
     struct {
@@ -82,6 +83,7 @@ struct house {
     outcome request, status, stop, drain, undo, measure;
     proto_measurement measured; /* the last reply */
     uint32_t n_measured;
+    void *requesting;
     void *measuring;   /* the call, to be cancelled */
     uint32_t n_tokens; /* of the request */
     bool ready, up[1 + MAX_MEMBERS], drained[1 + MAX_MEMBERS];

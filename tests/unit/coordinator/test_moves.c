@@ -2,6 +2,7 @@
  * do its part. */
 #include "tests/unit/coordinator/house.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { PATIENT = 10000 };
@@ -212,6 +213,85 @@ static void one_measures_at_a_time_and_not_beside_requests(void **state) {
     assert_false(house_stop(h));
 }
 
+/* ---- what the scheduler wants moved ---- */
+
+/* A request of which `busy` has computed 43 tokens, in a group that is then drained. */
+static house *start_and_drain(member **busy, member **other) {
+    house *h = start(3);
+    member *a = &h->members[VERIFIER], *b = &h->members[SECOND];
+    house_ask(h, 50);
+    UNTIL(h, a->n_plans + b->n_plans == 1);
+    *busy = a->n_plans ? a : b;
+    *other = a->n_plans ? b : a;
+    for (uint32_t n = 1; n <= 40; n++) {
+        UNTIL(h, (*busy)->n_plans == n);
+        member_say_result(*busy, (*busy)->plan.id, 1);
+    }
+    UNTIL(h, (*busy)->n_plans == 41);
+    proto_drain d = {0};
+    snprintf(d.group, sizeof d.group, "%s", *busy == a ? "g" : "h");
+    house_drain(&h->drain, &d);
+    UNTIL(h, h->drain.done);
+    assert_int_equal(h->drain.status, 0);
+    assert_int_equal((*busy)->n_moves + (*other)->n_moves, 0); /* a plan in flight names its blocks */
+    member_say_result(*busy, (*busy)->plan.id, 1);
+    UNTIL(h, (*busy)->n_moves == 1 && (*other)->n_moves == 1);
+    return h;
+}
+
+static void a_request_of_a_drained_group_goes_on_behind_what_was_moved(void **state) {
+    (void)state;
+    member *busy, *other;
+    house *h = start_and_drain(&busy, &other);
+    assert_true(busy->move.id == other->move.id && !busy->move.target && other->move.target);
+    assert_true(busy->move.n_tokens == 32 && busy->move.n_blocks == 1 && busy->move.n_ready == 1);
+    assert_true(other->move.n_tokens == 32 && other->move.n_blocks == 1 && other->move.first_block < 8);
+    assert_int_equal(busy->move.after_plan, busy->plan.id);
+    assert_int_equal(other->move.after_plan, 0);
+    assert_memory_equal(busy->move.key, other->move.key, PROTO_KEY_BYTES);
+    member_say_moved(busy, ST_OK, "", 4096, 1);
+    assert_true(house_is_ready(h) && other->n_plans == 0); /* the target's word is missing */
+    other->answers = true;
+    member_say_moved(other, ST_OK, "", 4096, 1);
+    UNTIL(h, other->n_plans == 1 || h->request.done);
+    house_ends_well(h, 50);
+    assert_true(busy->n_cancels == 0 && other->n_cancels == 0);
+    assert_false(house_stop(h));
+}
+
+static void what_did_not_arrive_is_computed(void **state) {
+    (void)state;
+    member *busy, *other;
+    house *h = start_and_drain(&busy, &other);
+    member_say_moved(other, ST_ERR_UNAVAILABLE, "the peer is lost", 0, 1);
+    UNTIL(h, busy->n_cancels == 1);
+    assert_true(house_is_ready(h) && other->n_plans == 0); /* the source still reads its blocks, for all that is known */
+    member_say_moved(busy, ST_ERR_CANCELLED, "", 0, 1);
+    UNTIL(h, other->n_plans == 1);
+    assert_true(other->plan.start == 0 && other->plan.n_answered == 41);
+    net_grpc_cancel(h->client, h->requesting); /* a member does not know how to answer half a prompt */
+    UNTIL(h, h->request.done);
+    member_say_result(other, other->plan.id, 1);
+    assert_false(house_stop(h));
+}
+
+static void a_request_that_is_cancelled_while_it_moves_holds_its_blocks_until_both_have_let_go(void **state) {
+    (void)state;
+    member *busy, *other;
+    house *h = start_and_drain(&busy, &other);
+    net_grpc_cancel(h->client, h->requesting);
+    UNTIL(h, busy->n_cancels == 1 && other->n_cancels == 1);
+    member_say_moved(busy, ST_ERR_CANCELLED, "", 0, 1);
+    member_say_moved(other, ST_OK, "", 4096, 1);
+    proto_drain undo = {.undo = true};
+    snprintf(undo.group, sizeof undo.group, "%s", busy == &h->members[VERIFIER] ? "g" : "h");
+    house_drain(&h->undo, &undo);
+    UNTIL(h, h->undo.done);
+    busy->answers = other->answers = true;
+    house_is_served(h, 50);
+    assert_false(house_stop(h));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_verifier_of_one_rank_cannot_be_measured),
@@ -224,6 +304,9 @@ int main(void) {
         cmocka_unit_test(an_answer_from_the_life_before_is_dropped),
         cmocka_unit_test(who_says_something_else_than_what_came_of_it_is_lost),
         cmocka_unit_test(one_measures_at_a_time_and_not_beside_requests),
+        cmocka_unit_test(a_request_of_a_drained_group_goes_on_behind_what_was_moved),
+        cmocka_unit_test(what_did_not_arrive_is_computed),
+        cmocka_unit_test(a_request_that_is_cancelled_while_it_moves_holds_its_blocks_until_both_have_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
