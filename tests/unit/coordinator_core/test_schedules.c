@@ -752,7 +752,7 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     assert_true(h.accepted > h.drafted / 10 && h.accepted < h.drafted);
     assert_true(h.by_rank > N_SEEDS && h.branches > N_SEEDS && h.late > N_SEEDS / 4 && h.bad > N_SEEDS / 4);
     assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4 && h.by_corpus > N_SEEDS / 4);
-    assert_true(h.gave_way > N_SEEDS && h.again > N_SEEDS / 4);
+    assert_true(h.gave_way > N_SEEDS / 2 && h.again > N_SEEDS / 16);
     assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4 && h.shared > N_SEEDS && h.preempted > N_SEEDS / 8);
 }
 
