@@ -85,6 +85,7 @@ static void give_way(sched_drafter *d, const sched_request *r) {
 static bool press(sched *s, sched_drafter *d, const sched_request *r, uint32_t n_more) {
     uint32_t total = s->limits.drafter_blocks[number_of(s, d)], n_needed;
     float claimed = claim(s, d, r);
+    if (claimed <= 0 && d->holds[r->place].n_blocks == 0) return false; /* nobody is worth less */
     uint32_t n_lesser = held_by_lesser(s, d, r, claimed, &n_needed);
     if (n_more > total - d->n_held + n_lesser) {
         if (n_needed == 0 && d->holds[r->place].n_blocks > 0 && !is_needed(s, d, r)) give_way(d, r);
