@@ -43,10 +43,10 @@ uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows) {
         uint32_t path[NOUNS_MAX_TREE], n = bet_on(asked, path), n_new;
         if (r->state == SCHED_CLOSING || !asked->chooses || r->ahead & bit(drafter)) continue;
         if (!(sched_remote_route(s, r) & bit(drafter)) || has_asked(d, r)) continue;
-        if (!sched_make_follow(s, drafter, r, n + budget_of(s), false)) continue; /* nobody gives way for a bet */
         n_new = sched_lacks(d, r);
         if (n_new + n > rows || r->n_known + n + 2 > r->n_limit) continue; /* the guess would be the last token */
         if (!r->knows_hidden && (s->limits.want_hidden & bit(drafter))) continue;
+        if (!sched_make_follow(s, drafter, r, n + budget_of(s), false)) continue; /* nobody gives way for a bet */
         sched_ask(s, d, r, n_new, budget_of(s), path, n);
         d->asked[d->n_asked - 1].ahead = true;
         r->ahead |= bit(drafter);
