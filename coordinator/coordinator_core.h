@@ -52,7 +52,8 @@ typedef struct {
     bool lockstep;                  /* drafters go on together from the surest token of all, and not each alone */
     float draft_floor;      /* of lookup, and of what is agreed on in lockstep: least belief in a node and all before it */
     uint64_t draft_wait_ns; /* that a request waits for its drafters; 0: they are not asked */
-    uint32_t drafter_blocks[PROTO_MAX_DRAFTERS];                /* [n_drafters] KV blocks of each; 0: it keeps no KV cache */
+    /* [n_drafters] KV blocks of each; 0: it keeps no KV cache */
+    uint32_t drafter_blocks[PROTO_MAX_DRAFTERS];
     uint32_t want_hidden;                                       /* mask of the drafters that want the target's hidden states */
     uint32_t dim;                                               /* of a hidden state */
     float (*similarity)(void *context, uint32_t a, uint32_t b); /* of two tokens' embeddings, -1 .. 1; NULL: unknown */

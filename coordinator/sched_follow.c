@@ -7,8 +7,8 @@
  * Who gives way where blocks are short: the request that is worth least; of equals, whoever was asked for longest ago, then the
  * lower place. What one is worth is how many of its next tokens the drafter is expected to choose as the target will: the share
  * that it chose of late (spec_hedge_share), of as many as that share is said to hold for; nothing, where its policy asks another
- * drafter now or it waits for a group. Who comes must be worth more than who goes by what it takes to catch up, as long as that
- * takes drafts of other requests would come. Who cannot grow since nobody is worth less gives way itself: of equals that fill the
+ * drafter now or it waits for a group. Who comes must be worth more than who goes by the tokens that could be drafted for
+ * others while it catches up. Who cannot grow since nobody is worth less gives way itself: of equals that fill the
  * cache, one goes and the others draft on. Whoever gave way may be followed again, all of its tokens then being new.
  *
  * Why a request that someone waits for, or that the plan in the making names, does not give way: it is to be drafted for with the
