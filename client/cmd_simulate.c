@@ -68,6 +68,7 @@ static st_code add_drafter(simulation *s, const config_group *g, st_error *e) {
                        "trace that it is like (--like NAME)",
                        s->topology_path, g->name, s->trace_path);
     if (sched_wants_hidden(g->kind)) l->want_hidden |= UINT32_C(1) << l->n_drafters;
+    if (sched_keeps_kv(g->kind)) l->drafter_blocks[l->n_drafters] = g->kv_tokens / NOUNS_BLOCK_TOKENS;
     s->drafters[l->n_drafters] = (sim_drafter){d->cost, &d->habit};
     s->names[l->n_drafters++] = g->name;
     return ST_OK;

@@ -155,6 +155,18 @@ bool coordinator_can_send_hidden(const coordinator *c) {
 _Static_assert((int)CONFIG_MAX_VERIFIERS == (int)SCHED_MAX_GROUPS, "what a topology may have, the scheduler takes");
 _Static_assert((int)CONFIG_MAX_DRAFTED == (int)PROTO_MAX_PLAN_SEQUENCES, "and what a drafter may hold, a plan");
 
+/* And the groups that have them. */
+static void count_blocks(sched_limits *l, const config_topology *t) {
+    uint32_t n_drafters = 0;
+    for (const config_group *g = t->groups; g < t->groups + t->n_groups; g++) {
+        uint32_t n_blocks = g->kv_tokens / NOUNS_BLOCK_TOKENS;
+        if (g->role == CONFIG_VERIFIER)
+            l->n_blocks[l->n_groups++] = n_blocks;
+        else
+            l->drafter_blocks[n_drafters++] = sched_keeps_kv(g->kind) ? n_blocks : 0;
+    }
+}
+
 static st_code make_sched(coordinator *c, st_error *e) {
     const config_topology *t = c->t;
     sched_limits *l = &c->limits;
@@ -179,8 +191,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->draft_wait_ns = t->draft_wait_ms * MS;
     l->similarity = c->o->similarity;
     l->similarity_context = c->o->similarity_context;
-    for (uint32_t i = 0; i < t->n_groups; i++)
-        if (t->groups[i].role == CONFIG_VERIFIER) l->n_blocks[l->n_groups++] = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
+    count_blocks(l, t);
     if (l->want_hidden && !coordinator_can_send_hidden(c))
         return st_fail(e, ST_ERR_UNSUPPORTED,
                        "max_rows: %u: the hidden states of so many tokens, %u numbers each, would be too long for a message to "

@@ -180,6 +180,8 @@ enum { SPEC_HEDGE_MOST = 3 /* drafters that a request asks at once */ };
 
 /* n_tokens were committed and the drafter's own choice was n_hits of them; where it had none, that is a miss. */
 void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits);
+/* Of the tokens that come, those that the drafter is expected to choose, too: 0 .. 1; `hits` of one request, `prior` of all. */
+float spec_hedge_share(const spec_tally *hits, const spec_tally *prior);
 /* Of the candidates of n drafters, the few whose weights are near the best one's; arrays as of spec_record. */
 uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32_t n, uint32_t candidates);
 
@@ -295,10 +297,10 @@ static inline bool spec_drafter_stops(const spec_drafter *d) { return d->stop &&
 /* The kinds, one row of drafters.def each. Pure kinds run anywhere; the others need what a worker has. */
 typedef struct {
     const char *name, *help;
-    bool pure, wants_hidden;
+    bool pure, wants_hidden, keeps_kv;
 } spec_kind;
 enum {
-#define DRAFTER(name, where, wants_hidden, help) SPEC_KIND_##name,
+#define DRAFTER(name, where, wants_hidden, keeps_kv, help) SPEC_KIND_##name,
 #include "speculative/drafters.def"
 #undef DRAFTER
     SPEC_N_KINDS

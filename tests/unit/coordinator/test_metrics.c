@@ -14,7 +14,8 @@ static const uint64_t MS = 1000000;
 static const metrics_worker two_workers[] = {{1, "a \"b\"", "verifier", true, true, 7},
                                              {2, "a \"b\"", "verifier", false, false, 0}};
 static const proto_drafter_figures three_drafters[] = {{"a\\b", 9, 5}, {"lookup", 0, 0}, {"corpus", 3, 2}};
-static const sched_drafter_stats one_with_a_rank[] = {{.scored = 21, .hits = 20, .wait_ns = 1500000}};
+static const sched_drafter_stats one_with_a_rank[] = {
+    {.scored = 21, .hits = 20, .wait_ns = 1500000, .followed = 2, .kv_blocks = 9, .kv_held = 7, .dropped = 26}};
 static const metrics_verifier two_verifiers[] = {
     {.group = "a \"b\"",
      .stats = {.up = true, .running = 2, .blocks_total = 5, .blocks_used = 1, .busy_ns = 21500000000, .idle_ns = 250000000},
@@ -92,6 +93,10 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_drafter_scored_tokens_total{drafter=\"a\\\\b\"} 21"));
     assert_true(has_line(&t, "consort_drafter_hit_tokens_total{drafter=\"a\\\\b\"} 20"));
     assert_true(has_line(&t, "consort_drafter_wait_seconds{drafter=\"a\\\\b\"} 0.0015"));
+    assert_true(has_line(&t, "consort_drafter_requests_followed{drafter=\"a\\\\b\"} 2"));
+    assert_true(has_line(&t, "consort_drafter_kv_blocks{drafter=\"a\\\\b\"} 9"));
+    assert_true(has_line(&t, "consort_drafter_kv_blocks_held{drafter=\"a\\\\b\"} 7"));
+    assert_true(has_line(&t, "consort_drafter_requests_dropped_total{drafter=\"a\\\\b\"} 26"));
     assert_null(strstr(t.bytes, "consort_drafter_wait_seconds{drafter=\"lookup\"")); /* nobody waits for it */
     assert_null(strstr(t.bytes, "consort_drafter_hit_tokens_total{drafter=\"lookup\""));
     assert_null(strstr(t.bytes, "consort_drafter_scored_tokens_total{drafter=\"lookup\""));

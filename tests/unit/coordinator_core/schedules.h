@@ -65,8 +65,9 @@ typedef struct {
     nature nature;
     bool up;
     struct {
-        bool open;
+        bool open, was_closed;
         uint32_t tokens[CONTEXT], n;
+        uint32_t n_blocks; /* taken, if it keeps a KV cache; they stay until it is closed */
     } sequences[CLIENTS];
     proto_result result; /* of the plan in flight; plan_id 0: none */
     bool ahead;          /* another may come behind it, and did: */
@@ -92,7 +93,9 @@ typedef struct {
     uint64_t n_shared;             /* blocks that hold what was computed for another */
     uint64_t n_branches, n_agreed; /* nodes beside another in the trees that it got; tokens asked for behind those agreed on */
     drafter drafters[DRAFTERS];
-    uint8_t *corpus; /* of any text: it hits now and then */
+    uint64_t n_again; /* requests that a drafter was given again, after it had closed them */
+    uint64_t actions; /* a hash of all */
+    uint8_t *corpus;  /* of any text: it hits now and then */
     size_t corpus_bytes;
 } world;
 

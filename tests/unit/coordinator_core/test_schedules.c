@@ -336,6 +336,15 @@ static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
     d->items[i].tree = (token_tree){.token = d->tokens[i], .parent = d->parents[i], .probability = d->probabilities[i]};
     memcpy(tokens + *n, ask->tentative, ask->n_tentative * sizeof *tokens); /* the next call overwrites them */
     propose(w, d, i, tokens, *n + ask->n_tentative, ask->budget);
+    uint32_t n_blocks = kv_blocks_for((uint64_t)*n + ask->n_tentative + ask->budget);
+    if (d->sequences[ask->seq.value - 1].n_blocks < n_blocks) d->sequences[ask->seq.value - 1].n_blocks = n_blocks;
+}
+
+/* Blocks that its model's KV cache has by now; each must be there. */
+static void check_cache(world *w, const drafter *d) {
+    uint32_t n = 0, total = w->limits.drafter_blocks[d - w->drafters];
+    for (uint32_t i = 0; i < CLIENTS; i++) n += d->sequences[i].open ? d->sequences[i].n_blocks : 0;
+    CHECK(w, total == 0 || n <= total);
 }
 
 static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
@@ -347,11 +356,14 @@ static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
     for (uint32_t i = 0; i < p->n_close; i++) {
         CHECK(w, d->sequences[p->close[i].value - 1].open);
         d->sequences[p->close[i].value - 1].open = false;
+        d->sequences[p->close[i].value - 1].was_closed = true;
     }
     for (uint32_t i = 0; i < p->n_open; i++) {
         uint64_t at = p->open[i].seq.value - 1;
         CHECK(w, !d->sequences[at].open);
         d->sequences[at].open = true;
+        d->sequences[at].n_blocks = 0;
+        w->n_again += d->sequences[at].was_closed;
         uint32_t n_prompt = w->clients[at].n_prompt, n_tokens = p->open[i].n_tokens;
         CHECK(w, p->open[i].n_answered == (n_tokens > n_prompt ? n_tokens - n_prompt : 0));
         CHECK(w, p->open[i].rules.ends == w->clients[at].ends);
@@ -365,6 +377,7 @@ static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
     CHECK(w, n_open <= w->limits.n_groups * w->limits.max_running && n_tokens <= w->limits.max_rows);
     d->result = (proto_result){.plan_id = p->id, .n_items = p->n_draft, .items = d->items};
     for (uint32_t i = 0; i < p->n_draft; i++) draft(w, d, &p->draft[i], i);
+    check_cache(w, d);
     for (uint32_t i = 0; i < d->result.n_items && d->nature == NONSENSE; i++) garble_draft(w, d, i);
 }
 
@@ -403,13 +416,22 @@ static void take_action(world *w, const sched_action *a) {
     }
 }
 
+static void hash_action(world *w, const sched_action *a) {
+    const proto_plan none = {0}, *p = a->plan ? a->plan : &none;
+    uint64_t of[4 + 4 * BATCH] = {a->kind, a->seq.value, a->at_ns, p->id}, n = 4;
+    for (uint32_t i = 0; i < p->n_draft; i++) of[n++] = p->draft[i].seq.value, of[n++] = p->draft[i].n_tokens;
+    for (uint32_t i = 0; i < p->n_work; i++) of[n++] = p->work[i].seq.value, of[n++] = p->work[i].tree.n_nodes;
+    for (uint32_t i = 0; i < n; i++) w->actions = (w->actions ^ of[i]) * UINT64_C(1099511628211);
+    for (uint32_t i = 0; i < p->n_close; i++) w->actions = (w->actions ^ p->close[i].value) * UINT64_C(1099511628211);
+}
+
 static void step(world *w, const sched_event *ev) {
     w->now_ns += draw(w, 10);
     sched_actions acts = sched_step(w->s, w->now_ns, ev);
     for (uint32_t i = 1; i < acts.n; i++) /* the groups' plans first */
         CHECK(w, acts.items[i].kind != SCHED_ACT_PLAN ||
                      (acts.items[i - 1].kind == SCHED_ACT_PLAN && acts.items[i].group > acts.items[i - 1].group));
-    for (uint32_t i = 0; i < acts.n; i++) take_action(w, &acts.items[i]);
+    for (uint32_t i = 0; i < acts.n; i++) take_action(w, &acts.items[i]), hash_action(w, &acts.items[i]);
     sched_check(w->s);
     for (uint32_t i = 0; i < GUARD_BYTES; i++) CHECK(w, w->memory[w->memory_bytes + i] == 0xa5);
 }
@@ -610,6 +632,8 @@ static void begin(world *w, uint64_t seed) {
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     for (uint32_t g = 0; g < w->limits.n_groups; g++)
         w->limits.n_blocks[g] = g > 0 && draw(w, 2) ? w->limits.n_blocks[0] : 3 + draw(w, BLOCKS - 3);
+    for (uint32_t i = 0; i < w->limits.n_drafters; i++)
+        if (draw(w, 2)) w->limits.drafter_blocks[i] = 1 + draw(w, draw(w, 2) ? 8 : BLOCKS);
     if (draw(w, 2)) w->limits.corpus = w->corpus, w->limits.corpus_bytes = w->corpus_bytes;
     w->memory_bytes = sched_bytes(&w->limits);
     w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
@@ -657,7 +681,7 @@ static void check_drafters(world *w) {
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
     uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus, agreed, moved,
-        shared, preempted;
+        shared, preempted, gave_way, again, actions;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -666,6 +690,9 @@ static void reap(const world *w, harvest *h) {
     for (uint32_t i = 0; i < w->limits.n_drafters; i++) {
         h->by_rank += st.by_drafter[i].accepted;
         h->bad += sched_get_drafter(w->s, i).bad;
+        h->gave_way += sched_get_drafter(w->s, i).dropped;
+        CHECK(w, w->limits.drafter_blocks[i] || sched_get_drafter(w->s, i).dropped == 0);
+        CHECK(w, sched_get_drafter(w->s, i).followed == 0 && sched_get_drafter(w->s, i).kv_held == 0);
     }
     h->drafted += st.drafts.drafted, h->accepted += st.drafts.accepted;
     h->branches += w->n_branches;
@@ -678,45 +705,72 @@ static void reap(const world *w, harvest *h) {
     h->preempted += st.preempted;
     CHECK(w, st.displaced + st.preempted >= w->n_moved && (w->limits.n_groups > 1 || st.displaced == 0));
     if (w->limits.corpus) h->by_corpus += st.by_drafter[w->limits.n_drafters + 1].accepted;
+    h->again += w->n_again;
+    h->actions = h->actions * UINT64_C(1099511628211) + w->actions;
     h->won += st.bets_won, h->dropped += st.bets_dropped;
     if (st.largest_batch > h->largest_batch) h->largest_batch = st.largest_batch;
 }
 
-static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void **state) {
-    (void)state;
+/* One seed; in bounded time, or something hangs. */
+static void run(world *w, uint64_t seed, harvest *h) {
+    begin(w, seed);
+    while (w->n_sent < CLIENTS) one_event(w);
+    if (seed % 2 == 0) step(w, &(sched_event){.kind = SCHED_DRAIN});
+    run_out(w);
+    CHECK(w, w->n_over == CLIENTS && !computes(w) && w->drained == (seed % 2 == 0));
+    sched_stats st = sched_get_stats(w->s);
+    CHECK(w, st.waiting == 0 && st.running == 0 && st.blocks_used == 0 && st.blocks_reserved == 0);
+    CHECK(w, st.finished + st.rejected == CLIENTS);
+    for (uint32_t i = 0; i < GROUPS * CLIENTS; i++) CHECK(w, !w->verifiers[i / CLIENTS].ranks[i % CLIENTS].open);
+    check_drafters(w);
+    reap(w, h);
+    mem_free(w->memory);
+}
+
+static int make_world(void **state) {
     world *w = mem_alloc(1, sizeof *w);
-    harvest h = {0};
     spec_ngram_info info;
     uint32_t text[500];
     table_text(1, VOCABULARY, text, 500);
     w->corpus = table_make(text, 500, VOCABULARY, 3, &info, &w->corpus_bytes);
-    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
-        begin(w, seed);
-        while (w->n_sent < CLIENTS) one_event(w);
-        if (seed % 2 == 0) step(w, &(sched_event){.kind = SCHED_DRAIN});
-        run_out(w); /* in bounded time; else something hangs */
-        CHECK(w, w->n_over == CLIENTS && !computes(w) && w->drained == (seed % 2 == 0));
-        sched_stats st = sched_get_stats(w->s);
-        CHECK(w, st.waiting == 0 && st.running == 0 && st.blocks_used == 0 && st.blocks_reserved == 0);
-        CHECK(w, st.finished + st.rejected == CLIENTS);
-        for (uint32_t i = 0; i < GROUPS * CLIENTS; i++) CHECK(w, !w->verifiers[i / CLIENTS].ranks[i % CLIENTS].open);
-        check_drafters(w);
-        reap(w, &h);
-        mem_free(w->memory);
-    }
+    *state = w;
+    return 0;
+}
+
+static int free_world(void **state) {
+    world *w = *state;
+    mem_free(w->corpus);
+    mem_free(w);
+    return 0;
+}
+
+static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void **state) {
+    harvest h = {0};
+    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) run(*state, seed, &h);
     assert_true(h.whole > N_SEEDS * CLIENTS / 4);
     assert_true(h.largest_batch >= 16);
     assert_true(h.accepted > h.drafted / 10 && h.accepted < h.drafted);
     assert_true(h.by_rank > N_SEEDS && h.branches > N_SEEDS && h.late > N_SEEDS / 4 && h.bad > N_SEEDS / 4);
     assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4 && h.by_corpus > N_SEEDS / 4);
+    assert_true(h.gave_way > N_SEEDS / 2 && h.again > N_SEEDS / 16);
     assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4 && h.shared > N_SEEDS && h.preempted > N_SEEDS / 8);
-    mem_free(w->corpus);
-    mem_free(w);
 }
+
+static void the_same_events_give_the_same_actions(void **state) {
+    for (uint64_t seed = 1; seed <= N_SEEDS / 20; seed++) {
+        harvest once = {0}, again = {0};
+        run(*state, seed, &once);
+        run(*state, seed, &again);
+        assert_true(once.actions == again.actions);
+    }
+}
+
+#define WITH_WORLD(f) cmocka_unit_test_setup_teardown(f, make_world, free_world)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule),
+        WITH_WORLD(each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule),
+        WITH_WORLD(the_same_events_give_the_same_actions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
