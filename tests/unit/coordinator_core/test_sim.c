@@ -279,11 +279,12 @@ static void prompts_keep_no_stream_waiting_longer_than_it_may(void **state) {
                 w.o.step.prompt_size[1] = 232,
                 w.o.step.prompt_ns[1] = w.o.step.prompt_ns[0] + 200 * (curve ? 1.25 : 1.5) * (double)MS;
                 begin(&w);
-                longest_mixed_ns(&w, 8, 200, &n_mixed);
+                uint64_t learning_ns = longest_mixed_ns(&w, 8, 200, &n_mixed);
                 uint64_t ns = longest_mixed_ns(&w, 8, 100, &n_mixed);
                 print_message("%s, curve %d, bound %d: longest of %llu steps %.1f ms\n", policies[drafts], curve, bounded * BOUND,
                               (unsigned long long)n_mixed, (double)ns / 1e6);
                 assert_true(n_mixed > 100);
+                assert_int_equal(sim_get_stats(w.sim, 0).longest_mixed_ns, learning_ns > ns ? learning_ns : ns);
                 if (bounded) assert_true(ns <= (BOUND + ROW) * MS && ns > BOUND * MS * 9 / 10);
                 if (!bounded) assert_true(ns > 2 * BOUND * MS);
                 mem_free(w.memory);
