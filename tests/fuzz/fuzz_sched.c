@@ -147,11 +147,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                       .drafter_names = names,
                       .n_vocab = 200,
                       .draft_wait_ns = byte(&w)};
+    l.max_stall_ns = l.draft_wait_ns / 8 % 4;
     l.adaptive_budgets = l.draft_wait_ns % 2;
     l.draft_ahead = l.draft_wait_ns / 2 % 2;
     l.prefix_cache = l.draft_wait_ns / 4 % 2;
     l.lockstep = l.draft_wait_ns / 4 % 2;
-    l.max_stall_ns = l.draft_wait_ns / 8 % 4;
     size_t n = sched_bytes(&l);
     if (n == 0) return 0;
     void *memory = mem_alloc_aligned(1, n, 64);
