@@ -107,6 +107,7 @@ static void set_limits(simulation *s) {
     l->max_rows = t->max_rows;
     l->max_batch = t->max_batch;
     l->prefill_chunk = t->prefill_chunk;
+    l->max_stall_ns = t->max_stall_ms * UINT64_C(1000000);
     l->max_tree = t->draft_budget;
     l->speculation = s->speculation;
     l->drafter_names = s->names;

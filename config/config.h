@@ -42,7 +42,7 @@ typedef struct {
     char *model;             /* path of the GGUF file, relative to the working directory */
     char *chat_template;     /* name of one; empty: the file's */
     char *precision;         /* "fast", "fp32" */
-    uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
+    uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, max_stall_ms, default_max_tokens, max_context;
     char *prefix_cache;  /* "on", "off" */
     char *speculation;   /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     char *corpus;        /* a file; empty: none */

@@ -176,6 +176,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->max_rows = t->max_rows;
     l->max_batch = t->max_batch;
     l->prefill_chunk = t->prefill_chunk;
+    l->max_stall_ns = t->max_stall_ms * MS;
     l->max_tree = t->draft_budget;
     l->speculation = t->speculation;
     l->n_drafters = c->members.n_drafters;

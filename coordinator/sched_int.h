@@ -93,7 +93,8 @@ typedef struct {
     uint64_t sent_ns;
     bool decodes; /* each item is one token and its drafts */
     uint32_t n_items, n_rows;
-    sched_asked *items; /* [max_batch] */
+    uint32_t n_decoding, n_choosing; /* of the rows: of sequences that decode, drafts too; and with the last ones of prompts */
+    sched_asked *items;              /* [max_batch] */
 } sched_flight;
 
 /* One item of a drafter's plan in flight. */
@@ -147,6 +148,7 @@ struct sched_group {
     proto_open *open; /* [max_batch] */
     proto_work *work; /* [max_batch] */
     spec_cost cost;   /* of its steps, their ways included */
+    spec_stall stall; /* of those that compute prompts beside decoding sequences */
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
     uint32_t round_kind;     /* ... and of this kind (spec_worth_kind) were those that last did */
@@ -335,6 +337,11 @@ void sched_choose_drafts(sched_group *g, uint32_t n_decode);
 
 /* Whether the group had better stay idle until those in SCHED_DRAFTING can take part in its step. */
 bool sched_holds_step(sched_group *g);
+
+/* sched_stall.c: how long prompts may keep decoding sequences waiting. */
+/* The most rows of prompts that a step with these rows takes yet. */
+uint32_t sched_prompt_room(const sched_group *g, const sched_flight *f);
+void sched_learn_stall(sched_group *g, const sched_flight *f); /* its result has come */
 
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */

@@ -120,6 +120,26 @@ void spec_cost_learn(spec_cost *c, uint32_t rows, uint64_t step_ns); /* nothing,
 /* The time of a step of `rows` >= 1, in ns; before the first measurement in units of a step of one row. */
 double spec_cost_ns(const spec_cost *c, uint32_t rows);
 bool spec_cost_known(const spec_cost *c, uint32_t rows); /* measured a few times, and lately */
+uint32_t spec_cost_bucket(uint32_t rows);                /* of rows >= 1; < SPEC_COST_BUCKETS */
+
+/* What rows of prompts add to a step of one verifier group in which sequences decode. Zero: nothing measured. */
+typedef struct {
+    uint64_t n_steps;
+    struct {
+        float ns, rows; /* means */
+        uint32_t seen;
+        uint64_t last;           /* n_steps with its last one */
+    } bucket[SPEC_COST_BUCKETS]; /* by the prompts' rows */
+} spec_stall;
+
+/* A step of n_rows that decode, drafts with them, and n_prompt of prompts has taken step_ns; nothing, where one is 0. `c`: what
+ * steps without prompts take, here and below. */
+void spec_stall_learn(spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t n_prompt, uint64_t step_ns);
+/* The expected time of such a step; rather too much, where nothing like it was measured. n_rows, n_prompt >= 1. */
+double spec_stall_ns(const spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t n_prompt);
+/* The most rows of prompts, <= `most`, with which it is expected to take no longer than bound_ns; where nothing at all was
+ * measured, `most`. */
+uint32_t spec_stall_rows(const spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t most, uint64_t bound_ns);
 
 /* What one sequence could have verified, and what of it is chosen. path[n]: path probabilities of a tree's nodes, never rising,
  * so that its first k nodes are a tree too. */

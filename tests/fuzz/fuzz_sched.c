@@ -147,6 +147,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                       .drafter_names = names,
                       .n_vocab = 200,
                       .draft_wait_ns = byte(&w)};
+    l.max_stall_ns = l.draft_wait_ns / 8 % 4;
     l.adaptive_budgets = l.draft_wait_ns % 2;
     l.draft_ahead = l.draft_wait_ns / 2 % 2;
     l.prefix_cache = l.draft_wait_ns / 4 % 2;

@@ -35,6 +35,9 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .asked_rounds = 15,
                                             .unasked_rounds = 16,
                                             .held_steps = 17,
+                                            .mixed_steps = 26,
+                                            .mixed_ns = 2500000000,
+                                            .longest_mixed_ns = 250000000,
                                             .displaced = 21,
                                             .preempted = 25,
                                             .blocks_kept = 22,
@@ -107,6 +110,9 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_asked_rounds_total 15"));
     assert_true(has_line(&t, "consort_unasked_rounds_total 16"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));
+    assert_true(has_line(&t, "consort_mixed_steps_total 26"));
+    assert_true(has_line(&t, "consort_mixed_step_seconds_total 2.5"));
+    assert_true(has_line(&t, "consort_mixed_step_seconds_max 0.25"));
     assert_true(has_line(&t, "consort_displaced_requests_total 21"));
     assert_true(has_line(&t, "consort_num_preemptions_total 25"));
     assert_true(has_line(&t, "consort_verifier_up{group=\"a \\\"b\\\"\"} 1"));

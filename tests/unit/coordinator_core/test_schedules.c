@@ -617,6 +617,7 @@ static void begin(world *w, uint64_t seed) {
                                .max_rows = (batch > tree ? batch : tree + 1) + draw(w, 64),
                                .max_batch = batch,
                                .prefill_chunk = 1 + draw(w, 40),
+                               .max_stall_ns = draw(w, 2) * draw(w, 60),
                                .max_tree = tree,
                                .max_context = CONTEXT,
                                .n_groups = draw(w, 2) ? 1 : 2 + draw(w, GROUPS - 1),

@@ -114,6 +114,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     for (; n_listed < SCHED_MAX_GROUPS; n_listed++) l.n_blocks[n_listed] = l.n_blocks[n_listed - 1];
     list_of(value_of(words, n, "drafter_blocks"), l.drafter_blocks, PROTO_MAX_DRAFTERS);
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
+    l.max_stall_ns = number_of(words, n, "max_stall", 0);
     l.prefix_cache = number_of(words, n, "prefix_cache", 0);
     l.adaptive_budgets = number_of(words, n, "adaptive", 0);
     l.lockstep = number_of(words, n, "lockstep", 0);
