@@ -18,7 +18,7 @@ typedef enum {
 
 #define ST_CHECKED       __attribute__((warn_unused_result))
 #define ST_PRINTF(f, a)  __attribute__((format(printf, f, a)))
-#define ST_MESSAGE_BYTES 512
+#define ST_MESSAGE_BYTES 1024
 
 typedef struct {
     st_code code;

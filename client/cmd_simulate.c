@@ -12,18 +12,19 @@
 #include <string.h>
 #include <time.h>
 
-enum { VOCABULARY = 1 << 15, MAX_STREAMS = 1 << 16, DEFAULT_REQUESTS = 64, DEFAULT_TOKENS = 64 };
+enum { VOCABULARY = 1 << 15, MAX_STREAMS = 1 << 16, DEFAULT_REQUESTS = 64, DEFAULT_TOKENS = 64, MAX_MOVES = 8 };
 
 typedef struct {
     const char *topology_path, *trace_path, *speculation, *like, *against;
     uint32_t n_streams, n_requests, n_warm_up, n_copies;
-    double link_mbit, link_ms;
+    double link_mbit, link_ms, move_mbit, move_ms;
     /* in the making */
     config_topology *topology;
     simulate_trace trace;
     sim_drafter drafters[SIMULATE_MAX_DRAFTERS];
     const char *names[SIMULATE_MAX_DRAFTERS];
     sim_options o;
+    uint64_t kv_token_bytes;
     uint64_t *arrivals_ns;
     void *memory;
     sim *sim;
@@ -40,12 +41,22 @@ static uint64_t now_ns(void) {
 
 /* ---- the cluster ---- */
 
-/* What the coordinator itself asks of the model. */
+/* What the coordinator itself asks of the model, and how much KV it has. */
 static st_code read_model(simulation *s, st_error *e) {
+    const config_topology *t = s->topology;
+    kernels_precision precision = KERNELS_FAST;
     model_file *f = NULL;
     model_info info;
-    st_code code = model_file_open(s->topology->model, &f, e);
+    model_part whole;
+    uint32_t verifier = 0;
+    while (t->groups[verifier].role != CONFIG_VERIFIER) verifier++;
+    st_code code = model_file_open(t->model, &f, e);
     if (!code) code = model_read_info(f, &info, e);
+    if (!code) code = model_read_part(f, 0, 1, &whole, e);
+    if (!code && kernels_precision_find(t->precision, &precision)) {
+        const kv_type *type = kv_type_choose(t->groups[verifier].kv_type, precision);
+        s->kv_token_bytes = whole.kv_token_rows * kv_type_row_bytes(type, whole.head_dim);
+    }
     if (!code) {
         s->o.limits.max_context = s->topology->max_context ? s->topology->max_context : info.max_context;
         s->o.limits.dim = info.dim;
@@ -80,9 +91,12 @@ static st_code add_groups(simulation *s, st_error *e) {
     st_code code = ST_OK;
     for (uint32_t i = 0; !code && i < t->n_groups; i++) {
         const config_group *g = &t->groups[i];
-        if (g->role == CONFIG_VERIFIER)
+        if (g->role == CONFIG_VERIFIER) {
+            l->serves[l->n_groups] = !strcmp(g->serves, "prefill")  ? SCHED_PREFILLS
+                                     : !strcmp(g->serves, "decode") ? SCHED_DECODES
+                                                                    : SCHED_BOTH;
             l->n_blocks[l->n_groups++] = g->kv_tokens / NOUNS_BLOCK_TOKENS;
-        else if (needs_drafters(s->speculation))
+        } else if (needs_drafters(s->speculation))
             code = add_drafter(s, g, e);
     }
     if (*t->corpus && needs_lookup(s->speculation))
@@ -118,6 +132,8 @@ static void set_limits(simulation *s) {
     l->lockstep = !strcmp(t->fusion, "lockstep");
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * UINT64_C(1000000);
+    l->max_moves = s->move_mbit > 0 ? MAX_MOVES : 0;
+    l->min_move_tokens = t->move_tokens;
 }
 
 static void set_options(simulation *s) {
@@ -128,6 +144,8 @@ static void set_options(simulation *s) {
     o->drafters = s->drafters;
     o->link_ns = (uint64_t)(s->link_ms * 1e6);
     o->link_byte_ns = s->link_mbit > 0 ? 8e3 / s->link_mbit : 0;
+    o->move_ns = (uint64_t)(s->move_ms * 1e6);
+    o->move_token_ns = s->move_mbit > 0 ? 8e3 * (double)s->kv_token_bytes / s->move_mbit : 0;
     o->decide_ns = s->trace.decide_ns;
     o->client_ns = s->trace.client_ns;
     o->max_tokens = s->b.n_tokens;
@@ -252,15 +270,28 @@ static json_t *nodes_json(const simulation *s) {
 
 static uint32_t n_ranks(const simulation *s) { return s->n_copies * (s->o.limits.n_groups + s->o.limits.n_drafters); }
 
+/* Of all copies, warm-up included. */
+static sched_stats stats_of(const simulation *s) {
+    sched_stats all = {0};
+    for (uint32_t c = 0; c < s->n_copies; c++) {
+        sched_stats of = sim_get_stats(s->sim, c);
+        all.moves += of.moves - of.moves_failed;
+        all.moved_tokens += of.moved_tokens;
+    }
+    return all;
+}
+
 /* Beyond what bench serve prints. */
 static json_t *more_json(const simulation *s) {
     const sim_figures *f = &s->figures;
     double scheduler_s = (double)f->scheduler_ns / 1e9;
-    return json_pack("{s:s s:i s:i s:f s:f s:o s:I s:f s:I s:f s:f s:f s:I s:I}", "trace", s->trace_path, "copies",
-                     (int)s->n_copies, "ranks", (int)n_ranks(s), "link_ms", s->link_ms, "link_mbit", s->link_mbit, "nodes",
-                     nodes_json(s), "events", (json_int_t)f->events, "events_per_s", share((double)f->events, s->real_s),
-                     "decisions", (json_int_t)f->decisions, "decisions_per_s", share((double)f->decisions, scheduler_s),
-                     "decision_us", share(scheduler_s * 1e6, (double)f->decisions), "scheduler_share",
+    sched_stats st = stats_of(s);
+    return json_pack("{s:s s:i s:i s:f s:f s:I s:I s:o s:I s:f s:I s:f s:f s:f s:I s:I}", "trace", s->trace_path, "copies",
+                     (int)s->n_copies, "ranks", (int)n_ranks(s), "link_ms", s->link_ms, "link_mbit", s->link_mbit, "moves",
+                     (json_int_t)st.moves, "moved_tokens", (json_int_t)st.moved_tokens, "nodes", nodes_json(s), "events",
+                     (json_int_t)f->events, "events_per_s", share((double)f->events, s->real_s), "decisions",
+                     (json_int_t)f->decisions, "decisions_per_s", share((double)f->decisions, scheduler_s), "decision_us",
+                     share(scheduler_s * 1e6, (double)f->decisions), "scheduler_share",
                      share((double)f->scheduler_ns, (double)f->now_ns), "scheduler_bytes", (json_int_t)f->scheduler_bytes,
                      "schedulers_bytes", (json_int_t)(f->scheduler_bytes * s->n_copies));
 }
@@ -273,6 +304,9 @@ static void print_more(const simulation *s) {
         busy b = busy_of(s, i);
         printf("  %-20s %10.1f %10.1f %10.1f %10.3f\n", node_name(s, i), 100 * b.mean, 100 * b.least, 100 * b.most, b.mbit);
     }
+    sched_stats st = stats_of(s);
+    if (st.moves)
+        printf("\nKV of %llu tokens moved, in %llu moves\n", (unsigned long long)st.moved_tokens, (unsigned long long)st.moves);
     printf("\n%u cluster%s, %u ranks; %llu events in %.2f s of this machine; %llu decisions of %.2f us, %.0f a second: the "
            "scheduler would "
            "take %.2f %% of a core; its memory: %.2f MiB a cluster, %.1f MiB in all\n",
@@ -353,6 +387,7 @@ static const char *check(const simulation *s, bool has_streams) {
     if (s->n_copies < 1 || s->n_copies > SIM_MAX_COPIES) return "--copies: expected 1 to 1024";
     if (s->link_mbit < 0 || s->link_ms < 0 || s->link_ms > 60000)
         return "--link-mbit, --link-ms: expected 0 (no limit, no delay) or more";
+    if (s->move_mbit < 0 || s->move_ms < 0 || s->move_ms > 60000) return "--move-mbit, --move-ms: expected 0 or more";
     return NULL;
 }
 
@@ -375,6 +410,9 @@ static int options(int argc, char **argv, simulation *s) {
          "one way between coordinator and node, beyond what the trace has (default: 0)", false},
         {"--link-mbit", CLIENT_F64, &s->link_mbit, "N", "bandwidth of each node's link, each way; 0: no limit (default: 0)",
          false},
+        {"--move-mbit", CLIENT_F64, &s->move_mbit, "N",
+         "bandwidth from each verifier to the others, for KV cache that moves; 0: it is computed again (default: 0)", false},
+        {"--move-ms", CLIENT_F64, &s->move_ms, "MS", "that a move takes beside its bytes (default: 0)", false},
         {"--speculation", CLIENT_TEXT, &s->speculation, "P", "policy (default: the topology's)", false},
         {"--like", CLIENT_TEXT, &s->like, "NAME", "drafters that the trace does not know draft like this one of it", false},
         {"--streams", CLIENT_U32, &n_streams, "N", "closed loop of so many (default: 1)", false},

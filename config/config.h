@@ -24,6 +24,7 @@ typedef enum { CONFIG_VERIFIER, CONFIG_DRAFTER } config_role;
 typedef struct {
     char *name; /* unique */
     config_role role;
+    char *serves;             /* verifiers: "both", "prefill", "decode" */
     char *kind;               /* drafters: "model", "head", "ngram" (speculative/drafters.def) */
     char *model;              /* kind model: its GGUF file; where the file has none, the topology's */
     char *table;              /* kind ngram: its table; else empty */
@@ -50,6 +51,7 @@ typedef struct {
     char *draft_ahead;   /* "off", "on" */
     char *fusion;        /* "merge", "lockstep" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
+    uint32_t move_tokens;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
     config_group *groups; /* [n_groups] */
     uint32_t n_groups;

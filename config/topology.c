@@ -111,6 +111,8 @@ static st_code check_address(const char *name, const char *address, st_error *e)
 
 static st_code check_drafter(const config_group *g, st_error *e) {
     bool ngram = !strcmp(g->kind, "ngram");
+    if (strcmp(g->serves, "both"))
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "serves: is for verifiers; a drafter serves all of them");
     if (!strcmp(g->name, "lookup"))
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "name: 'lookup' is the drafter that every cluster has; expected another name");
     if (!strcmp(g->name, "corpus"))
@@ -170,6 +172,12 @@ static st_code check_group(const config_topology *t, uint32_t i, st_error *e) {
     return g->role == CONFIG_DRAFTER ? check_drafter(g, e) : check_verifier(t, i, e);
 }
 
+static uint32_t n_serving(const config_topology *t, const char *what) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->n_groups; i++) n += t->groups[i].role == CONFIG_VERIFIER && !strcmp(t->groups[i].serves, what);
+    return n;
+}
+
 static st_code check_topology(const config_topology *t, st_error *e) {
     st_code code = check_address("listen", t->listen, e);
     if (!code) code = check_address("control_listen", t->control_listen, e);
@@ -193,6 +201,8 @@ static st_code check_topology(const config_topology *t, st_error *e) {
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: %u drafters are over %d", t->n_groups - n_verifiers,
                        CONFIG_MAX_DRAFTERS);
     if (!n_verifiers) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: no group with role verifier; expected at least one");
+    if (n_serving(t, "prefill") == n_verifiers)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "serves: prefill in each verifier; expected one that decodes at least");
     if (n_verifiers > CONFIG_MAX_VERIFIERS)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: %u verifiers are over %d", n_verifiers, CONFIG_MAX_VERIFIERS);
     if (t->n_groups > n_verifiers && n_verifiers * t->max_running > CONFIG_MAX_DRAFTED)
@@ -276,6 +286,7 @@ void config_destroy(config_topology *t) {
     if (!t) return;
     for (uint32_t i = 0; i < t->n_groups; i++) {
         mem_free(t->groups[i].name);
+        mem_free(t->groups[i].serves);
         mem_free(t->groups[i].kind);
         mem_free(t->groups[i].model);
         mem_free(t->groups[i].table);

@@ -1,9 +1,9 @@
 /* coordinator_core: the scheduler. Decides which sequences of which requests run in the next step of which verifier group, and
  * which drafters draft for them; nothing else does.
  *
- * Nouns: a request (waiting, running, ending), a group (of verifier ranks; numbered; all hold the same model), a drafter (a rank
- * that proposes draft trees, for requests of all groups; numbered), an event (what happened), an action (what the caller must now
- * do). Pure: events and the time come in, actions go out; no clock, socket, random number or allocation inside, so that
+ * Nouns: a request (waiting, running, moving, ending), a group (of verifier ranks; numbered; all hold the same model), a drafter
+ * (a rank that proposes draft trees, for requests of all groups; numbered), an event (what happened), an action (what the caller
+ * must now do). Pure: events and the time come in, actions go out; no clock, socket, random number or allocation inside, so that
  * transcripts and the simulator run this very code.
  *
  *     REQUEST ─> waiting ─(blocks for it)───> prefill ─(prompt done)─> decode ─(stop, max, cancel, error)─> closing ─> gone
@@ -11,13 +11,17 @@
  *                   │         (answered, lost or late)─── drafting <───────┘ (a token is committed: they are asked)
  *                   └──────(cancel, deadline; in each state)───────────────────────────────────────────────────┘
  *
- * A request that waits goes to the group that has the fewest, or knows most of its tokens, and stays there. If its group is lost
+ * A request that waits goes to the group that has the fewest, or knows most of its tokens, and stays there. If the group is lost
  * it waits again, before all who came later, is prefilled in another from the tokens that it has, and goes on; without another it
  * ends. When a group's blocks run out the youngest waits again likewise.
  *
+ * From a group that is emptied a request moves to another with its KV, and so it does from one that only prefills: there the KV
+ * moves block by block while it is computed. It is a pause for the client and nothing else. Both groups keep the blocks until the
+ * move is over, whatever becomes of the request; a move that fails costs what the loss of the group would.
+ *
  * Drafters change the speed and never the answer: a draft that is late, wrong, malformed or never comes costs its wait at most.
- * A sequence in `closing` waits for the plan in flight that names it; only then do its blocks go back. Thread: the coordinator's
- * loop. */
+ * A sequence in `closing` waits for the plan and the move in flight that name it; only then do its blocks go back. Thread: the
+ * coordinator's loop. */
 #ifndef CONSORT_COORDINATOR_CORE_H
 #define CONSORT_COORDINATOR_CORE_H
 
@@ -26,6 +30,9 @@
 typedef struct sched sched;
 
 enum { SCHED_MAX_GROUPS = 16 };
+
+/* What a group is for. Another serves all the same where no other can. */
+typedef enum { SCHED_BOTH, SCHED_PREFILLS, SCHED_DECODES } sched_service;
 
 typedef struct {
     uint32_t n_groups;      /* of verifiers: 0 .. n_groups - 1 */
@@ -40,8 +47,11 @@ typedef struct {
                                always; 0: any number */
     uint32_t max_tree;      /* largest draft tree, reserved for each sequence; 0: nobody drafts */
     uint32_t max_context;   /* tokens of a sequence, prompt and answer */
-    uint32_t n_blocks[SCHED_MAX_GROUPS]; /* [n_groups] KV blocks of each group */
-    const char *speculation;             /* policy of requests that do not say; NULL: none. Read in sched_init */
+    uint32_t n_blocks[SCHED_MAX_GROUPS];    /* [n_groups] KV blocks of each group */
+    sched_service serves[SCHED_MAX_GROUPS]; /* [n_groups] */
+    uint32_t max_moves;                     /* of a group, in and out; 0: KV never moves, and is computed anew */
+    uint32_t min_move_tokens;               /* fewer are computed anew: that is less than a move costs */
+    const char *speculation;                /* policy of requests that do not say; NULL: none. Read in sched_init */
     uint32_t n_drafters; /* < SPEC_MAX_DRAFTERS - 1: 0 .. n_drafters - 1; lookup and the corpus, without a rank, follow */
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     const void *corpus;               /* [corpus_bytes] an n-gram table, as drafter `corpus`; NULL: none. Lives as long, too */
@@ -72,6 +82,10 @@ typedef enum {
     SCHED_DRAFTER_DOWN, /* it is lost; its requests go on */
     SCHED_DRAFTS,       /* `result` of the last DRAFT action of `drafter` */
     SCHED_DRAIN,        /* refuse new requests, finish the accepted ones */
+    SCHED_MOVED,        /* the move `move` is over: no rank of either group reads or writes its blocks any more, or is lost */
+    SCHED_EMPTY,        /* `group` takes no new requests and gives its running ones to others, until SCHED_FILL, also where it
+                           is lost and comes back; nothing if sched_may_empty says no */
+    SCHED_FILL,         /* `group` takes requests again */
     SCHED_TIMER         /* the time of the last TIMER action has come */
 } sched_event_kind;
 
@@ -100,19 +114,25 @@ typedef struct {
     sched_finish finish;
     /* RESULT, DRAFTS */
     const proto_result *result;
-    /* GROUP_UP, GROUP_DOWN, RESULT */
+    /* GROUP_UP, GROUP_DOWN, RESULT, EMPTY, FILL */
     uint32_t group;
     /* DRAFTER_UP, DRAFTER_DOWN, DRAFTS */
     uint32_t drafter;
+    /* MOVED; `code` is ST_OK if each token's KV is in the blocks of the target */
+    uint64_t move;
+    uint64_t took_ns; /* from the first message to the last */
 } sched_event;
 
 typedef enum {
     SCHED_ACT_PLAN,   /* send `plan` to `group` (at most one in a step) */
     SCHED_ACT_DRAFT,  /* send `plan` to `drafter` (at most one in flight to each, and one of drafts ahead that it makes stale) */
     SCHED_ACT_TOKENS, /* tokens of `seq` are committed: hand them to the client */
-    SCHED_ACT_FINISHED, /* `seq` is over: reason and code; its id is never used again */
-    SCHED_ACT_TIMER,    /* call again with SCHED_TIMER at `at_ns` (replaces an earlier one; 0: none) */
-    SCHED_ACT_DRAINED   /* after SCHED_DRAIN: nothing is left */
+    SCHED_ACT_FINISHED,   /* `seq` is over: reason and code; its id is never used again */
+    SCHED_ACT_TIMER,      /* call again with SCHED_TIMER at `at_ns` (replaces an earlier one; 0: none) */
+    SCHED_ACT_DRAINED,    /* after SCHED_DRAIN: nothing is left */
+    SCHED_ACT_MOVE,       /* the KV of `seq` is to go from `group` to the group `to`: SCHED_MOVED answers, always */
+    SCHED_ACT_MOVE_READY, /* the first n_ready blocks of `move` are computed: for a move that began before they were */
+    SCHED_ACT_MOVE_CANCEL /* `move` is of no use any more: SCHED_MOVED still answers */
 } sched_action_kind;
 
 /* What became of drafts: steps that chose tokens, draft nodes that they verified, and of these accepted. */
@@ -137,6 +157,11 @@ typedef struct {
     uint32_t n_by_drafter;
     const proto_drafter_figures *by_drafter;
     uint64_t at_ns;
+    /* MOVE (from `group` to `to`; n_tokens tokens, n_blocks blocks there and here, the first n_ready of them computed),
+     * MOVE_READY (n_ready), MOVE_CANCEL */
+    uint64_t move; /* never used again */
+    uint32_t to, n_blocks, n_ready;
+    const block_id *from_blocks, *to_blocks; /* [n_blocks] */
 } sched_action;
 
 /* Actions of one call, plans first, the groups' before the drafters' (nobody should wait for the clients); views in them live
@@ -169,15 +194,19 @@ typedef struct {
     uint64_t busy_ns, idle_ns;  /* while there were requests: of groups computing, and of their waiting (for drafts, mostly) */
     uint64_t stale_results;     /* dropped: not of the plan in flight */
     uint64_t looked_up, shared; /* tokens of sequences that began in a group; those that were in its KV cache already */
-    uint64_t displaced;         /* times that a request was placed again, as its group was lost */
+    uint64_t displaced;         /* times that a request was placed again, as its group was lost or emptied, or its move failed */
     uint64_t preempted;         /* times that one had to wait again, as those who came before needed its blocks */
+    uint64_t moves, moves_failed; /* of KV, that are over; and that brought nothing, cancelled ones too */
+    uint64_t moved_tokens;        /* whose KV came with the others */
+    uint32_t moving;              /* in flight */
     uint32_t groups_up;
     bool draining;
 } sched_stats;
 
 /* Of one group: as in sched_stats. */
 typedef struct {
-    bool up;
+    bool up, emptied;
+    uint32_t coming; /* moves to it in flight; an emptied group with nothing coming and none running has nothing left */
     uint32_t running, blocks_total, blocks_used, blocks_reserved, blocks_kept;
     uint64_t steps, rows, busy_ns, idle_ns, looked_up, shared;
 } sched_group_stats;
@@ -212,6 +241,9 @@ ST_CHECKED st_code sched_init(void *memory, const sched_limits *limits, sched **
  * does not belong to the plan in flight of its sender is dropped and counted. */
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *event);
 sched_stats sched_get_stats(const sched *s);
+/* Whether SCHED_EMPTY would be carried out: it is emptied already, or another group that is up takes requests. Errors:
+ * ST_ERR_UNAVAILABLE. */
+ST_CHECKED st_code sched_may_empty(const sched *s, uint32_t group, st_error *e);
 sched_group_stats sched_get_group(const sched *s, uint32_t group);
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter);
 const proto_habit *sched_get_habit(const sched *s, uint32_t drafter); /* as in by_drafter; lives as long as the scheduler */

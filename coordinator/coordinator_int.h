@@ -89,6 +89,11 @@ typedef struct {
     uint64_t next_id;
     uint32_t n_stops; /* calls of Stop that wait for the drain */
     net_call *stop_calls[16];
+    uint32_t n_drains; /* calls of Drain that wait until a verifier has nothing left */
+    struct {
+        net_call *call;
+        uint32_t verifier;
+    } drains[16];
     uint64_t done, failed, prompt_tokens, answer_tokens;
     uint16_t port;
 } front;
@@ -100,6 +105,7 @@ void front_tokens(coordinator *c, const sched_action *a);
 void front_finished(coordinator *c, const sched_action *a);
 void front_cancel_all(coordinator *c, st_code code); /* the drain took too long */
 void front_drained(coordinator *c);                  /* answers the Stop calls */
+void front_emptied(coordinator *c);                  /* answers the Drain calls whose time has come */
 
 /* ---- trace.c: what nodes and requests were busy with ---- */
 typedef struct {

@@ -411,7 +411,7 @@ static void on_generate(coordinator *c, net_call *call, const uint8_t *message, 
     release(g);
 }
 
-/* ---- Status, Trace and Stop ---- */
+/* ---- Status, Trace, Stop and Drain ---- */
 
 /* What the topology says of a rank, also of one that never came. */
 static void describe_rank(const coordinator *c, uint32_t rank, proto_register *r) {
@@ -423,13 +423,19 @@ static void describe_rank(const coordinator *c, uint32_t rank, proto_register *r
     snprintf(r->name, sizeof r->name, "%s", g->name);
 }
 
-static void describe_followed(coordinator *c, const member *m, proto_worker_status *w) {
+/* Of its group: what it does for requests. */
+static void describe_in_use(const coordinator *c, const member *m, proto_worker_status *w) {
     const member_group *g = &c->members.groups[m->group];
-    if (!g->drafts) return;
-    sched_drafter_stats d = sched_get_drafter(c->sched, g->number);
-    w->followed = d.followed;
-    w->kv_blocks_held = d.kv_held;
-    w->dropped = d.dropped;
+    if (g->drafts) {
+        sched_drafter_stats d = sched_get_drafter(c->sched, g->number);
+        w->followed = d.followed;
+        w->kv_blocks_held = d.kv_held;
+        w->dropped = d.dropped;
+    } else {
+        sched_group_stats v = sched_get_group(c->sched, g->number);
+        w->drained = v.emptied;
+        w->requests = v.running;
+    }
 }
 
 static void fill_status(coordinator *c, proto_status *st, proto_worker_status *workers) {
@@ -463,7 +469,7 @@ static void fill_status(coordinator *c, proto_status *st, proto_worker_status *w
         workers[i - 1] =
             (proto_worker_status){.info = m->info, .up = m->state == MEMBER_READY, .step_ms = m->step_ms, .steps = m->steps};
         describe_rank(c, i, &workers[i - 1].info);
-        describe_followed(c, m, &workers[i - 1]);
+        describe_in_use(c, m, &workers[i - 1]);
     }
 }
 
@@ -508,15 +514,16 @@ static void on_trace(coordinator *c, net_call *call) {
     mem_free(spans);
 }
 
-static void answer_stop(net_call *call) {
-    st_code code = net_call_send(call, (const uint8_t *)"", 0, NULL); /* StopReply has no fields */
+/* StopReply and DrainReply have no fields. */
+static void answer_empty(net_call *call) {
+    st_code code = net_call_send(call, (const uint8_t *)"", 0, NULL);
     net_call_finish(call, st_grpc(code), st_text(code));
 }
 
 static void on_stop(coordinator *c, net_call *call) {
     front *f = &c->front;
     if (c->drained) {
-        answer_stop(call);
+        answer_empty(call);
         return;
     }
     if (f->n_stops == sizeof f->stop_calls / sizeof *f->stop_calls) {
@@ -528,8 +535,65 @@ static void on_stop(coordinator *c, net_call *call) {
 }
 
 void front_drained(coordinator *c) {
-    for (uint32_t i = 0; i < c->front.n_stops; i++) answer_stop(c->front.stop_calls[i]);
+    for (uint32_t i = 0; i < c->front.n_stops; i++) answer_empty(c->front.stop_calls[i]);
     c->front.n_stops = 0;
+}
+
+/* Its number among the verifiers. */
+static st_code find_verifier(const coordinator *c, const char *name, uint32_t *number, st_error *e) {
+    char names[ST_MESSAGE_BYTES / 2] = "";
+    for (uint32_t i = 0; i < c->t->n_groups; i++) {
+        const config_group *g = &c->t->groups[i];
+        *number = c->members.groups[i].number;
+        if (g->role != CONFIG_VERIFIER) continue;
+        if (!strcmp(g->name, name)) return ST_OK;
+        size_t n = strlen(names);
+        snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", g->name);
+    }
+    return st_fail(e, ST_ERR_INVALID_ARGUMENT, "group: there is no verifier '%s'; there are: %s", name, names);
+}
+
+void front_emptied(coordinator *c) {
+    front *f = &c->front;
+    for (uint32_t i = 0; i < f->n_drains;) {
+        sched_group_stats g = sched_get_group(c->sched, f->drains[i].verifier);
+        net_call *call = f->drains[i].call;
+        if (g.emptied && g.running + g.coming > 0) {
+            i++;
+            continue;
+        }
+        f->drains[i] = f->drains[--f->n_drains];
+        if (g.emptied)
+            answer_empty(call);
+        else
+            net_call_finish(call, st_grpc(ST_ERR_UNAVAILABLE), "another call has put the verifier back into service");
+    }
+}
+
+static void on_drain(coordinator *c, net_call *call, const uint8_t *message, size_t n) {
+    front *f = &c->front;
+    proto_drain d;
+    st_error e = {0};
+    uint32_t verifier = 0;
+    st_code code = proto_drain_decode(message, n, &d, &e);
+    if (!code) code = find_verifier(c, d.group, &verifier, &e);
+    if (!code && !d.undo) code = sched_may_empty(c->sched, verifier, &e);
+    if (!code && f->n_drains == sizeof f->drains / sizeof *f->drains)
+        code = st_fail(&e, ST_ERR_RESOURCE_EXHAUSTED, "many others wait for a verifier to be drained already");
+    if (code) {
+        net_call_finish(call, st_grpc(code), e.message);
+        return;
+    }
+    log_line(LOG_INFO, "coordinator", "verifier %s %s", d.group, d.undo ? "takes requests again" : "is being drained");
+    sched_event ev = {.kind = d.undo ? SCHED_FILL : SCHED_EMPTY, .group = verifier};
+    coordinator_event(c, &ev);
+    if (d.undo || !d.wait) {
+        answer_empty(call);
+        return;
+    }
+    f->drains[f->n_drains].call = call;
+    f->drains[f->n_drains++].verifier = verifier;
+    front_emptied(c);
 }
 
 void front_cancel_all(coordinator *c, st_code code) {
@@ -548,6 +612,8 @@ static void on_call(void *context, net_call *call, const char *path, const uint8
         on_status(c, call);
     else if (strcmp(path, "/consort.v1.Admin/Stop") == 0)
         on_stop(c, call);
+    else if (strcmp(path, "/consort.v1.Admin/Drain") == 0)
+        on_drain(c, call, message, n);
     else if (strcmp(path, "/consort.v1.Admin/Trace") == 0)
         on_trace(c, call);
     else {
@@ -566,6 +632,8 @@ static void on_end(void *context, net_call *call, st_code code) {
     }
     for (uint32_t i = 0; i < c->front.n_stops; i++)
         if (c->front.stop_calls[i] == call) c->front.stop_calls[i] = c->front.stop_calls[--c->front.n_stops];
+    for (uint32_t i = 0; i < c->front.n_drains; i++)
+        if (c->front.drains[i].call == call) c->front.drains[i] = c->front.drains[--c->front.n_drains];
 }
 
 st_code front_init(coordinator *c, st_error *e) {

@@ -33,6 +33,9 @@ static void act(coordinator *c, sched_actions actions) {
         case SCHED_ACT_FINISHED: front_finished(c, a); break;
         case SCHED_ACT_TIMER: net_timer_at(c->sched_timer, a->at_ns); break;
         case SCHED_ACT_DRAINED: c->drained = true; break;
+        case SCHED_ACT_MOVE:
+        case SCHED_ACT_MOVE_READY:
+        case SCHED_ACT_MOVE_CANCEL: INVARIANT(false); break; /* coordinator/moves.c carries them out */
         }
     }
 }
@@ -52,6 +55,7 @@ void coordinator_event(coordinator *c, const sched_event *event) {
     }
     c->n_pending = 0;
     c->stepping = false;
+    front_emptied(c);
     if (!c->drained || c->members.stopping) return;
     front_drained(c);
     members_stop(c);
@@ -155,14 +159,18 @@ bool coordinator_can_send_hidden(const coordinator *c) {
 _Static_assert((int)CONFIG_MAX_VERIFIERS == (int)SCHED_MAX_GROUPS, "what a topology may have, the scheduler takes");
 _Static_assert((int)CONFIG_MAX_DRAFTED == (int)PROTO_MAX_PLAN_SEQUENCES, "and what a drafter may hold, a plan");
 
-/* And the groups that have them. */
-static void count_blocks(sched_limits *l, const config_topology *t) {
+static sched_service service_of(const config_group *g) {
+    return !strcmp(g->serves, "prefill") ? SCHED_PREFILLS : !strcmp(g->serves, "decode") ? SCHED_DECODES : SCHED_BOTH;
+}
+
+static void describe_groups(sched_limits *l, const config_topology *t) {
     uint32_t n_drafters = 0;
     for (const config_group *g = t->groups; g < t->groups + t->n_groups; g++) {
         uint32_t n_blocks = g->kv_tokens / NOUNS_BLOCK_TOKENS;
-        if (g->role == CONFIG_VERIFIER)
+        if (g->role == CONFIG_VERIFIER) {
+            l->serves[l->n_groups] = service_of(g);
             l->n_blocks[l->n_groups++] = n_blocks;
-        else
+        } else
             l->drafter_blocks[n_drafters++] = sched_keeps_kv(g->kind) ? n_blocks : 0;
     }
 }
@@ -192,7 +200,8 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->draft_wait_ns = t->draft_wait_ms * MS;
     l->similarity = c->o->similarity;
     l->similarity_context = c->o->similarity_context;
-    count_blocks(l, t);
+    l->min_move_tokens = t->move_tokens;
+    describe_groups(l, t);
     if (l->want_hidden && !coordinator_can_send_hidden(c))
         return st_fail(e, ST_ERR_UNSUPPORTED,
                        "max_rows: %u: the hidden states of so many tokens, %u numbers each, would be too long for a message to "

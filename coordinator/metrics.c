@@ -136,6 +136,7 @@ static void put_verifier(text *t, const char *name, const metrics_verifier *g, d
             put_verifier(t, #name, g, (double)(expression));                                                                     \
     }
 VERIFIER(verifier_up, g->stats.up)
+VERIFIER(verifier_drained, g->stats.emptied)
 VERIFIER(verifier_requests_running, g->stats.running)
 VERIFIER(verifier_kv_blocks, g->stats.blocks_total)
 VERIFIER(verifier_kv_blocks_used, g->stats.blocks_used)

@@ -3,7 +3,7 @@
  * What: sched_step is the whole control flow: an event changes requests, those that came free of a plan are retired, waiting ones
  * are admitted, and whoever is idle (a group, a drafter) gets its next plan. All arithmetic is in leaves: sched_admit.c (who
  * may come in), sched_batch.c (what goes into a step, what is accepted of a result), sched_draft.c (whom to ask for drafts, what
- * comes of the answers), sched_state.c (slots, lists, the way out).
+ * comes of the answers), sched_move.c (who goes on in another group), sched_state.c (slots, lists, the way out).
  *
  * Why one plan a step and no queue of steps: continuous batching (Orca, OSDI 2022) wants each step built from what is true when
  * it starts. Today one plan of a group is in flight; sched_group.reported and sched_request.last_plan are written so that a
@@ -75,8 +75,12 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     size_t n = shape.n_places;
     while (shape.n_buckets < l->max_requests) shape.n_buckets *= 2;
     shape.roster.n = l->n_drafters + 1 + (l->corpus != NULL);
-    /* PLAN of each group, DRAFT of each drafter, FINISHED of all and of one refused, TOKENS of a batch, TIMER, DRAINED */
-    shape.n_actions_max = l->n_groups + l->n_drafters + l->max_requests + 1 + l->max_batch + 2;
+    shape.n_moves = l->n_groups * l->max_moves;
+    shape.next_move = 1;
+    /* PLAN of each group, DRAFT of each drafter, FINISHED of all and of one refused, TOKENS of a batch, TIMER, DRAINED; MOVE,
+     * MOVE_READY, MOVE_CANCEL of each move */
+    shape.n_actions_max = l->n_groups + l->n_drafters + l->max_requests + 1 + l->max_batch + 2 + 3 * shape.n_moves;
+    shape.moves = place(&at, shape.n_moves, sizeof *shape.moves);
     shape.requests = place(&at, l->max_requests, sizeof *shape.requests);
     shape.buckets = place(&at, shape.n_buckets, sizeof *shape.buckets);
     shape.free_places = place(&at, n, sizeof *shape.free_places);
@@ -105,6 +109,7 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     for (uint32_t i = 0; i < l->n_groups; i++) {
         sched_group g = lay_out_group(&at, l, l->n_blocks[i]);
         g.s = s;
+        g.serves = l->serves[i];
         if (base) shape.groups[i] = g;
     }
     if (base) *(*out = s) = shape;
@@ -147,9 +152,10 @@ static void refuse(sched *s, seq_id seq, st_code code, const char *message) {
 
 static const char too_large[] = "no verifier group that is ready has KV blocks enough for it";
 
-static bool any_up(const sched *s) {
+/* `open`: and takes new requests. */
+static bool any_up(const sched *s, bool open) {
     for (uint32_t g = 0; g < s->limits.n_groups; g++)
-        if (s->groups[g].up) return true;
+        if (s->groups[g].up && !(open && s->groups[g].emptied)) return true;
     return false;
 }
 
@@ -157,11 +163,14 @@ static bool any_up(const sched *s) {
 static st_code may_enter(const sched *s, const sched_event *ev, char *message, size_t message_bytes) {
     st_code code = sched_can_ever_fit(&s->limits, ev, message, message_bytes);
     if (code != ST_OK) return code;
-    if (s->draining || !any_up(s)) {
-        snprintf(message, message_bytes, "%s", s->draining ? "the cluster is shutting down" : "no verifier group is ready");
+    if (s->draining || !any_up(s, true)) {
+        snprintf(message, message_bytes, "%s",
+                 s->draining        ? "the cluster is shutting down"
+                 : any_up(s, false) ? "each verifier group that is ready is drained"
+                                    : "no verifier group is ready");
         return ST_ERR_UNAVAILABLE;
     }
-    if (!sched_fits_group_up(s, sched_limit_tokens(&s->limits, ev->n_tokens, ev->max_tokens))) {
+    if (!sched_fits_a_group(s, sched_limit_tokens(&s->limits, ev->n_tokens, ev->max_tokens), true)) {
         snprintf(message, message_bytes, "%s", too_large);
         return ST_ERR_UNAVAILABLE;
     }
@@ -272,6 +281,7 @@ static void on_result(sched *s, sched_group *g, const proto_result *result) {
     g->stats.rows += f.n_rows;
     s->stats.moved_kv += result->n_moved;
     sched_learn_step(g, &f);
+    sched_learn_prompts(g, &f);
     for (uint32_t i = 0; i < f.n_items; i++) {
         sched_request *r = &s->requests[f.items[i].slot];
         if (r->state == SCHED_CLOSING) continue; /* its client has gone: the tokens are for nobody */
@@ -283,10 +293,10 @@ static void on_result(sched *s, sched_group *g, const proto_result *result) {
 
 /* Those that wait and that no group which is up could hold. */
 static void end_stranded(sched *s) {
-    const char *why = any_up(s) ? too_large : "the verifier group was lost";
+    const char *why = any_up(s, false) ? too_large : "the verifier group was lost";
     for (sched_request *r = sched_at(s, s->waiting.first), *next; r; r = next) {
         next = sched_next(s, r);
-        if (!sched_fits_group_up(s, r->n_limit)) sched_end(s, r, SCHED_FINISH_ERROR, ST_ERR_UNAVAILABLE, why);
+        if (!sched_fits_a_group(s, r->n_limit, false)) sched_end(s, r, SCHED_FINISH_ERROR, ST_ERR_UNAVAILABLE, why);
     }
 }
 
@@ -296,7 +306,8 @@ static void on_group_down(sched *s, sched_group *g) {
     g->reported = g->next_plan - 1;
     g->held_until_ns = 0;
     g->up = false;
-    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
+    sched_lose_moves(g);
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_MOVING; state++)
         for (sched_request *r; (r = sched_first(g, state));) sched_displace(r);
     sched_retire_reported(g);
     g->n_ended = 0;
@@ -309,6 +320,17 @@ static void on_group_up(sched *s, sched_group *g) {
     g->up = true;
     g->next_plan = 1; /* ids count from 1 in each group epoch */
     g->reported = 0;
+}
+
+st_code sched_may_empty(const sched *s, uint32_t group, st_error *e) {
+    INVARIANT(group < s->limits.n_groups);
+    for (uint32_t i = 0; i < s->limits.n_groups; i++)
+        if (i == group ? s->groups[i].emptied : s->groups[i].up && !s->groups[i].emptied) return ST_OK;
+    return st_fail(e, ST_ERR_UNAVAILABLE, "no other verifier group that is ready takes requests");
+}
+
+static void on_empty(sched *s, sched_group *g) {
+    if (sched_may_empty(s, (uint32_t)(g - s->groups), NULL) == ST_OK) g->emptied = true;
 }
 
 static bool knows_drafter(const sched *s, uint32_t drafter) {
@@ -367,7 +389,7 @@ static void end_overdue(sched *s) {
     s->timer_ns = 0;
     end_overdue_from(s, sched_at(s, s->waiting.first));
     for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
-        for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++) end_overdue_from(s, sched_first(g, state));
+        for (sched_state state = SCHED_PREFILL; state <= SCHED_MOVING; state++) end_overdue_from(s, sched_first(g, state));
 }
 
 /* ---- the step ---- */
@@ -395,6 +417,8 @@ static void tell_timer(sched *s) {
 
 static void tell_drained(sched *s) {
     if (!s->draining || s->drained || n_live(s) > 0) return;
+    for (uint32_t i = 0; i < s->n_moves; i++)
+        if (s->moves[i].id > 0) return;
     for (const sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
         if (g->flight.id > 0 || g->n_ended > 0) return;
     s->drained = true;
@@ -451,12 +475,21 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     case SCHED_DRAFTER_DOWN: on_drafter_down(s, ev->drafter); break;
     case SCHED_DRAFTS: on_drafts(s, ev->drafter, ev->result); break;
     case SCHED_DRAIN: s->draining = true; break;
+    case SCHED_MOVED: sched_take_moved(s, ev); break;
+    case SCHED_EMPTY:
+        if (g) on_empty(s, g);
+        break;
+    case SCHED_FILL:
+        if (g) g->emptied = false;
+        break;
     case SCHED_TIMER: s->announced_ns = 0; break;
     }
     if (s->timer_ns > 0 && now_ns >= s->timer_ns) end_overdue(s);
     for (g = s->groups; g < s->groups + s->limits.n_groups; g++) sched_retire_reported(g);
+    sched_give_away(s);
     sched_admit(s);
     uint32_t planned = plan_steps(s);
+    sched_move_early(s);
     if (!s->drained) plan_drafts(s);
     tell_steps(s, planned);
     tell_timer(s);
@@ -472,6 +505,8 @@ sched_group_stats sched_get_group(const sched *s, uint32_t group) {
     const sched_group *g = &s->groups[group];
     sched_group_stats out = g->stats;
     out.up = g->up;
+    out.emptied = g->emptied;
+    out.coming = sched_n_coming(g);
     out.running = sched_n_running(g) + g->lists[SCHED_CLOSING].n;
     out.blocks_total = kv_total_blocks(g->kv);
     out.blocks_used = kv_used_blocks(g->kv);
@@ -502,6 +537,7 @@ sched_stats sched_get_stats(const sched *s) {
     for (uint32_t i = 0; i < s->limits.n_drafters; i++) out.late_drafts += s->drafters[i].stats.late;
     out.n_by_drafter = s->roster.n;
     out.by_drafter = s->by_drafter;
+    for (uint32_t i = 0; i < s->n_moves; i++) out.moving += s->moves[i].id > 0;
     out.draining = s->draining;
     return out;
 }

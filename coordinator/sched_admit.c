@@ -3,7 +3,8 @@
  * First come, first served: a large request at the head of the queue holds smaller ones back until its blocks are free. To let
  * them pass would use the blocks better and starve the large one. Whoever had to leave a lost group is among the first.
  * A request goes to a group that has room for it and stays there: to the one where it costs least, by those that run there, who
- * share their steps with it, and by the tokens that are not in the group's KV cache (ties: the lowest number).
+ * share their steps with it, and by the tokens that are not in the group's KV cache (ties: the lowest number). Where groups serve
+ * one purpose only, the group of its purpose comes first: the others are for when there is none.
  *
  * Why not by what their steps take: that is known for the rows that a group has had, and two groups seldom have had the same.
  * Limits: groups of unequal speed get alike many. */
@@ -27,6 +28,8 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
         {"prefill_chunk", l->prefill_chunk, 1, 1 << 20},
         {"max_context", l->max_context, 2, PROTO_MAX_PROMPT_TOKENS},
         {"n_drafters", l->n_drafters, 0, SPEC_MAX_DRAFTERS - 1},
+        {"max_moves", l->max_moves, 0, PROTO_MAX_PLAN_SEQUENCES},
+        {"min_move_tokens", l->min_move_tokens, l->max_moves > 0, PROTO_MAX_PROMPT_TOKENS},
         {"dim", l->dim, l->want_hidden > 0, NOUNS_MAX_DIM},
         {"n_vocab", l->n_vocab, l->n_drafters > 0, 1 << 28},
     };
@@ -61,9 +64,13 @@ static uint32_t most_blocks(const sched_limits *l) {
     return most;
 }
 
-bool sched_fits_group_up(const sched *s, uint32_t n_tokens) {
-    for (uint32_t g = 0; g < s->limits.n_groups; g++)
-        if (s->groups[g].up && sched_blocks(&s->limits, n_tokens) <= s->limits.n_blocks[g]) return true;
+bool sched_could_hold(const sched_group *g, uint32_t n_tokens) {
+    return g->up && sched_blocks(&g->s->limits, n_tokens) <= kv_total_blocks(g->kv);
+}
+
+bool sched_fits_a_group(const sched *s, uint32_t n_tokens, bool open) {
+    for (const sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++)
+        if (sched_could_hold(g, n_tokens) && !(open && g->emptied)) return true;
     return false;
 }
 
@@ -91,38 +98,49 @@ st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, ch
 /* One more that runs is a row more in each step of an answer of usual length; a row costs what a token of a prompt does. */
 enum { RUNNING_TOKENS = 128 };
 
-/* What it needs for its prompt and the next step; more when that is full (sched_make_room). */
-static uint64_t first_tokens(const sched *s, const sched_request *r) { return (uint64_t)r->n_known + s->limits.max_tree; }
+uint64_t sched_first_tokens(const sched *s, const sched_request *r) { return (uint64_t)r->n_known + s->limits.max_tree; }
 
-/* Of its tokens, those that may be taken from the cache, with the last of them to be computed all the same: so two are left, and
- * it is a prompt that opens it on the ranks. Plans count the tokens of these, lest they get too long for a message. */
-static uint32_t to_share(const sched_request *r) { return r->n_known - 1; }
+const uint32_t *sched_tokens(const sched_request *r) { return r->place == SCHED_NO_PLACE ? r->prompt : r->known; }
 
-/* Those that run there and will want another block. */
+/* So two are left, and it is a prompt that opens it on the ranks. Plans count the tokens of these, lest they get too long for a
+ * message. */
+uint32_t sched_to_share(const sched_request *r) { return r->n_known - 1; }
+
+/* Those that run there, or come, and will want another block. */
 static uint32_t n_growing(const sched_group *g) {
-    uint32_t n = 0;
+    uint32_t n = sched_n_coming(g);
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
         for (const sched_request *r = sched_at(g->s, g->lists[state].first); r; r = sched_next(g->s, r))
-            n += sched_blocks(&g->s->limits, r->n_limit) > kv_blocks_for(first_tokens(g->s, r));
+            n += sched_blocks(&g->s->limits, r->n_limit) > kv_blocks_for(sched_first_tokens(g->s, r));
     return n;
 }
 
 /* In tokens; UINT64_MAX: the group has no room for it. */
 static uint64_t burden(const sched_group *g, const sched_request *r) {
-    uint32_t n_running = sched_n_running(g), n_blocks;
-    if (!g->up || n_running + g->lists[SCHED_CLOSING].n >= g->s->limits.max_running) return UINT64_MAX;
-    const uint32_t *tokens = r->place == SCHED_NO_PLACE ? r->prompt : r->known;
-    uint32_t n_cached = kv_known(g->kv, r->salt, tokens, to_share(r), first_tokens(g->s, r), &n_blocks);
-    if (sched_blocks(&g->s->limits, r->n_limit) > kv_total_blocks(g->kv)) return UINT64_MAX;
+    uint32_t n_running = sched_n_running(g) + sched_n_coming(g), n_blocks;
+    if (n_running + g->lists[SCHED_CLOSING].n >= g->s->limits.max_running) return UINT64_MAX;
+    uint32_t n_cached = kv_known(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r), &n_blocks);
     if (n_blocks + n_growing(g) > kv_free_blocks(g->kv)) return UINT64_MAX;
     return (uint64_t)n_running * RUNNING_TOKENS + r->n_known - n_cached;
 }
 
-static sched_group *pick_group(sched *s, const sched_request *r) {
-    sched_group *best = NULL;
+/* How far a group is from what the request wants; only the nearest of those that could hold it are asked for room. So a request
+ * that was accepted ends in an emptied group rather than nowhere. */
+enum { AS_WANTED, OF_ANOTHER_SERVICE, EMPTIED, NOT_AT_ALL };
+static int distance(const sched_group *g, const sched_request *r, bool prefill) {
+    if (!sched_could_hold(g, r->n_limit)) return NOT_AT_ALL;
+    if (g->emptied) return EMPTIED;
+    return (g->serves == SCHED_PREFILLS) == prefill ? AS_WANTED : OF_ANOTHER_SERVICE;
+}
+
+sched_group *sched_pick_group(sched *s, const sched_request *r, bool prefill) {
+    sched_group *best = NULL, *end = s->groups + s->limits.n_groups;
     uint64_t least = UINT64_MAX;
-    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++) {
-        uint64_t of = burden(g, r);
+    int nearest = EMPTIED;
+    for (const sched_group *g = s->groups; g < end; g++)
+        if (distance(g, r, prefill) < nearest) nearest = distance(g, r, prefill);
+    for (sched_group *g = s->groups; g < end; g++) {
+        uint64_t of = distance(g, r, prefill) == nearest ? burden(g, r) : UINT64_MAX;
         if (of < least) best = g, least = of;
     }
     return best;
@@ -145,14 +163,15 @@ static void share(sched_request *r, uint32_t n) {
 
 void sched_admit(sched *s) {
     sched_group *g;
-    for (sched_request *r; (r = sched_at(s, s->waiting.first)) && (g = pick_group(s, r));) {
+    for (sched_request *r; (r = sched_at(s, s->waiting.first)) && (g = sched_pick_group(s, r, sched_prefills_apart(s, r)));) {
         s->stats.displaced += r->displaced;
         r->displaced = false;
         if (r->epoch == 0) take_place(s, r);
         r->group = g; /* but it still is in the list of those that wait */
         r->epoch++;
         uint32_t n = 0;
-        INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, to_share(r), first_tokens(s, r), &r->chain, &n) == ST_OK);
+        INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, sched_to_share(r), sched_first_tokens(s, r), &r->chain, &n) ==
+                  ST_OK);
         g->stats.looked_up += r->n_known;
         share(r, n);
         if (r->n_known - r->n_cached > 1)
@@ -162,19 +181,19 @@ void sched_admit(sched *s) {
     }
 }
 
-/* Who came last. */
+/* Who came last, of those whose blocks can be had. */
 static sched_request *youngest(sched_group *g) {
     sched_request *last = NULL;
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
         for (sched_request *r = sched_first(g, state); r; r = sched_next(g->s, r))
-            if (!last || r->number > last->number) last = r;
+            if (r->move == SCHED_NO_MOVE && (!last || r->number > last->number)) last = r;
     return last;
 }
 
 void sched_make_room(sched_group *g) {
     uint32_t n = 0;
     for (sched_request *r = sched_first(g, SCHED_DECODE); r && n < g->s->limits.max_batch;) {
-        bool fits = kv_grow(g->kv, r->chain, first_tokens(g->s, r)) == ST_OK;
+        bool fits = kv_grow(g->kv, r->chain, sched_first_tokens(g->s, r)) == ST_OK;
         if (!fits) sched_preempt(youngest(g));
         r = fits ? sched_next(g->s, r) : sched_first(g, SCHED_DECODE); /* anew, as the list may have changed anywhere */
         n = fits ? n + 1 : 0;
@@ -189,5 +208,5 @@ void sched_keep(sched_request *r) {
 
 void sched_adopt(sched_group *g) {
     for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(g->s, r))
-        share(r, kv_adopt(g->kv, r->chain, r->salt, r->known, to_share(r)));
+        share(r, kv_adopt(g->kv, r->chain, r->salt, r->known, sched_to_share(r)));
 }

@@ -55,10 +55,11 @@ static void add_work(sched_group *g, sched_request *r, uint32_t n_prefix, const 
     token_tree tree = drafts ? spec_tree_view(&drafts->tree) : (token_tree){0};
     bool chooses = r->n_cached + n_prefix == r->n_known;
     if (!r->open) add_open(g, r);
-    uint32_t first, n_new, n;
-    st_code code = kv_extend(g->kv, r->chain, (uint64_t)r->n_cached + n_prefix + tree.n_nodes, &first, &n_new);
-    INVARIANT(code == ST_OK);
-    const block_id *blocks = kv_chain_blocks(g->kv, r->chain, &n);
+    uint64_t n_tokens = (uint64_t)r->n_cached + n_prefix + tree.n_nodes;
+    uint32_t first, n_new, n = kv_blocks_for(n_tokens);
+    INVARIANT(kv_extend(g->kv, r->chain, n_tokens, &first, &n_new) == ST_OK);
+    if (n < r->n_told) n = r->n_told;
+    const block_id *blocks = kv_chain_blocks(g->kv, r->chain, &first); /* there may be more, taken for a move */
     g->work[g->plan.n_work++] = (proto_work){.seq = r->seq,
                                              .start = r->n_cached,
                                              .n_prefix = n_prefix,
@@ -78,7 +79,8 @@ static void add_work(sched_group *g, sched_request *r, uint32_t n_prefix, const 
 static bool is_computed(const sched_group *g, const sched_request *r) {
     const sched *s = g->s;
     uint32_t n = r->n_cached + NOUNS_BLOCK_TOKENS;
-    if (!s->limits.prefix_cache || r->n_cached % NOUNS_BLOCK_TOKENS > 0 || n + 1 >= r->n_known) return false;
+    if (!s->limits.prefix_cache || r->move != SCHED_NO_MOVE || r->n_cached % NOUNS_BLOCK_TOKENS > 0 || n + 1 >= r->n_known)
+        return false;
     for (uint32_t i = 0; i < g->flight.n_items; i++) {
         const sched_request *o = &s->requests[g->flight.items[i].slot];
         if (o->state == SCHED_PREFILL && o->n_cached < n && o->n_known >= n && !memcmp(&o->salt, &r->salt, sizeof r->salt) &&
@@ -121,6 +123,7 @@ bool sched_build_plan(sched_group *g) {
     g->flight.id = g->plan.id;
     g->flight.sent_ns = s->now_ns;
     g->flight.decodes = n_decode > 0 && n_decode == g->plan.n_work;
+    g->flight.prompts = n_decode == 0;
     g->next_plan++;
     if (g->plan.n_work > s->stats.largest_batch) s->stats.largest_batch = g->plan.n_work;
     return true;

@@ -63,7 +63,8 @@ static uint32_t behind(const sched *s, const sched_request *r) {
 }
 
 static bool begins(const sched_request *r) {
-    return (r->state == SCHED_PREFILL || r->state == SCHED_DECODE) && r->n_known - r->n_cached == 1;
+    bool ready = r->state == SCHED_DECODE || (r->state == SCHED_PREFILL && r->move == SCHED_NO_MOVE);
+    return ready && r->n_known - r->n_cached == 1;
 }
 
 /* What lookup and the corpus propose stands at once. */

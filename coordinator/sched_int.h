@@ -14,6 +14,7 @@
 
 #define SCHED_NO_SLOT  UINT32_MAX
 #define SCHED_NO_PLACE UINT32_MAX
+#define SCHED_NO_MOVE  UINT32_MAX
 
 typedef struct sched_group sched_group;
 
@@ -23,7 +24,8 @@ typedef enum {
     SCHED_PREFILL,  /* more than one known token is not yet in the KV cache */
     SCHED_DRAFTING, /* as decode, and drafters have been asked: it waits for them */
     SCHED_DECODE,   /* all but the last known token are in it: ready for the next step */
-    SCHED_CLOSING,  /* over for the client; a plan in flight still names its blocks */
+    SCHED_MOVING,   /* in no plan: its KV is on its way to another group */
+    SCHED_CLOSING,  /* over for the client; a plan or a move in flight still names its blocks */
     SCHED_N_STATES
 } sched_state;
 
@@ -64,13 +66,27 @@ typedef struct {
     float accepted;                    /* drafts a step, of late */
     proto_drafter_figures *by_drafter; /* [roster.n] */
     bool open;                         /* the group's ranks know it */
-    bool displaced;                    /* its last group was lost, and it has no other yet */
+    bool displaced;                    /* it had to leave its last group, and has no other yet */
+    bool moved_in_vain;                /* its KV did not arrive once: it is not moved again */
+    uint32_t move;                     /* in s->moves, of its KV; SCHED_NO_MOVE */
     uint64_t last_plan;                /* the group's last plan that names it; 0: none */
 } sched_request;
 
 typedef struct {
     uint32_t first, last, n;
 } sched_list;
+
+/* KV on its way to another group. The request holds the blocks there, this holds those here. */
+typedef struct {
+    uint64_t id;                /* 0: none */
+    uint32_t slot;              /* of the request; SCHED_NO_SLOT: its group is lost, and it goes on without this */
+    sched_group *to;            /* NULL: lost */
+    kv_chain chain;             /* in `to` */
+    uint32_t n_there;           /* blocks that `to` has in its cache already ... */
+    uint32_t n_blocks, n_ready; /* ... those that travel, behind them; of these are computed */
+    bool early;                 /* it began before all of these were */
+    bool cancelled, arrived;
+} sched_transfer;
 
 /* The drafts of one sequence in a step. */
 typedef struct {
@@ -91,7 +107,8 @@ typedef struct {
 typedef struct {
     uint64_t id; /* 0: none */
     uint64_t sent_ns;
-    bool decodes; /* each item is one token and its drafts */
+    bool decodes; /* each item is one token and its drafts ... */
+    bool prompts; /* ... or none is */
     uint32_t n_items, n_rows;
     uint32_t n_decoding, n_choosing; /* of the rows: of sequences that decode, drafts too; and with the last ones of prompts */
     sched_asked *items;              /* [max_batch] */
@@ -134,7 +151,8 @@ typedef struct {
 /* A verifier group and its requests. */
 struct sched_group {
     sched *s;
-    bool up;
+    bool up, emptied;
+    sched_service serves;
     kv_table *kv;
     sched_list lists[SCHED_N_STATES]; /* SCHED_PREFILL and behind */
     uint64_t next_plan, reported;     /* ids: the next to give; all up to `reported` have come back */
@@ -147,8 +165,9 @@ struct sched_group {
     seq_id *close;    /* [max_running] */
     proto_open *open; /* [max_batch] */
     proto_work *work; /* [max_batch] */
-    spec_cost cost;   /* of its steps, their ways included */
-    spec_stall stall; /* of those that compute prompts beside decoding sequences */
+    spec_cost cost;   /* of its steps, their ways included ... */
+    spec_stall stall; /* ... of those that compute prompts beside decoding sequences ... */
+    double prompt_ns; /* ... and of a token of a prompt, of late; 0: not known */
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
     uint32_t round_kind;     /* ... and of this kind (spec_worth_kind) were those that last did */
@@ -167,6 +186,10 @@ struct sched {
     uint32_t n_buckets;
     uint32_t n_places;                    /* n_groups * max_running */
     uint32_t *free_places, n_free_places; /* [n_places] a stack */
+    sched_transfer *moves;                /* [n_moves] */
+    uint32_t n_moves;                     /* n_groups * max_moves */
+    uint64_t next_move;                   /* id */
+    double move_ns;                       /* a token, of late; 0: not known, or too long ago */
 
     bool draining, drained;
     uint64_t timer_ns, announced_ns; /* no deadline is earlier than timer_ns; what the caller was told last */
@@ -207,23 +230,28 @@ sched_request *sched_slot_take(sched *s, seq_id seq); /* in SCHED_WAITING, last;
 sched_request *sched_find(sched *s, seq_id seq);      /* NULL: unknown, or over for the client */
 sched_request *sched_at(sched *s, uint32_t slot);     /* NULL: SCHED_NO_SLOT */
 sched_request *sched_first(sched_group *g, sched_state state);
-sched_request *sched_next(sched *s, const sched_request *r); /* in its list */
-void sched_move(sched *s, sched_request *r, sched_state to); /* to the end of that list */
-uint32_t sched_n_running(const sched_group *g);              /* in SCHED_PREFILL to SCHED_DECODE */
+sched_request *sched_next(sched *s, const sched_request *r);                      /* in its list */
+void sched_move(sched *s, sched_request *r, sched_state to);                      /* to the end of that list */
+void sched_enter(sched *s, sched_request *r, sched_group *to, sched_state state); /* as sched_move, from another group */
+uint32_t sched_n_running(const sched_group *g);                                   /* in SCHED_PREFILL to SCHED_MOVING */
 sched_action *sched_act(sched *s, sched_action_kind kind, seq_id seq);
 sched_action *sched_act_first(sched *s, sched_action_kind kind, const proto_plan *plan); /* before all others */
 /* FINISHED; `message` may be NULL. */
 sched_action *sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_code code, const char *message);
-/* The request is over for its client: its slot goes at once, or with the plan in flight that names it. */
+/* The request is over for its client: its slot goes at once, or with the plan and the move in flight that name it. */
 void sched_drop(sched *s, sched_request *r);
 /* Both, for a request that was accepted. */
 void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, const char *message);
-/* Gives back blocks and slot of those in SCHED_CLOSING that no plan in flight names. */
+/* Gives back blocks and slot of those in SCHED_CLOSING that no plan and no move in flight names. */
 void sched_retire_reported(sched_group *g);
 /* The group that computed it is lost: it waits for another, before all who came later, with the tokens that it has. */
 void sched_displace(sched_request *r);
 /* It gives its blocks to those who came before, and waits likewise. No plan in flight names it. */
 void sched_preempt(sched_request *r);
+/* As sched_displace, from a group that is up. No plan in flight names it. */
+void sched_leave(sched_request *r);
+/* The ranks of its group will close it. */
+void sched_close_there(sched_request *r);
 
 /* sched_admit.c: who may come in. */
 st_code sched_check_limits(const sched_limits *l, st_error *e);
@@ -231,7 +259,16 @@ st_code sched_check_limits(const sched_limits *l, st_error *e);
 uint32_t sched_limit_tokens(const sched_limits *l, uint32_t n_prompt, uint32_t max_tokens);
 /* Blocks that a sequence of at most n_tokens needs. */
 uint32_t sched_blocks(const sched_limits *l, uint32_t n_tokens);
-bool sched_fits_group_up(const sched *s, uint32_t n_tokens); /* one that is up could hold it, alone at least */
+bool sched_could_hold(const sched_group *g, uint32_t n_tokens); /* it is up and could, alone at least */
+/* One of the groups could; `open`: one that takes new requests. */
+bool sched_fits_a_group(const sched *s, uint32_t n_tokens, bool open);
+/* What it needs for its prompt and the next step; more when that is full (sched_make_room). */
+uint64_t sched_first_tokens(const sched *s, const sched_request *r);
+/* Of its tokens, those that may be taken from the cache, with the last of them to be computed all the same. */
+uint32_t sched_to_share(const sched_request *r);
+const uint32_t *sched_tokens(const sched_request *r); /* [n_known] */
+/* Where it costs least of the groups that have room; `prefill`: those that prefill for others. NULL: none. */
+sched_group *sched_pick_group(sched *s, const sched_request *r, bool prefill);
 /* ST_OK, or why this request can never run; writes the message. */
 st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes);
 void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last, each to the group where it costs least */
@@ -242,6 +279,21 @@ void sched_make_room(sched_group *g);
 void sched_keep(sched_request *r);
 /* ... and prompts which begin like that go on behind it. No plan is in flight. */
 void sched_adopt(sched_group *g);
+
+/* sched_move.c: KV that moves to another group. */
+uint32_t sched_n_coming(const sched_group *g);
+/* Whether it is worth while to compute its tokens in a group that prefills, and to move their KV. */
+bool sched_prefills_apart(const sched *s, const sched_request *r);
+/* The request is over for its client. */
+void sched_cancel_move(sched *s, const sched_request *r);
+void sched_lose_moves(sched_group *g); /* that come and go: it is lost */
+void sched_take_moved(sched *s, const sched_event *ev);
+void sched_learn_prompts(sched_group *g, const sched_flight *f); /* the result of a step has come */
+/* Before a step: those whose KV has come go on; then groups that are to give requests to others do what can be done now. */
+void sched_give_away(sched *s);
+/* Behind it: prompts that have begun in a group which prefills for others move from now on. */
+void sched_move_early(sched *s);
+void sched_check_moves(const sched *s);
 
 /* sched_draft.c: drafters. */
 bool sched_request_wants_hidden(const sched *s, const sched_request *r); /* a drafter that it may ask wants hidden states */

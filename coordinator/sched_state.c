@@ -38,9 +38,12 @@ static void detach(sched *s, sched_request *r) {
     l->n--;
 }
 
-void sched_move(sched *s, sched_request *r, sched_state to) {
+void sched_move(sched *s, sched_request *r, sched_state to) { sched_enter(s, r, r->group, to); }
+
+void sched_enter(sched *s, sched_request *r, sched_group *to, sched_state state) {
     detach(s, r);
-    r->state = to;
+    r->group = to;
+    r->state = state;
     attach(s, r, SCHED_NO_SLOT);
 }
 
@@ -49,7 +52,7 @@ sched_request *sched_next(sched *s, const sched_request *r) { return sched_at(s,
 
 uint32_t sched_n_running(const sched_group *g) {
     uint32_t n = 0;
-    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++) n += g->lists[state].n;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_MOVING; state++) n += g->lists[state].n;
     return n;
 }
 
@@ -82,6 +85,7 @@ sched_request *sched_slot_take(sched *s, seq_id seq) {
                          .next_of_bucket = *first,
                          .chain = KV_CHAIN_NONE,
                          .place = SCHED_NO_PLACE,
+                         .move = SCHED_NO_MOVE,
                          .by_drafter = s->by_drafter + (1 + (size_t)slot_of(s, r)) * s->roster.n};
     for (uint32_t i = 0; i < s->roster.n; i++) r->by_drafter[i] = (proto_drafter_figures){.name = s->roster.name[i]};
     *first = slot_of(s, r);
@@ -105,11 +109,16 @@ sched_action *sched_act_first(sched *s, sched_action_kind kind, const proto_plan
     return a;
 }
 
-/* No plan in flight names it: its blocks may go to others, for the next plan closes it before it does anything else. */
+void sched_close_there(sched_request *r) {
+    if (r->open) r->group->ended[r->group->n_ended++] = r->seq;
+    r->open = false;
+}
+
+/* Nothing in flight names it: its blocks may go to others, for the next plan closes it before it does anything else. */
 static void retire(sched *s, sched_request *r) {
-    sched_group *g = r->group;
-    if (g) kv_release(g->kv, r->chain);
-    if (r->open) g->ended[g->n_ended++] = r->seq;
+    INVARIANT(r->move == SCHED_NO_MOVE);
+    if (r->group) kv_release(r->group->kv, r->chain);
+    sched_close_there(r);
     if (r->place != SCHED_NO_PLACE) {
         sched_leave_drafters(s, r);
         s->free_places[s->n_free_places++] = r->place;
@@ -128,7 +137,8 @@ sched_action *sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_c
 
 void sched_drop(sched *s, sched_request *r) {
     forget_id(s, r);
-    if (r->group && r->last_plan > r->group->reported)
+    if (r->move != SCHED_NO_MOVE) sched_cancel_move(s, r);
+    if (r->move != SCHED_NO_MOVE || (r->group && r->last_plan > r->group->reported))
         sched_move(s, r, SCHED_CLOSING);
     else
         retire(s, r);
@@ -147,11 +157,12 @@ void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, co
 void sched_retire_reported(sched_group *g) {
     for (sched_request *r = sched_first(g, SCHED_CLOSING), *next; r; r = next) {
         next = sched_next(g->s, r);
-        if (r->last_plan <= g->reported) retire(g->s, r);
+        if (r->last_plan <= g->reported && r->move == SCHED_NO_MOVE) retire(g->s, r);
     }
 }
 
 static void wait_again(sched *s, sched_request *r) {
+    INVARIANT(r->move == SCHED_NO_MOVE);
     kv_release(r->group->kv, r->chain);
     sched_forget_asked(s, r);
     detach(s, r);
@@ -177,9 +188,15 @@ void sched_displace(sched_request *r) {
 void sched_preempt(sched_request *r) {
     sched_group *g = r->group;
     INVARIANT(r->last_plan <= g->reported);
-    if (r->open) g->ended[g->n_ended++] = r->seq;
+    sched_close_there(r);
     wait_again(g->s, r);
     g->s->stats.preempted++;
+}
+
+void sched_leave(sched_request *r) {
+    INVARIANT(r->last_plan <= r->group->reported);
+    sched_close_there(r);
+    sched_displace(r);
 }
 
 /* ---- the beginning, and the check ---- */
@@ -204,7 +221,9 @@ static void check_request(const sched *s, const sched_group *g, const sched_requ
     INVARIANT(r->seq.value != 0 && r->n_prompt > 0 && r->n_known >= r->n_prompt);
     INVARIANT(has_chain == (g != NULL) && (!r->open || has_chain));
     INVARIANT(has_place >= (g != NULL) && has_place == (r->epoch > 0) && has_place >= (r->n_known > r->n_prompt));
-    INVARIANT((r->state == SCHED_CLOSING) <= (g && r->last_plan > g->reported)); /* closing: because a plan names it */
+    bool in_flight = g && (r->last_plan > g->reported || r->move != SCHED_NO_MOVE);
+    INVARIANT((r->state == SCHED_CLOSING) <= in_flight); /* closing: because a plan or a move names it */
+    INVARIANT(g || r->move == SCHED_NO_MOVE);
     if (r->state == SCHED_CLOSING) return;
     INVARIANT(r->n_cached < r->n_known && r->n_known < r->n_limit && r->n_limit <= s->limits.max_context);
     INVARIANT((r->state == SCHED_DRAFTING) == (r->awaited != 0));
@@ -215,7 +234,11 @@ static void check_request(const sched *s, const sched_group *g, const sched_requ
     uint32_t n_blocks;
     kv_chain_blocks(g->kv, r->chain, &n_blocks);
     INVARIANT(n_blocks >= kv_blocks_for(r->n_cached) && n_blocks >= r->n_told);
-    INVARIANT((r->state != SCHED_PREFILL) == (r->n_known - r->n_cached == 1));
+    if (r->state == SCHED_MOVING)
+        INVARIANT(r->last_plan <= g->reported && r->move != SCHED_NO_MOVE);
+    else
+        INVARIANT((r->state != SCHED_PREFILL) == (r->n_known - r->n_cached == 1));
+    INVARIANT(r->move == SCHED_NO_MOVE || r->state == SCHED_MOVING || (r->state == SCHED_PREFILL && g->serves == SCHED_PREFILLS));
 }
 
 /* Of the requests of one list or several. */
@@ -242,7 +265,7 @@ static sums check_group(const sched_group *g) {
     sums of = {0};
     for (sched_state state = SCHED_PREFILL; state <= SCHED_CLOSING; state++) check_list(g->s, g, state, &g->lists[state], &of);
     INVARIANT(g->up || of.n == 0);
-    INVARIANT(of.n <= g->s->limits.max_running && of.n_open + g->n_ended <= g->s->limits.max_running);
+    INVARIANT(of.n + sched_n_coming(g) <= g->s->limits.max_running && of.n_open + g->n_ended <= g->s->limits.max_running);
     INVARIANT(of.n_named == (g->flight.id > 0 ? g->flight.n_items : 0)); /* one plan in flight names each of its sequences once */
     INVARIANT(g->flight.id == 0 || g->flight.id == g->next_plan - 1);
     INVARIANT(!g->held_until_ns || (g->up && g->flight.id == 0 && g->lists[SCHED_DRAFTING].n > 0));
@@ -264,9 +287,10 @@ void sched_check(const sched *s) {
     INVARIANT(all.n == s->limits.max_requests && all.n_places + s->n_free_places == s->n_places);
     for (uint32_t b = 0; b < s->n_buckets; b++)
         for (uint32_t i = s->buckets[b]; i != SCHED_NO_SLOT; i = s->requests[i].next_of_bucket) {
-            INVARIANT(s->requests[i].state >= SCHED_WAITING && s->requests[i].state <= SCHED_DECODE);
+            INVARIANT(s->requests[i].state >= SCHED_WAITING && s->requests[i].state <= SCHED_MOVING);
             n_ids++;
         }
     INVARIANT(n_ids == n_live);
+    sched_check_moves(s);
     sched_check_drafters(s);
 }

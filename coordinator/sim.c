@@ -1,9 +1,9 @@
-/* The virtual cluster: time, links, requests, and what the coordinator's loop does between messages and the scheduler.
+/* The virtual cluster: time, links, requests, moves, and what the coordinator's loop does between messages and the scheduler.
  *
- * A cluster's sources have neighbouring numbers. Each source (a verifier, a drafter, a scheduler's timer, the load) has at most
- * one next event, so the events are a heap of sources with places to be found again, and no event is ever taken back. A plan's
- * whole way is reckoned when it is sent: down the link, the node's time, up the link; its result is the node's next event. Ties
- * go to the lower source. */
+ * A cluster's sources have neighbouring numbers. Each source (a verifier, a drafter, a scheduler's timer, a move, the load) has
+ * at most one next event, so the events are a heap of sources with places to be found again, and no event is ever taken back. A
+ * plan's whole way is reckoned when it is sent: down the link, the node's time, up the link; its result is the node's next event.
+ * Ties go to the lower source. */
 #include "coordinator/sim_int.h"
 
 #include <string.h>
@@ -60,9 +60,11 @@ static void expect(sim *s, uint32_t source, uint64_t at_ns) {
 /* ---- sources ---- */
 
 static uint32_t n_nodes(const sched_limits *l) { return l->n_groups + l->n_drafters; } /* the verifiers, then the drafters */
-static uint32_t per_cluster(const sim *s) { return n_nodes(&s->o.limits) + 1; }        /* and the timer */
-static uint32_t source_of(const sim *s, uint32_t cluster, uint32_t node) { return cluster * per_cluster(s) + node; }
-static uint32_t timer_of(const sim *s, uint32_t cluster) { return source_of(s, cluster, per_cluster(s) - 1); }
+static uint32_t n_moves(const sched_limits *l) { return l->n_groups * l->max_moves; }
+/* And the timer. */
+static uint32_t per_cluster(const sched_limits *l) { return n_nodes(l) + 1 + n_moves(l); }
+static uint32_t source_of(const sim *s, uint32_t cluster, uint32_t node) { return cluster * per_cluster(&s->o.limits) + node; }
+static uint32_t timer_of(const sim *s, uint32_t cluster) { return source_of(s, cluster, n_nodes(&s->o.limits)); }
 static uint32_t load_source(const sim *s) { return s->n_sources - 1; }
 
 /* ---- plans ---- */
@@ -109,6 +111,35 @@ static void send(sim *s, uint32_t cluster, uint32_t node, const proto_plan *p) {
     n->link.figures.busy_ns += takes_ns;
     n->link.figures.plans++;
     expect(s, source_of(s, cluster, node), carry(s, &n->link, &n->link.up_free_ns, at_ns + takes_ns, bytes));
+}
+
+/* ---- moves ---- */
+
+static sim_move *move_with(const sim *s, uint32_t cluster, uint64_t id) {
+    sim_move *m = s->clusters[cluster].moves;
+    while (m->id != id) m++; /* the scheduler has no more of them than there are */
+    return m;
+}
+
+/* So many of its blocks are computed: they leave as soon as those before them have. */
+static void move_on(sim *s, uint32_t cluster, sim_move *m, uint32_t n_ready) {
+    uint64_t *free_ns = &s->clusters[cluster].nodes[m->from].move_free_ns;
+    if (*free_ns < s->now_ns) *free_ns = s->now_ns;
+    *free_ns += (uint64_t)(s->o.move_token_ns * (n_ready - m->n_ready) * NOUNS_BLOCK_TOKENS);
+    m->n_ready = n_ready;
+    if (n_ready == m->n_blocks)
+        expect(s, timer_of(s, cluster) + 1 + (uint32_t)(m - s->clusters[cluster].moves), *free_ns + s->o.move_ns);
+}
+
+static void begin_move(sim *s, uint32_t cluster, const sched_action *a) {
+    sim_move *m = move_with(s, cluster, 0);
+    *m = (sim_move){.id = a->move, .from = a->group, .n_blocks = a->n_blocks, .began_ns = s->now_ns};
+    move_on(s, cluster, m, a->n_ready);
+}
+
+static void cancel_move(sim *s, uint32_t cluster, sim_move *m) {
+    m->cancelled = true;
+    expect(s, timer_of(s, cluster) + 1 + (uint32_t)(m - s->clusters[cluster].moves), s->now_ns);
 }
 
 /* ---- requests ---- */
@@ -163,6 +194,9 @@ static void tell(sim *s, uint32_t cluster, const sched_event *ev) {
             else
                 forget(s, timer_of(s, cluster));
             break;
+        case SCHED_ACT_MOVE: begin_move(s, cluster, a); break;
+        case SCHED_ACT_MOVE_READY: move_on(s, cluster, move_with(s, cluster, a->move), a->n_ready); break;
+        case SCHED_ACT_MOVE_CANCEL: cancel_move(s, cluster, move_with(s, cluster, a->move)); break;
         case SCHED_ACT_DRAINED: break;
         }
     }
@@ -235,6 +269,13 @@ static void load_event(sim *s) {
     ask(s);
 }
 
+static void end_move(sim *s, uint32_t cluster, sim_move *m) {
+    sched_event ev = {
+        .kind = SCHED_MOVED, .move = m->id, .code = m->cancelled ? ST_ERR_CANCELLED : ST_OK, .took_ns = s->now_ns - m->began_ns};
+    m->id = 0;
+    tell(s, cluster, &ev);
+}
+
 /* ---- the run ---- */
 
 void sim_begin(sim *s, const sim_load *load, sim_taker *take, void *context) {
@@ -256,7 +297,7 @@ void sim_begin(sim *s, const sim_load *load, sim_taker *take, void *context) {
 bool sim_step(sim *s) {
     if (s->n_over == s->load.n_requests) return false;
     INVARIANT(s->n_heap > 0); /* somebody waits, so something will come */
-    uint32_t source = s->heap[0], cluster = source / per_cluster(s), node = source % per_cluster(s);
+    uint32_t each = per_cluster(&s->o.limits), source = s->heap[0], cluster = source / each, node = source % each;
     uint32_t n_verifiers = s->o.limits.n_groups;
     s->now_ns = s->when[source];
     forget(s, source);
@@ -265,6 +306,8 @@ bool sim_step(sim *s) {
         load_event(s);
     else if (source == timer_of(s, cluster))
         tell(s, cluster, &(sched_event){.kind = SCHED_TIMER});
+    else if (source > timer_of(s, cluster))
+        end_move(s, cluster, &s->clusters[cluster].moves[source - timer_of(s, cluster) - 1]);
     else if (node < n_verifiers)
         tell(s, cluster, &(sched_event){.kind = SCHED_RESULT, .group = node, .result = &s->clusters[cluster].nodes[node].result});
     else
@@ -322,6 +365,7 @@ static sim_cluster lay_out_cluster(layout *at, const sim_options *o) {
         sim_place p = lay_out_node(at, o, i >= o->limits.n_groups);
         if (g.nodes) g.nodes[i] = p;
     }
+    g.moves = place(at, n_moves(&o->limits), sizeof *g.moves);
     g.memory = place(at, 1, sched_bytes(&o->limits));
     return g;
 }
@@ -337,7 +381,7 @@ static uint32_t text_room(const sim_options *o) {
 static size_t lay_out(unsigned char *base, const sim_options *o, sim **out) {
     layout at = {.base = base};
     sim shape = {.o = *o, .text_room = text_room(o), .n_free = o->n_slots}, *s = place(&at, 1, sizeof *s);
-    shape.n_sources = o->n_copies * (n_nodes(&o->limits) + 1) + 1;
+    shape.n_sources = o->n_copies * per_cluster(&o->limits) + 1;
     shape.scheduler_bytes = sched_bytes(&o->limits);
     shape.when = place(&at, shape.n_sources, sizeof *shape.when);
     shape.heap = place(&at, shape.n_sources, sizeof *shape.heap);

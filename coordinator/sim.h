@@ -4,7 +4,7 @@
  * a closed or open loop), a cost (what a plan takes), a link (latency and bandwidth between the coordinator and one node), a
  * record (what became of a request). A new request goes to the copy that has the fewest. What nodes take and how drafters draft
  * is given as measured (`consort simulate` reads it from a trace); what is asked, joined, verified and awaited is decided by
- * sched_step.
+ * sched_step. KV that moves takes its time between the verifiers, and no other's.
  *
  * A request's text is a function of the seed: it is written so that lookup, which the scheduler runs for real, is right as often
  * as was measured; a drafter draws its beliefs from its habit, and is right as often as nodes of such belief were. Not in it: how
@@ -53,6 +53,8 @@ typedef struct {
     const proto_habit *lookup;   /* NULL: texts do not repeat */
     uint64_t link_ns;            /* one way, beyond what the costs hold */
     double link_byte_ns;         /* a byte; 0: no limit */
+    uint64_t move_ns;            /* KV that moves between verifiers: what a move takes beside its tokens ... */
+    double move_token_ns;        /* ... and each token, one behind the other of all moves from one verifier */
     uint64_t decide_ns;          /* from an event to the plans that come of it */
     uint64_t client_ns;          /* closed loop: from an answer's end to the next request */
     uint32_t max_tokens;         /* of an answer */

@@ -25,20 +25,30 @@ typedef struct {
 
 typedef struct {
     sim_link link;
-    proto_result result; /* of the plan in flight; views of the next ones */
-    proto_item *items;   /* [max_batch] */
-    uint32_t *tokens;    /* [max_batch][1 + max_tree]; a drafter's: [max_batch][NOUNS_MAX_TREE] nodes */
-    uint32_t *parents;   /* [max_batch][NOUNS_MAX_TREE], a drafter's */
+    uint64_t move_free_ns; /* a verifier's: the last of what it gives away has left */
+    proto_result result;   /* of the plan in flight; views of the next ones */
+    proto_item *items;     /* [max_batch] */
+    uint32_t *tokens;      /* [max_batch][1 + max_tree]; a drafter's: [max_batch][NOUNS_MAX_TREE] nodes */
+    uint32_t *parents;     /* [max_batch][NOUNS_MAX_TREE], a drafter's */
     float *beliefs;
     uint32_t *told; /* [n_slots] a drafter's: tokens that it has */
     uint64_t n_plans;
 } sim_place;
+
+/* KV on its way. */
+typedef struct {
+    uint64_t id; /* 0: none */
+    uint32_t from, n_ready, n_blocks;
+    uint64_t began_ns;
+    bool cancelled;
+} sim_move;
 
 typedef struct {
     void *memory; /* the scheduler's */
     sched *sched;
     uint32_t n_requests; /* in the air */
     sim_place *nodes;    /* [n_groups + n_drafters] the verifiers, then the drafters */
+    sim_move *moves;     /* [n_groups * max_moves] */
 } sim_cluster;
 
 struct sim {

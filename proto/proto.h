@@ -19,7 +19,7 @@ enum { PROTO_MAX_BYTES = 8 << 20 }; /* of any message; decoders refuse more */
 /* An arena with this much left holds whatever any message of n bytes decodes to; one that would need more is refused. */
 size_t proto_arena_bytes(size_t n);
 
-/* ---- the public API (consort.proto; StatusRequest, StopRequest and StopReply are empty: zero bytes) ---- */
+/* ---- the public API (consort.proto; StatusRequest, StopRequest, StopReply and DrainReply are empty: zero bytes) ---- */
 /* All defaults of fields.def; the prompt is an empty text. */
 proto_request proto_request_default(void);
 /* Errors: ST_ERR_INVALID_ARGUMENT; the message names the field, its value and its range. Views in *out live in `a`. */
@@ -85,8 +85,9 @@ ST_CHECKED st_code proto_habits_decode(const uint8_t *bytes, size_t n, arena *a,
 enum { PROTO_MAX_WORKERS = 1024 };
 typedef struct {
     proto_register info;
-    bool up;
-    double step_ms; /* moving average */
+    bool up, drained;
+    uint64_t requests; /* of its group, a verifier */
+    double step_ms;    /* moving average */
     uint64_t steps;
     uint32_t followed; /* of a drafter: requests, KV blocks held for them; times that it had to forget one for others */
     uint64_t kv_blocks_held, dropped;
@@ -107,6 +108,14 @@ typedef struct {
 } proto_status;
 ST_CHECKED st_code proto_status_encode(const proto_status *s, proto_bytes *out);
 ST_CHECKED st_code proto_status_decode(const uint8_t *bytes, size_t n, arena *a, proto_status *out, st_error *e);
+
+typedef struct {
+    char group[sizeof((proto_register *)0)->name];
+    bool undo, wait;
+} proto_drain;
+ST_CHECKED st_code proto_drain_encode(const proto_drain *d, proto_bytes *out);
+/* Errors: ST_ERR_INVALID_ARGUMENT. */
+ST_CHECKED st_code proto_drain_decode(const uint8_t *bytes, size_t n, proto_drain *out, st_error *e);
 
 /* ---- the control link (control.proto), inside frames ---- */
 typedef enum {

@@ -181,8 +181,11 @@ static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w) 
 #undef U
 #undef WORD
 #undef HASH
-    w->has_up = w->has_step_ms = w->has_steps = w->has_followed = w->has_kv_blocks_held = w->has_dropped = 1;
+    w->has_up = w->has_drained = w->has_requests = w->has_step_ms = w->has_steps = 1;
+    w->has_followed = w->has_kv_blocks_held = w->has_dropped = 1;
     w->up = s->up;
+    w->drained = s->drained;
+    w->requests = s->requests;
     w->step_ms = s->step_ms;
     w->steps = s->steps;
     w->followed = s->followed;
@@ -225,6 +228,8 @@ static st_code decode_worker(const Consort__V1__Worker *w, uint32_t i, proto_wor
 #undef WORD
 #undef HASH
     s->up = w->up;
+    s->drained = w->drained;
+    s->requests = w->requests;
     s->step_ms = w->step_ms;
     s->steps = w->steps;
     s->followed = w->followed;

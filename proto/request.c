@@ -255,3 +255,27 @@ st_code proto_request_encode(const proto_request *r, proto_bytes *out) {
     mem_free(parts.list);
     return code;
 }
+
+/* ---- DrainRequest ---- */
+
+st_code proto_drain_encode(const proto_drain *d, proto_bytes *out) {
+    Consort__V1__DrainRequest m = CONSORT__V1__DRAIN_REQUEST__INIT;
+    m.has_group = m.has_undo = m.has_wait = 1;
+    m.group = proto_wire_text(d->group);
+    m.undo = d->undo;
+    m.wait = d->wait;
+    return proto_wire_pack(&m.base, out);
+}
+
+st_code proto_drain_decode(const uint8_t *bytes, size_t n, proto_drain *out, st_error *e) {
+    wire_room room;
+    Consort__V1__DrainRequest *m;
+    proto_drain d = {0};
+    st_code code = proto_wire_unpack_small(&consort__v1__drain_request__descriptor, bytes, n, &room, BAD, &m, e);
+    if (!code) code = proto_wire_copy_word("group", m->group, d.group, sizeof d.group, BAD, e);
+    if (code) return code;
+    d.undo = m->undo;
+    d.wait = m->wait;
+    *out = d;
+    return ST_OK;
+}

@@ -91,3 +91,33 @@ def test_requests_of_a_killed_verifier_go_on_in_the_other_with_the_same_bytes(ne
     cluster.launcher.send_signal(signal.SIGTERM)
     cluster.ends(0)
     assert not cluster.left_behind()
+
+
+def test_a_drained_verifier_gives_its_requests_to_the_other_with_the_same_bytes(new_cluster, alone):
+    cluster = new_cluster(drafters=[SECOND, CODE], kv_tokens=8192, threads=1, **FIXED)
+    server = ("--server", cluster.server)
+    calls, begun = begin(cluster, "all")
+    assert verifiers(cluster.metrics(), "requests_running") == [2, 2]
+    assert consort("drain", "second", "--wait", *server).returncode == 0
+    after = cluster.metrics()
+    assert verifiers(after, "requests_running")[1] == 0 and verifiers(after, "drained") == [0, 1]
+    assert after["consort_num_requests_running", ""] + after["consort_num_requests_waiting", ""] == 4, "some were over before the verifier was drained"
+    for call, first, expected in zip(calls, begun, alone):
+        assert parts(first + list(call)) == expected
+    assert "rank 2: up, drained, verifier second" in consort("status", *server).stdout
+    steps = lambda: cluster.metrics()["consort_worker_steps_total", 'rank="2",group="second",role="verifier"']
+    before = steps()
+    for prompt, fields in STREAMS[:2]:
+        list(cluster.stream(prompt, **{**fields, "max_tokens": 4}))
+    assert steps() == before
+
+    refused = [consort("drain", name, *server, check=False) for name in ("target", "code", "x" * 40)]
+    assert [r.returncode for r in refused] == [1, 1, 1]
+    assert "no other verifier group that is ready takes requests" in refused[0].stderr
+    assert "group: there is no verifier 'code'; there are: target, second" in refused[1].stderr
+
+    # It serves again, and the other can be drained.
+    assert consort("drain", "second", "--undo", *server).returncode == 0
+    assert consort("drain", "target", "--wait", "--timeout", "30", *server).returncode == 0
+    list(cluster.stream(STREAMS[0][0], **{**LONG, "max_tokens": 4}))
+    assert steps() > before and verifiers(cluster.metrics(), "drained") == [1, 0]

@@ -48,7 +48,7 @@ def test_the_answer_alone_goes_to_standard_output(quickstart):
     assert re.search(r"\bwriter [1-9]\d* %", told[3]), err
 
 
-@pytest.mark.parametrize("name, ranks", [("one-verifier", 2), ("verifier-tp2", 3), ("verifier-tp3", 4), ("two-verifiers", 4)])
+@pytest.mark.parametrize("name, ranks", [("one-verifier", 2), ("verifier-tp2", 3), ("verifier-tp3", 4), ("two-verifiers", 4), ("prefill-and-decode", 3)])
 def test_any_topology_can_be_started(quickstart, tmp_path, name, ranks):
     with open(f"{ROOT}/cluster-configs/{name}.yaml", encoding="utf-8") as f:
         text = re.sub(r"(?m)^((?:http_)?listen):.*$", r"\1: 127.0.0.1:0", f.read())

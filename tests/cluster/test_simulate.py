@@ -121,6 +121,22 @@ def test_unknown_drafters_may_be_like_a_known_one(simulate):
     assert s["by_drafter"]["code"]["accepted"] > 0
 
 
+def test_prompts_move_from_the_verifier_that_prefills(tmp_path):
+    trace = made_trace()
+    trace["traceEvents"][-1]["args"]["prompt"] = 100
+    (tmp_path / "trace.json").write_text(json.dumps(trace), encoding="utf-8")
+    second = {"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 4096, "threads": 1, "serves": "prefill"}
+    config = tmp_path / "topology.yaml"
+    config.write_text(topology_text(str(tmp_path), drafters=[second], draft_budgets="fixed"), encoding="utf-8")
+
+    def run(*options):
+        return json.loads(consort("simulate", "--topology", config, "--trace", tmp_path / "trace.json", "--json", "--speculation", "none", "--requests", 10,
+                                  "--tokens", 50, *options).stdout)
+
+    s, still = run("--move-mbit", 1000), run()
+    assert s["moves"] == 10 and s["moved_tokens"] == 10 * 96 and still["moves"] == 0 and s["tokens"] == still["tokens"] == 500
+
+
 def test_a_traced_cluster_can_be_simulated(new_cluster, tmp_path):
     cluster = new_cluster(drafters=[CODE], draft_floor=0)
     cluster.generate_all([("def f(x):", {"max_tokens": 60, "ignore_end": True, "speculation": "all"})] * 6)

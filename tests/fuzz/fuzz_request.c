@@ -30,6 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!proto_reply_decode(data, size, &a, &reply, &e)) INVARIANT(!reply.text_bytes || reply.text);
     arena_reset(&a, 0);
     if (!proto_status_decode(data, size, &a, &status, &e)) INVARIANT(status.n_workers <= PROTO_MAX_WORKERS);
+    proto_drain drain;
+    if (!proto_drain_decode(data, size, &drain, &e)) INVARIANT(strlen(drain.group) < sizeof drain.group);
     arena_deinit(&a);
     return 0;
 }

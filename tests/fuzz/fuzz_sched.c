@@ -1,6 +1,6 @@
 /* The scheduler under events chosen by the fuzzer: limits, requests, cancels, results right and wrong, groups and
- * drafters that come and go. The scheduler may refuse anything; its state must stay whole, and each accepted request must end
- * exactly once. */
+ * drafters that come and go, are drained, and moves that end well or not. The scheduler may refuse anything; its state must stay
+ * whole, and each accepted request must end exactly once. */
 #include "base/mem.h"
 #include "coordinator/coordinator_core.h"
 
@@ -14,6 +14,7 @@ typedef struct {
     sched *s;
     uint64_t now_ns;
     uint32_t n_sent;
+    uint64_t last_move;
     bool over[REQUESTS];
     struct {
         proto_result result; /* a right answer to the last plan */
@@ -86,6 +87,7 @@ static void step(world *w, const sched_event *ev) {
     for (uint32_t i = 0; i < acts.n; i++) {
         const sched_action *a = &acts.items[i];
         if (a->kind == SCHED_ACT_PLAN) answer(w, a->group, a->plan);
+        if (a->kind == SCHED_ACT_MOVE) w->last_move = a->move;
         if (a->kind == SCHED_ACT_DRAFT) answer_drafts(w, a->drafter, a->plan);
         if (a->kind != SCHED_ACT_FINISHED) continue;
         INVARIANT(a->seq.value >= 1 && a->seq.value <= w->n_sent && !w->over[a->seq.value - 1]);
@@ -98,9 +100,10 @@ static void one_event(world *w) {
     sched_event ev = {.kind = (sched_event_kind)(byte(w) % (SCHED_TIMER + 1)), .group = byte(w) % (GROUPS + 1)};
     proto_result *result = &w->groups[ev.group].result;
     ev.result = result;
-    static const sched_event_kind usual[] = {SCHED_REQUEST, SCHED_RESULT, SCHED_RESULT, SCHED_DRAFTS};
+    static const sched_event_kind usual[] = {SCHED_REQUEST, SCHED_RESULT, SCHED_RESULT, SCHED_DRAFTS,
+                                             SCHED_MOVED,   SCHED_EMPTY,  SCHED_FILL,   SCHED_RESULT};
     proto_result drafts = {0};
-    if (byte(w) % 4 != 0) ev.kind = usual[byte(w) % 4];
+    if (byte(w) % 4 != 0) ev.kind = usual[byte(w) % 8];
     if (ev.kind == SCHED_REQUEST && w->n_sent == REQUESTS) ev.kind = SCHED_RESULT;
     if (ev.kind == SCHED_REQUEST) {
         ev.seq.value = ++w->n_sent;
@@ -122,6 +125,10 @@ static void one_event(world *w) {
         if (how == 1) result->plan_id++;
         if (how == 2 && result->n_items > 0) result->n_items--;
         if (how == 3) w->groups[ev.group].items[0].seq.value++;
+    }
+    if (ev.kind == SCHED_MOVED) {
+        ev.move = w->last_move - byte(w) % 4; /* in flight, over, or none */
+        ev.code = byte(w) % 4 ? ST_OK : ST_ERR_UNAVAILABLE;
     }
     if (ev.kind >= SCHED_DRAFTER_UP && ev.kind <= SCHED_DRAFTS) {
         ev.result = &drafts;
@@ -153,6 +160,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     l.prefix_cache = l.draft_wait_ns / 4 % 2;
     l.lockstep = l.draft_wait_ns / 4 % 2;
     l.drafter_blocks[0] = (uint32_t)(l.draft_wait_ns / 8 % 8);
+    l.max_moves = l.draft_wait_ns / 8 % 4;
+    l.min_move_tokens = 32;
+    for (uint32_t g = 0; g < GROUPS; g++) l.serves[g] = (sched_service)(l.draft_wait_ns / 16 / (1 + g) % 3);
     size_t n = sched_bytes(&l);
     if (n == 0) return 0;
     void *memory = mem_alloc_aligned(1, n, 64);

@@ -156,7 +156,10 @@ static void on_status(void *context, const uint8_t *message, size_t n) {
     assert_int_equal(proto_status_decode(message, n, &a, &s, NULL), ST_OK);
     h->ready = s.ready;
     memcpy(h->reason, s.reason, sizeof h->reason);
-    for (uint32_t i = 0; i < s.n_workers; i++) h->up[s.workers[i].info.rank] = s.workers[i].up;
+    for (uint32_t i = 0; i < s.n_workers; i++) {
+        h->up[s.workers[i].info.rank] = s.workers[i].up;
+        h->drained[s.workers[i].info.rank] = s.workers[i].drained;
+    }
     arena_deinit(&a);
 }
 
@@ -219,6 +222,11 @@ bool member_is_up(member *m) {
     return m->h->up[m->info.rank];
 }
 
+bool member_is_drained(member *m) {
+    look(m->h);
+    return m->h->drained[m->info.rank];
+}
+
 void member_join(member *m) {
     static const net_link_callbacks callbacks = {on_open, on_frame, on_close};
     st_error e;
@@ -278,6 +286,7 @@ static void describe(house *h, const house_options *o) {
                                     .http_listen = "",
                                     .model = h->model,
                                     .precision = "fast",
+                                    .move_tokens = 32,
                                     .max_running = 4,
                                     .max_queue = 4,
                                     .max_rows = MAX_ROWS,
@@ -298,10 +307,11 @@ static void describe(house *h, const house_options *o) {
         r->rank = r->group + 1;
         r->group_size = 1;
         m->h = h;
-        static char kind[] = "model";
+        static char kind[] = "model", serves[] = "both";
         static char *const names[] = {[VERIFIER] = "g", [DRAFTER] = "d", [SECOND] = "h"};
         h->groups[r->group] = (config_group){.name = names[i],
                                              .role = i == DRAFTER ? CONFIG_DRAFTER : CONFIG_VERIFIER,
+                                             .serves = serves,
                                              .kind = kind,
                                              .tensor_parallel = 1,
                                              .kv_tokens = i == DRAFTER ? 0 : KV_TOKENS};
@@ -323,7 +333,7 @@ house *house_start(const house_options *o) {
     st_error e;
     unsigned port = 0;
     h->n_members = o->n_members;
-    h->request.h = h->status.h = h->stop.h = h;
+    h->request.h = h->status.h = h->stop.h = h->drain.h = h->undo.h = h;
     write_model(h);
     describe(h, o);
     snprintf(h->run_file, sizeof h->run_file, "%s.run", h->model);
@@ -342,6 +352,13 @@ house *house_start(const house_options *o) {
     assert_int_equal(net_grpc_connect(h->loop, "127.0.0.1", h->grpc_port, GIVE_UP_MS, &h->client, &e), ST_OK);
     on_beat(h);
     return h;
+}
+
+void house_drain(outcome *o, const proto_drain *d) {
+    proto_bytes b = {0};
+    assert_int_equal(proto_drain_encode(d, &b), ST_OK);
+    call(o, "/consort.v1.Admin/Drain", &b, ignore);
+    proto_bytes_free(&b);
 }
 
 bool house_stop(house *h) {

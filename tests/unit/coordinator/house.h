@@ -70,9 +70,9 @@ struct house {
     member members[MAX_MEMBERS];
 
     net_grpc_client *client;
-    outcome request, status, stop;
+    outcome request, status, stop, drain, undo;
     uint32_t n_tokens; /* of the request */
-    bool ready, up[1 + MAX_MEMBERS];
+    bool ready, up[1 + MAX_MEMBERS], drained[1 + MAX_MEMBERS];
     char reason[256]; /* why it is not ready */
 };
 
@@ -97,6 +97,7 @@ void member_join(member *m);                                             /* the 
 void member_join_and_load(member *m);                                    /* WELCOME has come */
 void member_become_ready(member *m);                                     /* and the coordinator knows that it is */
 bool member_is_up(member *m);                                            /* so says Status */
+bool member_is_drained(member *m);                                       /* likewise */
 void member_send(member *m, uint16_t type, const void *bytes, size_t n); /* nothing where the link is closed */
 void member_say_register(member *m, uint16_t type);                      /* REGISTER or READY */
 void member_say_abort(member *m, const char *message);
@@ -105,9 +106,10 @@ void member_say_result(member *m, uint64_t plan_id, uint32_t n_items);
 
 /* ---- the client ---- */
 
-bool house_is_ready(house *h);                     /* so says Status, with h->reason */
-void house_ask(house *h, uint32_t max_tokens);     /* a prompt of three tokens; h->request tells of it */
-void house_ends_well(house *h, uint32_t n_tokens); /* waits for the end of a request of which nothing is lost */
-void house_is_served(house *h, uint32_t n_tokens); /* both */
+bool house_is_ready(house *h);                      /* so says Status, with h->reason */
+void house_ask(house *h, uint32_t max_tokens);      /* a prompt of three tokens; h->request tells of it */
+void house_ends_well(house *h, uint32_t n_tokens);  /* waits for the end of a request of which nothing is lost */
+void house_is_served(house *h, uint32_t n_tokens);  /* both */
+void house_drain(outcome *o, const proto_drain *d); /* h->drain or h->undo, which tells of it */
 
 #endif

@@ -208,6 +208,66 @@ static void the_cluster_does_not_wait_for_a_verifier_that_is_late_if_it_has_anot
     the_cluster_does_not_wait_for_a_verifier_that_is_lost_or_late_if_it_has_another(false);
 }
 
+static void a_drained_verifier_gives_its_requests_away_until_that_is_undone(void **state) {
+    (void)state;
+    house *h = start_three(GIVE_UP_MS, PATIENT);
+    member *v = &h->members[VERIFIER], *second = &h->members[SECOND];
+    member_become_ready(second);
+    house_drain(&h->drain, &(proto_drain){.group = "h"});
+    UNTIL(h, h->drain.done); /* nobody else is up */
+    assert_int_equal(h->drain.status, st_grpc(ST_ERR_UNAVAILABLE));
+    house_drain(&h->drain, &(proto_drain){.group = "d"});
+    UNTIL(h, h->drain.done);
+    assert_int_equal(h->drain.status, st_grpc(ST_ERR_INVALID_ARGUMENT));
+    assert_string_equal(h->drain.message, "group: there is no verifier 'd'; there are: h, g");
+
+    member_become_ready(v);
+    house_ask(h, 8);
+    UNTIL(h, second->n_plans == 1);
+    house_drain(&h->drain, &(proto_drain){.group = "h", .wait = true});
+    UNTIL(h, member_is_drained(second));
+    assert_false(h->drain.done); /* its plan is not answered yet */
+    member_say_result(second, second->plan.id, 1);
+    UNTIL(h, h->drain.done && v->n_plans == 1);
+    assert_int_equal(h->drain.status, 0);
+    assert_int_equal(v->plan.n_answered, 1);
+    v->answers = true;
+    member_say_result(v, v->plan.id, 1);
+    house_ends_well(h, 8);
+    house_is_served(h, 4);
+    assert_int_equal(second->n_plans, 1);
+
+    house_drain(&h->undo, &(proto_drain){.group = "h", .undo = true});
+    UNTIL(h, h->undo.done);
+    assert_int_equal(h->undo.status, 0);
+    assert_false(member_is_drained(second));
+    second->answers = true;
+    house_is_served(h, 4);
+    assert_true(second->n_plans > 1);
+    house_stop(h);
+}
+
+static void a_call_that_waits_for_a_drain_hears_of_its_end(void **state) {
+    (void)state;
+    house *h = start_three(GIVE_UP_MS, PATIENT);
+    member *v = &h->members[VERIFIER], *second = &h->members[SECOND];
+    member_become_ready(second);
+    member_become_ready(v);
+    house_ask(h, 8);
+    UNTIL(h, second->n_plans == 1);
+    house_drain(&h->drain, &(proto_drain){.group = "h", .wait = true});
+    UNTIL(h, member_is_drained(second));
+    house_drain(&h->undo, &(proto_drain){.group = "h", .undo = true});
+    UNTIL(h, h->undo.done && h->drain.done);
+    assert_int_equal(h->undo.status, 0);
+    assert_int_equal(h->drain.status, st_grpc(ST_ERR_UNAVAILABLE));
+    assert_string_equal(h->drain.message, "another call has put the verifier back into service");
+    second->answers = true;
+    member_say_result(second, second->plan.id, 1);
+    house_ends_well(h, 8);
+    house_stop(h);
+}
+
 static void a_request_goes_on_in_the_other_verifier_and_the_lost_one_may_come_back(void **state) {
     (void)state;
     house *h = start_three(GIVE_UP_MS, PATIENT);
@@ -511,6 +571,8 @@ int main(void) {
         cmocka_unit_test(the_cluster_is_ready_when_both_verifiers_are),
         cmocka_unit_test(the_cluster_does_not_wait_for_a_verifier_that_is_lost_if_it_has_another),
         cmocka_unit_test(the_cluster_does_not_wait_for_a_verifier_that_is_late_if_it_has_another),
+        cmocka_unit_test(a_drained_verifier_gives_its_requests_away_until_that_is_undone),
+        cmocka_unit_test(a_call_that_waits_for_a_drain_hears_of_its_end),
         cmocka_unit_test(a_request_goes_on_in_the_other_verifier_and_the_lost_one_may_come_back),
         cmocka_unit_test(a_verifier_that_never_answers_does_not_hold_up_the_end),
         cmocka_unit_test(a_verifier_with_less_kv_cache_than_its_group_should_have_is_refused),

@@ -22,6 +22,7 @@ enum {
     ITEM_TOKENS = NOUNS_MAX_TREE + 2,
     DRAFTERS = 3,
     GROUPS = 3,
+    MOVES = 64,
     BATCH = 24,
     DIM = 2
 };
@@ -37,6 +38,7 @@ typedef struct {
     uint64_t salt;
     bool wants_hidden, sent, over, cancelled, broken; /* broken: the verifier reported an error or nonsense for it */
     uint32_t got[CONTEXT], n_got;
+    uint32_t epoch; /* of its last open */
 } client;
 
 typedef struct {
@@ -45,6 +47,7 @@ typedef struct {
     block_id blocks[BLOCKS];
     uint32_t n_blocks;
     uint64_t last_step; /* number of the step that named it last */
+    uint32_t epoch;
 } rank_sequence;
 
 typedef struct {
@@ -52,12 +55,22 @@ typedef struct {
     uint64_t steps;
     rank_sequence ranks[CLIENTS];
     uint32_t generation[BLOCKS];                 /* the last one seen of each block */
+    uint32_t moved_here[BLOCKS];                 /* the generation in which it was moved here; 0: none */
     uint64_t cache[BLOCKS * NOUNS_BLOCK_TOKENS]; /* what a slot holds: a hash of the salt and all tokens up to this one's */
     proto_result result;                         /* of the plan in flight; plan_id 0: none */
     proto_item items[BATCH];
     uint32_t tokens[BATCH][ITEM_TOKENS];
     uint16_t hidden[BATCH][ITEM_TOKENS][DIM];
 } verifier;
+
+/* In flight. */
+typedef struct {
+    uint64_t id; /* 0: none */
+    uint64_t client;
+    uint32_t from, to, n_blocks, n_ready, n_copied;
+    block_id from_blocks[BLOCKS], to_blocks[BLOCKS];
+    bool from_lost, to_lost, cancelled;
+} kv_move;
 
 typedef enum { RIGHT, WRONG, PARTLY, SLOW, DYING, NONSENSE, N_NATURES } nature;
 
@@ -87,7 +100,13 @@ typedef struct {
     uint32_t n_sent, n_over;
     uint32_t arrivals; /* of 100 events */
     bool drained;
+    client *arriving; /* its request is being taken */
     verifier verifiers[GROUPS];
+    bool emptied[GROUPS];
+    uint32_t n_emptied;
+    kv_move moves[MOVES];
+    uint64_t last_move, n_ok, n_vain, n_called_off,
+        n_early;                   /* moves: that came; failed; were cancelled; began with their prompt */
     uint64_t n_lost, n_moved;      /* groups with requests; requests that one with an answer begun was given by another */
     bool quotes;                   /* prompts begin with what was asked and answered before */
     uint64_t n_shared;             /* blocks that hold what was computed for another */

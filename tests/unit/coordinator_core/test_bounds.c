@@ -105,10 +105,68 @@ static void items_beyond_the_count_of_a_result_are_not_looked_at(void **state) {
     mem_free(memory);
 }
 
+/* Answers one token to each sequence of the group's plan that decodes, none to the prompts; returns the next plan. */
+static const proto_plan *next_plan(sched *s, uint32_t group, const proto_plan *p) {
+    static const uint32_t token = 7;
+    proto_item items[4];
+    for (uint32_t i = 0; i < p->n_work; i++)
+        items[i] = (proto_item){.seq = p->work[i].seq, .n_tokens = p->work[i].seq.value == 1, .tokens = &token};
+    const proto_result r = {.plan_id = p->id, .n_items = p->n_work, .items = items};
+    sched_actions a = sched_step(s, 2, &(sched_event){.kind = SCHED_RESULT, .group = group, .result = &r});
+    for (uint32_t i = 0; i < a.n; i++)
+        if (a.items[i].kind == SCHED_ACT_PLAN && a.items[i].group == group) return a.items[i].plan;
+    return NULL;
+}
+
+/* An answer grows in the group that prefills, since there is no room for it elsewhere, beside a prompt that came later and whose
+ * KV moves: when blocks run out it waits itself, for the move reads and writes those of the prompt. */
+static void an_answer_takes_no_blocks_from_a_prompt_that_moves(void **state) {
+    (void)state;
+    const sched_limits l = {.max_requests = 8,
+                            .max_running = 4,
+                            .max_queue = 4,
+                            .max_rows = 128,
+                            .max_batch = 4,
+                            .prefill_chunk = 1,
+                            .max_context = 256,
+                            .n_groups = 2,
+                            .n_blocks = {7, 9},
+                            .serves = {SCHED_PREFILLS, SCHED_DECODES},
+                            .max_moves = 1,
+                            .min_move_tokens = NOUNS_BLOCK_TOKENS};
+    static const struct { uint32_t n_prompt, max_tokens; } asked[] = {{126, 60}, {33, 20}, {33, 20}, {33, 20}, {40, 5}};
+    static const uint32_t prompt[126];
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    const proto_plan *p = NULL;
+    bool moves = false;
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 0, &(sched_event){.kind = SCHED_GROUP_UP});
+    for (uint32_t i = 0; i < 5; i++) { /* the first before there is another group, the next three fill that */
+        if (i == 1) p = next_plan(s, 0, p);
+        if (i == 1) sched_step(s, 1, &(sched_event){.kind = SCHED_GROUP_UP, .group = 1});
+        sched_event ev = {.kind = SCHED_REQUEST, .seq = {i + 1}, .tokens = prompt, .n_tokens = asked[i].n_prompt};
+        ev.max_tokens = asked[i].max_tokens;
+        sched_actions a = sched_step(s, 1, &ev);
+        if (i == 0) p = a.items[0].plan;
+    }
+    for (uint32_t i = 0; sched_get_stats(s).preempted == 0; i++) {
+        assert_true(i < 40 && p);
+        p = next_plan(s, 0, p);
+        moves |= sched_get_stats(s).moving == 1;
+        sched_check(s);
+    }
+    assert_true(moves && p->n_close == 1 && p->close[0].value == 1);
+    assert_true(p->n_work == 1 && p->work[0].seq.value == 5);
+    assert_int_equal(sched_get_stats(s).moving, 1);
+    mem_free(memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_plan_opens_no_more_tokens_than_the_longest_prompt_has),
         cmocka_unit_test(the_actions_of_any_step_fit),
+        cmocka_unit_test(an_answer_takes_no_blocks_from_a_prompt_that_moves),
         cmocka_unit_test(items_beyond_the_count_of_a_result_are_not_looked_at),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,9 @@
 /* Random schedules: many clients come, cancel, are late or ask for too much; made-up verifiers, whose next token is a hash of
- * all tokens before it, carry out the plans, check each of them as a rank would, are lost and come back; made-up drafters propose
+ * all tokens before it, carry out the plans, check each of them as a rank would, are lost and come back, are drained and filled
+ * again, and move their KV to each other, or fail to; made-up drafters propose
  * what is right, wrong, both or nonsense, in time, late or never. Every client must get exactly the tokens it gets alone, and at
  * the end nothing is left. One seed is one run; a failure names it. */
-#include "tests/unit/coordinator_core/schedules.h"
+#include "tests/unit/coordinator_core/schedules_moves.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
@@ -55,7 +56,7 @@ static uint32_t quote(world *w, client *c) {
 
 static void invent(world *w, client *c) {
     uint32_t n_quoted = w->quotes && draw(w, 3) ? quote(w, c) : 0;
-    c->n_prompt = draw(w, 6) == 0 ? draw(w, CONTEXT + 8) : draw(w, 40);
+    c->n_prompt = draw(w, 6) == 0 ? draw(w, CONTEXT + 8) : draw(w, w->limits.max_moves % 2 ? 100 : 40);
     if (c->n_prompt < n_quoted) c->n_prompt = n_quoted;
     for (uint32_t i = n_quoted; i < c->n_prompt; i++) c->prompt[i] = draw(w, VOCABULARY);
     c->salt = w->quotes && draw(w, 4) == 0;
@@ -79,9 +80,18 @@ static bool fits(const world *w, const client *c, bool up) {
     return false;
 }
 
+/* In one that takes new requests. */
+static bool fits_open(const world *w, const client *c) {
+    world open = {.limits = w->limits};
+    for (uint32_t g = 0; g < GROUPS; g++) open.verifiers[g].up = w->verifiers[g].up && !w->emptied[g];
+    return fits(&open, c, true);
+}
+
 static bool never_fits(const world *w, const client *c) {
     return c->n_prompt == 0 || c->n_prompt >= CONTEXT || !fits(w, c, false);
 }
+
+static bool has_roles(const world *w) { return w->limits.serves[0] || w->limits.serves[1] || w->limits.serves[2]; }
 
 static bool drafted_for(const client *c) { return c->speculation[0] && strcmp(c->speculation, "none") != 0; }
 
@@ -111,7 +121,7 @@ static void check_end(world *w, client *c, const sched_action *a) {
     if (a->finish == SCHED_FINISH_CANCELLED) CHECK(w, c->cancelled && a->code == ST_ERR_CANCELLED);
     if (a->code == ST_ERR_DEADLINE) CHECK(w, c->deadline_ns > 0 && c->deadline_ns <= w->now_ns);
     if (a->code == ST_ERR_NUMERIC) CHECK(w, c->broken);
-    if (a->code == ST_ERR_UNAVAILABLE) CHECK(w, !fits(w, c, true));
+    if (a->code == ST_ERR_UNAVAILABLE) CHECK(w, !fits(w, c, true) || (w->arriving == c && !fits_open(w, c)));
     if (a->code == ST_ERR_INVALID_ARGUMENT || a->code == ST_ERR_RESOURCE_EXHAUSTED) CHECK(w, c->n_got == 0);
     if (a->code == ST_FATAL_PROTOCOL) CHECK(w, c->broken);
     CHECK(w, a->code != ST_OK);
@@ -136,16 +146,17 @@ static uint32_t n_holders(const verifier *v, uint32_t block) {
 /* Blocks before the start hold what was computed for others, those behind it are new. */
 static void take_blocks(world *w, verifier *v, rank_sequence *r, const proto_work *work) {
     if (work->start != r->n_cached)
-        CHECK(w, w->limits.prefix_cache && work->start > r->n_cached && work->start % NOUNS_BLOCK_TOKENS == 0 &&
-                     r->n_cached == r->n_blocks * NOUNS_BLOCK_TOKENS);
+        CHECK(w, (w->limits.prefix_cache || w->limits.max_moves > 0) && work->start > r->n_cached &&
+                     work->start % NOUNS_BLOCK_TOKENS == 0 && r->n_cached == r->n_blocks * NOUNS_BLOCK_TOKENS);
     for (uint32_t b = 0; b < work->n_blocks; b++) {
         block_id id = work->blocks[b];
         bool is_shared = (r->n_blocks + 1) * NOUNS_BLOCK_TOKENS <= work->start;
         CHECK(w, id.index < w->limits.n_blocks[number_of(w, v)] && (is_shared || n_holders(v, id.index) == 0));
+        CHECK(w, is_shared || !is_moving(w, number_of(w, v), id.index, work->seq.value - 1));
         CHECK(w, is_shared ? id.generation == v->generation[id.index] : id.generation > v->generation[id.index]);
         v->generation[id.index] = id.generation;
         r->blocks[r->n_blocks++] = id;
-        w->n_shared += is_shared;
+        w->n_shared += is_shared && v->moved_here[id.index] != id.generation;
     }
     r->n_cached = work->start;
     /* enough, and no more than a larger tree before may have asked for */
@@ -221,18 +232,20 @@ static void compute(world *w, verifier *v, const proto_work *work, uint32_t i) {
 /* One that decodes, and waits for no drafter, has its turn again before all others could have had theirs twice. */
 static void check_turns(world *w, const verifier *v) {
     for (uint32_t i = 0; i < CLIENTS && w->limits.max_batch > 1; i++)
-        if (v->ranks[i].open && !drafted_for(&w->clients[i]) && v->ranks[i].n_known - v->ranks[i].n_cached == 1)
+        if (v->ranks[i].open && !moves_away(w, number_of(w, v), i) && !drafted_for(&w->clients[i]) &&
+            v->ranks[i].n_known - v->ranks[i].n_cached == 1)
             CHECK(w, v->steps - v->ranks[i].last_step <= w->limits.max_running);
 }
 
-/* One that comes from a lost group brings what its client has been given, and is nowhere else. */
+/* One that comes from another group brings what its client has been given. */
 static void check_open(world *w, const proto_open *o) {
-    const client *c = &w->clients[o->seq.value - 1];
+    client *c = &w->clients[o->seq.value - 1];
     CHECK(w, !c->over && o->n_tokens == c->n_prompt + o->n_answered && o->n_answered == c->n_got);
     CHECK(w, memcmp(o->tokens, c->prompt, c->n_prompt * sizeof *c->prompt) == 0);
     CHECK(w, memcmp(o->tokens + c->n_prompt, c->got, c->n_got * sizeof *c->got) == 0);
-    CHECK(w, o->seq_epoch == 1 || w->n_lost > 0 || sched_get_stats(w->s).preempted > 0);
-    for (uint32_t g = 0; g < GROUPS; g++) CHECK(w, !w->verifiers[g].ranks[o->seq.value - 1].open);
+    CHECK(w, o->seq_epoch == 1 || w->n_lost > 0 || sched_get_stats(w->s).preempted > 0 || w->n_emptied > 0 || has_roles(w));
+    CHECK(w, o->seq_epoch > c->epoch);
+    c->epoch = o->seq_epoch;
     w->n_moved += o->n_answered > 0;
 }
 
@@ -251,9 +264,12 @@ static void carry_out(world *w, verifier *v, const proto_plan *p) {
         const client *c = &w->clients[o->seq.value - 1];
         check_open(w, o);
         CHECK(w, r->n_known == 0 && o->rules.ends == c->ends && o->rules.hidden >= c->wants_hidden);
-        *r = (rank_sequence){.open = true, .hidden = o->rules.hidden, .n_known = o->n_tokens, .last_step = v->steps - 1};
+        *r = (rank_sequence){
+            .open = true, .epoch = o->seq_epoch, .hidden = o->rules.hidden, .n_known = o->n_tokens, .last_step = v->steps - 1};
         memcpy(r->tokens, o->tokens, o->n_tokens * sizeof *r->tokens);
     }
+    for (uint32_t i = 0; i < CLIENTS; i++) /* those that go on elsewhere are closed by the next plan here */
+        CHECK(w, !v->ranks[i].open || v->ranks[i].epoch == w->clients[i].epoch);
     uint32_t rows = 0, n_open = 0;
     for (uint32_t i = 0; i < p->n_work; i++) {
         compute(w, v, &p->work[i], i);
@@ -409,8 +425,11 @@ static void take_action(world *w, const sched_action *a) {
         w->n_over++;
         break;
     case SCHED_ACT_TIMER: w->timer_ns = a->at_ns; break;
+    case SCHED_ACT_MOVE: begin_move(w, a); break;
+    case SCHED_ACT_MOVE_READY: more_is_ready(w, a); break;
+    case SCHED_ACT_MOVE_CANCEL: call_off_move(w, a); break;
     case SCHED_ACT_DRAINED:
-        CHECK(w, !w->drained && w->n_over == w->n_sent);
+        CHECK(w, !w->drained && w->n_over == w->n_sent && sched_get_stats(w->s).moving == 0);
         w->drained = true;
         break;
     }
@@ -431,7 +450,11 @@ static void step(world *w, const sched_event *ev) {
     for (uint32_t i = 1; i < acts.n; i++) /* the groups' plans first */
         CHECK(w, acts.items[i].kind != SCHED_ACT_PLAN ||
                      (acts.items[i - 1].kind == SCHED_ACT_PLAN && acts.items[i].group > acts.items[i - 1].group));
-    for (uint32_t i = 0; i < acts.n; i++) take_action(w, &acts.items[i]), hash_action(w, &acts.items[i]);
+    for (uint32_t i = 0; i < acts.n; i++) hash_action(w, &acts.items[i]);
+    for (uint32_t i = 0; i < acts.n; i++) /* a plan may open a sequence with tokens that are committed in this very step */
+        if (acts.items[i].kind == SCHED_ACT_TOKENS) take_action(w, &acts.items[i]);
+    for (uint32_t i = 0; i < acts.n; i++)
+        if (acts.items[i].kind != SCHED_ACT_TOKENS) take_action(w, &acts.items[i]);
     sched_check(w->s);
     for (uint32_t i = 0; i < GUARD_BYTES; i++) CHECK(w, w->memory[w->memory_bytes + i] == 0xa5);
 }
@@ -441,6 +464,7 @@ static void send_request(world *w) {
     client *c = &w->clients[w->n_sent++];
     invent(w, c);
     c->sent = true;
+    w->arriving = c;
     step(w, &(sched_event){.kind = SCHED_REQUEST,
                            .seq = {w->n_sent},
                            .tokens = c->prompt,
@@ -453,6 +477,7 @@ static void send_request(world *w) {
                                      .logprobs = wants_logprobs((seq_id){w->n_sent}) ? 2 : 0,
                                      .hidden = c->wants_hidden},
                            .deadline_ns = c->deadline_ns});
+    w->arriving = NULL;
 }
 
 static void cancel(world *w) {
@@ -519,6 +544,7 @@ static bool any_up(const world *w) { return w->verifiers[0].up || w->verifiers[1
 static void lose_group(world *w, uint32_t g) {
     verifier *v = &w->verifiers[g];
     w->n_lost += sched_get_group(w->s, g).running > 0;
+    lose_moves(w, g);
     verifier after = {.steps = v->steps};
     memcpy(after.generation, v->generation, sizeof after.generation); /* ids count on */
     *v = after;
@@ -528,6 +554,36 @@ static void lose_group(world *w, uint32_t g) {
     if (any_up(w) && draw(w, 2)) return;
     if (draw(w, 2) == 0) send_request(w);
     bring_group(w, g);
+}
+
+static void empty_group(world *w) {
+    uint32_t g = draw(w, w->limits.n_groups);
+    bool may = w->emptied[g], fill = w->emptied[g] && draw(w, 2);
+    for (uint32_t o = 0; o < w->limits.n_groups; o++) may |= o != g && w->verifiers[o].up && !w->emptied[o];
+    CHECK(w, (sched_may_empty(w->s, g, NULL) == ST_OK) == may);
+    if (fill || may) w->emptied[g] = !fill;
+    w->n_emptied += !fill && may;
+    step(w, &(sched_event){.kind = fill ? SCHED_FILL : SCHED_EMPTY, .group = g});
+    CHECK(w, sched_get_group(w->s, g).emptied == w->emptied[g]);
+}
+
+/* Moves take their time. */
+static void deliver_move(world *w) {
+    kv_move *m = w->moves;
+    while (m < w->moves + MOVES && (m->id == 0 || draw(w, m->n_ready < m->n_blocks ? 40 : 6))) m++;
+    if (m == w->moves + MOVES) return;
+    sched_event ev = end_move(w, m);
+    step(w, &ev);
+}
+
+static void move_event(world *w) {
+    uint32_t what = draw(w, 16);
+    if (what == 0 && w->limits.n_groups > 1)
+        empty_group(w);
+    else if (what == 1) /* of one that is over, or never was */
+        step(w, &(sched_event){.kind = SCHED_MOVED, .move = move_with(w, w->last_move) ? w->last_move + 1 : w->last_move});
+    else
+        deliver_move(w);
 }
 
 /* The last one comes back at once, or requests come to nothing. */
@@ -596,6 +652,8 @@ static void one_event(world *w) {
         stale(w);
     } else if (what < 4) {
         turn_group(w);
+    } else if (w->limits.n_groups > 1 && draw(w, 3) == 0) {
+        move_event(w);
     } else if (w->limits.n_drafters > 0 && draw(w, 2)) {
         drafter_event(w);
     } else {
@@ -620,7 +678,9 @@ static void begin(world *w, uint64_t seed) {
                                .max_stall_ns = draw(w, 2) * draw(w, 60),
                                .max_tree = tree,
                                .max_context = CONTEXT,
-                               .n_groups = draw(w, 2) ? 1 : 2 + draw(w, GROUPS - 1),
+                               .n_groups = draw(w, 3) == 0 ? 1 : 2 + draw(w, GROUPS - 1),
+                               .max_moves = draw(w, 4) ? 1 + draw(w, draw(w, 2) ? 2 : 8) : 0,
+                               .min_move_tokens = 1 + draw(w, 50),
                                .n_drafters = draw(w, DRAFTERS + 1),
                                .drafter_names = names,
                                .n_vocab = VOCABULARY,
@@ -635,6 +695,11 @@ static void begin(world *w, uint64_t seed) {
         w->limits.n_blocks[g] = g > 0 && draw(w, 2) ? w->limits.n_blocks[0] : 3 + draw(w, BLOCKS - 3);
     for (uint32_t i = 0; i < w->limits.n_drafters; i++)
         if (draw(w, 2)) w->limits.drafter_blocks[i] = 1 + draw(w, draw(w, 2) ? 8 : BLOCKS);
+    bool roles = draw(w, 2), tight = draw(w, 2);
+    for (uint32_t g = 0; roles && g < w->limits.n_groups; g++) {
+        w->limits.serves[g] = (sched_service)draw(w, 3);
+        if (tight) w->limits.n_blocks[g] = 7 + draw(w, 5); /* answers grow beside prompts that move */
+    }
     if (draw(w, 2)) w->limits.corpus = w->corpus, w->limits.corpus_bytes = w->corpus_bytes;
     w->memory_bytes = sched_bytes(&w->limits);
     w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
@@ -649,7 +714,7 @@ static void begin(world *w, uint64_t seed) {
 }
 
 static bool computes(const world *w) {
-    return w->verifiers[0].result.plan_id || w->verifiers[1].result.plan_id || w->verifiers[2].result.plan_id;
+    return n_moving(w) > 0 || w->verifiers[0].result.plan_id || w->verifiers[1].result.plan_id || w->verifiers[2].result.plan_id;
 }
 
 /* No more events but those that must come: many where rounds are in lockstep, or wait for slow drafters as long as they may. */
@@ -661,6 +726,7 @@ static void run_out(world *w) {
             step(w, &(sched_event){.kind = SCHED_TIMER});
         }
         deliver(w);
+        for (uint32_t k = 0; k < 8; k++) deliver_move(w);
         if (w->limits.n_drafters > 0 && draw(w, 2)) drafter_event(w);
     }
     for (uint32_t i = 0; i < w->limits.n_drafters; i++) /* one answer may bring a plan that only closes */
@@ -682,7 +748,7 @@ static void check_drafters(world *w) {
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
     uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus, agreed, moved,
-        shared, preempted, gave_way, again, actions;
+        shared, preempted, gave_way, again, actions, kv_moves, vain_moves, called_off, early_moves;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -704,7 +770,11 @@ static void reap(const world *w, harvest *h) {
     CHECK(w,
           st.shared <= st.looked_up && st.shared >= w->n_shared * NOUNS_BLOCK_TOKENS && (w->limits.prefix_cache || !st.shared));
     h->preempted += st.preempted;
-    CHECK(w, st.displaced + st.preempted >= w->n_moved && (w->limits.n_groups > 1 || st.displaced == 0));
+    CHECK(w, st.displaced + st.preempted + st.moves - st.moves_failed >= w->n_moved);
+    CHECK(w, w->limits.n_groups > 1 || st.displaced == 0);
+    CHECK(w, st.moves == w->last_move && st.moves_failed >= w->n_vain && st.moves - st.moves_failed <= w->n_ok);
+    h->kv_moves += st.moves - st.moves_failed, h->vain_moves += w->n_vain;
+    h->called_off += w->n_called_off, h->early_moves += w->n_early;
     if (w->limits.corpus) h->by_corpus += st.by_drafter[w->limits.n_drafters + 1].accepted;
     h->again += w->n_again;
     h->actions = h->actions * UINT64_C(1099511628211) + w->actions;
@@ -754,6 +824,10 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     assert_true(h.by_rank > N_SEEDS && h.branches > N_SEEDS && h.late > N_SEEDS / 4 && h.bad > N_SEEDS / 4);
     assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4 && h.by_corpus > N_SEEDS / 4);
     assert_true(h.gave_way > N_SEEDS / 2 && h.again > N_SEEDS / 16);
+    print_message("%llu moves, %llu failed, %llu called off, %llu began early\n", (unsigned long long)h.kv_moves,
+                  (unsigned long long)h.vain_moves, (unsigned long long)h.called_off, (unsigned long long)h.early_moves);
+    assert_true(h.kv_moves > N_SEEDS / 4 && h.vain_moves > N_SEEDS / 8 && h.called_off > N_SEEDS / 32 &&
+                h.early_moves > N_SEEDS / 8);
     assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4 && h.shared > N_SEEDS && h.preempted > N_SEEDS / 8);
 }
 

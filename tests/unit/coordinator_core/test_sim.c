@@ -19,7 +19,8 @@ typedef struct {
     sim_lengths lengths;
     void *memory;
     sim *sim;
-    uint64_t n_done, n_failed, steps, drafted, accepted, tokens, sum_ns, first_sent_ns, last_sent_ns, first_ns;
+    uint64_t n_done, n_failed, steps, drafted, accepted, tokens, sum_ns, first_sent_ns, last_sent_ns, first_ns, last_ns;
+    uint64_t longest_gap_ns; /* mean of one answer's tokens behind its first */
 } world;
 
 static const char *const names[] = {"d"};
@@ -84,6 +85,9 @@ static void take(void *context, const sim_record *r) {
     w->tokens += r->n_tokens;
     w->sum_ns += r->end_ns - r->sent_ns;
     w->last_sent_ns = r->sent_ns;
+    w->last_ns = r->last_ns;
+    uint64_t gap_ns = r->n_tokens > 1 ? (r->last_ns - r->first_ns) / (r->n_tokens - 1) : 0;
+    if (gap_ns > w->longest_gap_ns) w->longest_gap_ns = gap_ns;
     if (w->n_done == 1) w->first_sent_ns = r->sent_ns, w->first_ns = r->first_ns;
 }
 
@@ -326,6 +330,73 @@ static void a_drafter_serves_all_verifiers(void **state) {
     assert_true(rates[1] > 3.9 * rates[0] && rates[1] < 4.1 * rates[0]);
 }
 
+/* A prompt of twenty blocks and a bit, in steps of four blocks, goes to the verifier that prefills; the answer comes from the
+ * other. What the first token takes is the prompt's steps; the second waits for the last of the KV and a step of what is left. */
+static void a_prompt_moves_while_it_is_computed(void **state) {
+    (void)state;
+    enum { BLOCKS = 20, ROWS = 4 * NOUNS_BLOCK_TOKENS };
+    for (uint64_t token_us = 10; token_us <= 100; token_us *= 10) {
+        static world w;
+        set(&w, "none");
+        set_verifiers(&w, 2);
+        flat(&w.o.step, 0, 0, 10 * MS); /* of prompts only, too */
+        w.o.step.n = 2;
+        w.o.limits.serves[0] = SCHED_PREFILLS;
+        w.o.limits.max_moves = 2;
+        w.o.limits.min_move_tokens = NOUNS_BLOCK_TOKENS;
+        w.o.limits.max_rows = w.o.limits.prefill_chunk = ROWS;
+        w.lengths.n_prompt = BLOCKS * NOUNS_BLOCK_TOKENS + 5;
+        w.o.max_tokens = 11;
+        w.o.move_ns = 3 * MS;
+        w.o.move_token_ns = (double)token_us * 1000;
+        begin(&w);
+        sim_figures f = run(&w, 1, 1);
+        uint64_t last_ns = w.last_ns, chunk_ns = ROWS * token_us * 1000, steps = BLOCKS / 4 + 1;
+        assert_int_equal(w.first_ns, steps * 10 * MS);
+        /* Each step is 10 ms; the moves of four blocks take longer or shorter than that. */
+        uint64_t there_ns = chunk_ns > 10 * MS ? 10 * MS + BLOCKS / 4 * chunk_ns : BLOCKS / 4 * 10 * MS + chunk_ns;
+        uint64_t on_ns = there_ns + 3 * MS > w.first_ns ? there_ns + 3 * MS : w.first_ns;
+        assert_int_equal(last_ns, on_ns + 10 * 10 * MS);
+        assert_int_equal(f.tokens, 11);
+        sched_stats st = sim_get_stats(w.sim, 0);
+        assert_true(st.moves == 1 && st.moves_failed == 0 && st.moved_tokens == BLOCKS * NOUNS_BLOCK_TOKENS);
+        assert_int_equal(sim_get_verifier(w.sim, 0, 1).plans, 10 + 1); /* the last one closes it */
+        mem_free(w.memory);
+    }
+}
+
+/* Long prompts beside answers: where one verifier prefills, steps of the other are never longer for them. */
+static void answers_are_not_held_up_where_another_prefills(void **state) {
+    (void)state;
+    uint64_t longest_ns[2];
+    for (int apart = 0; apart < 2; apart++) {
+        static world w;
+        static sim_lengths lengths[8];
+        set(&w, "none");
+        set_verifiers(&w, 2);
+        for (int i = 0; i < 8; i++) lengths[i] = (sim_lengths){i % 2 ? 12 : 1000, UINT32_MAX};
+        w.o.lengths = lengths;
+        w.o.n_lengths = 8;
+        w.o.limits.serves[0] = apart ? SCHED_PREFILLS : SCHED_BOTH;
+        w.o.limits.max_moves = 8;
+        w.o.limits.min_move_tokens = NOUNS_BLOCK_TOKENS;
+        w.o.move_ns = 1 * MS;
+        w.o.move_token_ns = 1000;
+        w.o.step.n_prompts = 1;
+        w.o.step.prompt_size[0] = 1;
+        w.o.step.prompt_ns[0] = 1e6;
+        begin(&w);
+        run(&w, 8, 200);
+        assert_int_equal(w.n_failed, 0);
+        longest_ns[apart] = w.longest_gap_ns;
+        if (apart) assert_true(sim_get_stats(w.sim, 0).moved_tokens > 50 * 900);
+        mem_free(w.memory);
+    }
+    print_message("the slowest answer after its first token: %.1f ms a token; with a verifier that prefills %.1f\n",
+                  (double)longest_ns[0] / 1e6, (double)longest_ns[1] / 1e6);
+    assert_true(2 * longest_ns[1] < longest_ns[0]);
+}
+
 static void one_seed_is_one_run(void **state) {
     (void)state;
     static world w;
@@ -407,6 +478,8 @@ int main(void) {
         cmocka_unit_test(prompts_keep_no_stream_waiting_longer_than_it_may),
         cmocka_unit_test(copies_and_verifiers_share_the_load),
         cmocka_unit_test(a_drafter_serves_all_verifiers),
+        cmocka_unit_test(a_prompt_moves_while_it_is_computed),
+        cmocka_unit_test(answers_are_not_held_up_where_another_prefills),
         cmocka_unit_test(one_seed_is_one_run),
         cmocka_unit_test(an_open_loop_sends_when_it_is_time_and_is_refused_without_room),
         cmocka_unit_test(bad_options_are_named),

@@ -4,8 +4,10 @@
  *
  *     limits max_batch=4 ...                          a new scheduler; what is not named keeps its default
  *                                                     drafter_blocks=2,0: KV blocks of each drafter; of those not named 0
- *     [@TIME] up [G] | down [G] | drain | timer | stats   G: a group, from 0, also behind a plan or a result ("result@1"),
+ *     [@TIME] up [G] | down [G] | empty G | fill G | drain | timer | stats
+ *                                                     G: a group, from 0, also behind a plan or a result ("result@1"),
  *                                                     where there are several (limits n_groups=2); "groups" tells of each
+ *     [@TIME] moved MOVE [CODE] [took=N]              as in: moved 1 ERR_UNAVAILABLE; without: ST_OK
  *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c, d
  *     [@TIME] request SEQ prompt=N [from=N] [salt=N] [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
  *                                                     prompts are parts of one text, from its beginning or from token N on
@@ -96,6 +98,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
                       .prefill_chunk = 16,
                       .max_tree = 0,
                       .max_context = 128,
+                      .min_move_tokens = 32,
                       .n_groups = 1,
                       .speculation = "all",
                       .drafter_names = names_of_drafters,
@@ -106,13 +109,15 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     } names[] = {{"max_requests", &l.max_requests}, {"max_running", &l.max_running}, {"max_queue", &l.max_queue},
                  {"max_rows", &l.max_rows},         {"max_batch", &l.max_batch},     {"prefill_chunk", &l.prefill_chunk},
                  {"max_tree", &l.max_tree},         {"max_context", &l.max_context}, {"n_groups", &l.n_groups},
-                 {"n_drafters", &l.n_drafters}};
+                 {"n_drafters", &l.n_drafters},     {"max_moves", &l.max_moves},     {"min_move_tokens", &l.min_move_tokens}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         *names[i].value = (uint32_t)number_of(words, n, names[i].name, *names[i].value);
     uint32_t n_listed = list_of(value_of(words, n, "n_blocks"), l.n_blocks, SCHED_MAX_GROUPS); /* the last one for the rest */
     if (n_listed == 0) l.n_blocks[n_listed++] = 32;
     for (; n_listed < SCHED_MAX_GROUPS; n_listed++) l.n_blocks[n_listed] = l.n_blocks[n_listed - 1];
     list_of(value_of(words, n, "drafter_blocks"), l.drafter_blocks, PROTO_MAX_DRAFTERS);
+    for (const char *v = value_of(words, n, "serves"), *g = v; v && *g && *g != ' '; g++) /* as in: serves=pdb */
+        l.serves[g - v] = *g == 'p' ? SCHED_PREFILLS : *g == 'd' ? SCHED_DECODES : SCHED_BOTH;
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
     l.max_stall_ns = number_of(words, n, "max_stall", 0);
     l.prefix_cache = number_of(words, n, "prefix_cache", 0);
@@ -131,11 +136,16 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     if (sched_init(sc->memory, &l, &sc->s, &e) != ST_OK) say(out, "    %s \"%s\"\n", st_name(e.code), e.message);
 }
 
+static void read_code(const script *sc, sched_event *ev, const char *name) {
+    while (ev->code < ST_N_CODES && strcmp(st_name(ev->code), name) != 0) ev->code++;
+    if (ev->code == ST_N_CODES) bad(sc, name);
+}
+
 static void read_cancel(const script *sc, sched_event *ev, char **words, uint32_t n) {
     if (n != 3) bad(sc, "cancel");
-    while (ev->code < ST_N_CODES && strcmp(st_name(ev->code), words[1]) != 0) ev->code++;
+    read_code(sc, ev, words[1]);
     while (ev->finish <= SCHED_FINISH_ERROR && strcmp(finishes[ev->finish], words[2]) != 0) ev->finish++;
-    if (ev->code == ST_N_CODES || ev->finish > SCHED_FINISH_ERROR) bad(sc, words[1]);
+    if (ev->finish > SCHED_FINISH_ERROR) bad(sc, words[2]);
 }
 
 static void read_request(script *sc, sched_event *ev, char **words, uint32_t n) {
@@ -247,6 +257,15 @@ static void say_drafts(text *out, const sched_drafts *drafts, const proto_drafte
             (unsigned long long)by[i].drafted);
 }
 
+static void say_move(text *out, const sched_action *a) {
+    say(out, "    move %llu of %llu: %u -> %u, %u tokens, %u of %u blocks ready", (unsigned long long)a->move,
+        (unsigned long long)a->seq.value, a->group, a->to, a->n_tokens, a->n_ready, a->n_blocks);
+    for (uint32_t b = 0; b < a->n_blocks; b++)
+        say(out, "%s %u.%u -> %u.%u", b ? "," : ":", a->from_blocks[b].index, a->from_blocks[b].generation, a->to_blocks[b].index,
+            a->to_blocks[b].generation);
+    say(out, "\n");
+}
+
 static void say_action(const script *sc, text *out, const sched_action *a) {
     unsigned long long seq = a->seq.value;
     switch (a->kind) {
@@ -280,6 +299,9 @@ static void say_action(const script *sc, text *out, const sched_action *a) {
         else
             say(out, "    timer none\n");
         break;
+    case SCHED_ACT_MOVE: say_move(out, a); break;
+    case SCHED_ACT_MOVE_READY: say(out, "    move %llu: %u blocks ready\n", (unsigned long long)a->move, a->n_ready); break;
+    case SCHED_ACT_MOVE_CANCEL: say(out, "    move %llu: cancel\n", (unsigned long long)a->move); break;
     case SCHED_ACT_DRAINED: say(out, "    drained\n"); break;
     }
 }
@@ -311,11 +333,15 @@ static void say_stats(text *out, const sched *s, uint32_t n_drafters) {
 static void say_groups(text *out, const sched *s, uint32_t n_groups) {
     for (uint32_t i = 0; i < n_groups; i++) {
         sched_group_stats g = sched_get_group(s, i);
-        say(out, "    group %u: %s, %u running, blocks: %u used, %u reserved of %u, %llu steps, %llu rows\n", i,
-            g.up ? "up" : "down", g.running, g.blocks_used, g.blocks_reserved, g.blocks_total, (unsigned long long)g.steps,
-            (unsigned long long)g.rows);
+        say(out, "    group %u: %s%s, %u running, blocks: %u used, %u reserved of %u, %llu steps, %llu rows\n", i,
+            g.up ? "up" : "down", g.emptied ? ", drained" : "", g.running, g.blocks_used, g.blocks_reserved, g.blocks_total,
+            (unsigned long long)g.steps, (unsigned long long)g.rows);
     }
-    say(out, "    displaced: %llu\n", (unsigned long long)sched_get_stats(s).displaced);
+    sched_stats st = sched_get_stats(s);
+    say(out, "    displaced: %llu\n", (unsigned long long)st.displaced);
+    if (st.moves + st.moving > 0)
+        say(out, "    moves: %u in flight, %llu over, %llu of them failed, %llu tokens moved\n", st.moving,
+            (unsigned long long)st.moves, (unsigned long long)st.moves_failed, (unsigned long long)st.moved_tokens);
 }
 
 /* ---- one file ---- */
@@ -330,6 +356,9 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
                                         [SCHED_DRAFTER_DOWN] = "drafter-down",
                                         [SCHED_DRAFTS] = "drafts",
                                         [SCHED_DRAIN] = "drain",
+                                        [SCHED_MOVED] = "moved",
+                                        [SCHED_EMPTY] = "empty",
+                                        [SCHED_FILL] = "fill",
                                         [SCHED_TIMER] = "timer"};
     result_memory m = {0};
     char *at = strchr(words[0], '@');
@@ -344,7 +373,12 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
         if (n < (ev->kind == SCHED_DRAFTS ? 3 : 2)) bad(sc, words[0]);
         ev->drafter = (uint32_t)strtoul(words[1], NULL, 10);
     }
-    if ((ev->kind == SCHED_GROUP_UP || ev->kind == SCHED_GROUP_DOWN) && n > 1) ev->group = (uint32_t)strtoul(words[1], NULL, 10);
+    if (ev->kind == SCHED_MOVED && n > 1) ev->move = strtoull(words[1], NULL, 10);
+    if (ev->kind == SCHED_MOVED) ev->took_ns = number_of(words, n, "took", 0);
+    if (ev->kind == SCHED_MOVED && n > 2 && !strchr(words[2], '=')) read_code(sc, ev, words[2]);
+    bool of_group =
+        ev->kind == SCHED_GROUP_UP || ev->kind == SCHED_GROUP_DOWN || ev->kind == SCHED_EMPTY || ev->kind == SCHED_FILL;
+    if (of_group && n > 1) ev->group = (uint32_t)strtoul(words[1], NULL, 10);
     if (ev->kind == SCHED_DRAFTS) read_result(sc, &m, words + 2, n - 2, true);
     ev->result = &m.result;
     sched_actions acts = sched_step(sc->s, sc->now_ns, ev);

@@ -164,7 +164,8 @@ static proto_status sample_status(proto_worker_status *workers, uint32_t n) {
                       .n_by_drafter = 2,
                       .by_drafter = figures};
     for (uint32_t i = 0; i < n; i++) {
-        workers[i] = (proto_worker_status){.up = i % 2, .step_ms = unit(&s), .steps = any64(&s)};
+        workers[i] =
+            (proto_worker_status){.up = i % 2, .drained = i % 3, .requests = any64(&s), .step_ms = unit(&s), .steps = any64(&s)};
         workers[i].followed = i, workers[i].kv_blocks_held = any64(&s), workers[i].dropped = any64(&s);
         proto_register *r = &workers[i].info;
         *r = (proto_register){.rank = i, .group_size = 1, .role = "verifier", .hostname = "localhost", .kv_blocks = any64(&s)};
@@ -201,7 +202,27 @@ static void assert_same_status(const proto_status *a, const proto_status *b) {
         assert_true(x->up == y->up && x->step_ms == y->step_ms);
         assert_true(x->followed == y->followed && x->kv_blocks_held == y->kv_blocks_held && x->dropped == y->dropped);
         assert_int_equal(x->steps, y->steps);
+        assert_true(x->drained == y->drained && x->requests == y->requests);
     }
+}
+
+static void a_call_to_drain_comes_back_as_it_went(void **state) {
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        proto_drain d = {.group = "a-name-of-31-bytes-is-longest--", .undo = i & 1, .wait = i & 2}, back;
+        proto_bytes b;
+        assert_int_equal(proto_drain_encode(&d, &b), ST_OK);
+        assert_int_equal(proto_drain_decode(b.bytes, b.n, &back, NULL), ST_OK);
+        assert_string_equal(back.group, d.group);
+        assert_true(back.undo == d.undo && back.wait == d.wait);
+        proto_bytes_free(&b);
+    }
+    raw_message m = {.n = 0};
+    proto_drain back;
+    st_error e;
+    put_bytes(&m, 1, "two words", 9);
+    assert_int_equal(proto_drain_decode(m.bytes, m.n, &back, &e), ST_ERR_INVALID_ARGUMENT);
+    assert_string_equal(e.message, "group: byte 0x20 at 3: expected printable ASCII without spaces");
 }
 
 static void a_status_comes_back_as_it_went(void **state) {
@@ -339,6 +360,7 @@ int main(void) {
         cmocka_unit_test(bad_spans_are_refused),
         cmocka_unit_test(habits_come_back_as_they_went),
         cmocka_unit_test(a_reply_with_bad_figures_is_refused),
+        cmocka_unit_test(a_call_to_drain_comes_back_as_it_went),
         cmocka_unit_test(a_status_comes_back_as_it_went),
         cmocka_unit_test(a_status_with_a_bad_worker_is_refused_by_its_index),
     };
