@@ -84,7 +84,7 @@ static void list_keys(const cyaml_schema_field_t *fields, char *out, size_t size
 
 static st_code explain(const char *name, const complaint *c, const char *text, size_t n, st_error *e) {
     static const char unknown[] = "Unexpected key: ", twice[] = "Mapping field already seen: ";
-    char keys[384], line[32] = "";
+    char keys[640], line[32] = "";
     if (!strncmp(c->what, unknown, sizeof unknown - 1)) {
         const char *key = c->what + sizeof unknown - 1;
         list_keys(c->in_group ? group_fields : topology_fields, keys, sizeof keys);
