@@ -1,6 +1,8 @@
 #include "base/sha256.h"
 
+#include <limits.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <string.h>
 
 /* libcrypto fails here only when it cannot allocate, so every failure is ST_FATAL_MEMORY. */
@@ -30,6 +32,14 @@ st_code sha256_of(const void *bytes, size_t n, uint8_t out[SHA256_BYTES]) {
     sha256_begin(&h);
     sha256_add(&h, bytes, n);
     return sha256_end(&h, out);
+}
+
+st_code sha256_hmac(const void *key, size_t n_key, const void *bytes, size_t n, uint8_t out[SHA256_BYTES]) {
+    unsigned n_out = 0;
+    memset(out, 0, SHA256_BYTES);
+    if (n_key > INT_MAX || !HMAC(EVP_sha256(), key, (int)n_key, bytes, n, out, &n_out)) return ST_FATAL_MEMORY;
+    INVARIANT(n_out == SHA256_BYTES);
+    return ST_OK;
 }
 
 void sha256_hex(const uint8_t hash[SHA256_BYTES], char out[2 * SHA256_BYTES + 1]) {

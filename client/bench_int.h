@@ -42,6 +42,8 @@ typedef struct {
 
 /* `consort bench serve`; argv[0] is what messages call it. Returns the exit code. */
 int bench_serve(int argc, char **argv);
+/* `consort bench kv`, likewise. */
+int bench_kv(int argc, char **argv);
 
 /* The request for a prompt: views into `b` and `messages`. */
 void bench_request(const bench_run *b, uint32_t prompt, proto_message messages[2], proto_request *out);

@@ -1,4 +1,5 @@
-/* consort bench: engine, the speed of the forward pass in this process; serve, that of a cluster (bench_serve.c).
+/* consort bench: engine, the speed of the forward pass in this process; serve, that of a cluster
+ * (bench_serve.c); kv, that of its transports (bench_kv.c).
  *
  * prompt: a prompt of P tokens, logits of its last position only, after the same once unmeasured. decode: B sequences, one token
  * each a step, greedy; batch 1 from an empty context, others after 64-token prompts. verify: n tokens of one sequence a step, all
@@ -210,7 +211,7 @@ static int usage(const char *verb, const st_error *e) {
 static int run(const char *verb, bench *b) {
     st_error e = {0};
     if (strcmp(b->what, "engine")) {
-        (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "no test '%s' (engine; serve, right behind bench)", b->what);
+        (void)st_fail(&e, ST_ERR_INVALID_ARGUMENT, "no test '%s' (engine; serve or kv, right behind bench)", b->what);
         return usage(verb, &e);
     }
     if (read_list("--threads", b->threads_text, 1024, &b->threads, &e) ||
@@ -248,6 +249,11 @@ int client_bench(int argc, char **argv) {
         argv[1] = serve;
         return bench_serve(argc - 1, argv + 1);
     }
+    char kv[] = "bench kv";
+    if (argc > 1 && !strcmp(argv[1], "kv")) {
+        argv[1] = kv;
+        return bench_kv(argc - 1, argv + 1);
+    }
     bench b = {.threads_text = "1",
                .batch_text = "1,4,8,16",
                .n_prompt = 512,
@@ -256,7 +262,7 @@ int client_bench(int argc, char **argv) {
                .engine.max_rows = ROWS};
     const client_option options[] = {
         {"TEST", CLIENT_TEXT, &b.what, NULL,
-         "engine: the forward pass in this process; serve: a running cluster (consort bench serve --help)", true},
+         "engine: the forward pass in this process; serve, kv: a running cluster (consort bench serve --help)", true},
         {"--model", CLIENT_TEXT, &b.engine.path, "F", "GGUF file", true},
         {"--threads", CLIENT_TEXT, &b.threads_text, "N,N", "compute threads (default: 1)", false},
         {"--prompt", CLIENT_U32, &b.n_prompt, "N", "tokens of the prompt (default: 512)", false},

@@ -183,6 +183,7 @@ static st_code check_topology(const config_topology *t, st_error *e) {
     if (!code) code = check_address("control_listen", t->control_listen, e);
     if (!code && t->http_listen[0]) code = check_address("http_listen", t->http_listen, e);
     if (code) return code;
+    if (!t->kv_listen[0]) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "kv_listen: is empty; expected a name or an address");
     if (!t->model[0]) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "model: is empty; expected the path of a GGUF file");
     if (t->prefill_chunk > t->max_rows)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "prefill_chunk: %u is over max_rows %u", t->prefill_chunk, t->max_rows);
@@ -307,6 +308,8 @@ void config_destroy(config_topology *t) {
     mem_free(t->draft_budgets);
     mem_free(t->draft_ahead);
     mem_free(t->fusion);
+    mem_free(t->kv_transport);
+    mem_free(t->kv_listen);
     mem_free(t);
 }
 

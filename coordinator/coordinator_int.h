@@ -1,6 +1,6 @@
-/* What the coordinator's files share: loop.c (events to the scheduler, actions from it), members.c (the ranks), front_grpc.c
- * (clients), front_http.c (monitors), metrics.c (what they are told), answer.c (text with stop strings). Nothing here is seen
- * outside the room. All on the loop's thread. */
+/* What the coordinator's files share: loop.c (events to the scheduler, actions from it), members.c (the ranks), moves.c (KV
+ * between them), front_grpc.c (clients), front_http.c (monitors), metrics.c (what they are told), answer.c (text with stop
+ * strings). Nothing here is seen outside the room. All on the loop's thread. */
 #ifndef CONSORT_COORDINATOR_INT_H
 #define CONSORT_COORDINATOR_INT_H
 
@@ -46,6 +46,7 @@ typedef struct {
     uint32_t number;          /* among the drafters, or among the verifiers: the scheduler's */
     uint32_t epoch;           /* higher with each life */
     uint64_t plan, sent_ns;   /* in flight, and since when; plan 0: none */
+    uint64_t answered;        /* the last one in this life that was answered */
     uint32_t n_nodes;         /* of draft trees in it */
     bool drafts, up;
     bool settled; /* it has been up, or lost: nobody waits for its start any more */
@@ -76,9 +77,40 @@ void members_deinit(members *m);
 void members_send_plan(coordinator *c, uint32_t verifier, const proto_plan *p); /* if it cannot be sent, GROUP_DOWN follows */
 void members_send_draft(coordinator *c, uint32_t drafter, const proto_plan *p); /* DRAFTER_DOWN, likewise */
 void members_give_up(coordinator *c, const char *why); /* verifiers that do not answer their plans: their leaders count as lost */
-void members_stop(coordinator *c);                     /* STOP to all; coordinator_all_left follows */
+member_group *members_verifier(coordinator *c, uint32_t verifier);
+/* A message to a rank; nothing where it has no link. Frees `b`. If it cannot be sent, the rank is lost. */
+void members_send(coordinator *c, uint32_t rank, uint16_t type, proto_bytes *b, st_code encoded);
+void members_refuse(coordinator *c, uint32_t rank, st_code code, const char *why); /* it counts as lost */
+void members_stop(coordinator *c);                                                 /* STOP to all; coordinator_all_left follows */
 /* Why the cluster is not ready; "" if it is: a verifier is up, and each other one and each drafter was, or is lost or late. */
 void members_explain(const coordinator *c, char *text, size_t n_bytes);
+
+/* ---- moves.c: KV of sequences on its way from one verifier to another ---- */
+typedef struct move move;
+typedef void moves_measured(void *context, st_code code, const char *message, const proto_moved *at_target);
+typedef struct {
+    move *items; /* [n] */
+    uint32_t n, generation;
+    net_timer *timer; /* the next of them that is due */
+} moves;
+ST_CHECKED st_code moves_init(coordinator *c, st_error *e);
+void moves_deinit(moves *s);
+void moves_start(coordinator *c, const sched_action *a); /* SCHED_MOVED follows, not from inside */
+void moves_ready(coordinator *c, uint64_t id, uint32_t n_ready);
+void moves_cancel(coordinator *c, uint64_t id);
+void moves_answered(coordinator *c, uint32_t rank, const proto_moved *r);
+void moves_lost(coordinator *c, const member_group *g); /* its ranks touch nothing any more */
+
+/* Memory of no content from rank to rank: `measured` is called once, not from inside. Returns the move's id; 0: a rank is gone,
+ * or too many moves are on their way, and nothing is called. */
+uint64_t moves_measure(coordinator *c, uint32_t from, uint32_t to, const char *way, const proto_scratch *scratch,
+                       moves_measured *measured, void *context);
+
+/* ---- measure.c: the call MeasureKv ---- */
+typedef struct measure measure;
+void measure_start(coordinator *c, net_call *call);        /* answers the call, now or later */
+void measure_forget(coordinator *c, const net_call *call); /* the call is dead */
+void measure_deinit(coordinator *c);
 
 /* ---- front_grpc.c: clients ---- */
 typedef struct stream stream;
@@ -142,6 +174,8 @@ struct coordinator {
     uint8_t model_hash[32], vocabulary_hash[32];
     filemap corpus;
     members members;
+    moves moves;
+    measure *measure; /* NULL: nobody measures */
     front front;
     net_http_server *http; /* NULL: off */
     uint16_t http_port;

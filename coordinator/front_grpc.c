@@ -616,6 +616,8 @@ static void on_call(void *context, net_call *call, const char *path, const uint8
         on_drain(c, call, message, n);
     else if (strcmp(path, "/consort.v1.Admin/Trace") == 0)
         on_trace(c, call);
+    else if (strcmp(path, "/consort.v1.Admin/MeasureKv") == 0)
+        measure_start(c, call);
     else {
         snprintf(text, sizeof text, "there is no method %.180s", path);
         net_call_finish(call, st_grpc(ST_ERR_UNSUPPORTED), text);
@@ -630,6 +632,7 @@ static void on_end(void *context, net_call *call, st_code code) {
         cancel_all(g, code, SCHED_FINISH_CANCELLED);
         return;
     }
+    measure_forget(c, call);
     for (uint32_t i = 0; i < c->front.n_stops; i++)
         if (c->front.stop_calls[i] == call) c->front.stop_calls[i] = c->front.stop_calls[--c->front.n_stops];
     for (uint32_t i = 0; i < c->front.n_drains; i++)

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CLOSE_TIMEOUT_MS = 1000 };
+enum { CLOSE_TIMEOUT_MS = 1000, MAX_MOVES = 8 };
 static const uint64_t MS = 1000000;
 
 static void send_plan(coordinator *c, uint32_t verifier, const proto_plan *p) {
@@ -33,9 +33,9 @@ static void act(coordinator *c, sched_actions actions) {
         case SCHED_ACT_FINISHED: front_finished(c, a); break;
         case SCHED_ACT_TIMER: net_timer_at(c->sched_timer, a->at_ns); break;
         case SCHED_ACT_DRAINED: c->drained = true; break;
-        case SCHED_ACT_MOVE:
-        case SCHED_ACT_MOVE_READY:
-        case SCHED_ACT_MOVE_CANCEL: INVARIANT(false); break; /* coordinator/moves.c carries them out */
+        case SCHED_ACT_MOVE: moves_start(c, a); break;
+        case SCHED_ACT_MOVE_READY: moves_ready(c, a->move, a->n_ready); break;
+        case SCHED_ACT_MOVE_CANCEL: moves_cancel(c, a->move); break;
         }
     }
 }
@@ -196,6 +196,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
     l->lockstep = strcmp(t->fusion, "lockstep") == 0;
+    l->max_moves = strcmp(t->kv_transport, "off") ? MAX_MOVES : 0;
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;
     l->similarity = c->o->similarity;
@@ -214,7 +215,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->corpus_bytes = c->corpus.size_bytes;
     size_t bytes = sched_bytes(l);
     c->sched_memory = mem_alloc_aligned(bytes, 1, 64);
-    c->max_pending = 2 * (l->max_requests + c->members.n_groups) + 8;
+    c->max_pending = 2 * (l->max_requests + c->members.n_groups) + c->members.n_verifiers * l->max_moves + 8;
     c->pending = mem_alloc(c->max_pending, sizeof *c->pending);
     if (!c->sched_memory || !c->pending)
         return st_fail(e, ST_FATAL_MEMORY, "no memory for a scheduler of %u requests", l->max_requests);
@@ -264,6 +265,7 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     if (!code) code = make_sched(c, e);
     if (!code) code = net_timer_create(c->loop, on_sched_timer, c, &c->sched_timer);
     if (!code) code = net_timer_create(c->loop, on_drain_timer, c, &c->drain_timer);
+    if (!code) code = moves_init(c, e);
     if (!code) code = net_loop_on_signal(c->loop, on_signal, c, e);
     if (!code) code = members_listen(c, e);
     if (!code) code = front_init(c, e);
@@ -276,6 +278,7 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     warn_if_open("listen", c->t->listen);
     warn_if_open("control_listen", c->t->control_listen);
     if (c->http) warn_if_open("http_listen", c->t->http_listen);
+    if (!strcmp(c->t->kv_transport, "auto") || !strcmp(c->t->kv_transport, "tcp")) warn_if_open("kv_listen", c->t->kv_listen);
     log_line(LOG_INFO, "coordinator", "gRPC on port %u, control link on port %u, model %s, %u ranks expected", c->front.port,
              c->members.port, c->t->model, c->members.n - 1);
     *out = c;
@@ -298,6 +301,8 @@ void coordinator_destroy(coordinator *c) {
     net_link_server_destroy(c->members.server);
     front_deinit(c);
     net_http_destroy(c->http);
+    measure_deinit(c);
+    moves_deinit(&c->moves);
     members_deinit(&c->members);
     net_timer_destroy(c->sched_timer);
     net_timer_destroy(c->drain_timer);

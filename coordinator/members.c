@@ -30,6 +30,14 @@ static void send_frame(coordinator *c, net_link *k, const member *m, uint16_t ty
     if (code) net_link_close(k, "cannot send");
 }
 
+void members_send(coordinator *c, uint32_t rank, uint16_t type, proto_bytes *b, st_code encoded) {
+    const member *m = &c->members.items[rank];
+    if (m->link)
+        send_frame(c, m->link, m, type, b, encoded);
+    else
+        proto_bytes_free(b);
+}
+
 static uint32_t rank_of(const coordinator *c, const member *m) { return (uint32_t)(m - c->members.items); }
 static member_group *group_of(coordinator *c, const member *m) { return &c->members.groups[m->group]; }
 
@@ -39,6 +47,8 @@ static member_group *group_at(coordinator *c, bool drafts, uint32_t number) {
     while (g->drafts != drafts || g->number != number) g++;
     return g;
 }
+
+member_group *members_verifier(coordinator *c, uint32_t verifier) { return group_at(c, false, verifier); }
 
 static const config_group *config_of(const coordinator *c, const member_group *g) { return &c->t->groups[g - c->members.groups]; }
 
@@ -70,7 +80,7 @@ static void group_down(coordinator *c, const member *lost) {
     bool was_up = g->up;
     g->up = false;
     g->settled = true;
-    g->plan = 0;
+    g->plan = g->answered = 0;
     for (uint32_t i = g->leader; i < g->leader + g->n_ranks; i++) {
         member *m = &c->members.items[i];
         if (m->link && m->state != MEMBER_LOST && m->state != MEMBER_LEFT) {
@@ -83,6 +93,7 @@ static void group_down(coordinator *c, const member *lost) {
     if (!g->drafts && any_verifier_up(&c->members))
         log_line(LOG_WARN, "coordinator", "verifier %s is lost: its requests go on in the others", config_of(c, g)->name);
     tell_scheduler(c, g);
+    if (!g->drafts) moves_lost(c, g);
 }
 
 static void lose(coordinator *c, member *m, const char *reason) {
@@ -101,6 +112,11 @@ static void refuse(coordinator *c, net_link *k, member *m, st_code code, const c
     else
         log_line(LOG_ERROR, "coordinator", "refused a rank: %s", text);
     abort_link(c, k, m, code, text);
+}
+
+void members_refuse(coordinator *c, uint32_t rank, st_code code, const char *why) {
+    member *m = &c->members.items[rank];
+    if (m->link) refuse(c, m->link, m, code, why);
 }
 
 static void forget_stranger(members *m, const net_link *k) {
@@ -241,6 +257,7 @@ static void take_time(coordinator *c, member_group *g, const proto_result *r) {
                              .drafted = n_nodes,
                              .accepted = n_chosen - n_choices});
     g->plan = 0;
+    g->answered = r->plan_id;
     if (g->drafts) {
         metrics_add(&c->metrics.draft, t, 1);
         return;
@@ -280,6 +297,17 @@ static void on_result(coordinator *c, net_link *k, member *m, const net_frame *f
     arena_deinit(&a);
 }
 
+static void on_moved(coordinator *c, net_link *k, member *m, const net_frame *f) {
+    uint32_t epoch = group_of(c, m)->epoch;
+    proto_moved r;
+    st_error e = {0};
+    if (f->group_epoch < epoch) return; /* its group has been lost meanwhile, and the move with it */
+    if (f->group_epoch > epoch || m->state != MEMBER_READY || proto_moved_decode(f->payload, f->n, &r, &e))
+        refuse(c, k, m, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "a MOVED of a later epoch, or before READY");
+    else
+        moves_answered(c, rank_of(c, m), &r);
+}
+
 static void on_abort(coordinator *c, net_link *k, member *m, const net_frame *f) {
     proto_abort a;
     lose(c, m, proto_abort_decode(f->payload, f->n, &a, NULL) ? "an unreadable ABORT" : a.message);
@@ -304,6 +332,7 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     case PROTO_MSG_READY: on_ready(c, k, m, f); break;
     case PROTO_MSG_HEARTBEAT: on_heartbeat(c, k, m, f); break;
     case PROTO_MSG_RESULT: on_result(c, k, m, f); break;
+    case PROTO_MSG_MOVED: on_moved(c, k, m, f); break;
     case PROTO_MSG_ABORT: on_abort(c, k, m, f); break;
     case PROTO_MSG_GOODBYE:
         if (!c->members.stopping) {

@@ -78,6 +78,13 @@ static void write_request_failure_total(text *t, const metrics *m, const metrics
         put(t, PREFIX "request_failure_total{code=\"%s\"} %llu\n", names[i], (unsigned long long)m->failed[i]);
 }
 
+static void write_kv_moves_total(text *t, const metrics *m, const metrics_view *v) {
+    (void)v;
+    put(t, PREFIX "kv_moves_total{result=\"done\"} %llu\n", (unsigned long long)m->moves_done);
+    put(t, PREFIX "kv_moves_total{result=\"cancelled\"} %llu\n", (unsigned long long)m->moves_cancelled);
+    put(t, PREFIX "kv_moves_total{result=\"failed\"} %llu\n", (unsigned long long)m->moves_failed);
+}
+
 /* The inside of a label. */
 static void put_label(text *t, const char *value) {
     for (const char *p = value; *p; p++) put(t, *p == '"' || *p == '\\' ? "\\%c" : "%c", *p);

@@ -21,7 +21,8 @@ typedef struct {
     uint64_t succeeded_stop, succeeded_length;
     uint64_t failed[METRICS_GRPC_CODES]; /* by gRPC status */
     uint64_t prompt_tokens, generation_tokens;
-    metrics_histogram first_token, inter_token, whole_request, queue, step, plan_overhead, draft;
+    uint64_t moves_done, moves_cancelled, moves_failed, moved_bytes;
+    metrics_histogram first_token, inter_token, whole_request, queue, step, plan_overhead, draft, move;
 } metrics;
 
 typedef struct {

@@ -144,6 +144,41 @@ static uint32_t count_neighbours(const config_topology *t, uint32_t rank, const 
     return n;
 }
 
+/* ---- transports of a verifier's rank ---- */
+
+typedef struct {
+    transport *all[TRANSPORT_MAX_KINDS]; /* [n] the best first */
+    uint32_t n;
+} transports;
+
+static void close_transports(transports *t) {
+    while (t->n) {
+        transport *last = t->all[--t->n];
+        last->ops->destroy(last);
+    }
+}
+
+/* One that cannot be had is an error where it was asked for by its name, and otherwise one less to choose from. */
+static st_code open_transport(const config_topology *t, const transport_kind *kind, transports *out, st_error *e) {
+    char name[HOST_BYTES] = "";
+    transport_options o = {.host = t->kv_listen};
+    bool named = !strcmp(t->kv_transport, kind->name), any = !strcmp(t->kv_listen, "0.0.0.0") || !strcmp(t->kv_listen, "::");
+    if (!named && strcmp(t->kv_transport, "auto")) return ST_OK;
+    if (any && !gethostname(name, HOST_BYTES - 1)) o.advertise = name;
+    st_code code = kind->create(&o, &out->all[out->n], e);
+    if (!code) out->n++;
+    if (!code || named) return code ? st_prefix(e, "kv_transport") : ST_OK;
+    log_line(LOG_WARN, "consortd", "KV cache will not move by %s: %s", kind->name, e->message);
+    return ST_OK;
+}
+
+static st_code open_transports(const config_topology *t, transports *out, st_error *e) {
+    const transport_kind *const kinds[] = {&transport_shm, &transport_mpi, &transport_tcp};
+    st_code code = ST_OK;
+    for (size_t i = 0; !code && i < sizeof kinds / sizeof *kinds; i++) code = open_transport(t, kinds[i], out, e);
+    return code;
+}
+
 static st_code run_worker(const config_topology *t, uint32_t rank, uint32_t n_neighbours, start *s, st_error *e) {
     worker_options wo = {.topology = t, .rank = rank, .n_neighbours = n_neighbours};
     st_code code = parallel_world_broadcast(s, sizeof *s, START_DEADLINE_MS, e);
@@ -161,7 +196,12 @@ static st_code run_worker(const config_topology *t, uint32_t rank, uint32_t n_ne
     else
         code = parallel_world_group(rank - wo.group_rank, n_ranks, t->dead_after_ms, &wo.group_link, e);
     if (code) return code;
-    code = worker_run(&wo, e);
+    transports movers = {0};
+    if (t->groups[wo.group].role == CONFIG_VERIFIER) code = open_transports(t, &movers, e);
+    wo.transports = movers.all;
+    wo.n_transports = movers.n;
+    if (!code) code = worker_run(&wo, e);
+    close_transports(&movers);
     wo.group_link->ops->destroy(wo.group_link);
     return code;
 }

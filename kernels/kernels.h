@@ -110,7 +110,11 @@ typedef struct {
     /* What the view holds, for the host to read until the next operation; waits for the operations before. */
     const void *(*host)(kernels_device *d, kernels_view v, size_t n_bytes);
     void (*copy)(kernels_device *d, kernels_view to, kernels_view from, size_t n_bytes); /* must not overlap */
-    ST_CHECKED st_code (*wait)(kernels_device *d);                                       /* all operations before are done */
+    /* Bytes of a buffer from at_bytes on, of any alignment, to and from the host; done when they return. Unlike all else these
+     * may be called by a second thread while the device computes with other bytes (KV that moves between groups). */
+    void (*peek)(kernels_device *d, void *to, const kernels_buffer *from, size_t at_bytes, size_t n_bytes);
+    void (*poke)(kernels_device *d, kernels_buffer *to, size_t at_bytes, const void *from, size_t n_bytes);
+    ST_CHECKED st_code (*wait)(kernels_device *d); /* all operations before are done */
 
     /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on borders of 32 (a block of 256 may be
      * cut) or, of a float format, anywhere. They take the same memory in either precision. Errors: ST_FATAL_MEMORY,

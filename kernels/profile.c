@@ -112,6 +112,12 @@ static st_code pass_alloc(kernels_device *d, size_t size_bytes, kernels_buffer *
 }
 static void pass_free(kernels_device *d, kernels_buffer *b) { of(d)->inner->free(of(d)->device, b); }
 static const void *pass_host(kernels_device *d, kernels_view v, size_t n) { return of(d)->inner->host(of(d)->device, v, n); }
+static void pass_peek(kernels_device *d, void *to, const kernels_buffer *from, size_t at, size_t n) {
+    of(d)->inner->peek(of(d)->device, to, from, at, n);
+}
+static void pass_poke(kernels_device *d, kernels_buffer *to, size_t at, const void *from, size_t n) {
+    of(d)->inner->poke(of(d)->device, to, at, from, n);
+}
 static st_code pass_wait(kernels_device *d) {
     st_code c = of(d)->inner->wait(of(d)->device);
     return of(d)->failed ? of(d)->failed : c;
@@ -139,6 +145,8 @@ st_code kernels_profile_create(const kernels_ops *ops, kernels_device *device, k
     p->ops.alloc = pass_alloc;
     p->ops.free = pass_free;
     p->ops.host = pass_host;
+    p->ops.peek = pass_peek;
+    p->ops.poke = pass_poke;
     p->ops.wait = pass_wait;
     p->ops.weight_create = pass_weight_create;
     p->ops.weight_free = pass_weight_free;

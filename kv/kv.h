@@ -2,12 +2,14 @@
  *
  * Nouns: a store (all blocks of one rank, in device memory), a KV type (how a row, one token of one head, is rounded; one file in
  * kv/types/, one row in types.c). The store does as plans say and decides nothing; it remembers the generation under which each
- * block was last named, and refuses an older one. Owner: the worker's step thread. */
+ * block was last named, and refuses an older one. Owner: the worker's step thread; kv_store_load and kv_store_store may be called
+ * by a second thread meanwhile, for blocks that no plan names: it is the coordinator who sees to that. */
 #ifndef CONSORT_KV_H
 #define CONSORT_KV_H
 
 #include "kernels/kernels.h"
 #include "kv/kv_core.h"
+#include "kv/transfer.h"
 
 typedef struct {
     const char *name; /* "f16", "q8" */
@@ -36,5 +38,10 @@ size_t kv_store_bytes(const kv_store *s);
 /* Takes note that a plan names these blocks. Errors: ST_FATAL_PROTOCOL (index out of range, or a generation older than the last).
  */
 ST_CHECKED st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t n, st_error *e);
+/* A piece of a transfer out of a block, and into it. p->heads are counted among those of the store, and p->block is not looked
+ * at. No generation is looked at either: those are the step thread's. Errors: ST_ERR_INVALID_ARGUMENT (block, layer, heads,
+ * tokens, rows or n not as the store has them; nothing was read or written). */
+ST_CHECKED st_code kv_store_load(const kv_store *s, uint32_t block, const kv_piece *p, uint8_t *bytes, size_t n);
+ST_CHECKED st_code kv_store_store(kv_store *s, uint32_t block, const kv_piece *p, const uint8_t *bytes, size_t n);
 
 #endif

@@ -84,3 +84,44 @@ st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t n, st_erro
         if (blocks[i].generation > s->generation[blocks[i].index]) s->generation[blocks[i].index] = blocks[i].generation;
     return ST_OK;
 }
+
+/* ---- pieces ---- */
+
+/* Where the rows of the piece lie: as many runs of bytes, stride_bytes apart. What stands side by side is one run. */
+typedef struct {
+    size_t at, run_bytes, stride_bytes;
+    uint32_t n_runs;
+} runs;
+
+static st_code find_runs(const kv_store *s, uint32_t block, const kv_piece *p, size_t n, runs k[2]) {
+    const kernels_kv *v = &s->view;
+    size_t row = kernels_kv_row_bytes(v->type, v->head_dim), head = row * NOUNS_BLOCK_TOKENS, side = head * v->n_kv_heads;
+    if (block >= v->n_blocks || p->layer >= v->n_layers || p->heads.n < 1 || p->heads.first >= v->n_kv_heads ||
+        p->heads.n > v->n_kv_heads - p->heads.first || p->n_tokens < 1 || p->n_tokens > NOUNS_BLOCK_TOKENS ||
+        p->row_bytes != row || n != 2 * row * p->n_tokens * p->heads.n)
+        return ST_ERR_INVALID_ARGUMENT;
+    size_t at = ((size_t)block * v->n_layers + p->layer) * 2 * side + p->heads.first * head;
+    bool whole = p->n_tokens == NOUNS_BLOCK_TOKENS;
+    for (int i = 0; i < 2; i++)
+        k[i] = whole ? (runs){at + (size_t)i * side, p->heads.n * head, 0, 1}
+                     : (runs){at + (size_t)i * side, p->n_tokens * row, head, p->heads.n};
+    return ST_OK;
+}
+
+st_code kv_store_load(const kv_store *s, uint32_t block, const kv_piece *p, uint8_t *bytes, size_t n) {
+    runs k[2];
+    st_code code = find_runs(s, block, p, n, k);
+    for (int i = 0; !code && i < 2; i++)
+        for (uint32_t r = 0; r < k[i].n_runs; r++, bytes += k[i].run_bytes)
+            s->ops->peek(s->device, bytes, s->view.at.buffer, k[i].at + r * k[i].stride_bytes, k[i].run_bytes);
+    return code;
+}
+
+st_code kv_store_store(kv_store *s, uint32_t block, const kv_piece *p, const uint8_t *bytes, size_t n) {
+    runs k[2];
+    st_code code = find_runs(s, block, p, n, k);
+    for (int i = 0; !code && i < 2; i++)
+        for (uint32_t r = 0; r < k[i].n_runs; r++, bytes += k[i].run_bytes)
+            s->ops->poke(s->device, s->view.at.buffer, k[i].at + r * k[i].stride_bytes, bytes, k[i].run_bytes);
+    return code;
+}

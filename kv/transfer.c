@@ -21,9 +21,8 @@
 #include "kv/transfer.h"
 
 #include "base/cursor.h"
-#define XXH_INLINE_ALL /* kv_core calls no library */
+#include "kv/hash_int.h"
 #include <string.h>
-#include <xxhash.h>
 
 enum {
     VERSION = 1,
@@ -298,7 +297,7 @@ static verdict open_message(kv_transfer *t, const uint8_t *bytes, size_t n, mess
     if (id != t->c.handle.id || generation != t->c.handle.generation) return STALE;
     bool session = m->type > WELCOME;
     if (session && !t->greeted) return DAMAGED; /* under no key that is known here */
-    if (check != XXH3_64bits_withSeed(bytes, n - CHECK_BYTES, session ? t->key : 0)) return DAMAGED;
+    if (check != kv_hash(bytes, n - CHECK_BYTES, session ? t->key : 0)) return DAMAGED;
     if (version != VERSION) t->other_version = version;
     return version == VERSION ? ACCEPTED : DAMAGED;
 }
@@ -412,7 +411,7 @@ static verdict take(kv_transfer *t, uint64_t now_ns, const uint8_t *bytes, size_
 static size_t seal(kv_transfer *t, uint8_t *out, message_type type, uint32_t index, size_t n) {
     uint8_t *at = put(put(put(put(out, MAGIC, 4), VERSION, 4), type, 4), t->c.handle.generation, 4);
     at = put(put(put(put(at, t->c.handle.id, 8), ++t->serial, 4), index, 4), n, 4);
-    put(at + n, XXH3_64bits_withSeed(out, HEAD_BYTES + n, type > WELCOME ? t->key : 0), CHECK_BYTES);
+    put(at + n, kv_hash(out, HEAD_BYTES + n, type > WELCOME ? t->key : 0), CHECK_BYTES);
     return HEAD_BYTES + n + CHECK_BYTES;
 }
 

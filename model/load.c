@@ -324,3 +324,5 @@ kv_shape model_kv_shape(const model *m) {
     return (kv_shape){
         .n_layers = m->info.n_layers, .n_kv_heads = m->share[MODEL_KV_HEADS].n / m->info.head_dim, .head_dim = m->info.head_dim};
 }
+
+uint32_t model_first_kv_head(const model *m) { return m->share[MODEL_KV_HEADS].first / m->info.head_dim; }

@@ -68,6 +68,7 @@ const model_info *model_get_info(const model *m);
 size_t model_weight_bytes(const model *m);
 /* KV heads that this shard holds: shape for kv_store_create (the caller sets type and n_blocks). */
 kv_shape model_kv_shape(const model *m);
+uint32_t model_first_kv_head(const model *m); /* of these, in the whole model */
 
 #define MODEL_NO_PARENT UINT32_MAX
 /* Rows of a sequence stand together, parents before children. A row without a parent in the batch continues the committed tokens

@@ -12,12 +12,11 @@
 #include "net/link_int.h"
 
 #include "base/mem.h"
+#include "base/sha256.h"
 #include "net/frame_int.h"
 #include "net/limits.h"
 #include "net/loop_int.h"
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <string.h>
@@ -133,9 +132,7 @@ st_code net_link_prove(const uint8_t secret[NET_SECRET_BYTES], const char *label
     memcpy(text, label, n);
     memcpy(text + n, client, NET_NONCE_BYTES);
     memcpy(text + n + NET_NONCE_BYTES, server, NET_NONCE_BYTES);
-    unsigned n_out = 0;
-    const uint8_t *done = HMAC(EVP_sha256(), secret, NET_SECRET_BYTES, text, n + 2 * NET_NONCE_BYTES, out, &n_out);
-    return done && n_out == NET_PROOF_BYTES ? ST_OK : ST_FATAL_INTERNAL;
+    return sha256_hmac(secret, NET_SECRET_BYTES, text, n + 2 * NET_NONCE_BYTES, out);
 }
 
 static bool proven(const net_link *k, const char *label, const uint8_t *proof) {

@@ -24,7 +24,7 @@ enum {
 #define NET_LINK_SERVER_LABEL "consort link 1 server"
 #define NET_LINK_CLIENT_LABEL "consort link 1 client"
 
-/* out = HMAC(secret, label C S). Errors: ST_FATAL_INTERNAL (libcrypto). */
+/* out = HMAC(secret, label C S). Errors: ST_FATAL_MEMORY. */
 ST_CHECKED st_code net_link_prove(const uint8_t secret[NET_SECRET_BYTES], const char *label,
                                   const uint8_t client[NET_NONCE_BYTES], const uint8_t server[NET_NONCE_BYTES],
                                   uint8_t out[NET_PROOF_BYTES]);

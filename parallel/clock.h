@@ -1,4 +1,6 @@
-/* clock: the time by which waiting for other ranks is limited. Monotonic; of this host alone. */
+/* clock: the time by which waiting for other ranks is limited, and that of transports.
+ *
+ * Monotonic nanoseconds of this host alone: never compared with another's. Any thread. */
 #ifndef CONSORT_PARALLEL_CLOCK_H
 #define CONSORT_PARALLEL_CLOCK_H
 

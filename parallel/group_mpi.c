@@ -2,16 +2,17 @@
  *
  * Why not blocking calls: MPI reports nothing about a dead rank, and a collective with one never completes. A collective that was
  * given up stays pending in MPI, so the group is of no use after an error: the rank leaves. Waiting spins on MPI_Test, which is
- * what moves MPI forward, and yields the core between two tests (ranks may share cores); it ends after spin_ns where the caller
- * has another way to be woken. The sum is MPI_SUM of doubles, exact by construction of the values (docs/numerics.md), so the
- * algorithm that MPI takes does not matter. Where all ranks share a host, they sum in memory of theirs instead (shared_sum.h). */
+ * what moves MPI forward, and yields the core between two tests (ranks may share cores; another thread has its turn to call MPI,
+ * world_int.h); it ends after spin_ns where the caller has another way to be woken. The sum is MPI_SUM of doubles, exact by
+ * construction of the values (docs/numerics.md), so the algorithm that MPI takes does not matter. Where all ranks share a host,
+ * they sum in memory of theirs instead (shared_sum.h). */
 #include "parallel/clock.h"
 #include "parallel/parallel.h"
 #include "parallel/shared_sum.h"
 #include "parallel/world.h"
+#include "parallel/world_int.h"
 
 #include "base/mem.h"
-#include <mpi.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -32,7 +33,7 @@ static st_code wait_for(group_mpi *g, MPI_Request *request, uint64_t limit_ns) {
     for (;;) {
         for (int i = 0; i < TESTS_PER_LOOK; i++) {
             int done = 0;
-            if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return ST_FATAL_INTERNAL;
+            if (MPI_TURN(MPI_Test(request, &done, MPI_STATUS_IGNORE)) != MPI_SUCCESS) return ST_FATAL_INTERNAL;
             if (done) return ST_OK;
         }
         if (atomic_load(&g->base.aborted)) return ST_ERR_CANCELLED;
@@ -48,7 +49,7 @@ static st_code all_reduce(parallel_group *base, double *values, size_t n) {
     MPI_Request request;
     if (g->sum.ranks) return shared_sum_add(&g->sum, base, values, n);
     if (n > INT32_MAX) return ST_ERR_INVALID_ARGUMENT;
-    if (MPI_Iallreduce(MPI_IN_PLACE, values, (int)n, MPI_DOUBLE, MPI_SUM, g->comm, &request) != MPI_SUCCESS)
+    if (MPI_TURN(MPI_Iallreduce(MPI_IN_PLACE, values, (int)n, MPI_DOUBLE, MPI_SUM, g->comm, &request)) != MPI_SUCCESS)
         return ST_FATAL_INTERNAL;
     return wait_for(g, &request, deadline_ns(base));
 }
@@ -57,7 +58,7 @@ static st_code broadcast(parallel_group *base, void *bytes, size_t n, uint32_t r
     group_mpi *g = (group_mpi *)base;
     MPI_Request request;
     if (n > INT32_MAX) return ST_ERR_INVALID_ARGUMENT;
-    if (MPI_Ibcast(bytes, (int)n, MPI_BYTE, (int)root, g->comm, &request) != MPI_SUCCESS) return ST_FATAL_INTERNAL;
+    if (MPI_TURN(MPI_Ibcast(bytes, (int)n, MPI_BYTE, (int)root, g->comm, &request)) != MPI_SUCCESS) return ST_FATAL_INTERNAL;
     return wait_for(g, &request, deadline_ns(base));
 }
 
@@ -65,7 +66,7 @@ static st_code gather(parallel_group *base, const void *mine, size_t n, void *al
     group_mpi *g = (group_mpi *)base;
     MPI_Request request;
     if (n > INT32_MAX) return ST_ERR_INVALID_ARGUMENT;
-    if (MPI_Igather(mine, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, (int)root, g->comm, &request) != MPI_SUCCESS)
+    if (MPI_TURN(MPI_Igather(mine, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, (int)root, g->comm, &request)) != MPI_SUCCESS)
         return ST_FATAL_INTERNAL;
     return wait_for(g, &request, deadline_ns(base));
 }
@@ -74,7 +75,8 @@ static st_code listen_for(parallel_group *base, void *bytes, size_t n, uint32_t 
     group_mpi *g = (group_mpi *)base;
     *done = false;
     if (n > INT32_MAX || root == base->rank) return ST_ERR_INVALID_ARGUMENT;
-    if (g->pending == MPI_REQUEST_NULL && MPI_Ibcast(bytes, (int)n, MPI_BYTE, (int)root, g->comm, &g->pending) != MPI_SUCCESS)
+    if (g->pending == MPI_REQUEST_NULL &&
+        MPI_TURN(MPI_Ibcast(bytes, (int)n, MPI_BYTE, (int)root, g->comm, &g->pending)) != MPI_SUCCESS)
         return ST_FATAL_INTERNAL;
     st_code code = wait_for(g, &g->pending, spin_ns);
     *done = code == ST_OK;
@@ -117,18 +119,19 @@ st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t dea
     group_mpi *g = mem_alloc(1, sizeof *g);
     if (!g) return st_fail(e, ST_FATAL_MEMORY, "no memory for a group");
     *g = (group_mpi){.base = {.ops = &mpi, .n_ranks = n_ranks, .deadline_ms = deadline_ms}, .pending = MPI_REQUEST_NULL};
-    MPI_Comm_group(MPI_COMM_WORLD, &world);
-    MPI_Group_range_incl(world, 1, range, &members);
-    int rc = MPI_Comm_create_group(MPI_COMM_WORLD, members, (int)first_rank, &g->comm); /* the tag keeps groups apart */
-    MPI_Group_free(&members);
-    MPI_Group_free(&world);
+    MPI_TURN(MPI_Comm_group(MPI_COMM_WORLD, &world));
+    MPI_TURN(MPI_Group_range_incl(world, 1, range, &members));
+    /* The tag keeps groups apart. It waits for other ranks: at start, when no other thread calls MPI. */
+    int rc = MPI_TURN(MPI_Comm_create_group(MPI_COMM_WORLD, members, (int)first_rank, &g->comm));
+    MPI_TURN(MPI_Group_free(&members));
+    MPI_TURN(MPI_Group_free(&world));
     if (rc != MPI_SUCCESS || g->comm == MPI_COMM_NULL) {
         mem_free(g);
         return st_fail(e, ST_FATAL_INTERNAL, "MPI_Comm_create_group of ranks %u to %u failed", first_rank,
                        first_rank + n_ranks - 1);
     }
-    MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(g->comm, &rank);
+    MPI_TURN(MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN));
+    MPI_TURN(MPI_Comm_rank(g->comm, &rank));
     g->base.rank = (uint32_t)rank;
     st_code code = share_memory(g);
     if (code) {

@@ -1,9 +1,9 @@
 /* parallel: what ranks do together. The only room that knows MPI (and later NCCL).
  *
- * Nouns: the world (all processes of one mpirun or srun), a group (the ranks that hold one model together). The world is used
- * once at start, to learn the rank and to hand the coordinator's address and secret round; a group carries the collectives of the
- * forward pass. Collectives never block for ever: they have a deadline and an abort flag. Thread: the step thread (one MPI thread
- * a process). */
+ * Nouns: the world (all processes of one mpirun or srun), a group (the ranks that hold one model together), a transport (from one
+ * rank to another, transport.h). The world is used once at start, to learn the rank and to hand the coordinator's address and
+ * secret round; a group carries the collectives of the forward pass. Collectives never block for ever: they have a deadline and
+ * an abort flag. Thread: the step thread. */
 #ifndef CONSORT_PARALLEL_H
 #define CONSORT_PARALLEL_H
 

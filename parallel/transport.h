@@ -23,6 +23,7 @@ enum {
     TRANSPORT_MAX_LINKS = 256, /* open at once on one transport */
     TRANSPORT_MAX_SLOTS = 32,  /* of a link */
     TRANSPORT_MAX_MESSAGE = (64 << 20) + 4096,
+    TRANSPORT_MAX_KINDS = 4,
 };
 
 typedef struct transport transport;
@@ -31,13 +32,13 @@ typedef struct transport_link transport_link;
 typedef enum {
     TRANSPORT_SENT,      /* slot: its bytes may be used again (not: they have arrived) */
     TRANSPORT_RECEIVED,  /* slot, n_bytes */
-    TRANSPORT_FAILED,    /* slot: cancelled, or longer than the room posted for it */
-    TRANSPORT_PEER_LOST, /* nothing more will come; it still has to be closed */
-    TRANSPORT_CLOSED     /* the last event of a link; the pointer is of no use any more */
+    TRANSPORT_FAILED,    /* slot: cancelled; or the message was longer than the room posted for it, and is dropped */
+    TRANSPORT_PEER_LOST, /* behind the last message that came: none will any more; all slots FAIL (or end); to be closed */
+    TRANSPORT_CLOSED     /* the last event of a link: all slots are the caller's again, the pointer is of no use any more */
 } transport_event_kind;
 
 typedef struct {
-    void *context; /* of transport_open */
+    void *context; /* of open */
     transport_event_kind kind;
     uint32_t slot;
     size_t n_bytes;
@@ -49,8 +50,9 @@ typedef struct {
     bool calls;                       /* one end calls, the other waits to be called; in any order */
     uint64_t deadline_ns;             /* (parallel_now_ns) until the ends must have met: else PEER_LOST */
     void *context;
-    /* What all posted bytes lie in, of mem_alloc_aligned; from transport_open on the link's, which frees it after CLOSED, as soon
-     * as nothing can touch it any more (MPI cannot take back what it has begun). NULL: the caller's, who keeps it for good. */
+    /* What all posted bytes lie in, of mem_alloc_aligned; from open on the link's, which frees it once nothing can touch it any
+     * more (MPI cannot take back what it has begun), not before the first test after the one that gave CLOSED. NULL: the bytes
+     * are the caller's and live as long as the transport. */
     void *memory;
 } transport_call;
 
@@ -58,17 +60,20 @@ typedef struct {
     const char *name; /* "shm", "tcp", "mpi" */
     /* Whether a rank of that address can be reached from here: shm: on the same host. */
     bool (*reaches)(const transport *t, const char *address);
-    /* Never waits: what goes wrong later is PEER_LOST. Errors: ST_ERR_NO_SLOTS-like ones as st_code, ST_FATAL_MEMORY; `memory` is
-     * then still the caller's. */
+    /* Never waits: what goes wrong later is PEER_LOST. Errors: ST_ERR_RESOURCE_EXHAUSTED (links), ST_ERR_INVALID_ARGUMENT (the
+     * address, the key), ST_FATAL_MEMORY; `memory` is then still the caller's. */
     st_code (*open)(transport *t, const transport_call *call, transport_link **out, st_error *e);
     void (*post_send)(transport_link *k, uint32_t slot, const uint8_t *bytes, size_t n);
     void (*post_recv)(transport_link *k, uint32_t slot, uint8_t *bytes, size_t n);
     bool (*test)(transport *t, transport_event *out); /* does what can be done now; the next event of any link, or false */
-    void (*cancel)(transport_link *k, uint32_t slot); /* FAILED follows, or the event that was on its way */
-    void (*close)(transport_link *k); /* what was handed to post_send before goes out if the peer takes it soon; then CLOSED */
+    /* FAILED follows, or the event that is on its way: a send that was begun ends, and so does what MPI has begun to receive. */
+    void (*cancel)(transport_link *k, uint32_t slot);
+    /* What was handed to post_send before goes out if the peer takes it soon; then CLOSED, whichever slots are out. The last verb
+     * of a link. */
+    void (*close)(transport_link *k);
     /* What to sleep on until test has something to do: *fd for poll (POLLIN), or -1, and *wake_ns (parallel_now_ns), a time at
-     * which to test whatever fd says; UINT64_MAX: none. */
-    void (*wait_on)(const transport *t, int *fd, uint64_t *wake_ns);
+     * which to test whatever fd says; UINT64_MAX: none. Called last before the sleep: peers are told that one has to be woken. */
+    void (*wait_on)(transport *t, int *fd, uint64_t *wake_ns);
     void (*destroy)(transport *t); /* its links are gone without events */
 } transport_ops;
 
@@ -76,5 +81,25 @@ struct transport {
     const transport_ops *ops;
     char address[TRANSPORT_ADDRESS_BYTES];
 };
+
+typedef struct {
+    const char *host;      /* tcp: name or address on which to listen; NULL: 127.0.0.1 */
+    uint16_t port;         /* 0: any */
+    const char *advertise; /* name or address under which others reach it; NULL: that of host, which is then not 0.0.0.0 */
+} transport_options;
+
+typedef struct {
+    const char *name;
+    /* Owns: the caller, by ops->destroy. Errors: ST_ERR_UNSUPPORTED, ST_ERR_IO, ST_ERR_INVALID_ARGUMENT (options),
+     * ST_FATAL_MEMORY. */
+    st_code (*create)(const transport_options *o, transport **out, st_error *e);
+} transport_kind;
+
+extern const transport_kind transport_shm, transport_tcp; /* and transport_mpi, of world.h */
+const transport_kind *transport_kind_at(uint32_t i);      /* those without MPI, the fastest first; NULL behind the last */
+
+/* Sleeps until one of all[n] has something to do, wake_fd (-1: none) is readable or the time has come (UINT64_MAX: never). May
+ * end sooner. Call it when test gave false for each. */
+void transport_wait(transport *const *all, uint32_t n, int wake_fd, uint64_t until_ns);
 
 #endif

@@ -1,16 +1,18 @@
-/* world: the processes that one mpirun or srun started. Linked by consortd and bench_collectives alone (it is MPI).
+/* world: the processes that one mpirun or srun started. Linked by consortd and by programs that measure or test (it is MPI).
  *
  * Only at start and end: rank and size, which ranks share a host, one broadcast that tells every rank where the coordinator
- * listens, and finalize. MPI reports nothing about a dead rank, so nothing else relies on it. Thread: main, before the link and
- * step threads start. */
+ * listens, and finalize. MPI reports nothing about a dead rank, so nothing else relies on it; a transfer that goes by it has a
+ * lease. Thread: main, before the others start. */
 #ifndef CONSORT_PARALLEL_WORLD_H
 #define CONSORT_PARALLEL_WORLD_H
 
 #include "parallel/parallel.h"
+#include "parallel/transport.h"
 #include <stddef.h>
 #include <stdint.h>
 
-/* MPI_Init_thread(SERIALIZED): main starts and ends MPI, in between only the step thread calls it. Errors: ST_ERR_UNSUPPORTED. */
+/* MPI_Init_thread(SERIALIZED): main starts and ends MPI; in between the step thread calls it and the one that owns the
+ * transports, one at a time (world_int.h). Errors: ST_ERR_UNSUPPORTED; ST_ERR_DEADLINE (a rank that died before). */
 ST_CHECKED st_code parallel_world_start(int *argc, char ***argv, uint32_t *rank, uint32_t *n_ranks, st_error *e);
 /* Rank 0's bytes to all, n the same everywhere. Errors: ST_ERR_DEADLINE after deadline_ms (a rank that died before). */
 ST_CHECKED st_code parallel_world_broadcast(void *bytes, size_t n, uint32_t deadline_ms, st_error *e);
@@ -21,6 +23,9 @@ ST_CHECKED st_code parallel_world_gather(const void *mine, void *all, size_t n, 
  * has the memory for sums. It waits for the others to come: a rank that died before is the coordinator's to notice. */
 ST_CHECKED st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t deadline_ms, parallel_group **out,
                                         st_error *e);
+/* The row of MPI in the table of transports (transport.h), which consortd adds. Its address holds in this world. It reports no
+ * death: what a rank that died was to do never ends, and no PEER_LOST comes. Polls while a link is open. */
+extern const transport_kind transport_mpi;
 /* After a clean end: MPI_Finalize. After a death it may hang, so the caller then leaves by _exit (mpi-slurm facts, docs). */
 void parallel_world_stop(void);
 

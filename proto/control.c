@@ -109,12 +109,11 @@ st_code proto_abort_encode(const proto_abort *a, proto_bytes *out) {
     return proto_wire_pack(&m.base, out);
 }
 
-/* The message is for people and may quote foreign bytes or end in half a character: what does not print on one line becomes '?',
- * since a reason must not get lost for its looks. */
-static void clean(char *text) {
-    for (size_t n = strlen(text), at; (at = proto_wire_utf8(text, n)) < n;) text[at] = '?';
-    for (; *text; text++)
-        if ((uint8_t)*text < ' ' || *text == 0x7F) *text = '?';
+void proto_wire_copy_reason(ProtobufCBinaryData d, char *dst, size_t dst_bytes) {
+    snprintf(dst, dst_bytes, "%.*s", (int)d.len, d.len ? (const char *)d.data : "");
+    for (size_t n = strlen(dst), at; (at = proto_wire_utf8(dst, n)) < n;) dst[at] = '?';
+    for (; *dst; dst++)
+        if ((uint8_t)*dst < ' ' || *dst == 0x7F) *dst = '?';
 }
 
 st_code proto_abort_decode(const uint8_t *bytes, size_t n, proto_abort *out, st_error *e) {
@@ -124,8 +123,7 @@ st_code proto_abort_decode(const uint8_t *bytes, size_t n, proto_abort *out, st_
     if (code) return code;
     if (!m->code || m->code >= ST_N_CODES) return st_fail(e, BAD, "Abort.code: %u is outside 1 .. %d", m->code, ST_N_CODES - 1);
     proto_abort a = {.code = (st_code)m->code};
-    snprintf(a.message, sizeof a.message, "%.*s", (int)m->message.len, m->message.len ? (const char *)m->message.data : "");
-    clean(a.message);
+    proto_wire_copy_reason(m->message, a.message, sizeof a.message);
     *out = a;
     return ST_OK;
 }

@@ -19,7 +19,8 @@ enum { PROTO_MAX_BYTES = 8 << 20 }; /* of any message; decoders refuse more */
 /* An arena with this much left holds whatever any message of n bytes decodes to; one that would need more is refused. */
 size_t proto_arena_bytes(size_t n);
 
-/* ---- the public API (consort.proto; StatusRequest, StopRequest, StopReply and DrainReply are empty: zero bytes) ---- */
+/* ---- the public API (consort.proto; StatusRequest, StopRequest, StopReply, DrainReply and MeasureKvRequest are empty: zero
+ * bytes) ---- */
 /* All defaults of fields.def; the prompt is an empty text. */
 proto_request proto_request_default(void);
 /* Errors: ST_ERR_INVALID_ARGUMENT; the message names the field, its value and its range. Views in *out live in `a`. */
@@ -82,6 +83,16 @@ ST_CHECKED st_code proto_spans_decode(const uint8_t *bytes, size_t n, arena *a, 
 ST_CHECKED st_code proto_habits_encode(const proto_habit *const *habits, uint32_t n, proto_bytes *out);
 ST_CHECKED st_code proto_habits_decode(const uint8_t *bytes, size_t n, arena *a, proto_habit *out, uint32_t *n_out, st_error *e);
 
+/* One reply of MeasureKv. */
+typedef struct {
+    char transport[8];
+    uint32_t block_bytes, source, target;
+    double bytes_per_s, raw_bytes_per_s; /* of a move; of the transport alone */
+} proto_measurement;
+ST_CHECKED st_code proto_measurement_encode(const proto_measurement *m, proto_bytes *out);
+/* Errors: ST_ERR_FORMAT. */
+ST_CHECKED st_code proto_measurement_decode(const uint8_t *bytes, size_t n, proto_measurement *out, st_error *e);
+
 enum { PROTO_MAX_WORKERS = 1024 };
 typedef struct {
     proto_register info;
@@ -128,7 +139,11 @@ typedef enum {
     PROTO_MSG_ABORT,        /* either: code and message, then the link closes */
     PROTO_MSG_STOP,         /* coordinator -> rank: finish, say goodbye and leave */
     PROTO_MSG_WAKE,         /* coordinator -> the ranks of a group that are not its leader: which plan is on its way */
-    PROTO_MSG_GOODBYE       /* rank -> coordinator: a clean leave */
+    PROTO_MSG_GOODBYE,      /* rank -> coordinator: a clean leave */
+    PROTO_MSG_MOVE,         /* coordinator -> each rank that takes part; exactly one MOVED answers, if the rank lives */
+    PROTO_MSG_MOVE_READY,   /* coordinator -> ranks of a move's source: more of its blocks are computed */
+    PROTO_MSG_MOVE_CANCEL,  /* coordinator -> rank: it is of no use any more */
+    PROTO_MSG_MOVED         /* rank -> coordinator: the rank has let go of the blocks */
 } proto_message_type;
 
 typedef struct {
@@ -156,6 +171,15 @@ ST_CHECKED st_code proto_heartbeat_encode(const proto_heartbeat *h, proto_bytes 
 ST_CHECKED st_code proto_heartbeat_decode(const uint8_t *bytes, size_t n, proto_heartbeat *out, st_error *e);
 ST_CHECKED st_code proto_abort_encode(const proto_abort *a, proto_bytes *out);
 ST_CHECKED st_code proto_abort_decode(const uint8_t *bytes, size_t n, proto_abort *out, st_error *e);
+ST_CHECKED st_code proto_move_encode(const proto_move *m, proto_bytes *out);
+/* Errors: also ST_FATAL_MEMORY (`a` is full). Views in *out live in `a`. */
+ST_CHECKED st_code proto_move_decode(const uint8_t *bytes, size_t n, arena *a, proto_move *out, st_error *e);
+ST_CHECKED st_code proto_move_ready_encode(uint64_t id, uint32_t n_ready, proto_bytes *out);
+ST_CHECKED st_code proto_move_ready_decode(const uint8_t *bytes, size_t n, uint64_t *id, uint32_t *n_ready, st_error *e);
+ST_CHECKED st_code proto_move_cancel_encode(uint64_t id, proto_bytes *out);
+ST_CHECKED st_code proto_move_cancel_decode(const uint8_t *bytes, size_t n, uint64_t *id, st_error *e);
+ST_CHECKED st_code proto_moved_encode(const proto_moved *m, proto_bytes *out);
+ST_CHECKED st_code proto_moved_decode(const uint8_t *bytes, size_t n, proto_moved *out, st_error *e);
 ST_CHECKED st_code proto_plan_encode(const proto_plan *p, proto_bytes *out);
 /* Also checks counts, that parents come before their children, that sampling is finite, ... Errors: also ST_FATAL_MEMORY (`a` is
  * full). Equal plans give equal bytes. */

@@ -37,6 +37,9 @@ ST_CHECKED st_code proto_wire_check_word(const char *field, const char *text, si
 /* A word copied to dst[dst_bytes], NUL-terminated. */
 ST_CHECKED st_code proto_wire_copy_word(const char *field, ProtobufCBinaryData d, char *dst, size_t dst_bytes, st_code bad,
                                         st_error *e);
+/* Text for people, cut to dst_bytes, which may quote foreign bytes or end in half a character: what does not print on one line
+ * becomes '?', since a reason must not get lost for its looks. */
+void proto_wire_copy_reason(ProtobufCBinaryData d, char *dst, size_t dst_bytes);
 /* 32 bytes exactly. */
 ST_CHECKED st_code proto_wire_copy_hash(const char *field, ProtobufCBinaryData d, uint8_t dst[32], st_code bad, st_error *e);
 

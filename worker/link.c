@@ -4,10 +4,10 @@
  *          └───────────── link lost, silence, ABORT, own failure: leaves with an error ──────────────────────┤
  *                                                              STOP: GOODBYE, leaves with ST_OK <────────────┘
  *
- * The link thread owns everything here; the step thread owns the part (part_int.h) while it runs. Plans go down the mailbox as
- * bytes; results come back by net_loop_post, as bytes too. A worker that is late, hung or wrong is the coordinator's to judge; a
- * coordinator that is silent for dead_after_ms is lost. Signals: SIGTERM is ignored (srun signals every task); the coordinator
- * says when to leave. */
+ * The link thread owns everything here; the step thread owns the part (part_int.h) while it runs. Plans, and orders to move KV,
+ * go down the mailbox as bytes; results come back by net_loop_post, as bytes too. A worker that is late, hung or wrong is the
+ * coordinator's to judge; a coordinator that is silent for dead_after_ms is lost. Signals: SIGTERM is ignored (srun signals every
+ * task); the coordinator says when to leave. */
 #include "worker/worker.h"
 
 #include "base/log.h"
@@ -22,11 +22,11 @@
 #include <unistd.h>
 
 enum {
-    MAILBOX_ITEMS = 16,
+    MAILBOX_ITEMS = 512, /* a plan or two, and orders about moves */
     CONNECT_TIMEOUT_MS = 10000,
 };
 
-enum { MAIL_PLAN, MAIL_WAKE, MAIL_QUIT };
+enum { MAIL_PLAN, MAIL_WAKE, MAIL_MOVE, MAIL_MOVE_READY, MAIL_MOVE_CANCEL, MAIL_QUIT };
 
 typedef struct worker worker;
 
@@ -48,7 +48,7 @@ struct worker {
     st_error error;
 };
 
-/* From the step thread to the link thread: one heap message. */
+/* From another thread to the link thread: one heap message. */
 typedef struct {
     worker *w;
     uint16_t type; /* proto_message_type; ABORT: code and message below */
@@ -98,8 +98,8 @@ static void deliver(void *context) {
         st_code code = proto_register_encode(&w->info, &m->bytes);
         send_bytes(w, PROTO_MSG_READY, &m->bytes, code);
     } else {
-        w->steps++;
-        send_bytes(w, PROTO_MSG_RESULT, &m->bytes, ST_OK);
+        w->steps += m->type == PROTO_MSG_RESULT;
+        send_bytes(w, m->type, &m->bytes, ST_OK);
     }
     mem_free(m);
 }
@@ -112,9 +112,22 @@ static void post(worker *w, uint16_t type, proto_bytes bytes, st_code code, cons
     INVARIANT(net_loop_post(w->loop, deliver, m) == ST_OK);
 }
 
+/* On the mover's thread. */
+static void moved(void *context, const proto_moved *m) {
+    proto_bytes b = {0};
+    INVARIANT(proto_moved_encode(m, &b) == ST_OK);
+    post(context, PROTO_MSG_MOVED, b, ST_OK, NULL);
+}
+
 static st_code take_mail(worker *w, const mailbox_item *item, st_error *e) {
+    static const proto_message_type orders[] = {
+        [MAIL_MOVE] = PROTO_MSG_MOVE, [MAIL_MOVE_READY] = PROTO_MSG_MOVE_READY, [MAIL_MOVE_CANCEL] = PROTO_MSG_MOVE_CANCEL};
     proto_bytes result = {0};
     if (item->kind == MAIL_WAKE) return w->part->ops->follow(w->part, e);
+    if (item->kind != MAIL_PLAN) {
+        atomic_fetch_sub(&w->part->n_orders, 1);
+        return w->part->ops->move(w->part, orders[item->kind], item->data, item->n, e);
+    }
     atomic_fetch_sub(&w->part->n_plans, 1);
     st_code code = w->part->ops->step(w->part, item->data, item->n, &result, e);
     if (!code) post(w, PROTO_MSG_RESULT, result, ST_OK, NULL);
@@ -201,6 +214,25 @@ static void on_plan(worker *w, const net_frame *f) {
     mem_free(item.data);
 }
 
+static void on_move(worker *w, const net_frame *f, uint32_t kind) {
+    if (f->group_epoch < w->welcome.group_epoch) {
+        log_line(LOG_WARN, "worker", "dropped an order to move KV of epoch %u, now %u", f->group_epoch, w->welcome.group_epoch);
+        return;
+    }
+    mailbox_item item = {kind, mem_alloc(f->n ? f->n : 1, 1), f->n};
+    if (f->group_epoch > w->welcome.group_epoch || !w->thread_runs || !w->part->ops->move)
+        leave(w, ST_FATAL_PROTOCOL, "a MOVE before WELCOME, from a later epoch, or to a rank that moves no KV");
+    else if (!item.data)
+        leave(w, ST_FATAL_MEMORY, "no memory for an order");
+    else {
+        if (f->n) memcpy(item.data, f->payload, f->n);
+        atomic_fetch_add(&w->part->n_orders, 1);
+        if (mailbox_post(w->mail, &item)) return;
+        leave(w, ST_FATAL_PROTOCOL, "more orders in flight than a rank queues");
+    }
+    mem_free(item.data);
+}
+
 static void on_wake(worker *w, const net_frame *f) {
     mailbox_item item = {.kind = MAIL_WAKE};
     uint64_t plan;
@@ -230,6 +262,9 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     case PROTO_MSG_HEARTBEAT: break;
     case PROTO_MSG_PLAN: on_plan(w, f); break;
     case PROTO_MSG_WAKE: on_wake(w, f); break;
+    case PROTO_MSG_MOVE: on_move(w, f, MAIL_MOVE); break;
+    case PROTO_MSG_MOVE_READY: on_move(w, f, MAIL_MOVE_READY); break;
+    case PROTO_MSG_MOVE_CANCEL: on_move(w, f, MAIL_MOVE_CANCEL); break;
     case PROTO_MSG_STOP:
         send_bytes(w, PROTO_MSG_GOODBYE, &none, ST_OK);
         leave(w, ST_OK, "stopped by the coordinator");
@@ -290,6 +325,13 @@ static st_code make_part(worker *w) {
     snprintf(i->role, sizeof i->role, "%s", drafts ? "drafter" : "verifier");
     snprintf(i->kind, sizeof i->kind, "%s", drafts ? w->config->kind : "");
     snprintf(i->name, sizeof i->name, "%s", w->config->name);
+    w->part->moved = moved;
+    w->part->moved_context = w;
+    for (uint32_t k = 0; !drafts && k < o->n_transports; k++) {
+        const char *name = o->transports[k]->ops->name;
+        char *to = !strcmp(name, "shm") ? i->shm_address : !strcmp(name, "mpi") ? i->mpi_address : i->tcp_address;
+        snprintf(to, PROTO_ADDRESS_BYTES, "%s", o->transports[k]->address);
+    }
     if (gethostname(i->hostname, sizeof i->hostname - 1)) snprintf(i->hostname, sizeof i->hostname, "unknown");
     w->info = *i;
     return ST_OK;

@@ -1,4 +1,4 @@
-/* part: what a rank does in its group, on its step thread: load, then one call for each plan, then unload.
+/* part: what a rank does in its group, on its step thread: load, then one call for each plan or order, then unload.
  *
  * Nouns: a part (the step thread's state; verify.c and draft.c make one each), an engine (a model with its device and KV cache,
  * which both may need). The link thread makes a part and frees it; in between it touches the atomics only. */
@@ -18,6 +18,8 @@ typedef struct {
     st_code (*step)(part *p, const uint8_t *plan, size_t n, proto_bytes *result, st_error *e);
     /* A WAKE came: the steps that p->wanted_plan promises, and what follows at once. NULL: nobody wakes this rank. */
     st_code (*follow)(part *p, st_error *e);
+    /* MOVE, MOVE_READY or MOVE_CANCEL, as it came. NULL: a rank that moves no KV. Errors: the rank must leave. */
+    st_code (*move)(part *p, proto_message_type type, const uint8_t *bytes, size_t n, st_error *e);
     /* Takes leave of the other ranks of the group, unless p->ended. NULL: there are none. */
     st_code (*part_company)(part *p, st_error *e);
     void (*destroy)(part *p); /* also after a load that failed half-way */
@@ -28,11 +30,14 @@ struct part {
     const worker_options *o;
     const config_group *config;
     proto_register info;
+    void (*moved)(void *context, const proto_moved *m); /* what came of a MOVE; the mover's thread calls it */
+    void *moved_context;
     arena arena; /* decoded plans */
     bool ended;  /* not the leader: the leader said that the group ends */
     _Atomic uint32_t load_permille;
     _Atomic uint32_t n_plans;     /* in the mailbox */
     _Atomic bool wake_waits;      /* a WAKE is in the mailbox */
+    _Atomic uint32_t n_orders;    /* about moves, in the mailbox */
     _Atomic uint64_t wanted_plan; /* the last plan that a WAKE has named */
 };
 

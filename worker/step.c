@@ -469,6 +469,8 @@ st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_resul
     return ST_OK;
 }
 
+bool step_is_settled(const step *s) { return !s->n_spans; }
+
 st_code step_run(step *s, const proto_plan *p, st_error *e) {
     model_batch b;
     if (s->n_spans)

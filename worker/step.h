@@ -35,6 +35,7 @@ uint32_t step_max_words(const step_options *o);
  * view into s and `words`; a sequence whose numbers stopped
  * being finite is one bad item of it. Errors: ST_FATAL_PROTOCOL (words that do not fit the plan), ST_FATAL_* from the device. */
 ST_CHECKED st_code step_apply(step *s, const uint32_t *words, uint32_t n_words, proto_result *out, st_error *e);
+bool step_is_settled(const step *s); /* no step_run waits for its step_apply */
 uint32_t step_open_sequences(const step *s);
 
 #endif

@@ -1,13 +1,15 @@
 /* worker: one rank of a group: holds its shard of the model and its KV blocks, carries out plans, returns results.
  *
  * Two threads: the link thread (the caller's: control link, heartbeats) and the step thread (model and collectives),
- * joined by one mailbox down and net_loop_post up. The worker decides nothing: a plan is complete. It leaves when the coordinator
- * says STOP, when it is refused, or when the link is lost. */
+ * joined by one mailbox down and net_loop_post up; a verifier's rank has a third, the mover (KV to and from other groups), which
+ * gets its orders from the step thread. The worker decides nothing: a plan is complete. It leaves when the coordinator says STOP,
+ * when it is refused, or when the link is lost. */
 #ifndef CONSORT_WORKER_H
 #define CONSORT_WORKER_H
 
 #include "config/config.h"
 #include "parallel/parallel.h"
+#include "parallel/transport.h"
 
 typedef struct {
     const config_topology *topology;
@@ -16,8 +18,10 @@ typedef struct {
     uint16_t port;
     const uint8_t *secret; /* [32] of the cluster */
     uint32_t cluster_epoch;
-    uint32_t n_neighbours;      /* ranks that compute on this host, this one among them: they share its cores */
-    parallel_group *group_link; /* of this rank's group; borrowed */
+    uint32_t n_neighbours;        /* ranks that compute on this host, this one among them: they share its cores */
+    parallel_group *group_link;   /* of this rank's group; borrowed */
+    transport *const *transports; /* [n_transports] the best first; borrowed. None: this rank moves no KV */
+    uint32_t n_transports;
 } worker_options;
 
 /* Runs until the end. ST_OK: stopped by the coordinator. Errors say why it left. */

@@ -98,6 +98,19 @@ static void copy(kernels_device *d, kernels_view to, kernels_view from, size_t n
     if (n) memcpy(kernels_cpu_at(to, n), kernels_cpu_at(from, n), n);
 }
 
+/* No flush: steps that were put off are the other thread's, and of other bytes. */
+static void peek(kernels_device *d, void *to, const kernels_buffer *from, size_t at, size_t n) {
+    (void)d;
+    INVARIANT(at <= from->size_bytes && n <= from->size_bytes - at);
+    if (n) memcpy(to, (const char *)from->bytes + at, n);
+}
+
+static void poke(kernels_device *d, kernels_buffer *to, size_t at, const void *from, size_t n) {
+    (void)d;
+    INVARIANT(at <= to->size_bytes && n <= to->size_bytes - at);
+    if (n) memcpy((char *)to->bytes + at, from, n);
+}
+
 static st_code wait_all(kernels_device *d) {
     kernels_cpu_flush(d);
     return ST_OK;
@@ -141,14 +154,14 @@ void kernels_cpu_rows(kernels_device *d, uint32_t n, uint32_t values, pool_part 
 #define CPU_OPS(name, creator)                                                                                                   \
     {                                                                                                                            \
         .isa = name, .create = creator, .destroy = cpu_destroy, .alloc = buffer_alloc, .free = buffer_free, .upload = upload,    \
-        .download = download, .host = host, .copy = copy, .wait = wait_all, .weight_create = kernels_cpu_weight_create,          \
-        .weight_free = kernels_cpu_weight_free, .weight_bytes = kernels_cpu_weight_bytes,                                        \
-        .weight_shape = kernels_cpu_weight_shape, .embed = kernels_cpu_embed, .rmsnorm = kernels_cpu_rmsnorm,                    \
-        .act_bytes = kernels_cpu_act_bytes, .quantize = kernels_cpu_quantize, .matmul = kernels_cpu_matmul,                      \
-        .matmul_units = kernels_cpu_matmul_units, .add_reduced = kernels_cpu_add_reduced, .add_normed = kernels_cpu_add_normed,  \
-        .add_bias = kernels_cpu_add_bias, .scale = kernels_cpu_scale, .rope = kernels_cpu_rope, .glu = kernels_cpu_glu,          \
-        .kv_write = kernels_cpu_kv_write, .attention = kernels_cpu_attention, .kv_move = kernels_cpu_kv_move,                    \
-        .gather = kernels_cpu_gather, .find_bad = kernels_cpu_find_bad,                                                          \
+        .download = download, .host = host, .copy = copy, .peek = peek, .poke = poke, .wait = wait_all,                          \
+        .weight_create = kernels_cpu_weight_create, .weight_free = kernels_cpu_weight_free,                                      \
+        .weight_bytes = kernels_cpu_weight_bytes, .weight_shape = kernels_cpu_weight_shape, .embed = kernels_cpu_embed,          \
+        .rmsnorm = kernels_cpu_rmsnorm, .act_bytes = kernels_cpu_act_bytes, .quantize = kernels_cpu_quantize,                    \
+        .matmul = kernels_cpu_matmul, .matmul_units = kernels_cpu_matmul_units, .add_reduced = kernels_cpu_add_reduced,          \
+        .add_normed = kernels_cpu_add_normed, .add_bias = kernels_cpu_add_bias, .scale = kernels_cpu_scale,                      \
+        .rope = kernels_cpu_rope, .glu = kernels_cpu_glu, .kv_write = kernels_cpu_kv_write, .attention = kernels_cpu_attention,  \
+        .kv_move = kernels_cpu_kv_move, .gather = kernels_cpu_gather, .find_bad = kernels_cpu_find_bad,                          \
     }
 
 /* Best first; the last runs everywhere. */

@@ -65,6 +65,41 @@ static void result(const uint8_t *data, size_t size, bool first) {
     arena_deinit(&a);
 }
 
+static void move(const uint8_t *data, size_t size, bool first) {
+    arena a;
+    proto_move m;
+    st_error e;
+    proto_bytes b;
+    if (arena_init(&a, proto_arena_bytes(size))) return;
+    if (!proto_move_decode(data, size, &a, &m, &e)) {
+        INVARIANT(m.id && m.generation && m.n_flows <= PROTO_MAX_FLOWS && m.n_ready <= m.n_blocks);
+        INVARIANT(m.scratch.n_pieces ? !m.n_blocks : m.n_blocks == ((uint64_t)m.n_tokens + 31) / 32);
+        INVARIANT(!proto_move_encode(&m, &b));
+        if (first)
+            move(b.bytes, b.n, false);
+        else
+            INVARIANT(b.n == size && !memcmp(b.bytes, data, size));
+        proto_bytes_free(&b);
+    } else
+        INVARIANT(first);
+    arena_deinit(&a);
+}
+
+static void about_move(uint8_t type, const uint8_t *data, size_t size) {
+    proto_moved m;
+    st_error e;
+    uint64_t id;
+    uint32_t n_ready;
+    if (type == PROTO_MSG_MOVE)
+        move(data, size, true);
+    else if (type == PROTO_MSG_MOVE_READY && !proto_move_ready_decode(data, size, &id, &n_ready, &e))
+        INVARIANT(id && n_ready <= 32768);
+    else if (type == PROTO_MSG_MOVE_CANCEL && !proto_move_cancel_decode(data, size, &id, &e))
+        INVARIANT(id);
+    else if (type == PROTO_MSG_MOVED && !proto_moved_decode(data, size, &m, &e))
+        INVARIANT(m.id && m.code < ST_N_CODES && strnlen(m.message, sizeof m.message) < sizeof m.message);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     proto_register r;
     proto_welcome w;
@@ -91,7 +126,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case PROTO_MSG_PLAN: plan(payload, size, true); break;
     case PROTO_MSG_RESULT: result(payload, size, true); break;
-    default: break;
+    default: about_move(data[0], payload, size);
     }
     free(payload);
     return 0;

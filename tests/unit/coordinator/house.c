@@ -106,6 +106,7 @@ static void on_plan(member *m, const net_frame *f) {
         m->plan.seq = p.n_work ? p.work[0].seq : p.draft[0].seq;
         m->plan.n_nodes = p.n_work ? p.work[0].tree.n_nodes : p.draft[0].budget;
         m->plan.n_answered = p.n_open ? p.open[0].n_answered : 0;
+        m->plan.start = p.n_work ? p.work[0].start : 0;
         m->n_nodes += p.n_work ? p.work[0].tree.n_nodes : 0;
         m->n_plans++;
     }
@@ -113,8 +114,39 @@ static void on_plan(member *m, const net_frame *f) {
     arena_deinit(&a);
 }
 
+static void on_move(member *m, const net_frame *f) {
+    proto_move v;
+    arena a;
+    assert_int_equal(arena_init(&a, proto_arena_bytes(f->n)), ST_OK);
+    assert_int_equal(proto_move_decode(f->payload, f->n, &a, &v, NULL), ST_OK);
+    assert_int_equal(f->group_epoch, m->group_epoch);
+    assert_int_equal(v.n_flows, 1); /* each group has one rank */
+    m->move.id = v.id;
+    m->move.after_plan = v.after_plan;
+    m->move.target = v.target;
+    m->move.n_tokens = v.n_tokens;
+    m->move.n_blocks = v.n_blocks;
+    m->move.n_ready = v.n_ready;
+    m->move.first_block = v.n_blocks ? v.blocks[0] : UINT32_MAX;
+    m->move.scratch = v.scratch;
+    snprintf(m->move.way, sizeof m->move.way, "%s", v.way);
+    snprintf(m->move.peer, sizeof m->move.peer, "%s", v.flows[0].tcp);
+    memcpy(m->move.key, v.flows[0].key, sizeof m->move.key);
+    m->n_moves++;
+    arena_deinit(&a);
+}
+
+void member_say_moved(member *m, st_code code, const char *message, uint64_t bytes, uint64_t took_ns) {
+    proto_moved v = {.id = m->move.id, .code = code, .bytes = bytes, .took_ns = took_ns, .way = "tcp"};
+    proto_bytes b = {0};
+    snprintf(v.message, sizeof v.message, "%s", message);
+    code = proto_moved_encode(&v, &b);
+    send_encoded(m, PROTO_MSG_MOVED, code, &b);
+}
+
 static void on_frame(void *context, net_link *k, const net_frame *f) {
     member *m = context;
+    uint64_t id;
     proto_welcome w;
     (void)k;
     if (f->type == PROTO_MSG_WELCOME) {
@@ -124,6 +156,14 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     }
     m->n_aborts += f->type == PROTO_MSG_ABORT;
     if (f->type == PROTO_MSG_PLAN) on_plan(m, f);
+    if (f->type == PROTO_MSG_MOVE) on_move(m, f);
+    if (f->type == PROTO_MSG_MOVE_READY)
+        assert_int_equal(proto_move_ready_decode(f->payload, f->n, &id, &m->move.n_ready, NULL), ST_OK);
+    if (f->type == PROTO_MSG_MOVE_CANCEL) {
+        assert_int_equal(proto_move_cancel_decode(f->payload, f->n, &id, NULL), ST_OK);
+        assert_true(id == m->move.id);
+        m->n_cancels++;
+    }
     if (f->type == PROTO_MSG_STOP) member_send(m, PROTO_MSG_GOODBYE, NULL, 0);
     net_loop_stop(m->h->loop);
 }
@@ -173,10 +213,23 @@ static void on_done(void *context, int status, const char *message) {
     net_loop_stop(o->h->loop);
 }
 
-static void call(outcome *o, const char *path, const proto_bytes *b, void (*each)(void *, const uint8_t *, size_t)) {
+static void call(outcome *o, const char *path, const proto_bytes *b, void (*each)(void *, const uint8_t *, size_t),
+                 void **handle) {
     const net_grpc_reply callbacks = {each, on_done};
     o->done = false;
-    assert_int_equal(net_grpc_start(o->h->client, path, b->bytes, b->n, 0, &callbacks, o, NULL), ST_OK);
+    assert_int_equal(net_grpc_start(o->h->client, path, b->bytes, b->n, 0, &callbacks, o, handle), ST_OK);
+}
+
+static void on_measured(void *context, const uint8_t *message, size_t n) {
+    house *h = ((outcome *)context)->h;
+    assert_int_equal(proto_measurement_decode(message, n, &h->measured, NULL), ST_OK);
+    h->n_measured++;
+    net_loop_stop(h->loop);
+}
+
+void house_measure(house *h) {
+    h->n_measured = 0;
+    call(&h->measure, "/consort.v1.Admin/MeasureKv", &(proto_bytes){0}, on_measured, &h->measuring);
 }
 
 void house_ask(house *h, uint32_t max_tokens) {
@@ -188,7 +241,7 @@ void house_ask(house *h, uint32_t max_tokens) {
     r.ignore_end = true;
     assert_int_equal(proto_request_encode(&r, &b), ST_OK);
     h->n_tokens = 0;
-    call(&h->request, "/consort.v1.Inference/Generate", &b, on_message);
+    call(&h->request, "/consort.v1.Inference/Generate", &b, on_message, &h->requesting);
     proto_bytes_free(&b);
 }
 
@@ -208,7 +261,7 @@ void house_turn(house *h, const char *what) {
 
 /* No UNTIL, since it may be part of the condition of one, whose patience must have an end. */
 static void look(house *h) {
-    call(&h->status, "/consort.v1.Inference/Status", &(proto_bytes){0}, on_status);
+    call(&h->status, "/consort.v1.Inference/Status", &(proto_bytes){0}, on_status, NULL);
     while (!h->status.done) house_turn(h, "the status");
 }
 
@@ -269,37 +322,7 @@ static void *run(void *context) {
     return NULL;
 }
 
-static void describe(house *h, const house_options *o) {
-    static char address[] = "127.0.0.1:0";
-    const bool drafts = h->n_members > DRAFTER;
-    h->topology = (config_topology){.listen = address,
-                                    .chat_template = "",
-                                    .prefix_cache = "on",
-                                    .speculation = drafts ? "fixed:d" : "none",
-                                    .draft_budget = drafts ? BUDGET : 0,
-                                    .draft_wait_ms = o->draft_wait_ms,
-                                    .corpus = "",
-                                    .draft_budgets = "fixed",
-                                    .draft_ahead = "off",
-                                    .fusion = "merge",
-                                    .control_listen = address,
-                                    .http_listen = "",
-                                    .model = h->model,
-                                    .precision = "fast",
-                                    .move_tokens = 32,
-                                    .max_running = 4,
-                                    .max_queue = 4,
-                                    .max_rows = MAX_ROWS,
-                                    .max_batch = 4,
-                                    .prefill_chunk = 8,
-                                    .max_stall_ms = 200,
-                                    .default_max_tokens = 8,
-                                    .heartbeat_ms = 10,
-                                    .dead_after_ms = o->dead_after_ms,
-                                    .join_timeout_ms = o->join_timeout_ms,
-                                    .drain_timeout_ms = o->drain_timeout_ms,
-                                    .groups = h->groups,
-                                    .n_groups = h->n_members};
+static void describe_members(house *h) {
     for (uint32_t i = 0; i < h->n_members; i++) {
         member *m = &h->members[i];
         proto_register *r = &m->info;
@@ -325,7 +348,46 @@ static void describe(house *h, const house_options *o) {
         r->max_context = CONTEXT;
         r->dim = DIM;
         r->max_rows = MAX_ROWS;
+        r->n_kv_heads = 2;
+        snprintf(r->shm_address, sizeof r->shm_address, "@%s", names[i]);
+        snprintf(r->tcp_address, sizeof r->tcp_address, "%s:1", names[i]);
     }
+}
+
+static void describe(house *h, const house_options *o) {
+    static char address[] = "127.0.0.1:0";
+    const bool drafts = h->n_members > DRAFTER;
+    h->topology = (config_topology){.listen = address,
+                                    .chat_template = "",
+                                    .prefix_cache = "on",
+                                    .speculation = drafts ? "fixed:d" : "none",
+                                    .draft_budget = drafts ? BUDGET : 0,
+                                    .draft_wait_ms = o->draft_wait_ms,
+                                    .corpus = "",
+                                    .draft_budgets = "fixed",
+                                    .draft_ahead = "off",
+                                    .fusion = "merge",
+                                    .kv_transport = "auto",
+                                    .kv_listen = "127.0.0.1",
+                                    .control_listen = address,
+                                    .http_listen = "",
+                                    .model = h->model,
+                                    .precision = "fast",
+                                    .move_tokens = 32,
+                                    .max_running = 4,
+                                    .max_queue = 4,
+                                    .max_rows = MAX_ROWS,
+                                    .max_batch = 4,
+                                    .prefill_chunk = 8,
+                                    .max_stall_ms = 200,
+                                    .default_max_tokens = 8,
+                                    .heartbeat_ms = 10,
+                                    .dead_after_ms = o->dead_after_ms,
+                                    .join_timeout_ms = o->join_timeout_ms,
+                                    .drain_timeout_ms = o->drain_timeout_ms,
+                                    .groups = h->groups,
+                                    .n_groups = h->n_members};
+    describe_members(h);
 }
 
 house *house_start(const house_options *o) {
@@ -333,7 +395,7 @@ house *house_start(const house_options *o) {
     st_error e;
     unsigned port = 0;
     h->n_members = o->n_members;
-    h->request.h = h->status.h = h->stop.h = h->drain.h = h->undo.h = h;
+    h->request.h = h->status.h = h->stop.h = h->drain.h = h->undo.h = h->measure.h = h;
     write_model(h);
     describe(h, o);
     snprintf(h->run_file, sizeof h->run_file, "%s.run", h->model);
@@ -357,12 +419,12 @@ house *house_start(const house_options *o) {
 void house_drain(outcome *o, const proto_drain *d) {
     proto_bytes b = {0};
     assert_int_equal(proto_drain_encode(d, &b), ST_OK);
-    call(o, "/consort.v1.Admin/Drain", &b, ignore);
+    call(o, "/consort.v1.Admin/Drain", &b, ignore, NULL);
     proto_bytes_free(&b);
 }
 
 bool house_stop(house *h) {
-    call(&h->stop, "/consort.v1.Admin/Stop", &(proto_bytes){0}, ignore);
+    call(&h->stop, "/consort.v1.Admin/Stop", &(proto_bytes){0}, ignore, NULL);
     UNTIL(h, h->stop.done);
     net_grpc_client_destroy(h->client);
     for (uint32_t i = 0; i < h->n_members; i++) UNTIL(h, !h->members[i].link);

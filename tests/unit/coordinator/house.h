@@ -41,7 +41,17 @@ typedef struct {
         seq_id seq;          /* its first */
         uint32_t n_nodes;    /* of that: its tree; for a drafter the most that it may propose */
         uint32_t n_answered; /* of the first that it opens: tokens that another had chosen */
+        uint32_t start;      /* of its first work */
     } plan;                  /* the last with work or drafts */
+    uint32_t n_moves, n_cancels;
+    struct {
+        uint64_t id, after_plan;
+        bool target;
+        uint32_t n_tokens, n_blocks, n_ready, first_block; /* of the group; its index */
+        char way[8], peer[PROTO_ADDRESS_BYTES];            /* of the first flow: its TCP address */
+        uint8_t key[PROTO_KEY_BYTES];
+        proto_scratch scratch;
+    } move; /* the last order; n_ready: what was said last */
 } member;
 
 /* What came of a call. */
@@ -70,7 +80,11 @@ struct house {
     member members[MAX_MEMBERS];
 
     net_grpc_client *client;
-    outcome request, status, stop, drain, undo;
+    outcome request, status, stop, drain, undo, measure;
+    proto_measurement measured; /* the last reply */
+    uint32_t n_measured;
+    void *requesting;
+    void *measuring;   /* the call, to be cancelled */
     uint32_t n_tokens; /* of the request */
     bool ready, up[1 + MAX_MEMBERS], drained[1 + MAX_MEMBERS];
     char reason[256]; /* why it is not ready */
@@ -104,7 +118,11 @@ void member_say_abort(member *m, const char *message);
 /* All drafts are "aaa...", and so is every answer: a verifier accepts what its plan brought. n_items: 0 or 1. */
 void member_say_result(member *m, uint64_t plan_id, uint32_t n_items);
 
+void member_say_moved(member *m, st_code code, const char *message, uint64_t bytes, uint64_t took_ns); /* of the last order */
+
 /* ---- the client ---- */
+
+void house_measure(house *h); /* MeasureKv; h->measure tells of it */
 
 bool house_is_ready(house *h);                      /* so says Status, with h->reason */
 void house_ask(house *h, uint32_t max_tokens);      /* a prompt of three tokens; h->request tells of it */

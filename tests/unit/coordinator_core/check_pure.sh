@@ -7,7 +7,8 @@ nm=$1
 shift
 allowed='st_fail st_prefix st_text st_abort memcmp memcpy memmove memset snprintf strcmp strcspn strlen strncmp
     cursor_take cursor_u32 cursor_u64 fmath_expf fmath_logf fmath_exp fmath_log philox sha256_of'
-helpers='^(__asan_|__ubsan_|__tsan_|__sanitizer_|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_|__(memcpy|memmove|memset|snprintf)_chk)'
+# and what asks the processor for its instruction set
+helpers='^(__cpu_model|__cpu_indicator_init|__asan_|__ubsan_|__tsan_|__sanitizer_|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_|__(memcpy|memmove|memset|snprintf)_chk)'
 
 undefined=$("$nm" --undefined-only "$@" | awk 'NF == 2 && $1 ~ /^[Uwv]$/ { print $2 }' | sort -u)
 defined=$("$nm" --defined-only "$@" | awk 'NF == 3 && $2 ~ /^[A-Z]$/ { print $3 }' | sort -u)

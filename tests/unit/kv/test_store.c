@@ -131,6 +131,69 @@ static void blocks_out_of_range_and_without_a_generation_are_refused(void **stat
     kv_store_destroy(s);
 }
 
+static uint8_t byte_at(size_t i) { return (uint8_t)(i * 131 + (i >> 8) * 7 + 1); }
+
+/* Byte by byte against the layout that kernels.h draws, for every type, range of heads and number of tokens. */
+static void a_piece_is_the_rows_of_its_heads_and_tokens(void **state) {
+    const machine *m = *state;
+    const kv_type *t;
+    for (uint32_t i = 0; (t = kv_type_at(i)); i++) {
+        kv_store *s = create(m, t->name);
+        size_t row = kv_type_row_bytes(t, 32), n_store = kv_store_bytes(s);
+        uint8_t *before = mem_alloc(n_store, 1), *piece = mem_alloc(4 * 32 * row, 1), *after = mem_alloc(n_store, 1);
+        for (size_t k = 0; k < n_store; k++) before[k] = byte_at(k);
+        for (uint32_t first = 0; first < 2; first++)
+            for (uint32_t n = 1; first + n <= 2; n++)
+                for (uint32_t tokens = 1; tokens <= 32; tokens += tokens == 1 ? 18 : 13) {
+                    const kv_piece p = {.layer = 2, .heads = {first, n}, .n_tokens = tokens, .row_bytes = (uint32_t)row};
+                    size_t bytes = 2 * n * tokens * row;
+                    m->ops->upload(m->device, kv_store_view(s)->at, before, n_store);
+                    assert_int_equal(ST_OK, kv_store_load(s, 3, &p, piece, bytes));
+                    uint8_t *at = piece;
+                    memcpy(after, before, n_store);
+                    for (uint32_t kv = 0; kv < 2; kv++)
+                        for (uint32_t h = first; h < first + n; h++)
+                            for (size_t b = 0; b < tokens * row; b++, at++) {
+                                size_t place = ((((3 * 3 + 2) * 2 + kv) * 2 + h) * 32) * row + b;
+                                assert_int_equal(*at, byte_at(place));
+                                after[place] = *at = (uint8_t) ~*at;
+                            }
+                    assert_int_equal(ST_OK, kv_store_store(s, 3, &p, piece, bytes));
+                    assert_memory_equal(m->ops->host(m->device, kv_store_view(s)->at, n_store), after, n_store);
+                }
+        mem_free(before), mem_free(piece), mem_free(after);
+        kv_store_destroy(s);
+    }
+}
+
+static void a_piece_that_the_store_does_not_have_is_refused(void **state) {
+    const machine *m = *state;
+    kv_store *s = create(m, "f16");
+    const uint32_t row = 64;
+    uint8_t bytes[2 * 3 * 33 * 64];
+    const kv_piece good = {.layer = 2, .heads = {0, 2}, .n_tokens = 32, .row_bytes = row};
+    for (int i = 0; i < 10; i++) {
+        kv_piece p = good;
+        uint32_t block = 4;
+        size_t n = 2 * 2 * 32 * row;
+        switch (i) {
+        case 0: break; /* as it should be */
+        case 1: block = 5; break;
+        case 2: p.layer = 3; break;
+        case 3: p.heads = (kv_heads){1, 2}; break;
+        case 4: p.heads = (kv_heads){UINT32_MAX, 2}; break;
+        case 5: p.heads.n = 0, n = 0; break;
+        case 6: p.n_tokens = 33, n = 2 * 2 * 33 * row; break;
+        case 7: p.n_tokens = 0, n = 0; break;
+        case 8: p.row_bytes = 32, n /= 2; break;
+        default: n--;
+        }
+        assert_int_equal(i ? ST_ERR_INVALID_ARGUMENT : ST_OK, kv_store_load(s, block, &p, bytes, n));
+        assert_int_equal(i ? ST_ERR_INVALID_ARGUMENT : ST_OK, kv_store_store(s, block, &p, bytes, n));
+    }
+    kv_store_destroy(s);
+}
+
 static void creation_survives_any_failed_allocation(void **state) {
     const machine *m = *state;
     kv_shape shape = shape_of("f32");
@@ -157,6 +220,8 @@ int main(void) {
         cmocka_unit_test(a_store_that_memory_cannot_hold_says_how_large_it_would_be),
         cmocka_unit_test(a_plan_may_name_a_block_again_and_under_a_newer_generation_but_not_an_older),
         cmocka_unit_test(blocks_out_of_range_and_without_a_generation_are_refused),
+        cmocka_unit_test(a_piece_is_the_rows_of_its_heads_and_tokens),
+        cmocka_unit_test(a_piece_that_the_store_does_not_have_is_refused),
         cmocka_unit_test(creation_survives_any_failed_allocation),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -23,7 +23,12 @@ static proto_register sample_register(void) {
                         .max_sequences = 64,
                         .max_context = 8192,
                         .n_vocab = 49152,
-                        .n_threads = 2};
+                        .n_threads = 2,
+                        .first_kv_head = 2,
+                        .n_kv_heads = 3,
+                        .shm_address = "@consort",
+                        .mpi_address = "12",
+                        .tcp_address = "[::1]:65535"};
     for (int i = 0; i < 32; i++) r.model_hash[i] = (uint8_t)i, r.vocabulary_hash[i] = (uint8_t)(255 - i);
     return r;
 }

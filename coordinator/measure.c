@@ -1,0 +1,157 @@
+/* MeasureKv: how fast KV gets from one rank to another, by each transport that reaches, for some sizes of message.
+ *
+ * Two ranks of verifiers, of different groups if there are two, move memory of no content, by turns through the protocol of
+ * moves and by the transport alone: ROUNDS times each, so that what else the machines do comes to both. A figure is the median.
+ * One measurement at a time, and none beside requests: it would tell of both. */
+#include "coordinator/coordinator_int.h"
+
+#include "base/mem.h"
+#include <stdio.h>
+#include <string.h>
+
+enum { ROUNDS = 5, ROUND_BYTES = 64 << 20, LEAST_PIECES = 16, RAW = 0, MOVED = 1 };
+static const char *const ways[] = {"shm", "mpi", "tcp"};
+static const uint32_t sizes[] = {25600, 704 << 10, 8 << 20};
+enum { N_WAYS = sizeof ways / sizeof *ways, N_SIZES = sizeof sizes / sizeof *sizes };
+
+struct measure {
+    coordinator *c;
+    net_call *call; /* NULL: nobody listens any more */
+    uint32_t source, target, way, size, round, n_replies;
+    double rates[2][ROUNDS]; /* [RAW, MOVED] bytes a second; the last is one move of each */
+    uint64_t id;             /* of the move at hand */
+};
+
+static void next(measure *m);
+
+static void finish(measure *m, st_code code, const char *text) {
+    m->c->measure = NULL;
+    if (m->call) net_call_finish(m->call, st_grpc(code), text);
+    mem_free(m);
+}
+
+static double median(double rates[ROUNDS]) {
+    for (int i = 1; i < ROUNDS; i++)
+        for (int k = i; k > 0 && rates[k] < rates[k - 1]; k--) {
+            double less = rates[k];
+            rates[k] = rates[k - 1];
+            rates[k - 1] = less;
+        }
+    return rates[ROUNDS / 2];
+}
+
+/* False: it is over. */
+static bool reply(measure *m) {
+    proto_measurement v = {.block_bytes = sizes[m->size],
+                           .bytes_per_s = median(m->rates[MOVED]),
+                           .raw_bytes_per_s = median(m->rates[RAW]),
+                           .source = m->source,
+                           .target = m->target};
+    proto_bytes b = {0};
+    snprintf(v.transport, sizeof v.transport, "%s", ways[m->way]);
+    st_code code = proto_measurement_encode(&v, &b);
+    if (!code) code = net_call_send(m->call, b.bytes, b.n, NULL);
+    proto_bytes_free(&b);
+    if (code) finish(m, code, st_text(code));
+    m->n_replies += !code;
+    return !code;
+}
+
+static void measured(void *context, st_code code, const char *message, const proto_moved *at_target) {
+    measure *m = context;
+    if (!m->call || (code && code != ST_ERR_UNSUPPORTED)) {
+        finish(m, code ? code : ST_ERR_CANCELLED, message);
+        return;
+    }
+    if (code) { /* this way does not lead there */
+        m->way++;
+        m->size = m->round = 0;
+    } else {
+        uint64_t ns = at_target->took_ns ? at_target->took_ns : 1;
+        m->rates[m->round % 2][m->round / 2] = (double)at_target->bytes * 1e9 / (double)ns;
+        if (++m->round == 2 * ROUNDS) {
+            m->round = 0;
+            if (!reply(m)) return;
+            m->size++;
+        }
+        if (m->size == N_SIZES) m->size = 0, m->way++;
+    }
+    next(m);
+}
+
+static bool both_have(const measure *m) {
+    const proto_register *a = &m->c->members.items[m->source].info, *b = &m->c->members.items[m->target].info;
+    if (m->way == 0) return a->shm_address[0] && b->shm_address[0];
+    return m->way == 1 ? a->mpi_address[0] && b->mpi_address[0] : a->tcp_address[0] && b->tcp_address[0];
+}
+
+static void next(measure *m) {
+    while (m->way < N_WAYS && !both_have(m)) m->way++;
+    if (m->way == N_WAYS) {
+        if (m->n_replies)
+            finish(m, ST_OK, "");
+        else
+            finish(m, ST_ERR_UNSUPPORTED,
+                   "no transport that both ranks have leads from one to the other (kv_transport, kv_listen)");
+        return;
+    }
+    uint32_t n = ROUND_BYTES / sizes[m->size];
+    proto_scratch scratch = {sizes[m->size], n < LEAST_PIECES ? LEAST_PIECES : n, m->round % 2 == RAW};
+    m->id = moves_measure(m->c, m->source, m->target, ways[m->way], &scratch, measured, m);
+    if (!m->id) finish(m, ST_ERR_UNAVAILABLE, "one of the ranks is gone");
+}
+
+/* Of different groups if there are two; otherwise of one. False: there are no two. */
+static bool choose_ranks(const coordinator *c, measure *m) {
+    for (uint32_t i = 0; i < c->members.n_groups; i++) {
+        const member_group *g = &c->members.groups[i];
+        if (g->drafts || !g->up) continue;
+        if (m->source) {
+            m->target = g->leader;
+            return true;
+        }
+        m->source = g->leader;
+    }
+    for (uint32_t i = 0; i < c->members.n_groups; i++) {
+        const member_group *g = &c->members.groups[i];
+        if (g->drafts || !g->up || g->n_ranks < 2) continue;
+        m->source = g->leader;
+        m->target = g->leader + 1;
+        return true;
+    }
+    return false;
+}
+
+void measure_start(coordinator *c, net_call *call) {
+    sched_stats q = sched_get_stats(c->sched);
+    measure *m = c->measure || q.running || q.waiting ? NULL : mem_alloc(1, sizeof *m);
+    if (!m) {
+        const char *why = c->measure ? "another one measures"
+                          : q.running || q.waiting
+                              ? "requests are running; what is measured beside them says little: try again later"
+                              : "no memory";
+        net_call_finish(call, st_grpc(ST_ERR_RESOURCE_EXHAUSTED), why);
+        return;
+    }
+    *m = (measure){.c = c, .call = call};
+    c->measure = m;
+    if (choose_ranks(c, m))
+        next(m);
+    else
+        finish(m, ST_ERR_MISMATCH,
+               "the cluster has one verifier, of one rank: its KV has nowhere to go. A topology with two groups of role "
+               "verifier, or with "
+               "one of tensor_parallel 2, can be measured (cluster-configs/two-verifiers.yaml)");
+}
+
+void measure_forget(coordinator *c, const net_call *call) {
+    measure *m = c->measure;
+    if (!m || m->call != call) return;
+    m->call = NULL;
+    moves_cancel(c, m->id);
+}
+
+void measure_deinit(coordinator *c) {
+    mem_free(c->measure);
+    c->measure = NULL;
+}

@@ -1,0 +1,11 @@
+#include "kv/hash_int.h"
+
+#define XXH_INLINE_ALL /* kv_core calls no library */
+#include <xxhash.h>
+
+uint64_t kv_hash(const void *bytes, size_t n, uint64_t seed) {
+#ifdef CONSORT_KV_HASH_AVX2
+    if (__builtin_cpu_supports("avx2")) return kv_hash_avx2(bytes, n, seed);
+#endif
+    return XXH3_64bits_withSeed(bytes, n, seed);
+}

@@ -1,0 +1,93 @@
+"""KV cache moves between verifiers that are cut differently, by every transport: a request goes on in another group in the midst of its
+answer, with the bytes that it would have had. Whatever dies on the way, they stay the same: what does not arrive is computed."""
+import json
+import os
+import signal
+
+import pytest
+
+from support import consort, until
+from test_groups import CODE, FIXED, STREAMS, begin, parts, rank_pid, verifiers
+
+# SmolLM2 has 3 KV heads: of two ranks each holds two, and the one in the middle comes from either.
+SECOND = {"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 8192, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def alone(cluster):
+    return [parts(cluster.stream(prompt, speculation="none", **fields)) for prompt, fields in STREAMS]
+
+
+def moves(metrics, result):
+    return metrics["consort_kv_moves_total", f'result="{result}"']
+
+
+def drain(cluster, group, *more):
+    return consort("drain", group, "--server", cluster.server, *more)
+
+
+@pytest.mark.parametrize("way", ["shm", "mpi", "tcp"])
+@pytest.mark.parametrize("speculation, ranks", [("none", 1), ("all", 2)])
+def test_running_requests_go_on_in_another_group_and_back(new_cluster, alone, way, speculation, ranks):
+    cluster = new_cluster(drafters=[{**SECOND, "tensor_parallel": ranks}, CODE], kv_tokens=8192, threads=1, kv_transport=way, **FIXED)
+    calls, begun = begin(cluster, speculation)
+    assert verifiers(cluster.metrics(), "requests_running") == [2, 2]
+    drain(cluster, "target")
+    until(lambda: verifiers(cluster.metrics(), "requests_running")[0] == 0, "the first group to be empty")
+    drain(cluster, "target", "--undo")
+    drain(cluster, "second")
+    until(lambda: verifiers(cluster.metrics(), "requests_running")[1] == 0, "the second group to be empty")
+    for call, first, expected in zip(calls, begun, alone):
+        assert parts(first + list(call)) == expected
+    end = cluster.metrics()
+    assert moves(end, "done") >= 2 and moves(end, "failed") == moves(end, "cancelled") == 0, cluster.output()
+    # 30 layers, K and V, 3 heads of 64 f16 of at least a block of 32 tokens
+    assert end["consort_kv_moved_bytes_total", ""] >= moves(end, "done") * 30 * 2 * 3 * 64 * 2 * 32
+    assert end["consort_kv_move_seconds_count", ""] == moves(end, "done")
+    until(cluster.is_idle, "the blocks to be free")
+
+
+def test_without_a_transport_the_kv_is_computed_again(new_cluster, alone):
+    cluster = new_cluster(drafters=[SECOND], kv_tokens=8192, threads=1, kv_transport="off")
+    calls, begun = begin(cluster, "none")
+    drain(cluster, "target")
+    for call, first, expected in zip(calls, begun, alone):
+        assert parts(first + list(call)) == expected
+    end = cluster.metrics()
+    assert moves(end, "done") == moves(end, "failed") == 0 and end["consort_displaced_requests_total", ""] == 2
+
+
+LONG = ("Once upon a time there was a ship that sailed from one harbour to the next, and in each of them it took on board something new. " * 40, {"max_tokens": 40, "ignore_end": True})
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("dies", ["source", "target", "nobody"])
+def test_a_prompt_moves_while_it_is_computed_whoever_dies(new_cluster, cluster, ranks, dies):
+    expected = parts(cluster.stream(LONG[0], speculation="none", **LONG[1]))
+    mine = new_cluster(drafters=[{**SECOND, "serves": "decode", "tensor_parallel": ranks}], kv_tokens=8192, threads=1, serves="prefill", prefill_chunk=32, max_rows=32, max_batch=32)
+    call = mine.stream(LONG[0], speculation="none", **LONG[1])
+    until(lambda: mine.metrics()["consort_steps_total", ""] >= 8, "a part of the prompt to be computed")  # of 37 steps
+    assert mine.metrics()["consort_kv_moves_running", ""] == 1
+    if dies != "nobody":
+        os.kill(rank_pid(mine, 1 if dies == "source" else 1 + ranks), signal.SIGKILL)
+    assert parts(call) == expected
+    end = mine.metrics()
+    assert moves(end, "done") == (dies == "nobody") and moves(end, "failed") + moves(end, "cancelled") == (dies != "nobody"), mine.output()
+    if dies == "nobody":
+        assert end["consort_worker_steps_total", 'rank="2",group="second",role="verifier"'] > 30, "the answer did not come from the second"
+    until(mine.is_idle, "the blocks to be free")
+
+
+def test_the_transports_of_a_cluster_are_measured(new_cluster):
+    cluster = new_cluster(drafters=[SECOND], threads=1)
+    rows = json.loads(consort("bench", "kv", "--json", "--server", cluster.server).stdout)
+    assert [(r["transport"], r["block_bytes"]) for r in rows] == [(t, n) for t in ("shm", "mpi", "tcp") for n in (25600, 720896, 8388608)]
+    assert all(r["gb_s"] > 0 and r["raw_gb_s"] > 0 and (r["source"], r["target"]) == (1, 2) for r in rows)
+    assert cluster.is_idle()
+    table = consort("bench", "kv", "--server", cluster.server).stdout.splitlines()
+    assert len(table) == 9 and all("GB/s" in line for line in table)
+
+
+def test_a_cluster_of_one_rank_says_what_it_takes_to_be_measured(cluster):
+    done = consort("bench", "kv", "--server", cluster.server, check=False)
+    assert done.returncode == 1 and "two groups of role verifier" in done.stderr
