@@ -217,7 +217,7 @@ static uint8_t *stored(int isa, kernels_kv_type type, const float *x, uint32_t h
     static const uint32_t blocks[] = {2, 0};
     rig r;
     if (!rig_open_isa(&r, isa, 2)) return NULL;
-    kernels_kv kv = {.type = type, .n_blocks = BLOCKS, .n_layers = 1, .n_kv_heads = n_heads, .head_dim = DIM};
+    kernels_kv kv = {.type = {type, type}, .n_blocks = BLOCKS, .n_layers = 1, .n_kv_heads = n_heads, .head_dim = DIM};
     const size_t n = kernels_kv_block_bytes(&kv) * BLOCKS;
     kv.at = rig_bytes(&r, n);
     for (uint32_t first = from; first < to; first += step) {
