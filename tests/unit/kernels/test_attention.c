@@ -26,14 +26,13 @@ static void text_close(text *t) {
     mem_free(t->q);
 }
 
-/* K and V of one type, and of two. */
+/* K and V of one type; last, of two. */
 typedef struct {
     kernels_kv_type k, v;
 } pair;
-enum { N_PAIRS = 2 * KERNELS_N_KV_TYPES };
+enum { N_PAIRS = KERNELS_N_KV_TYPES + 1 };
 static pair pair_of(uint32_t i) {
-    const uint32_t n = KERNELS_N_KV_TYPES;
-    return (pair){(kernels_kv_type)(i % n), (kernels_kv_type)((i + i / n) % n)};
+    return i < KERNELS_N_KV_TYPES ? (pair){(kernels_kv_type)i, (kernels_kv_type)i} : (pair){KERNELS_KV_Q6, KERNELS_KV_F16};
 }
 static const pair f16s = {KERNELS_KV_F16, KERNELS_KV_F16}, f32s = {KERNELS_KV_F32, KERNELS_KV_F32};
 

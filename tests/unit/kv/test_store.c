@@ -60,7 +60,7 @@ static void a_token_has_the_bytes_that_its_type_says(void **state) {
     static const struct {
         const char *name;
         size_t of_64, of_40;
-    } expected[] = {{"f32", 512, 320}, {"f16", 256, 160}, {"q8", 136, 88}, {"q4", 80, 80}};
+    } expected[] = {{"f32", 512, 320}, {"f16", 256, 160}, {"q8", 136, 88}, {"k6v4", 96, 96}, {"q4", 80, 80}};
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
         assert_int_equal(expected[i].of_64, kv_type_token_bytes(kv_type_find(expected[i].name), 64));
         assert_int_equal(expected[i].of_40, kv_type_token_bytes(kv_type_find(expected[i].name), 40));
