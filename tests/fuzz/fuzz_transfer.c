@@ -106,9 +106,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             if (!room[s] || sending[s] != (what % 8 == 2)) continue;
             e = (kv_event){.kind = sending[s] ? KV_EVENT_SENT : KV_EVENT_RECEIVED, .slot = s};
             if (!sending[s] && at < size) {
-                size_t n = data[at] < size - at ? data[at] : size - at;
+                size_t n = data[at] < size - at - 1 ? data[at] : size - at - 1;
                 if (n > room_bytes[s]) n = room_bytes[s];
-                memcpy(room[s], data + at, n);
+                memcpy(room[s], data + at + 1, n);
                 at += n + 1;
                 e.n_bytes = what % 8 < 4 ? n : mend(room[s], n, serial);
             }
