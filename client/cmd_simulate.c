@@ -55,7 +55,7 @@ static st_code read_model(simulation *s, st_error *e) {
     if (!code) code = model_read_part(f, 0, 1, &whole, e);
     if (!code && kernels_precision_find(t->precision, &precision)) {
         const kv_type *type = kv_type_choose(t->groups[verifier].kv_type, precision);
-        s->kv_token_bytes = whole.kv_token_rows * kv_type_row_bytes(type, whole.head_dim);
+        s->kv_token_bytes = whole.kv_token_heads * kv_type_token_bytes(type, whole.head_dim);
     }
     if (!code) {
         s->o.limits.max_context = s->topology->max_context ? s->topology->max_context : info.max_context;

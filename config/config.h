@@ -30,7 +30,7 @@ typedef struct {
     char *table;              /* kind ngram: its table; else empty */
     uint32_t tensor_parallel; /* ranks of the group, >= 1; a drafter has one */
     uint32_t threads;         /* compute threads a rank; 0: a share of the host's cores */
-    char *kv_type;            /* "auto", "f16", "f32", "q8", "q4" */
+    char *kv_type;            /* "auto", or of a type */
     uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32 */
     char *isa;                /* "auto", or as of kernels_pick */
 } config_group;
