@@ -26,7 +26,7 @@ enum {
     MOVE_BYTES = 1 << 20, /* in flight, or two pieces: what is checked and copied is then still in a cache */
     SCRATCH_BYTES = 2 * PROTO_MAX_SCRATCH_BYTES, /* of a measurement: more than a cache of its own holds */
     SCRATCH_TOKEN = PROTO_SCRATCH_UNIT,
-    MAX_TRIES = 8,
+    MAX_TRIES = 32,      /* nearly a lease: a host with much to do is not a broken link */
     EVENTS_A_TURN = 256, /* of a transport, before others and the mail have theirs */
     QUIT_MS = 500,
 };
