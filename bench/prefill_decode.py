@@ -9,7 +9,7 @@ Two clusters of two verifiers, each of one rank with a core of its own, by turns
 Loads, --rounds times, each on both clusters in turn, another one first each round. Work is the same in all:
 
     steady       --streams streams, each one answer of --tokens tokens to a short prompt
-    disturbed    the same, while --long prompts of 800 to 1,500 tokens arrive at random, one every --every seconds, for 8 tokens each
+    disturbed    the same, while --long prompts of --long-tokens tokens arrive at random, one every --every seconds, for 8 tokens each
 
 Then a prompt of each of --sizes tokens goes to `both` alone, and once its answer has begun, its group is drained: what its KV took to move
 (consort_kv_move_seconds), the longest pause that its client saw, and what the prompt took to compute: its time to the first token.
@@ -34,7 +34,7 @@ from pinned import POLL_SECONDS, ROOT, Cluster, Failure, end_load, two_cores, wi
 from rounds import Progress, in_words, print_table, read_lines, spread, turned
 
 SEED = 1
-LONG_TOKENS, LONG_ANSWER = (800, 1500), 8
+LONG_ANSWER = 8
 MOVED_ANSWER = 128  # long enough to be drained in its midst
 MAX_ROWS = 256     # of a prompt in a step, by default
 WORDS = "ship river doctor garden engine letter winter market table window bread stone paper horse music bridge forest church mother island".split()
@@ -64,7 +64,7 @@ def prompts(a):
     """{file: texts}"""
     longs = random.Random(SEED)
     return {"steady": [f"Write a long story about a {WORDS[i % len(WORDS)]} and the number {i}." for i in range(a.streams)],
-            "long": [words(f"long {i}", longs.randint(*LONG_TOKENS)) for i in range(a.long)],
+            "long": [words(f"long {i}", longs.randint(*a.long_tokens)) for i in range(a.long)],
             **{f"size-{n}": [words(f"size {n}", n)] for n in a.sizes}}
 
 
@@ -228,11 +228,11 @@ def as_json(b):
     return {"bytes_equal": not b.differences and not b.interrupted, "differences": b.differences, "interrupted": b.interrupted, "clusters": clusters,
             "speed_in_that_of_both": {f.key: spread(ratios) for f in FIGURES if (ratios := speed(b.results, f))}, "moved": moved,
             "crossover_tokens": crossover(b.moved), "quick": b.a.quick, "n_rounds": b.a.rounds, "streams": b.a.streams, "tokens": b.a.tokens,
-            "long": b.a.long, "every_s": b.a.every}
+            "long": b.a.long, "long_tokens": b.a.long_tokens, "every_s": b.a.every}
 
 
 def print_loads(b):
-    print(f"{b.a.streams} streams of {b.a.tokens} tokens; disturbed: by {b.a.long} prompts of {LONG_TOKENS[0]} to {LONG_TOKENS[1]} tokens, one in {b.a.every} s; "
+    print(f"{b.a.streams} streams of {b.a.tokens} tokens; disturbed: by {b.a.long} prompts of {b.a.long_tokens[0]} to {b.a.long_tokens[1]} tokens, one in {b.a.every} s; "
           f"{b.a.rounds} rounds. Medians of the rounds; last row: how many times as good is `apart`, median (least - most) of the ratios in a round.")
     shown = [f for f in FIGURES if any(rounds_of(b.results, name, f) for name in b.results)]
     rows = [[name, *(f"{statistics.median(v):.1f}" if (v := rounds_of(b.results, name, f)) else "-" for f in shown)] for name in b.results]
@@ -282,8 +282,9 @@ def arguments():
     p.add_argument("--streams", type=int, default=4, metavar="N", help="steady ones (%(default)s)")
     p.add_argument("--tokens", type=int, metavar="N", help="of a steady answer; default: 2400, with --quick 800")
     p.add_argument("--long", type=int, metavar="N", help="prompts in a run; default: 8, with --quick 3")
+    p.add_argument("--long-tokens", type=numbers, default="800,1500", metavar="LEAST,MOST", help="of a long prompt (%(default)s)")
     p.add_argument("--every", type=float, default=3.0, metavar="SECONDS", help="on average, between them (%(default)s)")
-    p.add_argument("--sizes", type=numbers, default=numbers("32,64,128,256,512,1000"), metavar="N,...", help="of prompts that move (%(default)s)")
+    p.add_argument("--sizes", type=numbers, default="32,64,128,256,512,1000", metavar="N,...", help="of prompts that move (%(default)s)")
     p.add_argument("--config", default=os.path.join(ROOT, "cluster-configs/prefill-and-decode.yaml"), metavar="FILE")
     p.add_argument("--build", default=os.path.join(ROOT, "build/release"), metavar="DIR")
     a = p.parse_args()
@@ -291,6 +292,8 @@ def arguments():
     a.config, a.build = os.path.abspath(a.config), os.path.abspath(a.build)
     if not os.access(f"{a.build}/consort", os.X_OK):
         p.error(f"{a.build}/consort is missing; scripts/setup builds it")
+    if len(a.long_tokens) != 2 or a.long_tokens[0] > a.long_tokens[1]:
+        p.error("--long-tokens: LEAST,MOST is expected")
     if not os.path.exists(a.config):
         p.error(f"--config: {a.config} does not exist")
     return a
