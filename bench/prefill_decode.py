@@ -45,6 +45,7 @@ FIGURES = (
     *(Figure(f"{load}_tokens_per_s", f"tokens/s, {load}", load, lambda s: s["tokens_per_s"], False) for load in ("steady", "disturbed")),
     Figure("long_first_token_ms", "first token, long", "disturbed", lambda s: s["long"]["first_token_ms"]["p50"], True),
     Figure("long_first_token_max_ms", "the latest of them", "disturbed", lambda s: s["long"]["first_token_ms"]["max"], True),
+    Figure("long_pause_ms", "longest pause, long", "disturbed", lambda s: s["long"]["inter_token_ms"]["max"], True),
     Figure("long_whole_ms", "whole answer, long", "disturbed", lambda s: s["long"]["whole_ms"]["p50"], True),
 )
 
