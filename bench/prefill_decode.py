@@ -89,7 +89,7 @@ class Bench:
         with open(self.a.config, encoding="utf-8") as f:
             apart = with_keys(f.read(), {"speculation": "none", "prefix_cache": "off"})
         both = with_keys(re.sub(r"(?m)^( +)serves:.*$", r"\1serves: both", apart), {"move_tokens": 1})
-        found = [Cluster(name, text, self.directory, self.a.build, two_cores()) for name, text in (("both", both), ("apart", apart))]
+        found = [Cluster(name, text, self.directory, self.a.build, two_cores(), http="127.0.0.1:0") for name, text in (("both", both), ("apart", apart))]
         for c in found:
             if why := c.refusal():
                 raise Failure(f"{c.name}: {why}")
