@@ -9,7 +9,8 @@ Two clusters of two verifiers, each of one rank with a core of its own, by turns
 Loads, --rounds times, each on both clusters in turn, another one first each round. Work is the same in all:
 
     steady       --streams streams, each one answer of --tokens tokens to a short prompt
-    disturbed    the same, while --long prompts of --long-tokens tokens arrive at random, one every --every seconds, for 8 tokens each
+    disturbed    the same, while --long prompts of --long-tokens tokens arrive at random, one every --every seconds, for 8 tokens
+                 each; how many of them were answered while the streams still ran is told: it should be nearly all
 
 Then a prompt of each of --sizes tokens goes to `both` alone, and once its answer has begun, its group is drained: what its KV took to move
 (consort_kv_move_seconds), the longest pause that its client saw, and what the prompt took to compute: its time to the first token.
@@ -281,15 +282,15 @@ def arguments():
     p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     p.add_argument("--rounds", type=int, metavar="N", help="default: 5, with --quick 2")
     p.add_argument("--streams", type=int, default=4, metavar="N", help="steady ones (%(default)s)")
-    p.add_argument("--tokens", type=int, metavar="N", help="of a steady answer; default: 2400, with --quick 800")
-    p.add_argument("--long", type=int, metavar="N", help="prompts in a run; default: 8, with --quick 3")
+    p.add_argument("--tokens", type=int, metavar="N", help="of a steady answer; default: 3200, with --quick 1600")
+    p.add_argument("--long", type=int, metavar="N", help="prompts in a run; default: 8, with --quick 4")
     p.add_argument("--long-tokens", type=numbers, default="800,1500", metavar="LEAST,MOST", help="of a long prompt (%(default)s)")
-    p.add_argument("--every", type=float, default=3.0, metavar="SECONDS", help="on average, between them (%(default)s)")
+    p.add_argument("--every", type=float, default=2.5, metavar="SECONDS", help="on average, between them (%(default)s)")
     p.add_argument("--sizes", type=numbers, default="32,64,128,256,512,1000", metavar="N,...", help="of prompts that move (%(default)s)")
     p.add_argument("--config", default=os.path.join(ROOT, "cluster-configs/prefill-and-decode.yaml"), metavar="FILE")
     p.add_argument("--build", default=os.path.join(ROOT, "build/release"), metavar="DIR")
     a = p.parse_args()
-    a.rounds, a.tokens, a.long = a.rounds or (2 if a.quick else 5), a.tokens or (800 if a.quick else 2400), a.long or (3 if a.quick else 8)
+    a.rounds, a.tokens, a.long = a.rounds or (2 if a.quick else 5), a.tokens or (1600 if a.quick else 3200), a.long or (4 if a.quick else 8)
     a.config, a.build = os.path.abspath(a.config), os.path.abspath(a.build)
     if not os.access(f"{a.build}/consort", os.X_OK):
         p.error(f"{a.build}/consort is missing; scripts/setup builds it")
