@@ -1,12 +1,14 @@
 """A cluster on two cores: the verifier has one, everything else, the client of a load too, the other.
 
-A verifier of several ranks has both, its ranks by turns; the coordinator and the client may then run on either. For bench/speculation.py and bench/prefix_cache.py.
+A verifier of several ranks has both, its ranks by turns; the coordinator and the client may then run on either. For bench/speculation.py,
+bench/prefix_cache.py and bench/prefill_decode.py.
 """
 import json
 import os
 import re
 import signal
 import subprocess
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 START_SECONDS = 120
@@ -102,16 +104,31 @@ class Cluster:
                     rank = re.search(r"\bOMPI_COMM_WORLD_RANK=(\d+)", f.read())
                 yield pid, int(rank[1]) if rank else None
 
-    def load(self, *options):
-        """Exit status, summary and what was said of `consort bench serve`, run where a client may."""
+    def begin_load(self, *options):
+        """`consort bench serve`, run where a client may. Several may be under way."""
         command = [f"{self.build}/consort", "bench", "serve", "--server", self.server, "--json", *map(str, options)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, self.client_cores))
-        return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr.strip()
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                preexec_fn=lambda: os.sched_setaffinity(0, self.client_cores))
+
+    def load(self, *options):
+        return end_load(self.begin_load(*options))
+
+    def metrics(self):
+        """{name with its labels: value}"""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=30) as reply:
+            lines = reply.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
     def __exit__(self, *_):
         if self.launcher and self.launcher.poll() is None:
             self.launcher.send_signal(signal.SIGTERM)
             self.launcher.wait()
+
+
+def end_load(process):
+    """Its exit status, its summary and what it said."""
+    out, said = process.communicate()
+    return process.returncode, json.loads(out) if out else None, said.strip()
 
 
 def stat(pid):

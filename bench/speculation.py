@@ -35,10 +35,10 @@ import signal
 import statistics
 import sys
 import tempfile
-import time
 
 import bars
 from pinned import ROOT, Cluster, Failure, two_cores, with_keys
+from rounds import Progress, in_words, print_table, read_lines, spread, turned
 
 NAMES = ("none", "none-all", "fixed", "specinfer", "pipeinfer", "cosine-paper", "consort")
 ABLATIONS = {  # name: keys instead of consort's
@@ -170,7 +170,7 @@ class Bench:
             for c in clusters:
                 self.warm_up(c)
             plan = [(load, c) for r in range(self.a.rounds) for load in loads(self.a) for c in turned(clusters, r)]
-            progress = Progress(len(plan))
+            progress = Progress(len(plan), say)
             for load, c in plan:
                 self.results.setdefault(c.name, {}).setdefault(load.name, []).append(self.run(c, load))
                 progress.say(f"{load.name}, {c.name}: {in_short(self.results[c.name][load.name][-1], load)}")
@@ -184,7 +184,7 @@ class Bench:
         grid = list(itertools.product(drafting, self.a.budgets, self.a.floors)) * self.a.rounds
         with clusters[0] as none:
             self.answer_all(none, load.requests)
-            progress = Progress(len(grid))
+            progress = Progress(len(grid), say)
             for name, budget, floor in grid:
                 with self.cluster(name, with_keys(topologies[name], {"draft_budget": budget, "draft_floor": floor})) as c:
                     self.warm_up(c)
@@ -192,26 +192,6 @@ class Bench:
                 share = summary["ms_per_token"] / self.run(none, load)["ms_per_token"]
                 self.tuned.setdefault(name, {}).setdefault((budget, floor), []).append(share)
                 progress.say(f"{name}, draft_budget {budget}, draft_floor {floor}: {share:.3f} of none; {in_short(summary, load)}")
-
-
-class Progress:
-    def __init__(self, n):
-        self.n, self.done, self.start = n, 0, time.monotonic()
-
-    def say(self, text):
-        self.done += 1
-        left = (time.monotonic() - self.start) * (self.n - self.done) / self.done
-        say(f"{self.done} of {self.n}, {left / 60:.1f} min to go: {text}")
-
-
-def turned(values, n):
-    n %= len(values)
-    return values[n:] + values[:n]
-
-
-def read_lines(path):
-    with open(path, encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
 
 
 def saturated_rate(records, level):
@@ -246,10 +226,6 @@ def speed(results, name, base, figure):
     """How many times as good as `base`, in each round: over 1 is better, also where less is."""
     pairs = zip(rounds_of(results, name, figure), rounds_of(results, base, figure))
     return [(b / v if figure.less else v / b) for v, b in pairs]
-
-
-def spread(values):
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def best_baseline(results, figure):
@@ -288,16 +264,6 @@ def as_json(b):
     return {"bytes_equal": not b.differences and not b.interrupted, "differences": b.differences, "interrupted": b.interrupted, "skipped": b.skipped,
             "configurations": configurations, "consort_in_best_baseline": versus, "none_requests_per_s": b.capacity,
             "quick": b.a.quick, "n_rounds": b.a.rounds, "tokens": b.a.tokens}
-
-
-def print_table(head, rows):
-    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-
-
-def in_words(ratios):
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})" if ratios else "-"
 
 
 def print_tables(b):

@@ -164,9 +164,9 @@ typedef struct {
     const block_id *from_blocks, *to_blocks; /* [n_blocks] */
 } sched_action;
 
-/* Actions of one call, plans first, the groups' before the drafters' (nobody should wait for the clients); views in them live
- * until the next call of sched_step. An end token ends the answer and is not in TOKENS. A plan may hold no work, only sequences
- * to close; it is answered like any other. */
+/* Actions of one call, MOVE_READY first, then plans, the groups' before the drafters' (nobody should wait for the clients); views
+ * in them live until the next call of sched_step. An end token ends the answer and is not in TOKENS. A plan may hold no work,
+ * only sequences to close; it is answered like any other. */
 typedef struct {
     uint32_t n;
     const sched_action *items;

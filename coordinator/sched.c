@@ -457,7 +457,7 @@ static void count_time(sched *s, uint64_t passed_ns) {
 
 sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     sched_group *g = group_of(s, ev->group);
-    s->first_action = s->n_actions = s->limits.n_groups + s->limits.n_drafters; /* the plans' places */
+    s->first_action = s->n_actions = s->limits.n_groups + s->limits.n_drafters + s->n_moves; /* the places of what comes first */
     s->n_tokens = 0;
     count_time(s, now_ns - s->now_ns);
     s->now_ns = now_ns;
@@ -492,6 +492,7 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     sched_move_early(s);
     if (!s->drained) plan_drafts(s);
     tell_steps(s, planned);
+    sched_tell_ready(s);
     tell_timer(s);
     tell_drained(s);
 #ifdef CONSORT_DEBUG

@@ -216,7 +216,8 @@ struct sched {
     proto_drafter_figures *by_drafter; /* [1 + max_requests][roster.n] in total, then by slot */
     uint32_t *known;                   /* [n_places][max_context] of the admitted */
 
-    sched_action *actions; /* [n_actions_max] the first n_groups + n_drafters are kept for plans, which fill them from behind */
+    sched_action *actions; /* [n_actions_max] the first n_groups + n_drafters + n_moves are kept for what comes first, which fills
+                              them from behind */
     uint32_t first_action, n_actions, n_actions_max; /* n_actions: with what is before the first */
     uint64_t now_ns;                                 /* of this call */
     uint32_t *tokens;                                /* [max_batch][1 + max_tree] what TOKENS actions show */
@@ -293,6 +294,8 @@ void sched_learn_prompts(sched_group *g, const sched_flight *f); /* the result o
 void sched_give_away(sched *s);
 /* Behind it: prompts that have begun in a group which prefills for others move from now on. */
 void sched_move_early(sched *s);
+/* Before the plans: a rank takes both in this order, and the step would hold up the last blocks of a prompt by its whole time. */
+void sched_tell_ready(sched *s);
 void sched_check_moves(const sched *s);
 
 /* sched_draft.c: drafters. */

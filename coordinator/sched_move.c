@@ -99,8 +99,7 @@ static uint32_t n_computed(const sched_transfer *m, const sched_request *r) {
     return n < m->n_blocks ? n : m->n_blocks;
 }
 
-static sched_action *tell(sched *s, sched_action_kind kind, const sched_transfer *m, seq_id seq) {
-    sched_action *a = sched_act(s, kind, seq);
+static sched_action *about(const sched_transfer *m, sched_action *a) {
     a->move = m->id;
     a->n_ready = m->n_ready;
     return a;
@@ -134,7 +133,7 @@ static bool begin(sched_request *r, sched_group *to, uint32_t n_tokens) {
     r->move = at;
     to->stats.looked_up += r->n_known;
     to->stats.shared += n_shared;
-    sched_action *a = tell(s, SCHED_ACT_MOVE, m, r->seq);
+    sched_action *a = about(m, sched_act(s, SCHED_ACT_MOVE, r->seq));
     a->group = (uint32_t)(g - s->groups);
     a->to = (uint32_t)(to - s->groups);
     a->n_blocks = m->n_blocks;
@@ -177,7 +176,7 @@ static void call_off(sched *s, sched_transfer *m) {
         end(s, m); /* SCHED_MOVED has come, or finds nothing any more */
         return;
     }
-    if (!m->cancelled) tell(s, SCHED_ACT_MOVE_CANCEL, m, (seq_id){0});
+    if (!m->cancelled) about(m, sched_act(s, SCHED_ACT_MOVE_CANCEL, (seq_id){0}));
     m->cancelled = true;
 }
 
@@ -231,13 +230,7 @@ static void leave(sched *s, sched_request *r) {
 
 static void go_on(sched *s, sched_transfer *m, sched_request *r) {
     if (r->state == SCHED_PREFILL && r->n_known - r->n_cached == 1) pause_it(s, r);
-    if (m->arrived && r->last_plan <= r->group->reported) {
-        arrive(s, m, r);
-        return;
-    }
-    if (n_computed(m, r) == m->n_ready || m->cancelled) return;
-    m->n_ready = n_computed(m, r);
-    tell(s, SCHED_ACT_MOVE_READY, m, r->seq);
+    if (m->arrived && r->last_plan <= r->group->reported) arrive(s, m, r);
 }
 
 /* Its KV is to move while it is computed. */
@@ -277,6 +270,15 @@ void sched_move_early(sched *s) {
             uint32_t n_tokens = whole_tokens(r, r->n_known);
             if (to && may_move(s, r, n_missing(to, r, n_tokens)) && may_begin(g) && may_begin(to)) (void)begin(r, to, n_tokens);
         }
+}
+
+void sched_tell_ready(sched *s) {
+    for (sched_transfer *m = s->moves; m < s->moves + s->n_moves; m++) {
+        const sched_request *r = m->id > 0 && !m->cancelled ? sched_at(s, m->slot) : NULL;
+        if (!r || n_computed(m, r) == m->n_ready) continue;
+        m->n_ready = n_computed(m, r);
+        about(m, sched_act_first(s, SCHED_ACT_MOVE_READY, NULL))->seq = r->seq;
+    }
 }
 
 /* ---- the check ---- */

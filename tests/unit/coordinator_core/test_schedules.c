@@ -315,9 +315,12 @@ static void hash_action(world *w, const sched_action *a) {
 static void step(world *w, const sched_event *ev) {
     w->now_ns += draw(w, 10);
     sched_actions acts = sched_step(w->s, w->now_ns, ev);
-    for (uint32_t i = 1; i < acts.n; i++) /* the groups' plans first */
-        CHECK(w, acts.items[i].kind != SCHED_ACT_PLAN ||
-                     (acts.items[i - 1].kind == SCHED_ACT_PLAN && acts.items[i].group > acts.items[i - 1].group));
+    for (uint32_t i = 1; i < acts.n; i++) { /* what is ready to move, then the groups' plans */
+        const sched_action *a = &acts.items[i], *before = a - 1;
+        CHECK(w, a->kind != SCHED_ACT_MOVE_READY || before->kind == SCHED_ACT_MOVE_READY);
+        CHECK(w, a->kind != SCHED_ACT_PLAN || before->kind == SCHED_ACT_MOVE_READY ||
+                     (before->kind == SCHED_ACT_PLAN && a->group > before->group));
+    }
     for (uint32_t i = 0; i < acts.n; i++) hash_action(w, &acts.items[i]);
     for (uint32_t i = 0; i < acts.n; i++) /* a plan may open a sequence with tokens that are committed in this very step */
         if (acts.items[i].kind == SCHED_ACT_TOKENS) take_action(w, &acts.items[i]);
