@@ -33,12 +33,12 @@ typedef enum {
     TRANSPORT_SENT,      /* slot: its bytes may be used again (not: they have arrived) */
     TRANSPORT_RECEIVED,  /* slot, n_bytes */
     TRANSPORT_FAILED,    /* slot: cancelled; or the message was longer than the room posted for it, and is dropped */
-    TRANSPORT_PEER_LOST, /* behind the last message that came: none will any more; all slots FAIL; it still has to be closed */
+    TRANSPORT_PEER_LOST, /* behind the last message that came: none will any more; all slots FAIL (or end); to be closed */
     TRANSPORT_CLOSED     /* the last event of a link: all slots are the caller's again, the pointer is of no use any more */
 } transport_event_kind;
 
 typedef struct {
-    void *context; /* of transport_open */
+    void *context; /* of open */
     transport_event_kind kind;
     uint32_t slot;
     size_t n_bytes;
@@ -66,9 +66,11 @@ typedef struct {
     void (*post_send)(transport_link *k, uint32_t slot, const uint8_t *bytes, size_t n);
     void (*post_recv)(transport_link *k, uint32_t slot, uint8_t *bytes, size_t n);
     bool (*test)(transport *t, transport_event *out); /* does what can be done now; the next event of any link, or false */
-    void (*cancel)(transport_link *k,
-                   uint32_t slot);    /* FAILED follows, or the event that is on its way: a send that was begun ends */
-    void (*close)(transport_link *k); /* what was handed to post_send before goes out if the peer takes it soon; then CLOSED */
+    /* FAILED follows, or the event that is on its way: a send that was begun ends, and so does what MPI has begun to receive. */
+    void (*cancel)(transport_link *k, uint32_t slot);
+    /* What was handed to post_send before goes out if the peer takes it soon; then CLOSED, whichever slots are out. The last verb
+     * of a link. */
+    void (*close)(transport_link *k);
     /* What to sleep on until test has something to do: *fd for poll (POLLIN), or -1, and *wake_ns (parallel_now_ns), a time at
      * which to test whatever fd says; UINT64_MAX: none. Called last before the sleep: peers are told that one has to be woken. */
     void (*wait_on)(transport *t, int *fd, uint64_t *wake_ns);

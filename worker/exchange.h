@@ -2,7 +2,7 @@
  * bytes.
  *
  * One broadcast of a fixed head, and a second one only where that is too small. Nouns: a message (words of decisions, bytes of a
- * plan; no plan: the group ends). Buffers are taken at create. Thread: the step thread. */
+ * plan; no plan: decisions alone, and without those the group ends). Buffers are taken at create. Thread: the step thread. */
 #ifndef CONSORT_WORKER_EXCHANGE_H
 #define CONSORT_WORKER_EXCHANGE_H
 
@@ -13,7 +13,7 @@ typedef struct exchange exchange;
 typedef struct {
     const uint32_t *words; /* [n_words] */
     uint32_t n_words;
-    const uint8_t *plan; /* [n_plan]; 0 bytes: the end */
+    const uint8_t *plan; /* [n_plan]; 0 bytes: none */
     uint32_t n_plan;
 } exchange_message;
 

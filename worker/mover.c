@@ -25,9 +25,9 @@
 enum {
     MAILBOX_ITEMS = 512,
     MAX_MOVES = 64,
-    MOVE_BYTES = 4 << 20,    /* in flight */
-    SCRATCH_BYTES = 8 << 20, /* of a measurement, that is: not in a cache of its own */
-    SCRATCH_ROW = 128,       /* with K and V, PROTO_SCRATCH_UNIT */
+    MOVE_BYTES = 1 << 20, /* in flight, or two pieces: what is checked and copied is then still in a cache */
+    SCRATCH_BYTES = 2 * PROTO_MAX_SCRATCH_BYTES, /* of a measurement: more than a cache of its own holds */
+    SCRATCH_ROW = 128,                           /* with K and V, PROTO_SCRATCH_UNIT */
     MAX_TRIES = 8,
     EVENTS_A_TURN = 256, /* of a transport, before others and the mail have theirs */
     QUIT_MS = 500,
@@ -46,7 +46,7 @@ typedef struct {
     uint8_t key[PROTO_KEY_BYTES];
     transport *way;
     transport_link *link; /* NULL: not open any more, and neither are t and raw */
-    kv_transfer *t;       /* in the link's memory, as are the slots of raw */
+    kv_transfer *t;       /* in the link's memory, as is that of raw */
     bool is_raw;
     raw_flow raw;
     size_t bytes;
@@ -61,7 +61,7 @@ struct move {
     bool cancelled;
     uint32_t n_open;                      /* flows */
     uint64_t began_ns, first_ns, last_ns; /* first, last: a piece of scratch */
-    uint8_t *scratch;                     /* [SCRATCH_BYTES], or one piece */
+    uint8_t *scratch;                     /* [SCRATCH_BYTES] */
     uint32_t *blocks;                     /* [order.n_blocks] behind the flows */
     flow flows[];                         /* [order.n_flows] */
 };
@@ -110,9 +110,11 @@ static st_code store(void *context, const kv_piece *p, const uint8_t *bytes, siz
     return kv_store_store(m->of->o.store, block_of(m, p), &own, bytes, n);
 }
 
+/* Two at least, as the largest piece says. */
+static uint32_t scratch_places(const proto_move *m) { return SCRATCH_BYTES / m->scratch.piece_bytes; }
+
 static uint8_t *scratch_at(const move *m, uint32_t piece) {
-    uint32_t n = SCRATCH_BYTES / m->order.scratch.piece_bytes;
-    return m->scratch + (size_t)(n ? piece % n : 0) * m->order.scratch.piece_bytes;
+    return m->scratch + (size_t)(piece % scratch_places(&m->order)) * m->order.scratch.piece_bytes;
 }
 
 static void note_piece(move *m) {
@@ -275,11 +277,12 @@ static st_code make_raw(flow *f, void **memory, st_error *e) {
     f->is_raw = true;
     f->raw = (raw_flow){.role = m->target ? KV_TARGET : KV_SOURCE,
                         .n_slots = count_slots(f->m, m->scratch.piece_bytes),
+                        .n_places = scratch_places(m),
                         .piece_bytes = m->scratch.piece_bytes,
                         .n_pieces = m->scratch.n_pieces,
                         .lease_ns = m->lease_ms * MS};
     f->bytes = (size_t)m->scratch.piece_bytes * m->scratch.n_pieces;
-    *memory = f->raw.slots = mem_alloc_aligned(raw_flow_bytes(&f->raw), 1, 64);
+    *memory = f->raw.memory = mem_alloc_aligned(raw_flow_bytes(&f->raw), 1, 64);
     return *memory ? ST_OK : st_fail(e, ST_FATAL_MEMORY, "no memory for slots");
 }
 
@@ -333,10 +336,9 @@ static st_code check_order(const mover *v, const move *m, const char **text) {
 }
 
 static st_code make_scratch(move *m) {
-    size_t n = m->order.scratch.piece_bytes > SCRATCH_BYTES ? m->order.scratch.piece_bytes : SCRATCH_BYTES;
     if (!m->order.scratch.n_pieces || m->order.scratch.raw) return ST_OK;
-    m->scratch = mem_map(n);
-    if (m->scratch) memset(m->scratch, 0x5a, n); /* pages that were never touched would cost their first touch */
+    m->scratch = mem_map(SCRATCH_BYTES);
+    if (m->scratch) memset(m->scratch, 0x5a, SCRATCH_BYTES); /* pages that were never touched would cost their first touch */
     return m->scratch ? ST_OK : ST_FATAL_MEMORY;
 }
 
@@ -390,8 +392,7 @@ static bool take_mail(mover *v) {
 /* ---- the thread ---- */
 
 static void free_move(move *m) {
-    if (m->scratch)
-        mem_unmap(m->scratch, m->order.scratch.piece_bytes > SCRATCH_BYTES ? m->order.scratch.piece_bytes : SCRATCH_BYTES);
+    mem_unmap(m->scratch, SCRATCH_BYTES);
     mem_free(m);
 }
 

@@ -2,12 +2,13 @@
 
 enum { TAIL_BYTES = 64 };
 
-size_t raw_flow_bytes(const raw_flow *r) { return (size_t)r->n_slots * r->piece_bytes + TAIL_BYTES; }
+size_t raw_flow_bytes(const raw_flow *r) { return (size_t)r->n_places * r->piece_bytes + TAIL_BYTES; }
 
 static void act(raw_flow *r, kv_actions *out, kv_verb verb, uint32_t slot) {
     bool last = slot == r->n_slots; /* the byte that says: I have all */
     size_t n = verb == KV_CLOSE || verb == KV_CANCEL ? 0 : last ? 1 : r->piece_bytes;
-    out->at[out->n++] = (kv_action){verb, slot, r->slots + (size_t)slot * r->piece_bytes, n};
+    uint32_t place = last ? r->n_places : (r->n_posted - 1) % r->n_places; /* pieces come back in order */
+    out->at[out->n++] = (kv_action){verb, slot, n ? r->memory + (size_t)place * r->piece_bytes : NULL, n};
     if (verb == KV_POST_SEND || verb == KV_POST_RECV) {
         r->in_flight[slot] = true;
         r->n_in_flight++;

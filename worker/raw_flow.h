@@ -1,7 +1,8 @@
 /* raw_flow: messages of one size through a link, as fast as it takes them: what a transfer is measured against.
  *
  * It speaks with a transport as a transfer does (kv/transfer.h: events in, actions out), but asks for nothing, checks nothing and
- * copies nothing: each slot goes out again as it is. The target says one byte when it has all. Pure; one owner, one thread. */
+ * copies nothing: the transport itself reads the source's memory and writes the target's, one place of it after the other, as
+ * many bytes of it as a transfer reads and writes. The target says one byte when it has all. Pure; one owner, one thread. */
 #ifndef CONSORT_WORKER_RAW_FLOW_H
 #define CONSORT_WORKER_RAW_FLOW_H
 
@@ -9,9 +10,9 @@
 
 typedef struct {
     kv_transfer_role role;
-    uint32_t n_slots, piece_bytes, n_pieces;
+    uint32_t n_slots, n_places, piece_bytes, n_pieces; /* n_slots <= n_places */
     uint64_t lease_ns;
-    uint8_t *slots; /* [n_slots][piece_bytes], then 64 bytes */
+    uint8_t *memory; /* [n_places][piece_bytes], then 64 bytes */
     /* its own: */
     uint32_t n_posted, n_done, n_in_flight;
     bool in_flight[KV_TRANSFER_MAX_SLOTS + 1], told, closing, closed, over;
@@ -19,7 +20,7 @@ typedef struct {
     st_code code;
 } raw_flow;
 
-size_t raw_flow_bytes(const raw_flow *r); /* of slots */
+size_t raw_flow_bytes(const raw_flow *r); /* of memory */
 void raw_flow_step(raw_flow *r, uint64_t now_ns, const kv_event *event, kv_actions *out);
 bool raw_flow_over(const raw_flow *r, st_code *code);
 
