@@ -366,6 +366,11 @@ static void orders_that_a_rank_cannot_carry_out_are_answered(void **state) {
         assert_int_equal(m.id, 20 + i);
     }
     check_target(w, false);
+    order o;
+    fill(&o, w, 30, 1); /* holds heads 1 and 2 */
+    o.flows[0].first_head = 0;
+    assert_int_equal(mover_order(w->ranks[1].mover, &o.move), ST_OK);
+    assert_int_equal(wait_for(&w->ranks[1], 1).code, ST_ERR_INVALID_ARGUMENT);
     end(w);
 }
 
