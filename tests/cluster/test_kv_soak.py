@@ -22,9 +22,9 @@ FIRST_SEED = int(os.environ.get("CONSORT_SOAK_SEED", 1))
 ROUND_SECONDS = 40.0
 N_CLIENTS = 10
 N_REQUESTS = 16 + int(SECONDS / 10)  # different ones
-FAULTS = "move.flip=100,move.short=100,move.stall=300,move.cut=1000"
+FAULTS = "move.flip=100,move.short=100,move.stall=300,move.cut=300"
 TRANSPORTS = ("auto", "tcp", "mpi")
-# Blocks of 32 tokens: a request takes up to 16, so that those who run together soon want more than there are.
+# Blocks of 32 tokens: a request takes up to 13, so that those who run together soon want more than there are.
 GROUPS = [{"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 1024, "threads": 1, "tensor_parallel": 2},
           {"name": "third", "role": "verifier", "kv_type": "f16", "kv_tokens": 768, "threads": 1}]
 FIRST_RANK = {"target": 1, "second": 2, "third": 4}
@@ -41,8 +41,8 @@ def draw_requests(rng):
     """[(prompt, fields)] whose prompts begin alike."""
     requests = []
     for _ in range(N_REQUESTS):
-        prompt = rng.choice(("", "Listen. ", "It is late. ", "Hello! ", "We begin. ")) + rng.choice((STORY, RULES)) * rng.randint(1, 8) + rng.choice(QUESTIONS)
-        requests.append(([("user", prompt)], {"max_tokens": rng.randint(20, 160), "ignore_end": rng.random() < 0.8, "logprobs": True, "seed": rng.randint(0, 99), **rng.choice(CHOICES)}))
+        prompt = rng.choice(("", "Listen. ", "It is late. ", "Hello! ", "We begin. ")) + rng.choice((STORY, RULES)) * rng.randint(1, 5) + rng.choice(QUESTIONS)
+        requests.append(([("user", prompt)], {"max_tokens": rng.randint(40, 200), "ignore_end": rng.random() < 0.8, "logprobs": True, "seed": rng.randint(0, 99), **rng.choice(CHOICES)}))
     return requests
 
 
