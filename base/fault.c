@@ -55,6 +55,9 @@ st_code fault_plan(const char *text, st_error *e) {
         n = strcspn(text, ",");
         code = take(text, n, e);
     }
-    if (code) memset(&plan, 0, sizeof plan);
+    if (code)
+        memset(&plan, 0, sizeof plan);
+    else if (text && *text)
+        log_line(LOG_WARN, "fault", "faults are made on purpose: %s", text);
     return code;
 }
