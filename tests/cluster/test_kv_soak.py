@@ -115,8 +115,15 @@ class Disturber:
     def drain(self, group, *more):
         return consort("drain", group, "--server", self.cluster.server, *more, check=False).returncode == 0
 
+    def look(self):
+        """Who was paused may have been given up."""
+        for group in [g for g in self.alive if not self.is_up(g)]:
+            self.forget(group)
+            self.done["given up"] += 1
+
     def one_thing(self):
-        what = self.rng.choice(("cancel", "cancel", "drain", "drain", "undo"))
+        self.look()
+        what = self.rng.choice(("cancel", "cancel", "drain", "drain", "undo", "pause"))
         if what == "cancel" and (call := self.rng.choice(self.load.clients).call):
             call.cancel()
         elif what == "drain" and (free := [g for g in self.alive if g not in self.drained]):
@@ -127,6 +134,8 @@ class Disturber:
             group = self.rng.choice(sorted(self.drained))
             assert self.drain(group, "--undo")
             self.drained.remove(group)
+        elif what == "pause" and len(self.alive) > 1:
+            self.pause()
         else:
             return
         self.done[what] += 1
@@ -136,17 +145,41 @@ class Disturber:
             assert self.drain(group, "--undo")
         self.drained.clear()
 
-    def kill(self):
-        """A rank of a group. Another one is left that takes requests."""
+    def draw_rank(self):
+        """(a group, the process of one of its ranks). Another group is left that takes requests."""
+        self.look()
         group = self.rng.choice(self.alive)
         if self.drained >= set(self.alive) - {group}:
             self.undo_all()
         rank = FIRST_RANK[group] + self.rng.randrange(2 if group == "second" else 1)
-        os.kill(self.ranks[rank - 1], signal.SIGKILL)
+        return group, self.ranks[rank - 1]
+
+    def is_up(self, group):
+        return value(self.cluster.metrics(), "verifier_up", f'group="{group}"') == 1
+
+    def forget(self, group):
         self.alive.remove(group)
         self.drained.discard(group)
+
+    def kill(self):
+        if len(self.alive) == 1:
+            return  # others were given up
+        group, pid = self.draw_rank()
+        os.kill(pid, signal.SIGKILL)
+        self.forget(group)
         self.done["kill"] += 1
-        until(lambda: value(self.cluster.metrics(), "verifier_up", f'group="{group}"') == 0, "the loss to be noticed")
+        until(lambda: not self.is_up(group), "the loss to be noticed")
+
+    def pause(self):
+        """A rank that goes on after a while, at times only once it was given up: then nothing that it says counts."""
+        group, pid = self.draw_rank()
+        os.kill(pid, signal.SIGSTOP)
+        if len(self.alive) == len(FIRST_RANK) and self.rng.random() < 0.2:
+            until(lambda: not self.is_up(group), "a rank that does nothing to be given up")
+        else:
+            self.load.after(5)
+        os.kill(pid, signal.SIGCONT)
+        self.look()
 
 
 def n_files(pid):
@@ -212,7 +245,11 @@ def run_round(new_cluster, monkeypatch, seed, requests, seconds):
     mine = new_cluster(drafters=[*GROUPS, CODE], kv_tokens=768, threads=1, serves="prefill" if seed % 2 else "both", kv_transport=TRANSPORTS[(seed - 1) % len(TRANSPORTS)],
                        prefill_chunk=64, **FIXED)
     monkeypatch.delenv("CONSORT_FAULTS")
-    heard, happened = soak(mine, seed, requests, seconds)
+    try:
+        heard, happened = soak(mine, seed, requests, seconds)
+    except BaseException:
+        print(mine.output(), file=sys.stderr)
+        raise
     mine.__exit__(None, None, None)
     return heard, happened
 
