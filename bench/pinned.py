@@ -1,6 +1,6 @@
 """A cluster on two cores: the verifier has one, everything else, the client of a load too, the other.
 
-A verifier of several ranks has both, its ranks by turns; the coordinator and the client may then run on either. For bench/speculation.py.
+A verifier of several ranks has both, its ranks by turns; the coordinator and the client may then run on either. For bench/speculation.py and bench/prefix_cache.py.
 """
 import json
 import os
@@ -34,11 +34,11 @@ def with_keys(topology, keys):
 class Cluster:
     """A topology that runs, as a context. Its files are in `directory`; its ports are free ones."""
 
-    def __init__(self, name, topology, directory, build, cores):
+    def __init__(self, name, topology, directory, build, cores, http='""'):
         self.name, self.build, self.cores = name, build, cores
         self.config, self.run_file, self.log = (f"{directory}/{name}.{kind}" for kind in ("yaml", "run", "log"))
         with open(self.config, "w", encoding="utf-8") as f:
-            f.write(with_keys(topology, {"listen": "127.0.0.1:0", "http_listen": '""'}))
+            f.write(with_keys(topology, {"listen": "127.0.0.1:0", "http_listen": http}))
         self.launcher = None
 
     def refusal(self):
@@ -69,7 +69,7 @@ class Cluster:
                 pass
         with open(self.run_file, encoding="utf-8") as f:
             run = json.load(f)
-        self.server, self.coordinator = run["grpc"], run["pid"]
+        self.server, self.http, self.coordinator = run["grpc"], run["http"], run["pid"]
         self.consort("status", "--wait-ready", START_SECONDS)
 
     def last_words(self):

@@ -274,7 +274,7 @@ int client_bench(int argc, char **argv) {
         {"--isa", CLIENT_TEXT, &b.engine.isa, "X", "instruction set: auto, avx512, avx2, neon, scalar", false},
         {"--precision", CLIENT_TEXT, &b.engine.precision, "P", "of products: fast (default), fp32", false},
         {"--kv-type", CLIENT_TEXT, &b.engine.kv_type, "T",
-         "how rows of KV are rounded: f16, f32, q8, q4 (default: f16 with fast, f32 with fp32)", false},
+         "how K and V are rounded, as the key kv_type of a group has it (default: f16 with fast, f32 with fp32)", false},
         {"--profile", CLIENT_FLAG, &b.engine.profile, NULL,
          "time by operation, and the read roof of this machine; costs some speed", false},
         {"--json", CLIENT_FLAG, &b.json, NULL, "one JSON list of {test, threads, batch, tokens_per_s}", false},

@@ -87,7 +87,7 @@ static st_code add_ranks(json_t *report, const model_file *f, uint32_t n, const 
         json_array_append_new(ranks, json_pack("{s:i, s:i, s:i, s:i, s:I, s:I}", "rank", (int)rank, "heads", (int)p.n_heads,
                                                "kv_heads", (int)p.n_kv_heads, "ffn_columns", (int)p.ffn_dim, "weight_bytes",
                                                (json_int_t)p.weight_bytes, "kv_token_bytes",
-                                               (json_int_t)(p.kv_token_rows * kv_type_row_bytes(kv, p.head_dim))));
+                                               (json_int_t)(p.kv_token_heads * kv_type_token_bytes(kv, p.head_dim))));
     }
     json_object_set_new(report, "kv_type", json_string(kv->name));
     json_object_set_new(report, "ranks", ranks);
@@ -143,7 +143,7 @@ static void print_ranks(const json_t *o) {
 
 static st_code make_report(const model_file *f, bool all, uint32_t n_ranks, const char *kv_name, json_t **out, st_error *e) {
     const kv_type *kv = kv_type_find(kv_name);
-    if (!kv) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no KV type '%s' (f16, f32, q8, q4)", kv_name);
+    if (!kv) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no KV type '%s' (%s)", kv_name, kv_type_names);
     st_code c = report_json(f, all, out, e);
     return c == ST_OK && n_ranks ? add_ranks(*out, f, n_ranks, kv, e) : c;
 }
@@ -157,7 +157,7 @@ int client_inspect(int argc, char **argv) {
         {"--json", CLIENT_FLAG, &as_json, NULL, "one JSON object", false},
         {"--all", CLIENT_FLAG, &all, NULL, "all elements of arrays", false},
         {"--tp", CLIENT_U32, &n_ranks, "N", "add what each of N tensor-parallel ranks would hold", false},
-        {"--kv-type", CLIENT_TEXT, &kv_name, "T", "of the KV cache, for --tp: f16 (default), f32, q8, q4", false},
+        {"--kv-type", CLIENT_TEXT, &kv_name, "T", "of the KV cache, for --tp, as the key kv_type of a group has it (f16)", false},
     };
     int rc = client_options(argc, argv, "Checks a GGUF file and prints its keys, tensors, sizes and hashes.", options,
                             sizeof options / sizeof *options);

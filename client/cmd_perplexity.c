@@ -101,7 +101,7 @@ int client_perplexity(int argc, char **argv) {
          false},
         {"--precision", CLIENT_TEXT, &eo.precision, "P", "of products: fast (default), fp32", false},
         {"--kv-type", CLIENT_TEXT, &eo.kv_type, "T",
-         "how rows of KV are rounded: f16, f32, q8, q4 (default: f16 with fast, f32 with fp32)", false},
+         "how K and V are rounded, as the key kv_type of a group has it (default: f16 with fast, f32 with fp32)", false},
         {"--json", CLIENT_FLAG, &o.json, NULL, "one JSON object", false},
     };
     int rc =

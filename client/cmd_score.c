@@ -90,7 +90,7 @@ int client_score(int argc, char **argv) {
          false},
         {"--precision", CLIENT_TEXT, &o.precision, "P", "of products: fast (default), fp32", false},
         {"--kv-type", CLIENT_TEXT, &o.kv_type, "T",
-         "how rows of KV are rounded: f16, f32, q8, q4 (default: f16 with fast, f32 with fp32)", false},
+         "how K and V are rounded, as the key kv_type of a group has it (default: f16 with fast, f32 with fp32)", false},
         {"--hash", CLIENT_FLAG, &s.hash, NULL, "add \"logits_sha256\": of the logits' bytes, all positions in a row", false},
     };
     int rc = client_options(

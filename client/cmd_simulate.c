@@ -55,7 +55,7 @@ static st_code read_model(simulation *s, st_error *e) {
     if (!code) code = model_read_part(f, 0, 1, &whole, e);
     if (!code && kernels_precision_find(t->precision, &precision)) {
         const kv_type *type = kv_type_choose(t->groups[verifier].kv_type, precision);
-        s->kv_token_bytes = whole.kv_token_rows * kv_type_row_bytes(type, whole.head_dim);
+        s->kv_token_bytes = whole.kv_token_heads * kv_type_token_bytes(type, whole.head_dim);
     }
     if (!code) {
         s->o.limits.max_context = s->topology->max_context ? s->topology->max_context : info.max_context;
@@ -79,6 +79,7 @@ static st_code add_drafter(simulation *s, const config_group *g, st_error *e) {
                        "trace that it is like (--like NAME)",
                        s->topology_path, g->name, s->trace_path);
     if (sched_wants_hidden(g->kind)) l->want_hidden |= UINT32_C(1) << l->n_drafters;
+    if (sched_keeps_kv(g->kind)) l->drafter_blocks[l->n_drafters] = g->kv_tokens / NOUNS_BLOCK_TOKENS;
     s->drafters[l->n_drafters] = (sim_drafter){d->cost, &d->habit};
     s->names[l->n_drafters++] = g->name;
     return ST_OK;
@@ -120,6 +121,7 @@ static void set_limits(simulation *s) {
     l->max_rows = t->max_rows;
     l->max_batch = t->max_batch;
     l->prefill_chunk = t->prefill_chunk;
+    l->max_stall_ns = t->max_stall_ms * UINT64_C(1000000);
     l->max_tree = t->draft_budget;
     l->speculation = s->speculation;
     l->drafter_names = s->names;

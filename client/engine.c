@@ -28,7 +28,7 @@ static st_code open_parts(engine *g, const engine_options *o, st_error *e) {
     if (!kernels_precision_find(o->precision, &precision))
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no precision '%s' (fast, fp32)", o->precision);
     g->type = kv_type_choose(o->kv_type, precision);
-    if (!g->type) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no KV type '%s' (auto, f16, f32, q8, q4)", o->kv_type);
+    if (!g->type) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no KV type '%s' (auto, %s)", o->kv_type, kv_type_names);
     st_code c = model_file_open(o->path, &g->file, e);
     if (c == ST_OK) c = kernels_pick(o->isa, &g->ops, e);
     if (c == ST_OK) c = g->ops->create(n_threads, &g->device, e);

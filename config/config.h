@@ -30,7 +30,7 @@ typedef struct {
     char *table;              /* kind ngram: its table; else empty */
     uint32_t tensor_parallel; /* ranks of the group, >= 1; a drafter has one */
     uint32_t threads;         /* compute threads a rank; 0: a share of the host's cores */
-    char *kv_type;            /* "auto", "f16", "f32", "q8", "q4" */
+    char *kv_type;            /* "auto", or of a type */
     uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32 */
     char *isa;                /* "auto", or as of kernels_pick */
 } config_group;
@@ -43,7 +43,7 @@ typedef struct {
     char *model;             /* path of the GGUF file, relative to the working directory */
     char *chat_template;     /* name of one; empty: the file's */
     char *precision;         /* "fast", "fp32" */
-    uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, default_max_tokens, max_context;
+    uint32_t max_running, max_queue, max_rows, max_batch, prefill_chunk, max_stall_ms, default_max_tokens, max_context;
     char *prefix_cache;  /* "on", "off" */
     char *speculation;   /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     char *corpus;        /* a file; empty: none */

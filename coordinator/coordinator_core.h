@@ -43,6 +43,8 @@ typedef struct {
     uint32_t max_rows;      /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
     uint32_t max_batch;     /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
     uint32_t prefill_chunk; /* most prompt tokens of one sequence in a step that also decodes */
+    uint64_t max_stall_ns;  /* such a step takes only as many of all prompts as are expected to keep it that short, but a few
+                               always; 0: any number */
     uint32_t max_tree;      /* largest draft tree, reserved for each sequence; 0: nobody drafts */
     uint32_t max_context;   /* tokens of a sequence, prompt and answer */
     uint32_t n_blocks[SCHED_MAX_GROUPS];    /* [n_groups] KV blocks of each group */
@@ -62,8 +64,10 @@ typedef struct {
     bool lockstep;                  /* drafters go on together from the surest token of all, and not each alone */
     float draft_floor;      /* of lookup, and of what is agreed on in lockstep: least belief in a node and all before it */
     uint64_t draft_wait_ns; /* that a request waits for its drafters; 0: they are not asked */
-    uint32_t want_hidden;   /* mask of the drafters that want the target's hidden states */
-    uint32_t dim;           /* of a hidden state */
+    /* [n_drafters] KV blocks of each; 0: it keeps no KV cache */
+    uint32_t drafter_blocks[PROTO_MAX_DRAFTERS];
+    uint32_t want_hidden;                                       /* mask of the drafters that want the target's hidden states */
+    uint32_t dim;                                               /* of a hidden state */
     float (*similarity)(void *context, uint32_t a, uint32_t b); /* of two tokens' embeddings, -1 .. 1; NULL: unknown */
     void *similarity_context;
 } sched_limits;
@@ -183,7 +187,9 @@ typedef struct {
         unasked_rounds; /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
     uint64_t bets, bets_won, bets_dropped; /* drafts ahead: asked for; of use; ended early, since they could not be any more */
     uint64_t held_steps;                   /* times that a step was held back for drafts */
-    uint64_t moved_kv;                     /* accepted tokens whose KV was moved, as their path was not the first of its tree */
+    uint64_t mixed_steps, mixed_ns, longest_mixed_ns; /* steps that computed prompts beside decoding sequences; of their times
+                                                         the sum and the longest */
+    uint64_t moved_kv; /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t busy_ns, idle_ns;  /* while there were requests: of groups computing, and of their waiting (for drafts, mostly) */
     uint64_t stale_results;     /* dropped: not of the plan in flight */
@@ -211,7 +217,10 @@ typedef struct {
     bool up;
     uint64_t drafts, late, bad; /* trees that came; dropped since their step had begun; that did not fit what was asked */
     uint64_t scored, hits;
-    uint64_t wait_ns; /* that rounds have lately waited for it, from their beginning to its draft */
+    uint64_t wait_ns;            /* that rounds have lately waited for it, from their beginning to its draft */
+    uint32_t followed;           /* requests that it has tokens of, or room for */
+    uint32_t kv_blocks, kv_held; /* of its KV cache; those held for the requests that it follows */
+    uint64_t dropped;            /* times that it had to forget a request, as others needed its blocks */
 } sched_drafter_stats;
 
 /* What a step of so many rows is held to take, as far as that was measured. */
@@ -223,6 +232,7 @@ typedef struct {
 
 /* Whether drafters of this kind (speculative/drafters.def) want the target's hidden states. */
 bool sched_wants_hidden(const char *kind);
+bool sched_keeps_kv(const char *kind); /* ... and whether they keep a KV cache of each request */
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
 size_t sched_bytes(const sched_limits *limits);
 /* `memory` stays the caller's and must live as long as the scheduler. Errors: ST_ERR_INVALID_ARGUMENT names the limit. */

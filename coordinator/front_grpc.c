@@ -423,6 +423,21 @@ static void describe_rank(const coordinator *c, uint32_t rank, proto_register *r
     snprintf(r->name, sizeof r->name, "%s", g->name);
 }
 
+/* Of its group: what it does for requests. */
+static void describe_in_use(const coordinator *c, const member *m, proto_worker_status *w) {
+    const member_group *g = &c->members.groups[m->group];
+    if (g->drafts) {
+        sched_drafter_stats d = sched_get_drafter(c->sched, g->number);
+        w->followed = d.followed;
+        w->kv_blocks_held = d.kv_held;
+        w->dropped = d.dropped;
+    } else {
+        sched_group_stats v = sched_get_group(c->sched, g->number);
+        w->drained = v.emptied;
+        w->requests = v.running;
+    }
+}
+
 static void fill_status(coordinator *c, proto_status *st, proto_worker_status *workers) {
     sched_stats q = sched_get_stats(c->sched);
     snprintf(st->version, sizeof st->version, "%s", CONSORT_VERSION);
@@ -454,10 +469,7 @@ static void fill_status(coordinator *c, proto_status *st, proto_worker_status *w
         workers[i - 1] =
             (proto_worker_status){.info = m->info, .up = m->state == MEMBER_READY, .step_ms = m->step_ms, .steps = m->steps};
         describe_rank(c, i, &workers[i - 1].info);
-        if (c->members.groups[m->group].drafts) continue;
-        sched_group_stats g = sched_get_group(c->sched, c->members.groups[m->group].number);
-        workers[i - 1].drained = g.emptied;
-        workers[i - 1].requests = g.running;
+        describe_in_use(c, m, &workers[i - 1]);
     }
 }
 

@@ -163,6 +163,18 @@ static sched_service service_of(const config_group *g) {
     return !strcmp(g->serves, "prefill") ? SCHED_PREFILLS : !strcmp(g->serves, "decode") ? SCHED_DECODES : SCHED_BOTH;
 }
 
+static void describe_groups(sched_limits *l, const config_topology *t) {
+    uint32_t n_drafters = 0;
+    for (const config_group *g = t->groups; g < t->groups + t->n_groups; g++) {
+        uint32_t n_blocks = g->kv_tokens / NOUNS_BLOCK_TOKENS;
+        if (g->role == CONFIG_VERIFIER) {
+            l->serves[l->n_groups] = service_of(g);
+            l->n_blocks[l->n_groups++] = n_blocks;
+        } else
+            l->drafter_blocks[n_drafters++] = sched_keeps_kv(g->kind) ? n_blocks : 0;
+    }
+}
+
 static st_code make_sched(coordinator *c, st_error *e) {
     const config_topology *t = c->t;
     sched_limits *l = &c->limits;
@@ -172,6 +184,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->max_rows = t->max_rows;
     l->max_batch = t->max_batch;
     l->prefill_chunk = t->prefill_chunk;
+    l->max_stall_ns = t->max_stall_ms * MS;
     l->max_tree = t->draft_budget;
     l->speculation = t->speculation;
     l->n_drafters = c->members.n_drafters;
@@ -188,12 +201,8 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->draft_wait_ns = t->draft_wait_ms * MS;
     l->similarity = c->o->similarity;
     l->similarity_context = c->o->similarity_context;
-    for (uint32_t i = 0; i < t->n_groups; i++)
-        if (t->groups[i].role == CONFIG_VERIFIER) {
-            l->serves[l->n_groups] = service_of(&t->groups[i]);
-            l->n_blocks[l->n_groups++] = t->groups[i].kv_tokens / NOUNS_BLOCK_TOKENS;
-        }
     l->min_move_tokens = t->move_tokens;
+    describe_groups(l, t);
     if (l->want_hidden && !coordinator_can_send_hidden(c))
         return st_fail(e, ST_ERR_UNSUPPORTED,
                        "max_rows: %u: the hidden states of so many tokens, %u numbers each, would be too long for a message to "

@@ -160,8 +160,8 @@ static void on_register(coordinator *c, net_link *k, const net_frame *f) {
     send_frame(c, k, m, PROTO_MSG_WELCOME, &b, code);
 }
 
-/* What a rank loaded must be what the coordinator's own file says. Of a drafter only the vocabulary must: what it holds is its
- * own affair. */
+/* What a rank loaded must be what the coordinator's own file says. Of a drafter only the vocabulary must, and the KV blocks that
+ * the scheduler counts. */
 static bool agrees(const coordinator *c, const proto_register *r, char *text, size_t n) {
     bool drafts = c->members.groups[r->group].drafts;
     uint32_t n_blocks = c->t->groups[r->group].kv_tokens / NOUNS_BLOCK_TOKENS;
@@ -188,6 +188,9 @@ static bool agrees(const coordinator *c, const proto_register *r, char *text, si
                  "topology?",
                  r->rank, r->hostname, (unsigned long long)r->kv_blocks, r->max_context, r->max_rows, n_blocks,
                  c->limits.max_context, c->limits.max_rows);
+    else if (drafts && sched_keeps_kv(c->t->groups[r->group].kind) && r->kv_blocks != n_blocks)
+        snprintf(text, n, "rank %u (%s, %s) holds %llu KV blocks; expected %u: do all hosts read the same topology?", r->rank,
+                 c->t->groups[r->group].name, r->hostname, (unsigned long long)r->kv_blocks, n_blocks);
     else
         return true;
     return false;

@@ -108,18 +108,6 @@ static void write_drafter_accepted_tokens_total(text *t, const metrics *m, const
     for (uint32_t i = 0; i < v->sched.n_by_drafter; i++) put_drafter(t, "drafter_accepted_tokens_total", &d[i], d[i].accepted);
 }
 
-static void write_drafter_scored_tokens_total(text *t, const metrics *m, const metrics_view *v) {
-    const proto_drafter_figures *d = v->sched.by_drafter;
-    (void)m;
-    for (uint32_t i = 0; i < v->n_drafters; i++) put_drafter(t, "drafter_scored_tokens_total", &d[i], v->drafters[i].scored);
-}
-
-static void write_drafter_hit_tokens_total(text *t, const metrics *m, const metrics_view *v) {
-    const proto_drafter_figures *d = v->sched.by_drafter;
-    (void)m;
-    for (uint32_t i = 0; i < v->n_drafters; i++) put_drafter(t, "drafter_hit_tokens_total", &d[i], v->drafters[i].hits);
-}
-
 static void write_drafter_wait_seconds(text *t, const metrics *m, const metrics_view *v) {
     (void)m;
     for (uint32_t i = 0; i < v->n_drafters; i++) {
@@ -128,6 +116,19 @@ static void write_drafter_wait_seconds(text *t, const metrics *m, const metrics_
         put(t, "\"} %.9g\n", (double)v->drafters[i].wait_ns / 1e9);
     }
 }
+
+#define DRAFTER(name, member)                                                                                                    \
+    static void write_##name(text *t, const metrics *m, const metrics_view *v) {                                                 \
+        (void)m;                                                                                                                 \
+        for (uint32_t i = 0; i < v->n_drafters; i++) put_drafter(t, #name, &v->sched.by_drafter[i], v->drafters[i].member);      \
+    }
+DRAFTER(drafter_scored_tokens_total, scored)
+DRAFTER(drafter_hit_tokens_total, hits)
+DRAFTER(drafter_requests_followed, followed)
+DRAFTER(drafter_kv_blocks, kv_blocks)
+DRAFTER(drafter_kv_blocks_held, kv_held)
+DRAFTER(drafter_requests_dropped_total, dropped)
+#undef DRAFTER
 
 static void put_verifier(text *t, const char *name, const metrics_verifier *g, double value) {
     put(t, PREFIX "%s{group=\"", name);

@@ -60,6 +60,7 @@ static sched_drafter lay_out_drafter(layout *at, const sched_limits *l) {
     d.asked = place(at, l->max_batch, sizeof *d.asked);
     d.told = place(at, n_places(l), sizeof *d.told);
     d.ended = place(at, n_places(l), sizeof *d.ended);
+    d.holds = place(at, n_places(l), sizeof *d.holds);
     d.close = place(at, n_places(l), sizeof *d.close);
     d.open = place(at, l->max_batch, sizeof *d.open);
     d.draft = place(at, l->max_batch, sizeof *d.draft);
@@ -543,5 +544,10 @@ sched_stats sched_get_stats(const sched *s) {
 
 sched_drafter_stats sched_get_drafter(const sched *s, uint32_t drafter) {
     INVARIANT(drafter < s->limits.n_drafters);
-    return s->drafters[drafter].stats;
+    const sched_drafter *d = &s->drafters[drafter];
+    sched_drafter_stats out = d->stats;
+    for (uint32_t i = 0; i < s->n_places; i++) out.followed += d->told[i] > 0 || d->holds[i].n_blocks > 0;
+    out.kv_blocks = s->limits.drafter_blocks[drafter];
+    out.kv_held = d->n_held;
+    return out;
 }

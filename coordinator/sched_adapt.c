@@ -31,6 +31,7 @@ void sched_forget_trust(sched *s, const sched_request *r) {
 void sched_learn_step(sched_group *g, const sched_flight *f) {
     g->idle_since_ns = g->s->now_ns;
     if (f->decodes) spec_cost_learn(&g->cost, f->n_rows, g->s->now_ns - f->sent_ns);
+    sched_learn_stall(g, f);
 }
 
 spec_cosine *sched_cosine(const sched *s, const sched_request *r) { return s->cosine + (size_t)r->place * s->roster.n; }
@@ -131,7 +132,9 @@ void sched_learn_wait(sched_drafter *d, uint64_t wait_ns) {
 /* Rows of prompts beside n_decode sequences, if drafts take none of them. */
 static uint32_t prompt_rows(sched_group *g, uint32_t n_decode) {
     sched *s = g->s;
-    uint32_t rows = 0, most = s->limits.max_rows - n_decode;
+    if (g->lists[SCHED_PREFILL].n == 0) return 0;
+    uint32_t rows = 0,
+             most = sched_prompt_room(g, &(sched_flight){.n_rows = n_decode, .n_decoding = n_decode, .n_choosing = n_decode});
     for (sched_request *r = sched_first(g, SCHED_PREFILL); r && rows < most; r = sched_next(s, r))
         rows += sched_prompt_share(r->n_known - r->n_cached, most - rows, s->limits.prefill_chunk, n_decode > 0);
     return rows;

@@ -46,6 +46,7 @@ uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows) {
         n_new = sched_lacks(d, r);
         if (n_new + n > rows || r->n_known + n + 2 > r->n_limit) continue; /* the guess would be the last token */
         if (!r->knows_hidden && (s->limits.want_hidden & bit(drafter))) continue;
+        if (!sched_make_follow(s, drafter, r, n + budget_of(s), false)) continue; /* nobody gives way for a bet */
         sched_ask(s, d, r, n_new, budget_of(s), path, n);
         d->asked[d->n_asked - 1].ahead = true;
         r->ahead |= bit(drafter);

@@ -53,6 +53,7 @@ static void add_open(sched_group *g, sched_request *r) {
 /* The KV cache grows to hold the tree too, whether or not it is accepted; within the reservation this cannot fail. */
 static void add_work(sched_group *g, sched_request *r, uint32_t n_prefix, const sched_tree *drafts) {
     token_tree tree = drafts ? spec_tree_view(&drafts->tree) : (token_tree){0};
+    bool chooses = r->n_cached + n_prefix == r->n_known;
     if (!r->open) add_open(g, r);
     uint64_t n_tokens = (uint64_t)r->n_cached + n_prefix + tree.n_nodes;
     uint32_t first, n_new, n = kv_blocks_for(n_tokens);
@@ -65,11 +66,10 @@ static void add_work(sched_group *g, sched_request *r, uint32_t n_prefix, const 
                                              .n_blocks = n - r->n_told,
                                              .blocks = blocks + r->n_told,
                                              .tree = tree};
-    g->flight.items[g->flight.n_items++] = (sched_asked){.slot = (uint32_t)(r - g->s->requests),
-                                                         .n_prefix = n_prefix,
-                                                         .drafts = drafts,
-                                                         .chooses = r->n_cached + n_prefix == r->n_known};
+    g->flight.items[g->flight.n_items++] =
+        (sched_asked){.slot = (uint32_t)(r - g->s->requests), .n_prefix = n_prefix, .drafts = drafts, .chooses = chooses};
     g->flight.n_rows += n_prefix + tree.n_nodes;
+    if (chooses) g->flight.n_choosing += 1 + tree.n_nodes;
     r->n_told = n;
     r->last_plan = g->plan.id;
     r->ahead = 0;
@@ -110,10 +110,11 @@ bool sched_build_plan(sched_group *g) {
         if (l->adaptive_budgets && l->max_tree > 0) g->flight.items[i].offer = &g->trees[i];
         sched_move(s, r, SCHED_DECODE);
     }
+    g->flight.n_decoding = g->flight.n_rows;
     uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */
     for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(s, r)) {
         if (is_computed(g, r)) continue;
-        uint32_t rows_left = l->max_rows - g->flight.n_rows;
+        uint32_t rows_left = sched_prompt_room(g, &g->flight);
         n_opened += r->open ? 0 : r->n_known;
         if (rows_left == 0 || g->plan.n_work == l->max_batch || n_opened > PROTO_MAX_PROMPT_TOKENS) break;
         add_work(g, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, n_decode > 0), NULL);

@@ -58,7 +58,7 @@ static uint32_t followers(const sched *s, const sched_request *r) {
 static uint32_t behind(const sched *s, const sched_request *r) {
     uint32_t mask = 0;
     for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-        if (sched_lacks(&s->drafters[i], r) > s->limits.max_rows) mask |= bit(i);
+        if (sched_lacks(&s->drafters[i], r) > sched_follow_chunk(s, i)) mask |= bit(i);
     return mask;
 }
 
@@ -83,9 +83,9 @@ static void begin_round(sched *s, sched_request *r) {
     r->budget = sched_most_drafts(s, r);
     r->asked = r->budget > 0 ? sched_remote_route(s, r) & ~behind(s, r) : 0;
     if (!r->knows_hidden) r->asked &= ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
-    s->stats.asked_rounds += r->asked && r->group->asks;
     s->stats.unasked_rounds += r->asked && !r->group->asks;
-    if (!r->group->asks) r->asked = 0;
+    r->asked = r->group->asks ? sched_with_room(s, r, r->asked) : 0;
+    s->stats.asked_rounds += r->asked > 0;
     r->awaited = r->asked;
     r->n_agreed = 0;
     r->belief = 1;
@@ -145,6 +145,11 @@ bool sched_wants_hidden(const char *kind) {
     return k && k->wants_hidden;
 }
 
+bool sched_keeps_kv(const char *kind) {
+    const spec_kind *k = spec_kind_find(kind);
+    return k && k->keeps_kv;
+}
+
 bool sched_request_wants_hidden(const sched *s, const sched_request *r) {
     return asks_anyone(s) && (spec_route_may(&r->route, &s->roster) & s->limits.want_hidden) != 0;
 }
@@ -173,6 +178,9 @@ void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uin
                                                  .tokens = tokens,
                                                  .n_answered = n_new > r->n_prompt ? n_new - r->n_prompt : 0};
     *n_told += n_new;
+    INVARIANT(s->limits.drafter_blocks[d - s->drafters] == 0 ||
+              kv_blocks_for((uint64_t)*n_told + n_tentative + budget) <= d->holds[r->place].n_blocks);
+    d->holds[r->place].last_plan = d->next_plan;
     uint32_t *behind = d->tentative + (size_t)d->n_asked * NOUNS_MAX_TREE;
     if (n_tentative) memcpy(behind, tentative, n_tentative * sizeof *behind);
     bool hidden = *n_told == r->n_known && r->knows_hidden && (s->limits.want_hidden & bit((uint32_t)(d - s->drafters)));
@@ -207,8 +215,9 @@ static uint32_t bring_up(sched_group *g, uint32_t drafter, uint32_t rows) {
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
         for (sched_request *r = sched_first(g, state); r && rows > 0 && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
             uint32_t n = sched_lacks(d, r), follow = followers(s, r) & bit(drafter);
-            uint32_t enough = state == SCHED_PREFILL ? 1 : follow ? FOLLOW_TOKENS : s->limits.max_rows + 1;
+            uint32_t enough = state == SCHED_PREFILL ? 1 : follow ? FOLLOW_TOKENS : sched_follow_chunk(s, drafter) + 1;
             if (n < enough || !((sched_remote_route(s, r) | follow) & bit(drafter))) continue;
+            if (!sched_make_follow(s, drafter, r, s->limits.max_tree, true)) continue;
             if (n > rows) n = rows;
             sched_ask(s, d, r, n, 0, NULL, 0);
             rows -= n;
@@ -228,13 +237,13 @@ bool sched_build_draft(sched *s, uint32_t drafter) {
     sched_drafter *d = &s->drafters[drafter];
     d->plan = (proto_plan){.id = d->next_plan, .kind = PROTO_PLAN_DRAFT, .close = d->close, .open = d->open, .draft = d->draft};
     d->n_asked = 0;
-    for (uint32_t i = 0; i < d->n_ended; i++) d->close[d->plan.n_close++] = d->ended[i];
-    d->n_ended = 0;
-    uint32_t rows = serve(s, drafter, s->limits.max_rows, ask_for_drafts);
-    rows = serve(s, drafter, rows, bring_up);
+    uint32_t rows = serve(s, drafter, s->limits.max_rows, ask_for_drafts), chunk = sched_follow_chunk(s, drafter);
+    rows = serve(s, drafter, d->n_asked > 0 && rows > chunk ? chunk : rows, bring_up);
     bool ahead = d->n_asked == 0;
     if (s->limits.draft_ahead) serve(s, drafter, rows, sched_ask_ahead);
     d->plan.ahead = ahead && d->n_asked > 0;
+    for (uint32_t i = 0; i < d->n_ended; i++) d->close[d->plan.n_close++] = d->ended[i]; /* and of those who gave way just now */
+    d->n_ended = 0;
     if (d->n_asked == 0 && d->plan.n_close == 0) return false;
     d->flight = d->next_plan++;
     s->busy |= bit(drafter);
@@ -255,11 +264,6 @@ void sched_forget_asked(sched *s, const sched_request *r) {
             if (s->drafters[i].asked[k].seq.value == r->seq.value) s->drafters[i].asked[k].seq.value = 0;
 }
 
-static void leave(sched_drafter *d, const sched_request *r) {
-    if (*told(d, r) > 0) d->ended[d->n_ended++] = r->seq;
-    *told(d, r) = 0;
-}
-
 void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item) {
     sched_drafter *d = &s->drafters[drafter];
     bool in_time = r->n_known == asked->n_known && r->last_plan <= r->group->reported; /* its step is not built yet */
@@ -270,7 +274,7 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
         r->given_up |= bit(drafter);
         r->awaited &= ~bit(drafter);
         r->ahead &= ~bit(drafter);
-        leave(d, r);
+        sched_leave_drafter(d, r);
         return;
     }
     d->stats.scored += item->n_scored;
@@ -300,7 +304,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
     d->next_plan = 1;
     d->flight = 0;
     d->n_asked = d->n_ended = 0;
-    for (uint32_t i = 0; i < s->n_places; i++) d->told[i] = 0;
+    sched_forget_holds(s, d);
     for (uint32_t i = 0; i < s->limits.max_requests; i++) {
         s->requests[i].awaited &= ~bit(drafter);
         s->requests[i].given_up &= ~bit(drafter);
@@ -312,7 +316,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
 }
 
 void sched_leave_drafters(sched *s, const sched_request *r) {
-    for (uint32_t i = 0; i < s->limits.n_drafters; i++) leave(&s->drafters[i], r);
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++) sched_leave_drafter(&s->drafters[i], r);
 }
 
 /* ---- the check ---- */
@@ -331,6 +335,7 @@ static void check_drafter(const sched *s, uint32_t drafter) {
     INVARIANT(d->stats.up == (s->roster.up >> drafter & 1) && (d->flight > 0) == (s->busy >> drafter & 1));
     INVARIANT(d->stats.up || (n_told == 0 && d->n_ended == 0 && d->flight == 0));
     INVARIANT(d->flight == 0 || d->flight == d->next_plan - 1);
+    sched_check_holds(s, d);
 }
 
 void sched_check_drafters(const sched *s) {

@@ -110,7 +110,8 @@ typedef struct {
     bool decodes; /* each item is one token and its drafts ... */
     bool prompts; /* ... or none is */
     uint32_t n_items, n_rows;
-    sched_asked *items; /* [max_batch] */
+    uint32_t n_decoding, n_choosing; /* of the rows: of sequences that decode, drafts too; and with the last ones of prompts */
+    sched_asked *items;              /* [max_batch] */
 } sched_flight;
 
 /* One item of a drafter's plan in flight. */
@@ -123,6 +124,13 @@ typedef struct {
     bool ahead;       /* behind tokens that are not committed */
 } sched_draft_asked;
 
+/* What a drafter that keeps a KV cache has for the request of a place. */
+typedef struct {
+    uint32_t slot;      /* of the request */
+    uint32_t n_blocks;  /* 0: it does not follow it */
+    uint64_t last_plan; /* the drafter's last one that names it */
+} sched_hold;
+
 typedef struct {
     uint64_t next_plan, flight; /* ids: the next to give, the one in flight (0: none) */
     sched_draft_asked *asked;   /* [max_batch] */
@@ -131,8 +139,10 @@ typedef struct {
     uint32_t *told;      /* [n_places] known tokens that it has; 0: not open */
     seq_id *ended;       /* [n_places] open there, to be closed by the next plan */
     uint32_t n_ended;
-    proto_plan plan; /* views of the next three */
-    seq_id *close;   /* [n_places] */
+    uint32_t n_held;   /* of its KV blocks */
+    sched_hold *holds; /* [n_places] */
+    proto_plan plan;   /* views of the next three */
+    seq_id *close;     /* [n_places] */
     proto_open *open;
     proto_draft *draft; /* [max_batch], as open */
     sched_drafter_stats stats;
@@ -156,6 +166,7 @@ struct sched_group {
     proto_open *open; /* [max_batch] */
     proto_work *work; /* [max_batch] */
     spec_cost cost;   /* of its steps, their ways included ... */
+    spec_stall stall; /* ... of those that compute prompts beside decoding sequences ... */
     double prompt_ns; /* ... and of a token of a prompt, of late; 0: not known */
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
@@ -321,6 +332,19 @@ void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uin
                uint32_t n_tentative);
 uint32_t sched_lacks(const sched_drafter *d, const sched_request *r); /* known tokens that it has not been given */
 
+/* sched_follow.c: whom a drafter follows that keeps a KV cache. */
+/* Holds room at the drafter for the known tokens of the request and n_behind more; false: there is none. `presses`: others of
+ * less worth give way, or it does itself. */
+bool sched_make_follow(sched *s, uint32_t drafter, sched_request *r, uint32_t n_behind, bool presses);
+/* Of these drafters, those that have room for the request and for a tree behind it, as above. */
+uint32_t sched_with_room(sched *s, sched_request *r, uint32_t drafters);
+/* The drafter has what it was given of the request, and its room, no longer: its next plan closes it there. */
+void sched_leave_drafter(sched_drafter *d, const sched_request *r);
+void sched_forget_holds(sched *s, sched_drafter *d); /* all of them */
+void sched_check_holds(const sched *s, const sched_drafter *d);
+/* Tokens that a plan brings beside drafts that are waited for; who lacks more is not waited for. */
+uint32_t sched_follow_chunk(const sched *s, uint32_t drafter);
+
 /* sched_ahead.c: drafts behind what the step in flight will probably commit. */
 spec_tree *sched_aheads(const sched *s, const sched_request *r); /* [n_drafters] */
 /* Asks for them behind the group's step, as far as `rows` tokens go; returns how many are left. */
@@ -365,6 +389,11 @@ void sched_choose_drafts(sched_group *g, uint32_t n_decode);
 
 /* Whether the group had better stay idle until those in SCHED_DRAFTING can take part in its step. */
 bool sched_holds_step(sched_group *g);
+
+/* sched_stall.c: how long prompts may keep decoding sequences waiting. */
+/* The most rows of prompts that a step with these rows takes yet. */
+uint32_t sched_prompt_room(const sched_group *g, const sched_flight *f);
+void sched_learn_stall(sched_group *g, const sched_flight *f); /* its result has come */
 
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */

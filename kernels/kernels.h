@@ -53,7 +53,7 @@ typedef struct {
 } kernels_matrix;
 
 /* KV storage of a device: blocks of NOUNS_BLOCK_TOKENS tokens,
- *     [n_blocks][n_layers][K, V][n_kv_heads][NOUNS_BLOCK_TOKENS]   rows of head_dim elements in `type`
+ *     [n_blocks][n_layers][K, V][n_kv_heads][NOUNS_BLOCK_TOKENS]   rows of head_dim elements in type[K, V]
  * so that a block, a layer of a block and a row are each one run of bytes, of any alignment. Slot s of a sequence is token s % 32
  * of its block s / 32. A row's bytes are made from its own values alone, and mean the same wherever they are copied to. */
 typedef enum {
@@ -65,11 +65,12 @@ typedef enum {
 enum { KERNELS_MAX_HEAD_DIM = 256 }; /* the caller checks it when it reads a model */
 typedef struct {
     kernels_view at;
-    kernels_kv_type type;
+    kernels_kv_type type[2]; /* of K's rows, of V's */
     uint32_t n_blocks, n_layers, n_kv_heads, head_dim;
 } kernels_kv;
 
 size_t kernels_kv_row_bytes(kernels_kv_type type, uint32_t head_dim); /* K or V of one token, one head */
+size_t kernels_kv_layer_bytes(const kernels_kv *kv);                  /* of one layer of a block */
 size_t kernels_kv_block_bytes(const kernels_kv *kv);                  /* of all layers */
 
 /* What row i of a batch may see, besides itself: positions 0 .. n_before-1 of its sequence from the slots of the same numbers,

@@ -1,7 +1,7 @@
 /* kv: the bytes of KV blocks on one rank.
  *
- * Nouns: a store (all blocks of one rank, in device memory), a KV type (how a row, one token of one head, is rounded; one file in
- * kv/types/, one row in types.c). The store does as plans say and decides nothing; it remembers the generation under which each
+ * Nouns: a store (all blocks of one rank, in device memory), a KV type (how K and V are rounded; one file and one row in
+ * kv/types/). The store does as plans say and decides nothing; it remembers the generation under which each
  * block was last named, and refuses an older one. Owner: the worker's step thread; kv_store_load and kv_store_store may be called
  * by a second thread meanwhile, for blocks that no plan names: it is the coordinator who sees to that. */
 #ifndef CONSORT_KV_H
@@ -12,16 +12,19 @@
 #include "kv/transfer.h"
 
 typedef struct {
-    const char *name; /* "f16", "q8" */
-    kernels_kv_type type;
+    const char *name;     /* "f16", "q8" */
+    kernels_kv_type k, v; /* their rows, one token of one head each */
 } kv_type;
 
 const kv_type *kv_type_find(const char *name); /* NULL if there is none */
 /* As kv_type_find; of NULL or "auto": what goes with the precision, f16 with fast and f32 with fp32. */
 const kv_type *kv_type_choose(const char *name, kernels_precision precision);
-const kv_type *kv_type_at(uint32_t i); /* the table, row by row; NULL behind its end */
-/* Bytes of one token's K, or V, of one head of head_dim elements: no head shares its scale with another. */
-static inline size_t kv_type_row_bytes(const kv_type *t, uint32_t head_dim) { return kernels_kv_row_bytes(t->type, head_dim); }
+const kv_type *kv_type_at(uint32_t i);  /* the table, row by row; NULL behind its end */
+extern const char *const kv_type_names; /* of all, for messages: "f16, f32, ..." */
+/* Bytes of one token's K and V in one head of head_dim elements: no head shares its scale with another. */
+static inline size_t kv_type_token_bytes(const kv_type *t, uint32_t head_dim) {
+    return kernels_kv_row_bytes(t->k, head_dim) + kernels_kv_row_bytes(t->v, head_dim);
+}
 
 typedef struct kv_store kv_store;
 typedef struct {

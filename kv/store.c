@@ -39,7 +39,7 @@ st_code kv_store_create(const kernels_ops *ops, kernels_device *device, const kv
     if (!s) return st_fail(e, ST_FATAL_MEMORY, "KV store: no memory");
     s->ops = ops;
     s->device = device;
-    s->view = (kernels_kv){.type = shape->type->type,
+    s->view = (kernels_kv){.type = {shape->type->k, shape->type->v},
                            .n_blocks = shape->n_blocks,
                            .n_layers = shape->n_layers,
                            .n_kv_heads = shape->n_kv_heads,
@@ -95,16 +95,18 @@ typedef struct {
 
 static st_code find_runs(const kv_store *s, uint32_t block, const kv_piece *p, size_t n, runs k[2]) {
     const kernels_kv *v = &s->view;
-    size_t row = kernels_kv_row_bytes(v->type, v->head_dim), head = row * NOUNS_BLOCK_TOKENS, side = head * v->n_kv_heads;
+    const size_t row[2] = {kernels_kv_row_bytes(v->type[0], v->head_dim), kernels_kv_row_bytes(v->type[1], v->head_dim)};
     if (block >= v->n_blocks || p->layer >= v->n_layers || p->heads.n < 1 || p->heads.first >= v->n_kv_heads ||
         p->heads.n > v->n_kv_heads - p->heads.first || p->n_tokens < 1 || p->n_tokens > NOUNS_BLOCK_TOKENS ||
-        p->row_bytes != row || n != 2 * row * p->n_tokens * p->heads.n)
+        p->token_bytes != row[0] + row[1] || n != (row[0] + row[1]) * p->n_tokens * p->heads.n)
         return ST_ERR_INVALID_ARGUMENT;
-    size_t at = ((size_t)block * v->n_layers + p->layer) * 2 * side + p->heads.first * head;
-    bool whole = p->n_tokens == NOUNS_BLOCK_TOKENS;
-    for (int i = 0; i < 2; i++)
-        k[i] = whole ? (runs){at + (size_t)i * side, p->heads.n * head, 0, 1}
-                     : (runs){at + (size_t)i * side, p->n_tokens * row, head, p->heads.n};
+    size_t at = block * kernels_kv_block_bytes(v) + p->layer * kernels_kv_layer_bytes(v);
+    for (int i = 0; i < 2; i++) {
+        const size_t head = row[i] * NOUNS_BLOCK_TOKENS, first = at + p->heads.first * head;
+        k[i] = p->n_tokens == NOUNS_BLOCK_TOKENS ? (runs){first, p->heads.n * head, 0, 1}
+                                                 : (runs){first, p->n_tokens * row[i], head, p->heads.n};
+        at += v->n_kv_heads * head;
+    }
     return ST_OK;
 }
 

@@ -1,2 +1,3 @@
 # kv: the bytes of KV blocks on one rank, and the KV types.
-consort_room(kv SOURCES store.c types/types.c types/f16.c types/f32.c types/q8.c types/q4.c SEES base kernels)
+file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/types/*.c)
+consort_room(kv SOURCES store.c ${sources} SEES base kernels)

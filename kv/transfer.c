@@ -35,7 +35,7 @@ enum {
     HEAD_BYTES = 36,
     CHECK_BYTES = 8,
     SMALL_BYTES = HEAD_BYTES + HALF_BYTES + KV_TRANSFER_TAG_BYTES + CHECK_BYTES, /* a WELCOME, the longest but for pieces */
-    MAX_ROW_BYTES = 1 << 14, /* with the next: sizes fit 64 bits with room to spare */
+    MAX_TOKEN_BYTES = 1 << 15, /* with the next: sizes fit 64 bits with room to spare */
     MAX_HEADS = 1 << 12,
     MAX_PIECES = 1 << 24, /* 128 layers of 4 million tokens */
     MAX_SLOTS = KV_TRANSFER_MAX_SLOTS + KV_TRANSFER_CONTROL_SLOTS,
@@ -119,26 +119,26 @@ static uint32_t blocks_of(const kv_flow *f) {
 
 static kv_piece piece_of(const kv_flow *f, uint32_t index) {
     uint32_t n_blocks = blocks_of(f), by_block = f->order == KV_BY_BLOCK;
-    kv_piece p = {.heads = f->heads, .row_bytes = f->row_bytes, .n_tokens = f->block_tokens};
+    kv_piece p = {.heads = f->heads, .token_bytes = f->token_bytes, .n_tokens = f->block_tokens};
     p.block = by_block ? index / f->n_layers : index % n_blocks;
     p.layer = by_block ? index % f->n_layers : index / n_blocks;
     if (p.block == n_blocks - 1) p.n_tokens = f->n_tokens - p.block * f->block_tokens;
     return p;
 }
 
-static size_t piece_bytes(const kv_piece *p) { return (size_t)2 * p->heads.n * p->n_tokens * p->row_bytes; }
+static size_t piece_bytes(const kv_piece *p) { return (size_t)p->heads.n * p->n_tokens * p->token_bytes; }
 
 static bool flow_ok(const kv_flow *f) {
-    return f->order <= KV_BY_LAYER && f->n_layers && f->head_dim && f->block_tokens && f->n_tokens && f->row_bytes &&
-           f->row_bytes <= MAX_ROW_BYTES && f->n_kv_heads && f->n_kv_heads <= MAX_HEADS && f->heads.n &&
+    return f->order <= KV_BY_LAYER && f->n_layers && f->head_dim && f->block_tokens && f->n_tokens && f->token_bytes &&
+           f->token_bytes <= MAX_TOKEN_BYTES && f->n_kv_heads && f->n_kv_heads <= MAX_HEADS && f->heads.n &&
            (uint64_t)f->heads.first + f->heads.n <= f->n_kv_heads && (uint64_t)blocks_of(f) * f->n_layers <= MAX_PIECES &&
-           (uint64_t)2 * f->heads.n * f->row_bytes * f->block_tokens <= KV_TRANSFER_MAX_PIECE_BYTES;
+           (uint64_t)f->heads.n * f->token_bytes * f->block_tokens <= KV_TRANSFER_MAX_PIECE_BYTES;
 }
 
 static size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
 static size_t large_slot_bytes(const kv_flow *f) {
-    size_t piece = (size_t)2 * f->heads.n * f->block_tokens * f->row_bytes + HEAD_BYTES + CHECK_BYTES;
+    size_t piece = (size_t)f->heads.n * f->block_tokens * f->token_bytes + HEAD_BYTES + CHECK_BYTES;
     return piece > SMALL_BYTES ? piece : SMALL_BYTES;
 }
 
@@ -166,7 +166,7 @@ static const struct {
                         {"n_kv_heads", offsetof(kv_flow, n_kv_heads)},
                         {"head_dim", offsetof(kv_flow, head_dim)},
                         {"block_tokens", offsetof(kv_flow, block_tokens)},
-                        {"row_bytes", offsetof(kv_flow, row_bytes)},
+                        {"token_bytes", offsetof(kv_flow, token_bytes)},
                         {"n_tokens", offsetof(kv_flow, n_tokens)},
                         {"source rank", offsetof(kv_flow, source)},
                         {"target rank", offsetof(kv_flow, target)},

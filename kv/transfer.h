@@ -35,7 +35,8 @@ typedef struct {
     uint8_t model[KV_TRANSFER_HASH_BYTES]; /* SHA-256 of the model's file */
     char type[16];                         /* name of the KV type */
     uint32_t order;                        /* kv_order */
-    uint32_t n_layers, n_kv_heads, head_dim, block_tokens, row_bytes;
+    uint32_t n_layers, n_kv_heads, head_dim, block_tokens;
+    uint32_t token_bytes;    /* of the K and V of one token in one head */
     uint32_t n_tokens;       /* of the sequence; of its last block only the rows that are filled travel */
     uint32_t source, target; /* ranks in their groups */
     kv_heads heads;
@@ -50,8 +51,8 @@ typedef struct {
 typedef struct {
     uint32_t layer, block; /* the block's place in the sequence: its id stays with the caller */
     kv_heads heads;
-    uint32_t n_tokens, row_bytes;
-} kv_piece; /* [K, V][heads.n][n_tokens] rows of row_bytes */
+    uint32_t n_tokens, token_bytes;
+} kv_piece; /* [K, V][heads.n][n_tokens] rows; those of K and of V may differ in size */
 
 /* The bytes of blocks and the cluster's secret are the caller's to reach. None of these is called once the transfer has ended. */
 typedef struct {

@@ -113,7 +113,7 @@ st_code model_read_part(const model_file *f, uint32_t rank, uint32_t n_ranks, mo
                        .n_kv_heads = share[MODEL_KV_HEADS].n / info.head_dim,
                        .head_dim = info.head_dim,
                        .ffn_dim = share[MODEL_FFN].n};
-    part.kv_token_rows = (uint64_t)info.n_layers * 2 * part.n_kv_heads;
+    part.kv_token_heads = (uint64_t)info.n_layers * part.n_kv_heads;
     for (size_t i = 0; c == ST_OK && i < n; i++) {
         const model_tensor_row *row = i < MODEL_N_OUTER ? &arch->outer[i] : &arch->layer[(i - MODEL_N_OUTER) % MODEL_N_LAYER];
         bool head = row->holder == MODEL_TABLE && !found[MODEL_OUTPUT]; /* packed from the table, which stays in the file */

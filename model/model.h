@@ -42,8 +42,8 @@ uint32_t model_max_ranks(const model_info *info);
  * is on each of them. */
 typedef struct {
     uint32_t n_heads, n_kv_heads, head_dim, ffn_dim;
-    uint64_t weight_bytes;  /* of the file, that it reads: packed they are the same, or a little more (docs/numerics.md) */
-    uint64_t kv_token_rows; /* of head_dim elements: K and V of one token, all layers */
+    uint64_t weight_bytes;   /* of the file, that it reads: packed they are the same, or a little more (docs/numerics.md) */
+    uint64_t kv_token_heads; /* of all layers: of a token each has a row of K and one of V, of head_dim elements */
 } model_part;
 /* rank < n_ranks. Pure but for the file. Errors: as model_read_info; ST_ERR_UNSUPPORTED (more ranks than units), ST_FATAL_MEMORY.
  */

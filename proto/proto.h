@@ -100,6 +100,8 @@ typedef struct {
     uint64_t requests; /* of its group, a verifier */
     double step_ms;    /* moving average */
     uint64_t steps;
+    uint32_t followed; /* of a drafter: requests, KV blocks held for them; times that it had to forget one for others */
+    uint64_t kv_blocks_held, dropped;
 } proto_worker_status;
 typedef struct {
     char version[32], model[256];

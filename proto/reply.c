@@ -182,11 +182,15 @@ static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w) 
 #undef WORD
 #undef HASH
     w->has_up = w->has_drained = w->has_requests = w->has_step_ms = w->has_steps = 1;
+    w->has_followed = w->has_kv_blocks_held = w->has_dropped = 1;
     w->up = s->up;
     w->drained = s->drained;
     w->requests = s->requests;
     w->step_ms = s->step_ms;
     w->steps = s->steps;
+    w->followed = s->followed;
+    w->kv_blocks_held = s->kv_blocks_held;
+    w->dropped = s->dropped;
 }
 
 st_code proto_status_encode(const proto_status *s, proto_bytes *out) {
@@ -228,6 +232,9 @@ static st_code decode_worker(const Consort__V1__Worker *w, uint32_t i, proto_wor
     s->requests = w->requests;
     s->step_ms = w->step_ms;
     s->steps = w->steps;
+    s->followed = w->followed;
+    s->kv_blocks_held = w->kv_blocks_held;
+    s->dropped = w->dropped;
     if (!code && !isfinite(s->step_ms)) code = st_fail(e, BAD, "step_ms: %g is not finite", s->step_ms);
     return code && e ? st_prefix(e, "workers[%u]", i) : code;
 }

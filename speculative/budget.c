@@ -45,7 +45,7 @@ enum {
 /* ---- what a step takes ---- */
 
 /* 1 to 32 rows one by one, then eight buckets for each doubling. */
-static uint32_t bucket_of(uint32_t rows) {
+uint32_t spec_cost_bucket(uint32_t rows) {
     uint32_t bucket = EXACT, width = EXACT / AN_OCTAVE, from = EXACT;
     if (rows <= EXACT) return rows - 1;
     while (rows > 2 * from && bucket < SPEC_COST_BUCKETS - AN_OCTAVE) bucket += AN_OCTAVE, width *= 2, from *= 2;
@@ -60,7 +60,7 @@ static bool known(const spec_cost *c, uint32_t bucket) {
 static double unmeasured(double rows) { return 1 + FIRST_SLOPE * (rows - 1); }
 
 bool spec_cost_known(const spec_cost *c, uint32_t rows) {
-    return known(c, bucket_of(rows)) && c->bucket[bucket_of(rows)].seen >= ENOUGH;
+    return known(c, spec_cost_bucket(rows)) && c->bucket[spec_cost_bucket(rows)].seen >= ENOUGH;
 }
 
 /* Beyond the last bucket that is known: as steep as all that is known, or as a tenth of a step a row, whichever is less. */
@@ -75,7 +75,7 @@ static double shape_beyond(const spec_cost *c, uint32_t last, uint32_t rows) {
 }
 
 double spec_cost_ns(const spec_cost *c, uint32_t rows) {
-    uint32_t at = bucket_of(rows), below = at, above = at;
+    uint32_t at = spec_cost_bucket(rows), below = at, above = at;
     double level = c->n_steps ? c->level_ns : 1;
     while (below < SPEC_COST_BUCKETS && !(known(c, below) && (double)c->bucket[below].rows <= rows)) below--; /* wraps past 0 */
     while (above < SPEC_COST_BUCKETS && !(known(c, above) && (double)c->bucket[above].rows >= rows)) above++;
@@ -94,7 +94,7 @@ void spec_cost_learn(spec_cost *c, uint32_t rows, uint64_t step_ns) {
     if (!rows || !step_ns) return;
     if (!c->n_steps) c->level_ns = (double)step_ns / unmeasured(rows);
     double expected = c->n_steps ? spec_cost_ns(c, rows) : (double)step_ns, miss = fmath_log((double)step_ns / expected);
-    uint32_t at = bucket_of(rows);
+    uint32_t at = spec_cost_bucket(rows);
     bool fresh = !known(c, at);
     c->n_steps++;
     if (c->n_steps <= WARM_STEPS) {

@@ -22,7 +22,7 @@ void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits) {
     for (uint32_t i = 0; i < n_tokens; i++) *t = (spec_tally){t->seen * KEPT + 1, t->hits * KEPT + each};
 }
 
-static float share_of(const spec_tally *t, const spec_tally *prior) {
+float spec_hedge_share(const spec_tally *t, const spec_tally *prior) {
     float share = (prior->hits + 1) / (prior->seen + 4);
     return (t->hits + PRIOR * share) / (t->seen + PRIOR);
 }
@@ -32,7 +32,7 @@ uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32
     uint32_t picked = 0;
     for (uint32_t i = 0; i < n; i++)
         if (candidates >> i & 1) {
-            float share = share_of(&hits[i], &prior[i]);
+            float share = spec_hedge_share(&hits[i], &prior[i]);
             if (hits[i].seen > horizon) horizon = hits[i].seen;
             if (share > best_share) best_share = share;
         }
@@ -40,8 +40,8 @@ uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32
         float most = -1;
         uint32_t best = n;
         for (uint32_t i = 0; i < n; i++)
-            if ((candidates & ~picked) >> i & 1 && share_of(&hits[i], &prior[i]) > most)
-                most = share_of(&hits[i], &prior[i]), best = i;
+            if ((candidates & ~picked) >> i & 1 && spec_hedge_share(&hits[i], &prior[i]) > most)
+                most = spec_hedge_share(&hits[i], &prior[i]), best = i;
         if (best == n || fmath_expf(RATE * horizon * (most - best_share)) < LEAST) break;
         picked |= UINT32_C(1) << best;
     }

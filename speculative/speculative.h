@@ -120,6 +120,26 @@ void spec_cost_learn(spec_cost *c, uint32_t rows, uint64_t step_ns); /* nothing,
 /* The time of a step of `rows` >= 1, in ns; before the first measurement in units of a step of one row. */
 double spec_cost_ns(const spec_cost *c, uint32_t rows);
 bool spec_cost_known(const spec_cost *c, uint32_t rows); /* measured a few times, and lately */
+uint32_t spec_cost_bucket(uint32_t rows);                /* of rows >= 1; < SPEC_COST_BUCKETS */
+
+/* What rows of prompts add to a step of one verifier group in which sequences decode. Zero: nothing measured. */
+typedef struct {
+    uint64_t n_steps;
+    struct {
+        float ns, rows; /* means */
+        uint32_t seen;
+        uint64_t last;           /* n_steps with its last one */
+    } bucket[SPEC_COST_BUCKETS]; /* by the prompts' rows */
+} spec_stall;
+
+/* A step of n_rows that decode, drafts with them, and n_prompt of prompts has taken step_ns; nothing, where one is 0. `c`: what
+ * steps without prompts take, here and below. */
+void spec_stall_learn(spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t n_prompt, uint64_t step_ns);
+/* The expected time of such a step; rather too much, where nothing like it was measured. n_rows, n_prompt >= 1. */
+double spec_stall_ns(const spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t n_prompt);
+/* The most rows of prompts, <= `most`, with which it is expected to take no longer than bound_ns; where nothing at all was
+ * measured, `most`. */
+uint32_t spec_stall_rows(const spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t most, uint64_t bound_ns);
 
 /* What one sequence could have verified, and what of it is chosen. path[n]: path probabilities of a tree's nodes, never rising,
  * so that its first k nodes are a tree too. */
@@ -180,6 +200,8 @@ enum { SPEC_HEDGE_MOST = 3 /* drafters that a request asks at once */ };
 
 /* n_tokens were committed and the drafter's own choice was n_hits of them; where it had none, that is a miss. */
 void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits);
+/* Of the tokens that come, those that the drafter is expected to choose, too: 0 .. 1; `hits` of one request, `prior` of all. */
+float spec_hedge_share(const spec_tally *hits, const spec_tally *prior);
 /* Of the candidates of n drafters, the few whose weights are near the best one's; arrays as of spec_record. */
 uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32_t n, uint32_t candidates);
 
@@ -295,10 +317,10 @@ static inline bool spec_drafter_stops(const spec_drafter *d) { return d->stop &&
 /* The kinds, one row of drafters.def each. Pure kinds run anywhere; the others need what a worker has. */
 typedef struct {
     const char *name, *help;
-    bool pure, wants_hidden;
+    bool pure, wants_hidden, keeps_kv;
 } spec_kind;
 enum {
-#define DRAFTER(name, where, wants_hidden, help) SPEC_KIND_##name,
+#define DRAFTER(name, where, wants_hidden, keeps_kv, help) SPEC_KIND_##name,
 #include "speculative/drafters.def"
 #undef DRAFTER
     SPEC_N_KINDS

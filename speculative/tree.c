@@ -4,9 +4,9 @@
 #include <string.h>
 
 const spec_kind spec_kinds[SPEC_N_KINDS] = {
-#define PURE                                     true
-#define WORKER                                   false
-#define DRAFTER(name, where, wants_hidden, help) {#name, help, where, wants_hidden},
+#define PURE                                               true
+#define WORKER                                             false
+#define DRAFTER(name, where, wants_hidden, keeps_kv, help) {#name, help, where, wants_hidden, keeps_kv},
 #include "speculative/drafters.def"
 #undef DRAFTER
 };

@@ -8,9 +8,10 @@
  *
  *     tokens[0 .. n_cached-1] are in the cache, choices[i] is the own choice after tokens[i]
  *
- * Blocks: a chain is reserved with some room to grow, and taken anew, twice as large, when it is full: the recomputation is rare.
- * Where blocks are short the room is smaller; a sequence that gets none drafts nothing. Not taken: trees of its second choices; a
- * chain costs one pass a token either way, and the fusion with other drafters widens it. */
+ * Blocks: a sequence takes those of its tokens and its draft, and more as it grows. They are there: the scheduler counts them
+ * (coordinator/sched_follow.c) and closes one sequence before another needs its blocks. Where they are not all the same, what is
+ * in the cache stays and nothing is drafted. Not taken: trees of its second choices; a chain costs one pass a token either way,
+ * and the fusion with other drafters widens it. */
 #include "worker/draft_model.h"
 
 #include "base/arena.h"
@@ -18,15 +19,13 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROOM_TOKENS = 512, LEAST_ROOM_TOKENS = NOUNS_BLOCK_TOKENS };
-
 typedef struct {
     seq_id id; /* value 0: unused */
     kv_chain chain;
-    uint32_t n_cached, n_reserved; /* tokens */
-    uint32_t *tokens, *choices;    /* [max_context + NOUNS_MAX_TREE] */
-    uint32_t *blocks;              /* [max_blocks] store indices of the chain */
-    uint32_t n_blocks;
+    uint32_t n_cached;          /* tokens */
+    uint32_t *tokens, *choices; /* [max_context + NOUNS_MAX_TREE] */
+    uint32_t *blocks;           /* [max_blocks] store indices of the chain */
+    uint32_t n_blocks;          /* 0: it has no chain */
 } cache;
 
 typedef struct {
@@ -50,31 +49,17 @@ static cache *find(draft_model *d, uint64_t id) {
 }
 
 static void forget(draft_model *d, cache *c) {
-    if (c->n_reserved) kv_release(d->table, c->chain);
+    if (c->n_blocks) kv_release(d->table, c->chain);
     c->id.value = 0;
-    c->n_cached = c->n_reserved = c->n_blocks = 0;
+    c->n_cached = c->n_blocks = 0;
 }
 
-static bool reserve(draft_model *d, cache *c, uint32_t n) {
-    for (uint32_t room = n + ROOM_TOKENS; n <= room_tokens(&d->o) && room >= LEAST_ROOM_TOKENS; room /= 2) {
-        uint32_t want = n + room < room_tokens(&d->o) ? n + room : room_tokens(&d->o);
-        if (kv_reserve(d->table, want, &c->chain)) continue; /* with less room, then */
-        c->n_reserved = want;
-        return true;
-    }
-    return false;
-}
-
-/* Room for n tokens; false: there are no blocks for it now, and the cache is empty. */
+/* Room for n tokens; false: there are no blocks for it now. */
 static bool make_room(draft_model *d, cache *c, uint32_t n) {
     uint32_t first, n_new, n_blocks;
-    if (n > c->n_reserved) {
-        seq_id id = c->id;
-        forget(d, c);
-        if (!reserve(d, c, n)) return false;
-        c->id = id;
-    }
-    st_code code = kv_extend(d->table, c->chain, n, &first, &n_new);
+    st_code code = c->n_blocks ? kv_grow(d->table, c->chain, n) : kv_reserve(d->table, n, &c->chain);
+    if (code) return false;
+    code = kv_extend(d->table, c->chain, n, &first, &n_new);
     INVARIANT(code == ST_OK);
     const block_id *ids = kv_chain_blocks(d->table, c->chain, &n_blocks);
     while (c->n_blocks < n_blocks) c->blocks[c->n_blocks] = ids[c->n_blocks].index, c->n_blocks++;
@@ -86,13 +71,12 @@ static cache *prepare(draft_model *d, spec_draft *it) {
     cache *c = find(d, it->seq.value);
     if (!c) c = find(d, 0);
     uint32_t end = spec_draft_end(it), same = 0;
-    if (!c || end > d->o.max_context) return NULL;
-    if (c->id.value != it->seq.value) forget(d, c);
+    if (!c || end > d->o.max_context || !make_room(d, c, end + it->budget)) return NULL;
     c->id = it->seq;
     while (same < c->n_cached && same < end && c->tokens[same] == it->tokens[same]) same++;
     c->n_cached = same < end ? same : end - 1; /* the last token is computed anew: its logits are wanted */
     memcpy(c->tokens, it->tokens, end * sizeof *c->tokens);
-    return make_room(d, c, end + it->budget) ? c : NULL;
+    return c;
 }
 
 static void score(const cache *c, spec_draft *it) {

@@ -2,8 +2,8 @@
  *
  * Nouns: the drafter (one interface for all kinds, speculative/speculative.h), a sequence's cache (tokens whose KV it holds, and
  * its own choice after each). It drafts chains: its choice under the request's own temperature, filters, seed and position, which
- * is what the target would choose if both agreed. Its KV blocks are its own affair: losing them costs a recomputation and nothing
- * else. Thread: the step thread. */
+ * is what the target would choose if both agreed. Which sequences share its KV cache is the scheduler's affair: it closes one
+ * before another needs the room. Thread: the step thread. */
 #ifndef CONSORT_WORKER_DRAFT_MODEL_H
 #define CONSORT_WORKER_DRAFT_MODEL_H
 

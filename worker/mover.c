@@ -27,8 +27,8 @@ enum {
     MAX_MOVES = 64,
     MOVE_BYTES = 1 << 20, /* in flight, or two pieces: what is checked and copied is then still in a cache */
     SCRATCH_BYTES = 2 * PROTO_MAX_SCRATCH_BYTES, /* of a measurement: more than a cache of its own holds */
-    SCRATCH_ROW = 128,                           /* with K and V, PROTO_SCRATCH_UNIT */
-    MAX_TRIES = 8,
+    SCRATCH_TOKEN = PROTO_SCRATCH_UNIT,
+    MAX_TRIES = 32,      /* nearly a lease: a host with much to do is not a broken link */
     EVENTS_A_TURN = 256, /* of a transport, before others and the mail have theirs */
     QUIT_MS = 500,
     STALL_MS = 100, /* a fault */
@@ -223,7 +223,8 @@ static kv_flow describe(const mover *v, const flow *f) {
                  .n_kv_heads = v->o.n_kv_heads,
                  .head_dim = kv->head_dim,
                  .block_tokens = NOUNS_BLOCK_TOKENS,
-                 .row_bytes = (uint32_t)kernels_kv_row_bytes(kv->type, kv->head_dim),
+                 .token_bytes = (uint32_t)(kernels_kv_row_bytes(kv->type[0], kv->head_dim) +
+                                           kernels_kv_row_bytes(kv->type[1], kv->head_dim)),
                  .n_tokens = m->n_tokens,
                  .source = m->target ? f->said.peer : v->o.rank,
                  .target = m->target ? v->o.rank : f->said.peer,
@@ -236,13 +237,13 @@ static kv_flow describe(const mover *v, const flow *f) {
     snprintf(d.type, sizeof d.type, "scratch");
     d.n_layers = d.n_kv_heads = d.head_dim = 1;
     d.heads = (kv_heads){0, 1};
-    d.row_bytes = SCRATCH_ROW;
-    d.block_tokens = m->scratch.piece_bytes / (2 * SCRATCH_ROW);
+    d.token_bytes = SCRATCH_TOKEN;
+    d.block_tokens = m->scratch.piece_bytes / SCRATCH_TOKEN;
     d.n_tokens = m->scratch.n_pieces * d.block_tokens;
     return d;
 }
 
-static size_t piece_bytes(const kv_flow *d) { return (size_t)2 * d->heads.n * d->block_tokens * d->row_bytes; }
+static size_t piece_bytes(const kv_flow *d) { return (size_t)d->heads.n * d->block_tokens * d->token_bytes; }
 
 static uint32_t count_slots(const move *m, size_t piece) {
     size_t n = MOVE_BYTES / m->order.n_flows / piece;

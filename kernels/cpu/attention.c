@@ -29,29 +29,38 @@ size_t kernels_kv_row_bytes(kernels_kv_type type, uint32_t head_dim) {
     return 0;
 }
 
-size_t kernels_kv_block_bytes(const kernels_kv *kv) {
-    return (size_t)kv->n_layers * 2 * kv->n_kv_heads * NOUNS_BLOCK_TOKENS * kernels_kv_row_bytes(kv->type, kv->head_dim);
+size_t kernels_kv_layer_bytes(const kernels_kv *kv) {
+    size_t token = kernels_kv_row_bytes(kv->type[0], kv->head_dim) + kernels_kv_row_bytes(kv->type[1], kv->head_dim);
+    return kv->n_kv_heads * NOUNS_BLOCK_TOKENS * token;
 }
+
+size_t kernels_kv_block_bytes(const kernels_kv *kv) { return kv->n_layers * kernels_kv_layer_bytes(kv); }
 
 /* A KV store with its bytes at hand. */
 typedef struct {
     const kernels_kv *kv;
     unsigned char *bytes;
-    size_t block_bytes, head_bytes, row_bytes; /* of a block, of a head of a layer in a block, of a token in that */
+    size_t block_bytes, layer_bytes, v_at; /* of a block, of a layer in it, of its K: behind that is its V */
+    size_t row_bytes[2];                   /* of K, of V */
 } store;
 
 static store store_of(const kernels_kv *kv) {
-    size_t block = kernels_kv_block_bytes(kv), row = kernels_kv_row_bytes(kv->type, kv->head_dim);
-    INVARIANT((unsigned)kv->type < KERNELS_N_KV_TYPES && kv->head_dim <= KERNELS_MAX_HEAD_DIM);
-    return (store){kv, kernels_cpu_at(kv->at, kv->n_blocks * block), block, row * NOUNS_BLOCK_TOKENS, row};
+    store s = {.kv = kv, .block_bytes = kernels_kv_block_bytes(kv), .layer_bytes = kernels_kv_layer_bytes(kv)};
+    for (uint32_t v = 0; v < 2; v++) {
+        INVARIANT((unsigned)kv->type[v] < KERNELS_N_KV_TYPES && kv->head_dim <= KERNELS_MAX_HEAD_DIM);
+        s.row_bytes[v] = kernels_kv_row_bytes(kv->type[v], kv->head_dim);
+    }
+    s.v_at = kv->n_kv_heads * NOUNS_BLOCK_TOKENS * s.row_bytes[0];
+    s.bytes = kernels_cpu_at(kv->at, kv->n_blocks * s.block_bytes);
+    return s;
 }
 
 /* Where `slot` of a head stands; `v` is 0 for K and 1 for V. */
 static unsigned char *token_at(const store *s, uint32_t layer, uint32_t v, uint32_t head, const uint32_t *blocks, uint32_t slot) {
     uint32_t block = blocks[slot / NOUNS_BLOCK_TOKENS];
     INVARIANT(block < s->kv->n_blocks);
-    size_t run = ((size_t)layer * 2 + v) * s->kv->n_kv_heads + head;
-    return s->bytes + block * s->block_bytes + run * s->head_bytes + slot % NOUNS_BLOCK_TOKENS * s->row_bytes;
+    size_t row = (size_t)head * NOUNS_BLOCK_TOKENS + slot % NOUNS_BLOCK_TOKENS;
+    return s->bytes + block * s->block_bytes + layer * s->layer_bytes + v * s->v_at + row * s->row_bytes[v];
 }
 
 typedef struct {
@@ -72,8 +81,8 @@ static void write_row(void *context, uint32_t i) {
     const kernels_row *row = &job->rows[i];
     for (uint32_t h = 0; h < kv->n_kv_heads; h++) {
         size_t at = ((size_t)i * kv->n_kv_heads + h) * kv->head_dim;
-        job->p->kv_encode[kv->type](token_at(&job->s, job->layer, 0, h, row->blocks, row->slot), job->k + at, kv->head_dim);
-        job->p->kv_encode[kv->type](token_at(&job->s, job->layer, 1, h, row->blocks, row->slot), job->v + at, kv->head_dim);
+        job->p->kv_encode[kv->type[0]](token_at(&job->s, job->layer, 0, h, row->blocks, row->slot), job->k + at, kv->head_dim);
+        job->p->kv_encode[kv->type[1]](token_at(&job->s, job->layer, 1, h, row->blocks, row->slot), job->v + at, kv->head_dim);
     }
 }
 
@@ -97,7 +106,7 @@ void kernels_cpu_kv_move(kernels_device *d, const kernels_kv *kv, const uint32_t
     for (uint32_t layer = 0; layer < kv->n_layers; layer++)
         for (uint32_t v = 0; v < 2; v++)
             for (uint32_t h = 0; h < kv->n_kv_heads; h++)
-                memcpy(token_at(&s, layer, v, h, blocks, to), token_at(&s, layer, v, h, blocks, from), s.row_bytes);
+                memcpy(token_at(&s, layer, v, h, blocks, to), token_at(&s, layer, v, h, blocks, from), s.row_bytes[v]);
 }
 
 static inline uint32_t row_slot(const kernels_row *r, uint32_t position) {
@@ -131,15 +140,15 @@ typedef struct {
 
 static void decode_block(const kv_job *job, uint32_t head, const uint32_t *blocks, uint32_t p0, uint32_t n, chunk_keys *c) {
     const kernels_kv *kv = job->s.kv;
-    job->p->kv_decode[kv->type](c->k, token_at(&job->s, job->layer, 0, head, blocks, p0), n, kv->head_dim);
-    job->p->kv_decode[kv->type](c->v, token_at(&job->s, job->layer, 1, head, blocks, p0), n, kv->head_dim);
+    job->p->kv_decode[kv->type[0]](c->k, token_at(&job->s, job->layer, 0, head, blocks, p0), n, kv->head_dim);
+    job->p->kv_decode[kv->type[1]](c->v, token_at(&job->s, job->layer, 1, head, blocks, p0), n, kv->head_dim);
 }
 
 /* Asks for what the next step will decode: the runs of a block begin new pages, where the processor's own streams end. */
 static void ask_for_block(const kv_job *job, uint32_t head, const uint32_t *blocks, uint32_t p0, uint32_t n) {
-    for (uint32_t kv = 0; kv < 2; kv++) {
-        const unsigned char *run = token_at(&job->s, job->layer, kv, head, blocks, p0);
-        for (size_t line = 0; line < n * job->s.row_bytes; line += 64) __builtin_prefetch(run + line);
+    for (uint32_t v = 0; v < 2; v++) {
+        const unsigned char *run = token_at(&job->s, job->layer, v, head, blocks, p0);
+        for (size_t line = 0; line < n * job->s.row_bytes[v]; line += 64) __builtin_prefetch(run + line);
     }
 }
 
@@ -147,10 +156,10 @@ static void decode_scattered(const kv_job *job, uint32_t head, const kernels_row
     const kernels_kv *kv = job->s.kv;
     for (uint32_t j = 0; j < n; j++) {
         uint32_t slot = row_slot(r, p0 + j);
-        job->p->kv_decode[kv->type](c->k + j * kv->head_dim, token_at(&job->s, job->layer, 0, head, r->blocks, slot), 1,
-                                    kv->head_dim);
-        job->p->kv_decode[kv->type](c->v + j * kv->head_dim, token_at(&job->s, job->layer, 1, head, r->blocks, slot), 1,
-                                    kv->head_dim);
+        job->p->kv_decode[kv->type[0]](c->k + j * kv->head_dim, token_at(&job->s, job->layer, 0, head, r->blocks, slot), 1,
+                                       kv->head_dim);
+        job->p->kv_decode[kv->type[1]](c->v + j * kv->head_dim, token_at(&job->s, job->layer, 1, head, r->blocks, slot), 1,
+                                       kv->head_dim);
     }
 }
 

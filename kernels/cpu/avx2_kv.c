@@ -3,7 +3,7 @@
 #include "kernels/cpu/avx2_int.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include "kernels/cpu/kv_q4.h"
+#include "kernels/cpu/kv_group.h"
 #include <string.h>
 
 void kernels_avx2_kv_encode_F16(void *row, const float *x, uint32_t dim) {
@@ -87,7 +87,7 @@ INLINE float largest(__m256 x) {
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-INLINE void encode_group(uint8_t *group, const float *x) {
+INLINE void encode_group(uint8_t *group, const float *x, const uint32_t bits) {
     __m256 v[4], low, high;
     for (uint32_t i = 0; i < 4; i++) v[i] = _mm256_loadu_ps(x + 8 * i);
     low = _mm256_min_ps(_mm256_min_ps(v[0], v[1]), _mm256_min_ps(v[2], v[3]));
@@ -95,30 +95,27 @@ INLINE void encode_group(uint8_t *group, const float *x) {
     __m256i most = _mm256_max_epu32(_mm256_max_epu32(magnitudes(v[0]), magnitudes(v[1])),
                                     _mm256_max_epu32(magnitudes(v[2]), magnitudes(v[3])));
     const bool finite = max_epu32(most) < 0x7f800000u;
-    q4_coding c = q4_begin(group, smallest(low), largest(high), finite);
-    __m128i codes = _mm_setzero_si128();
+    kv_coding c = kv_group_begin(group, smallest(low), largest(high), finite, bits);
+    __m128i first = _mm_setzero_si128(), last = first;
     if (c.inverse > 0) {
         __m128i q[4];
         for (uint32_t i = 0; i < 4; i++)
             q[i] = codes_of(_mm256_mul_ps(_mm256_sub_ps(v[i], _mm256_set1_ps(c.m)), _mm256_set1_ps(c.inverse)));
-        const __m128i most_code = _mm_set1_epi8(15);
-        __m128i first16 = _mm_min_epu8(_mm_packus_epi16(q[0], q[1]), most_code);
-        __m128i last16 = _mm_min_epu8(_mm_packus_epi16(q[2], q[3]), most_code);
-        codes = _mm_or_si128(first16, _mm_slli_epi16(last16, 4));
+        const __m128i most_code = _mm_set1_epi8((char)kv_most_code(bits));
+        first = _mm_min_epu8(_mm_packus_epi16(q[0], q[1]), most_code);
+        last = _mm_min_epu8(_mm_packus_epi16(q[2], q[3]), most_code);
     }
-    _mm_storeu_si128((void *)(group + Q4_CODES), codes);
+    kv_put_codes(group, first, last, bits);
 }
 
-void kernels_avx2_kv_encode_Q4(void *row, const float *x, uint32_t dim) { q4_encode_row(row, x, dim, encode_group); }
-
 /* d * code is exact, so that the fma rounds as the sum in ref/kv.c. */
-INLINE void decode_group(float *out, const uint8_t *group) {
-    const __m128i codes = _mm_loadu_si128((const void *)(group + Q4_CODES)), low = _mm_set1_epi8(15);
+INLINE void decode_group(float *out, const uint8_t *group, const uint32_t bits) {
     int32_t both;
+    __m128i q[2];
     memcpy(&both, group, sizeof both);
+    kv_get_codes(q, group, bits);
     const __m128 dm = _mm_cvtph_ps(_mm_cvtsi32_si128(both));
     const __m256 d = _mm256_broadcastss_ps(dm), m = _mm256_broadcastss_ps(_mm_movehdup_ps(dm));
-    const __m128i q[2] = {_mm_and_si128(codes, low), _mm_and_si128(_mm_srli_epi16(codes, 4), low)};
     for (uint32_t i = 0; i < 2; i++) {
         __m256 a = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q[i]));
         __m256 b = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(q[i], 8)));
@@ -127,8 +124,15 @@ INLINE void decode_group(float *out, const uint8_t *group) {
     }
 }
 
-void kernels_avx2_kv_decode_Q4(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
-    q4_decode_rows(out, rows, n_rows, dim, decode_group);
-}
+#define GROUPS(id, bits)                                                                                                         \
+    void kernels_avx2_kv_encode_##id(void *row, const float *x, uint32_t dim) {                                                  \
+        kv_encode_groups(row, x, dim, bits, encode_group);                                                                       \
+    }                                                                                                                            \
+    void kernels_avx2_kv_decode_##id(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {                              \
+        kv_decode_groups(out, rows, n_rows, dim, bits, decode_group);                                                            \
+    }
+GROUPS(Q4, 4)
+GROUPS(Q6, 6)
+#undef GROUPS
 
 #endif

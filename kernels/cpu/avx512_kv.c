@@ -2,7 +2,7 @@
 #include "kernels/cpu/avx512_int.h"
 
 #ifdef KERNELS_HAS_AVX512
-#include "kernels/cpu/kv_q4.h"
+#include "kernels/cpu/kv_group.h"
 #include <string.h>
 
 void kernels_avx512_kv_encode_F16(void *row, const float *x, uint32_t dim) {
@@ -72,49 +72,59 @@ void kernels_avx512_kv_decode_Q8(float *out, const void *rows, uint32_t n_rows, 
     }
 }
 
-INLINE __m512i q4_codes(__m512 x, q4_coding c) {
+INLINE __m128i codes_of(__m512 x, kv_coding c, const uint32_t bits) {
     __m512 y = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_set1_ps(c.m)), _mm512_set1_ps(c.inverse));
-    y = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps(15)); /* as if cut after rounding: both are whole */
-    return _mm512_cvtps_epi32(y);
+    y = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps((float)kv_most_code(bits)));
+    return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(y)); /* as if cut after rounding: both ends are whole */
 }
 
-INLINE void encode_group(uint8_t *group, const float *x) {
+INLINE void encode_group(uint8_t *group, const float *x, const uint32_t bits) {
     const __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16), minus = _mm512_set1_ps(-0.0f);
     const bool finite = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitudes(v0), magnitudes(v1))) < 0x7f800000u;
     const float high = _mm512_reduce_max_ps(_mm512_max_ps(v0, v1));
     const float low = -_mm512_reduce_max_ps(_mm512_xor_ps(_mm512_min_ps(v0, v1), minus));
-    const q4_coding c = q4_begin(group, low, high, finite);
-    __m128i codes = _mm_setzero_si128();
-    if (c.inverse > 0) codes = _mm512_cvtepi32_epi8(_mm512_or_si512(q4_codes(v0, c), _mm512_slli_epi32(q4_codes(v1, c), 4)));
-    _mm_storeu_si128((void *)(group + Q4_CODES), codes);
+    const kv_coding c = kv_group_begin(group, low, high, finite, bits);
+    __m128i first = _mm_setzero_si128(), last = first;
+    if (c.inverse > 0) {
+        first = codes_of(v0, c, bits);
+        last = codes_of(v1, c, bits);
+    }
+    kv_put_codes(group, first, last, bits);
 }
-
-void kernels_avx512_kv_encode_Q4(void *row, const float *x, uint32_t dim) { q4_encode_row(row, x, dim, encode_group); }
 
 /* out[n], n <= 32. d * code is exact, so that the fma rounds as the sum in ref/kv.c. */
-INLINE void decode_group(float *out, const uint8_t *group, uint32_t n) {
-    const __m128i codes = _mm_loadu_si128((const void *)(group + Q4_CODES)), low = _mm_set1_epi8(15);
+INLINE void decode_first(float *out, const uint8_t *group, uint32_t n, const uint32_t bits) {
     int32_t both;
+    __m128i q[2];
     memcpy(&both, group, sizeof both);
+    kv_get_codes(q, group, bits);
     const __m128 dm = _mm_cvtph_ps(_mm_cvtsi32_si128(both));
     const __m512 d = _mm512_set1_ps(_mm_cvtss_f32(dm)), m = _mm512_set1_ps(_mm_cvtss_f32(_mm_movehdup_ps(dm)));
-    const __m512 a = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(codes, low)));
-    store(out, _mm512_fmadd_ps(d, a, m), n);
-    if (n <= 16) return;
-    const __m512 b = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(codes, 4), low)));
-    store(out + 16, _mm512_fmadd_ps(d, b, m), n - 16);
+    store(out, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(q[0])), m), n);
+    if (n > 16) store(out + 16, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(q[1])), m), n - 16);
 }
 
-void kernels_avx512_kv_decode_Q4(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
-    const uint8_t *group = rows;
+INLINE void decode_rows(float *out, const uint8_t *group, uint32_t n_rows, uint32_t dim, const uint32_t bits) {
     for (uint32_t r = 0; r < n_rows; r++) {
         uint32_t i = 0;
-        for (; i + Q4_GROUP <= dim; i += Q4_GROUP, out += Q4_GROUP, group += Q4_GROUP_BYTES) decode_group(out, group, Q4_GROUP);
+        for (; i + KV_GROUP <= dim; i += KV_GROUP, out += KV_GROUP, group += kv_group_bytes(bits))
+            decode_first(out, group, KV_GROUP, bits);
         if (i == dim) continue;
-        decode_group(out, group, dim - i);
+        decode_first(out, group, dim - i, bits);
         out += dim - i;
-        group += Q4_GROUP_BYTES;
+        group += kv_group_bytes(bits);
     }
 }
+
+#define GROUPS(id, bits)                                                                                                         \
+    void kernels_avx512_kv_encode_##id(void *row, const float *x, uint32_t dim) {                                                \
+        kv_encode_groups(row, x, dim, bits, encode_group);                                                                       \
+    }                                                                                                                            \
+    void kernels_avx512_kv_decode_##id(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {                            \
+        decode_rows(out, rows, n_rows, dim, bits);                                                                               \
+    }
+GROUPS(Q4, 4)
+GROUPS(Q6, 6)
+#undef GROUPS
 
 #endif

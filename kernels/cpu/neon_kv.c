@@ -3,7 +3,7 @@
 
 #ifdef KERNELS_HAS_NEON
 #include "base/half.h"
-#include "kernels/cpu/kv_q4.h"
+#include "kernels/cpu/kv_group.h"
 #include <string.h>
 
 void kernels_neon_kv_encode_F16(void *row, const float *x, uint32_t dim) {
@@ -76,47 +76,72 @@ void kernels_neon_kv_decode_Q8(float *out, const void *rows, uint32_t n_rows, ui
     }
 }
 
-INLINE void encode_group(uint8_t *group, const float *x) {
+INLINE void put_codes(uint8_t *group, const uint8x8_t codes[4], const uint32_t bits) {
+    const uint8x8_t four = vdup_n_u8(15);
+    for (uint32_t i = 0; i < 2; i++)
+        vst1_u8(group + KV_LOW_AT + 8 * i, vorr_u8(vand_u8(codes[i], four), vshl_n_u8(codes[i + 2], 4)));
+    if (bits == 4) return;
+    const uint8x8_t first = vorr_u8(vshr_n_u8(codes[0], 4), vshl_n_u8(vshr_n_u8(codes[1], 4), 2));
+    const uint8x8_t last = vorr_u8(vshl_n_u8(vshr_n_u8(codes[2], 4), 4), vshl_n_u8(vshr_n_u8(codes[3], 4), 6));
+    vst1_u8(group + KV_HIGH_AT, vorr_u8(first, last));
+}
+
+INLINE void get_codes(uint8x8_t codes[4], const uint8_t *group, const uint32_t bits) {
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint8x8_t low = vld1_u8(group + KV_LOW_AT + 8 * i);
+        codes[i] = vand_u8(low, vdup_n_u8(15));
+        codes[i + 2] = vshr_n_u8(low, 4);
+    }
+    if (bits == 4) return;
+    const uint8x8_t high = vld1_u8(group + KV_HIGH_AT), two = vdup_n_u8(0x30);
+    codes[0] = vorr_u8(codes[0], vand_u8(vshl_n_u8(high, 4), two));
+    codes[1] = vorr_u8(codes[1], vand_u8(vshl_n_u8(high, 2), two));
+    codes[2] = vorr_u8(codes[2], vand_u8(high, two));
+    codes[3] = vorr_u8(codes[3], vand_u8(vshr_n_u8(high, 2), two));
+}
+
+INLINE void encode_group(uint8_t *group, const float *x, const uint32_t bits) {
     float32x4_t low = vld1q_f32(x), high = low;
     uint32x4_t most = magnitudes(low);
-    for (uint32_t i = 4; i < Q4_GROUP; i += 4) {
+    for (uint32_t i = 4; i < KV_GROUP; i += 4) {
         float32x4_t v = vld1q_f32(x + i);
         low = vminq_f32(low, v);
         high = vmaxq_f32(high, v);
         most = vmaxq_u32(most, magnitudes(v));
     }
-    const q4_coding c = q4_begin(group, vminvq_f32(low), vmaxvq_f32(high), vmaxvq_u32(most) < 0x7f800000u);
+    const kv_coding c = kv_group_begin(group, vminvq_f32(low), vmaxvq_f32(high), vmaxvq_u32(most) < 0x7f800000u, bits);
     uint8x8_t codes[4] = {vdup_n_u8(0), vdup_n_u8(0), vdup_n_u8(0), vdup_n_u8(0)};
     const float32x4_t m = vdupq_n_f32(c.m);
     for (uint32_t i = 0; c.inverse > 0 && i < 4; i++) {
         int16x4_t a = codes_of(vmulq_n_f32(vsubq_f32(vld1q_f32(x + 8 * i), m), c.inverse));
         int16x4_t b = codes_of(vmulq_n_f32(vsubq_f32(vld1q_f32(x + 8 * i + 4), m), c.inverse));
-        codes[i] = vmin_u8(vqmovun_s16(vcombine_s16(a, b)), vdup_n_u8(15));
+        codes[i] = vmin_u8(vqmovun_s16(vcombine_s16(a, b)), vdup_n_u8((uint8_t)kv_most_code(bits)));
     }
-    vst1_u8(group + Q4_CODES, vorr_u8(codes[0], vshl_n_u8(codes[2], 4)));
-    vst1_u8(group + Q4_CODES + 8, vorr_u8(codes[1], vshl_n_u8(codes[3], 4)));
+    put_codes(group, codes, bits);
 }
 
-void kernels_neon_kv_encode_Q4(void *row, const float *x, uint32_t dim) { q4_encode_row(row, x, dim, encode_group); }
-
-/* out[8]. d * code is exact, so that the fma rounds as the sum in ref/kv.c. */
-INLINE void decode_eight(float *out, uint8x8_t codes, float d, float m) {
-    uint16x8_t q = vmovl_u8(codes);
-    vst1q_f32(out, vfmaq_n_f32(vdupq_n_f32(m), vcvtq_f32_u32(vmovl_u16(vget_low_u16(q))), d));
-    vst1q_f32(out + 4, vfmaq_n_f32(vdupq_n_f32(m), vcvtq_f32_u32(vmovl_u16(vget_high_u16(q))), d));
-}
-
-INLINE void decode_group(float *out, const uint8_t *group) {
-    const float d = half_load(group), m = half_load(group + 2);
-    for (uint32_t i = 0; i < 16; i += 8) {
-        uint8x8_t codes = vld1_u8(group + Q4_CODES + i);
-        decode_eight(out + i, vand_u8(codes, vdup_n_u8(15)), d, m);
-        decode_eight(out + 16 + i, vshr_n_u8(codes, 4), d, m);
+/* d * code is exact, so that the fma rounds as the sum in ref/kv.c. */
+INLINE void decode_group(float *out, const uint8_t *group, const uint32_t bits) {
+    const float d = half_load(group);
+    const float32x4_t m = vdupq_n_f32(half_load(group + 2));
+    uint8x8_t codes[4];
+    get_codes(codes, group, bits);
+    for (uint32_t i = 0; i < 4; i++) {
+        uint16x8_t q = vmovl_u8(codes[i]);
+        vst1q_f32(out + 8 * i, vfmaq_n_f32(m, vcvtq_f32_u32(vmovl_u16(vget_low_u16(q))), d));
+        vst1q_f32(out + 8 * i + 4, vfmaq_n_f32(m, vcvtq_f32_u32(vmovl_u16(vget_high_u16(q))), d));
     }
 }
 
-void kernels_neon_kv_decode_Q4(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
-    q4_decode_rows(out, rows, n_rows, dim, decode_group);
-}
+#define GROUPS(id, bits)                                                                                                         \
+    void kernels_neon_kv_encode_##id(void *row, const float *x, uint32_t dim) {                                                  \
+        kv_encode_groups(row, x, dim, bits, encode_group);                                                                       \
+    }                                                                                                                            \
+    void kernels_neon_kv_decode_##id(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {                              \
+        kv_decode_groups(out, rows, n_rows, dim, bits, decode_group);                                                            \
+    }
+GROUPS(Q4, 4)
+GROUPS(Q6, 6)
+#undef GROUPS
 
 #endif

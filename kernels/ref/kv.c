@@ -51,9 +51,13 @@ void kernels_ref_kv_decode_Q8(float *out, const void *rows, uint32_t n_rows, uin
     }
 }
 
-enum { GROUP = 32, GROUP_BYTES = 20 }; /* of q4: f16 scale, f16 minimum, 16 bytes of codes i and i + 16 */
+/* Of q4 and q6, by bits of a code: f16 scale, f16 minimum, 16 bytes of the low four bits of codes i and i + 16; of q6 then 8
+ * bytes of the high two of codes i, i + 8, i + 16 and i + 24. */
+enum { GROUP = 32, LOW_AT = 4, HIGH_AT = 20 };
+static uint32_t group_bytes(uint32_t bits) { return 4 + GROUP * bits / 8; }
 
-static void encode_group(uint8_t *group, const float *x) {
+static void encode_group(uint8_t *group, const float *x, uint32_t bits) {
+    const float most = (float)((1u << bits) - 1);
     float low = x[0], high = x[0];
     for (uint32_t i = 1; i < GROUP; i++) {
         if (x[i] < low) low = x[i];
@@ -61,9 +65,9 @@ static void encode_group(uint8_t *group, const float *x) {
     }
     uint16_t minimum = half_of_float(low + 0.0f); /* of a zero: the positive one */
     float range = high - half_to_float(minimum);
-    uint16_t scale = range > 0 ? half_of_float(range / 15.0f) : 0;
+    uint16_t scale = range > 0 ? half_of_float(range / most) : 0;
     float m = half_to_float(minimum), d = half_to_float(scale);
-    memset(group, 0, GROUP_BYTES);
+    memset(group, 0, group_bytes(bits));
     if (largest(x, GROUP) >= 0x7f800000u || isinf(m) || isinf(d)) {
         scale = 0;
         minimum = 0x7e00; /* NaN */
@@ -71,8 +75,9 @@ static void encode_group(uint8_t *group, const float *x) {
         float inverse = 1.0f / d;
         for (uint32_t i = 0; i < GROUP; i++) {
             float q = rintf((x[i] - m) * inverse);
-            uint32_t code = q < 0 ? 0 : q > 15 ? 15 : (uint32_t)q;
-            group[4 + i % 16] |= (uint8_t)(i < 16 ? code : code << 4);
+            uint32_t code = q < 0 ? 0 : q > most ? (uint32_t)most : (uint32_t)q;
+            group[LOW_AT + i % 16] |= (uint8_t)((code & 15) << i / 16 * 4);
+            if (bits > 4) group[HIGH_AT + i % 8] |= (uint8_t)(code >> 4 << i / 8 * 2);
         }
     }
     memcpy(group, &scale, sizeof scale);
@@ -80,19 +85,25 @@ static void encode_group(uint8_t *group, const float *x) {
 }
 
 /* A row: groups of 32 elements; a short last one is filled up with its first value. */
-void kernels_ref_kv_encode_Q4(void *row, const float *x, uint32_t dim) {
+static void encode_groups(uint8_t *row, const float *x, uint32_t dim, uint32_t bits) {
     for (uint32_t i = 0; i < dim; i += GROUP) {
         float group[GROUP];
         for (uint32_t k = 0; k < GROUP; k++) group[k] = x[i + k < dim ? i + k : i];
-        encode_group((uint8_t *)row + i / GROUP * GROUP_BYTES, group);
+        encode_group(row + i / GROUP * group_bytes(bits), group, bits);
     }
 }
-void kernels_ref_kv_decode_Q4(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
-    const uint8_t *row = rows;
-    for (uint32_t r = 0; r < n_rows; r++, row += (dim + GROUP - 1) / GROUP * GROUP_BYTES)
+
+static void decode_groups(float *out, const uint8_t *row, uint32_t n_rows, uint32_t dim, uint32_t bits) {
+    for (uint32_t r = 0; r < n_rows; r++, row += (dim + GROUP - 1) / GROUP * group_bytes(bits))
         for (uint32_t i = 0; i < dim; i++) {
-            const uint8_t *group = row + i / GROUP * GROUP_BYTES;
-            uint32_t two = group[4 + i % 16], code = i % GROUP < 16 ? two & 15u : two >> 4;
+            const uint8_t *group = row + i / GROUP * group_bytes(bits);
+            uint32_t k = i % GROUP, code = group[LOW_AT + k % 16] >> k / 16 * 4 & 15;
+            if (bits > 4) code |= (group[HIGH_AT + k % 8] >> k / 8 * 2 & 3u) << 4;
             *out++ = half_load(group) * (float)code + half_load(group + 2);
         }
 }
+
+void kernels_ref_kv_encode_Q4(void *row, const float *x, uint32_t dim) { encode_groups(row, x, dim, 4); }
+void kernels_ref_kv_decode_Q4(float *out, const void *rows, uint32_t n, uint32_t dim) { decode_groups(out, rows, n, dim, 4); }
+void kernels_ref_kv_encode_Q6(void *row, const float *x, uint32_t dim) { encode_groups(row, x, dim, 6); }
+void kernels_ref_kv_decode_Q6(float *out, const void *rows, uint32_t n, uint32_t dim) { decode_groups(out, rows, n, dim, 6); }

@@ -2,8 +2,18 @@
 
 #include <string.h>
 
-static const kv_type *const types[] = {&kv_type_f16, &kv_type_f32, &kv_type_q8, &kv_type_q4};
+static const kv_type *const types[] = {
+#define KV_TYPE(name) &kv_type_##name,
+#include "kv/types/types.def"
+#undef KV_TYPE
+};
 enum { N_TYPES = sizeof types / sizeof *types };
+
+#define KV_TYPE(name) ", " #name
+const char *const kv_type_names = &(
+#include "kv/types/types.def"
+    )[2];
+#undef KV_TYPE
 
 const kv_type *kv_type_at(uint32_t i) { return i < N_TYPES ? types[i] : NULL; }
 

@@ -149,6 +149,30 @@ def test_the_target_as_its_own_drafter_is_always_right(new_cluster, temperature)
     until(lambda: len(line.findall(cluster.output())) == 1, "one line in the log")
 
 
+@pytest.mark.parametrize("fusion", ["merge", "lockstep"])
+def test_a_drafter_follows_as_many_requests_as_its_cache_holds_and_drops_the_others(new_cluster, alone, fusion):
+    """All of them begin in a cache in which few can end, so some have to go; a draft that they lack is all that it costs."""
+    blocks = 12
+    cluster = new_cluster(drafters=[{**TWIN, "kv_tokens": 32 * blocks}], threads=1, draft_budget=4, draft_floor=0, fusion=fusion, **FIXED, **PATIENT)
+    answers = cluster.generate_all([(prompt, {**fields, "speculation": "fixed:twin"}) for prompt, fields in REQUESTS])
+    assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone]
+    figures, twin = cluster.metrics(), 'drafter="twin"'
+    assert figures["consort_drafter_kv_blocks", twin] == blocks and accepted(figures, "twin") > 0
+    long = {"max_tokens": 150, "ignore_end": True}
+    expected = cluster.generate(STORY, speculation="none", **long).ids
+    calls = [cluster.stream(STORY, speculation="fixed:twin", **long) for _ in range(4)]
+    ids = [list(next(call).tokens) for call in calls]  # all run, and each will need more than a third of the cache
+    ids = [begun + [token for reply in call for token in reply.tokens] for begun, call in zip(ids, calls)]
+    assert ids == [expected] * 4
+    figures = cluster.metrics()
+    assert figures["consort_drafter_requests_dropped_total", twin] > 0 and figures["consort_late_drafts_total", ""] == 0
+    until(lambda: cluster.metrics()["consort_drafter_kv_blocks_held", twin] == 0, "the drafter to follow nobody")
+    rank = cluster.status().workers[1]
+    assert (rank.up, rank.kv_blocks, rank.followed, rank.kv_blocks_held) == (True, blocks, 0, 0) and rank.dropped > 0
+    shown = consort("status", "--server", cluster.server).stdout
+    assert f"follows 0 requests, in 0 of {blocks} KV blocks; has had to drop {rank.dropped} for others" in shown
+
+
 @pytest.mark.parametrize("kind, precision", [("F32", "fast"), ("Q8_0", "fast"), ("Q8_0", "fp32")])
 def test_a_head_drafts_what_its_formula_makes_of_the_states_that_clients_are_given(new_cluster, echo, kind, precision):
     head = reference.read(str(echo(kind)["model"]))

@@ -20,7 +20,7 @@ def test_the_frozen_bits_are_of_this_model():
         assert hashlib.file_digest(model, "sha256").hexdigest() == FROZEN["model_sha256"]
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "f32", "q8", "q4"])
+@pytest.mark.parametrize("kv_type", ["f16", "f32", "q8", "k6v4", "q4"])
 @pytest.mark.parametrize("isa, threads", [("scalar", 2), ("avx2", 1), ("avx2", 2), ("avx512", 1), ("avx512", 2), ("neon", 1), ("auto", 3)])
 def test_the_logits_of_a_real_model_have_the_committed_bits(isa, threads, kv_type):
     done = consort("score", "--model", MODEL, "--isa", isa, "--threads", threads, "--kv-type", kv_type, "--hash", text=TEXT, check=False)

@@ -1,4 +1,4 @@
-"""kv_type q8 and q4 keep the contract of bytes: one rank or two, in a batch or alone, with drafters or none. f16 is what all other tests
+"""kv_type q8, k6v4 and q4 keep the contract of bytes: one rank or two, in a batch or alone, with drafters or none. f16 is what all other tests
 run in, f32 is test_precision's; that a rank holds what `consort inspect` foretells of a type is here for all."""
 import json
 
@@ -22,7 +22,7 @@ def answers(cluster, speculation, together):
     return [(a.ids, a.text) for a in done]
 
 
-@pytest.mark.parametrize("kv_type", ["q8", "q4"])
+@pytest.mark.parametrize("kv_type", ["q8", "k6v4", "q4"])
 def test_ranks_batches_and_drafts_do_not_change_a_byte(new_cluster, kv_type):
     alone = new_cluster(kv_type=kv_type, threads=1)
     assert [w.kv_type for w in alone.status().workers] == [kv_type]
@@ -38,7 +38,7 @@ def test_ranks_batches_and_drafts_do_not_change_a_byte(new_cluster, kv_type):
 
 
 def test_a_rank_holds_what_inspect_foretells(new_cluster):
-    tokens = {"f32": 46080, "f16": 23040, "q8": 12240, "q4": 7200}  # 30 layers of K and V of 3 heads: 180 rows of 64
+    tokens = {"f32": 46080, "f16": 23040, "q8": 12240, "k6v4": 8640, "q4": 7200}  # 30 layers of K and V of 3 heads: 90 rows of 64 each
     for kv_type, expected in tokens.items():
         (rank,) = json.loads(consort("inspect", "--json", "--tp", 1, "--kv-type", kv_type, MODEL).stdout)["ranks"]
         assert rank["kv_token_bytes"] == expected

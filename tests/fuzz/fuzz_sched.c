@@ -154,10 +154,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                       .drafter_names = names,
                       .n_vocab = 200,
                       .draft_wait_ns = byte(&w)};
+    l.max_stall_ns = l.draft_wait_ns / 8 % 4;
     l.adaptive_budgets = l.draft_wait_ns % 2;
     l.draft_ahead = l.draft_wait_ns / 2 % 2;
     l.prefix_cache = l.draft_wait_ns / 4 % 2;
     l.lockstep = l.draft_wait_ns / 4 % 2;
+    l.drafter_blocks[0] = (uint32_t)(l.draft_wait_ns / 8 % 8);
     l.max_moves = l.draft_wait_ns / 8 % 4;
     l.min_move_tokens = 32;
     for (uint32_t g = 0; g < GROUPS; g++) l.serves[g] = (sched_service)(l.draft_wait_ns / 16 / (1 + g) % 3);

@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { HEAD_BYTES = 36, ROW = 5, TOKENS = 4, N_TOKENS = 10, LAYERS = 30, BLOCKS = 3 };
+enum { HEAD_BYTES = 36, TOKEN_BYTES = 10, TOKENS = 4, N_TOKENS = 10, LAYERS = 30, BLOCKS = 3 };
 
 static st_code load(void *context, const kv_piece *p, uint8_t *bytes, size_t n) {
     (void)context;
@@ -21,7 +21,7 @@ static st_code store(void *context, const kv_piece *p, const uint8_t *bytes, siz
     bool *stored = context;
     (void)bytes;
     INVARIANT(p->layer < LAYERS && p->block < BLOCKS && p->heads.first == 1 && p->heads.n == 2);
-    INVARIANT(n == (size_t)2 * 2 * ROW * (p->block == BLOCKS - 1 ? N_TOKENS % TOKENS : TOKENS));
+    INVARIANT(n == (size_t)2 * TOKEN_BYTES * (p->block == BLOCKS - 1 ? N_TOKENS % TOKENS : TOKENS));
     INVARIANT(!stored[p->layer * BLOCKS + p->block]);
     stored[p->layer * BLOCKS + p->block] = true;
     return ST_OK;
@@ -56,7 +56,7 @@ static kv_transfer_config config_of(uint8_t choice, bool *stored) {
                                          .n_kv_heads = 4,
                                          .head_dim = 1,
                                          .block_tokens = TOKENS,
-                                         .row_bytes = ROW,
+                                         .token_bytes = TOKEN_BYTES,
                                          .n_tokens = N_TOKENS,
                                          .heads = {1, 2}},
                                 .n_slots = 2,
@@ -106,9 +106,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             if (!room[s] || sending[s] != (what % 8 == 2)) continue;
             e = (kv_event){.kind = sending[s] ? KV_EVENT_SENT : KV_EVENT_RECEIVED, .slot = s};
             if (!sending[s] && at < size) {
-                size_t n = data[at] < size - at ? data[at] : size - at;
+                size_t n = data[at] < size - at - 1 ? data[at] : size - at - 1;
                 if (n > room_bytes[s]) n = room_bytes[s];
-                memcpy(room[s], data + at, n);
+                memcpy(room[s], data + at + 1, n);
                 at += n + 1;
                 e.n_bytes = what % 8 < 4 ? n : mend(room[s], n, serial);
             }

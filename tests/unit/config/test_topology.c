@@ -67,6 +67,7 @@ static void a_short_file_gets_the_defaults(void **state) {
     assert_int_equal(t->draft_budget, 4);
     assert_int_equal(t->draft_floor, 40);
     assert_int_equal(t->draft_wait_ms, 200);
+    assert_int_equal(t->max_stall_ms, 200);
     config_destroy(t);
 }
 
@@ -97,7 +98,7 @@ static void every_number_takes_its_range_and_nothing_else(void **state) {
             assert_non_null(strstr(e.message, k.range));
         }
     }
-    assert_int_equal(n, 18);
+    assert_int_equal(n, 19);
 }
 
 static void values_are_taken_as_written(void **state) {

@@ -379,6 +379,7 @@ static void describe(house *h, const house_options *o) {
                                     .max_rows = MAX_ROWS,
                                     .max_batch = 4,
                                     .prefill_chunk = 8,
+                                    .max_stall_ms = 200,
                                     .default_max_tokens = 8,
                                     .heartbeat_ms = 10,
                                     .dead_after_ms = o->dead_after_ms,

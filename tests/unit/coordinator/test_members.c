@@ -421,6 +421,21 @@ static void a_drafter_with_another_vocabulary_is_refused_and_requests_are_served
     house_stop(h);
 }
 
+static void a_drafter_with_another_kv_cache_than_the_scheduler_counts_is_refused(void **state) {
+    (void)state;
+    house *h = start_two(GIVE_UP_MS, GIVE_UP_MS);
+    member *d = &h->members[DRAFTER];
+    member_become_ready(&h->members[VERIFIER]);
+    d->info.kv_blocks++;
+    member_join_and_load(d);
+    member_say_register(d, PROTO_MSG_READY);
+    UNTIL(h, !d->link);
+    assert_int_equal(d->n_aborts, 1);
+    assert_non_null(strstr(d->said, "rank 1 (d, here) holds 1 KV blocks; expected 0: do all hosts read the same topology?"));
+    assert_true(house_is_ready(h));
+    house_stop(h);
+}
+
 static void a_verifier_of_another_precision_is_refused(void **state) {
     (void)state;
     house *h = start_two(GIVE_UP_MS, GIVE_UP_MS);
@@ -568,6 +583,7 @@ int main(void) {
         cmocka_unit_test(a_verifier_of_another_precision_is_refused),
         cmocka_unit_test(a_drafter_for_hidden_states_of_another_size_is_refused),
         cmocka_unit_test(a_drafter_with_another_vocabulary_is_refused_and_requests_are_served_without_it),
+        cmocka_unit_test(a_drafter_with_another_kv_cache_than_the_scheduler_counts_is_refused),
         cmocka_unit_test(draft_plans_go_to_the_drafter_and_step_plans_to_the_verifier),
         cmocka_unit_test(a_drafter_that_vanishes_costs_its_link_and_no_request),
         cmocka_unit_test(a_drafter_that_never_answers_delays_a_request_by_one_wait),

@@ -14,7 +14,8 @@ static const uint64_t MS = 1000000;
 static const metrics_worker two_workers[] = {{1, "a \"b\"", "verifier", true, true, 7},
                                              {2, "a \"b\"", "verifier", false, false, 0}};
 static const proto_drafter_figures three_drafters[] = {{"a\\b", 9, 5}, {"lookup", 0, 0}, {"corpus", 3, 2}};
-static const sched_drafter_stats one_with_a_rank[] = {{.scored = 21, .hits = 20, .wait_ns = 1500000}};
+static const sched_drafter_stats one_with_a_rank[] = {
+    {.scored = 21, .hits = 20, .wait_ns = 1500000, .followed = 2, .kv_blocks = 9, .kv_held = 7, .dropped = 26}};
 static const metrics_verifier two_verifiers[] = {
     {.group = "a \"b\"",
      .stats = {.up = true, .running = 2, .blocks_total = 5, .blocks_used = 1, .busy_ns = 21500000000, .idle_ns = 250000000},
@@ -34,6 +35,9 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .asked_rounds = 15,
                                             .unasked_rounds = 16,
                                             .held_steps = 17,
+                                            .mixed_steps = 26,
+                                            .mixed_ns = 2500000000,
+                                            .longest_mixed_ns = 250000000,
                                             .displaced = 21,
                                             .preempted = 25,
                                             .blocks_kept = 22,
@@ -86,15 +90,6 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_worker_up{rank=\"1\",group=\"a \\\"b\\\"\",role=\"verifier\"} 1"));
     assert_true(has_line(&t, "consort_worker_up{rank=\"2\",group=\"a \\\"b\\\"\",role=\"verifier\"} 0"));
     assert_true(has_line(&t, "consort_worker_steps_total{rank=\"1\",group=\"a \\\"b\\\"\",role=\"verifier\"} 7"));
-    assert_true(has_line(&t, "consort_drafter_draft_tokens_total{drafter=\"a\\\\b\"} 9"));
-    assert_true(has_line(&t, "consort_drafter_accepted_tokens_total{drafter=\"a\\\\b\"} 5"));
-    assert_true(has_line(&t, "consort_drafter_draft_tokens_total{drafter=\"lookup\"} 0"));
-    assert_true(has_line(&t, "consort_drafter_scored_tokens_total{drafter=\"a\\\\b\"} 21"));
-    assert_true(has_line(&t, "consort_drafter_hit_tokens_total{drafter=\"a\\\\b\"} 20"));
-    assert_true(has_line(&t, "consort_drafter_wait_seconds{drafter=\"a\\\\b\"} 0.0015"));
-    assert_null(strstr(t.bytes, "consort_drafter_wait_seconds{drafter=\"lookup\"")); /* nobody waits for it */
-    assert_null(strstr(t.bytes, "consort_drafter_hit_tokens_total{drafter=\"lookup\""));
-    assert_null(strstr(t.bytes, "consort_drafter_scored_tokens_total{drafter=\"lookup\""));
     assert_true(has_line(&t, "consort_believed_step_seconds{group=\"a \\\"b\\\"\",rows=\"1\"} 0.004"));
     assert_true(has_line(&t, "consort_believed_step_seconds{group=\"a \\\"b\\\"\",rows=\"5\"} 0.0065"));
     assert_true(has_line(&t, "consort_spec_decode_num_offered_tokens_total 14"));
@@ -102,6 +97,9 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_asked_rounds_total 15"));
     assert_true(has_line(&t, "consort_unasked_rounds_total 16"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));
+    assert_true(has_line(&t, "consort_mixed_steps_total 26"));
+    assert_true(has_line(&t, "consort_mixed_step_seconds_total 2.5"));
+    assert_true(has_line(&t, "consort_mixed_step_seconds_max 0.25"));
     assert_true(has_line(&t, "consort_displaced_requests_total 21"));
     assert_true(has_line(&t, "consort_num_preemptions_total 25"));
     assert_true(has_line(&t, "consort_verifier_up{group=\"a \\\"b\\\"\"} 1"));
@@ -118,6 +116,26 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_branched_draft_trees_total 12"));
     assert_true(has_line(&t, "consort_kv_compacted_tokens_total 13"));
     assert_null(strstr(t.bytes, "consort_worker_steps_total{rank=\"2\"")); /* only leaders report steps */
+    mem_free(t.bytes);
+}
+
+static void figures_of_drafters_stand_under_their_names(void **state) {
+    (void)state;
+    metrics m = {0};
+    metrics_text t = write_all(&m);
+    assert_true(has_line(&t, "consort_drafter_draft_tokens_total{drafter=\"a\\\\b\"} 9"));
+    assert_true(has_line(&t, "consort_drafter_accepted_tokens_total{drafter=\"a\\\\b\"} 5"));
+    assert_true(has_line(&t, "consort_drafter_draft_tokens_total{drafter=\"lookup\"} 0"));
+    assert_true(has_line(&t, "consort_drafter_scored_tokens_total{drafter=\"a\\\\b\"} 21"));
+    assert_true(has_line(&t, "consort_drafter_hit_tokens_total{drafter=\"a\\\\b\"} 20"));
+    assert_true(has_line(&t, "consort_drafter_wait_seconds{drafter=\"a\\\\b\"} 0.0015"));
+    assert_true(has_line(&t, "consort_drafter_requests_followed{drafter=\"a\\\\b\"} 2"));
+    assert_true(has_line(&t, "consort_drafter_kv_blocks{drafter=\"a\\\\b\"} 9"));
+    assert_true(has_line(&t, "consort_drafter_kv_blocks_held{drafter=\"a\\\\b\"} 7"));
+    assert_true(has_line(&t, "consort_drafter_requests_dropped_total{drafter=\"a\\\\b\"} 26"));
+    assert_null(strstr(t.bytes, "consort_drafter_wait_seconds{drafter=\"lookup\"")); /* nobody waits for it */
+    assert_null(strstr(t.bytes, "consort_drafter_hit_tokens_total{drafter=\"lookup\""));
+    assert_null(strstr(t.bytes, "consort_drafter_scored_tokens_total{drafter=\"lookup\""));
     mem_free(t.bytes);
 }
 
@@ -179,9 +197,9 @@ static void the_reference_page_is_up_to_date(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(numbers_stand_under_their_names),
-                                       cmocka_unit_test(a_histogram_counts_each_time_in_all_buckets_that_hold_it),
-                                       cmocka_unit_test(many_workers_make_the_text_grow),
-                                       cmocka_unit_test(the_reference_page_is_up_to_date)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(numbers_stand_under_their_names), cmocka_unit_test(figures_of_drafters_stand_under_their_names),
+        cmocka_unit_test(a_histogram_counts_each_time_in_all_buckets_that_hold_it),
+        cmocka_unit_test(many_workers_make_the_text_grow), cmocka_unit_test(the_reference_page_is_up_to_date)};
     return cmocka_run_group_tests_name("coordinator_metrics", tests, NULL, NULL);
 }

@@ -216,8 +216,7 @@ static void one_measures_at_a_time_and_not_beside_requests(void **state) {
 /* ---- what the scheduler wants moved ---- */
 
 /* A request of which `busy` has computed 43 tokens, in a group that is then drained. */
-static house *start_and_drain(member **busy, member **other) {
-    house *h = start(3);
+static void drain_in_the_midst(house *h, member **busy, member **other) {
     member *a = &h->members[VERIFIER], *b = &h->members[SECOND];
     house_ask(h, 50);
     UNTIL(h, a->n_plans + b->n_plans == 1);
@@ -235,6 +234,11 @@ static house *start_and_drain(member **busy, member **other) {
     assert_int_equal(h->drain.status, 0);
     assert_int_equal((*busy)->n_moves + (*other)->n_moves, 0); /* a plan in flight names its blocks */
     member_say_result(*busy, (*busy)->plan.id, 1);
+}
+
+static house *start_and_drain(member **busy, member **other) {
+    house *h = start(3);
+    drain_in_the_midst(h, busy, other);
     UNTIL(h, (*busy)->n_moves == 1 && (*other)->n_moves == 1);
     return h;
 }
@@ -292,6 +296,21 @@ static void a_request_that_is_cancelled_while_it_moves_holds_its_blocks_until_bo
     assert_false(house_stop(h));
 }
 
+static void where_a_rank_has_no_transports_it_is_computed(void **state) {
+    (void)state;
+    member *busy, *other;
+    house *h = house_start(&(house_options){3, PATIENT, PATIENT, GIVE_UP_MS, 1});
+    h->members[SECOND].info.n_kv_heads = 0;
+    for (uint32_t i = 0; i < 3; i++) member_become_ready(&h->members[i]);
+    drain_in_the_midst(h, &busy, &other);
+    UNTIL(h, other->n_plans == 1);
+    assert_true(busy->n_moves + other->n_moves == 0 && other->plan.start == 0);
+    net_grpc_cancel(h->client, h->requesting);
+    UNTIL(h, h->request.done);
+    member_say_result(other, other->plan.id, 1);
+    assert_false(house_stop(h));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_verifier_of_one_rank_cannot_be_measured),
@@ -306,6 +325,7 @@ int main(void) {
         cmocka_unit_test(one_measures_at_a_time_and_not_beside_requests),
         cmocka_unit_test(a_request_of_a_drained_group_goes_on_behind_what_was_moved),
         cmocka_unit_test(what_did_not_arrive_is_computed),
+        cmocka_unit_test(where_a_rank_has_no_transports_it_is_computed),
         cmocka_unit_test(a_request_that_is_cancelled_while_it_moves_holds_its_blocks_until_both_have_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -78,8 +78,9 @@ typedef struct {
     nature nature;
     bool up;
     struct {
-        bool open;
+        bool open, was_closed;
         uint32_t tokens[CONTEXT], n;
+        uint32_t n_blocks; /* taken, if it keeps a KV cache; they stay until it is closed */
     } sequences[CLIENTS];
     proto_result result; /* of the plan in flight; plan_id 0: none */
     bool ahead;          /* another may come behind it, and did: */
@@ -111,7 +112,9 @@ typedef struct {
     uint64_t n_shared;             /* blocks that hold what was computed for another */
     uint64_t n_branches, n_agreed; /* nodes beside another in the trees that it got; tokens asked for behind those agreed on */
     drafter drafters[DRAFTERS];
-    uint8_t *corpus; /* of any text: it hits now and then */
+    uint64_t n_again; /* requests that a drafter was given again, after it had closed them */
+    uint64_t actions; /* a hash of all */
+    uint8_t *corpus;  /* of any text: it hits now and then */
     size_t corpus_bytes;
 } world;
 
@@ -127,5 +130,21 @@ static inline uint32_t draw(world *w, uint32_t n) { /* xorshift64*: 0 .. n - 1 *
     w->random ^= w->random >> 27;
     return (uint32_t)((w->random * UINT64_C(0x2545F4914F6CDD1D)) >> 33) % n;
 }
+
+/* FNV-1a over the tokens; where the first is even over the last one alone, so that the text comes to repeat itself and lookup
+ * finds it. */
+static inline uint32_t next_token(const uint32_t *tokens, uint32_t n) {
+    uint64_t h = UINT64_C(14695981039346656037);
+    for (uint32_t i = tokens[0] % 2 == 0 ? n - 1 : 0; i < n; i++) h = (h ^ tokens[i]) * UINT64_C(1099511628211);
+    return (uint32_t)(h >> 20) % VOCABULARY;
+}
+
+/* The hidden state that the token after these is chosen from. */
+static inline void state_after(const uint32_t *tokens, uint32_t n, uint16_t *out) {
+    out[0] = (uint16_t)n;
+    out[1] = (uint16_t)(next_token(tokens, n) * 257);
+}
+
+static inline bool drafted_for(const client *c) { return c->speculation[0] && strcmp(c->speculation, "none") != 0; }
 
 #endif

@@ -3,6 +3,7 @@
  * again, and move their KV to each other, or fail to; made-up drafters propose
  * what is right, wrong, both or nonsense, in time, late or never. Every client must get exactly the tokens it gets alone, and at
  * the end nothing is left. One seed is one run; a failure names it. */
+#include "tests/unit/coordinator_core/schedules_drafters.h"
 #include "tests/unit/coordinator_core/schedules_moves.h"
 
 #if defined(__has_feature)
@@ -13,21 +14,6 @@
 #ifndef N_SEEDS
 #define N_SEEDS 4000
 #endif
-
-/* FNV-1a over the tokens; where the first is even over the last one alone, so that the text comes to repeat itself and lookup
- * finds it.
- */
-static uint32_t next_token(const uint32_t *tokens, uint32_t n) {
-    uint64_t h = UINT64_C(14695981039346656037);
-    for (uint32_t i = tokens[0] % 2 == 0 ? n - 1 : 0; i < n; i++) h = (h ^ tokens[i]) * UINT64_C(1099511628211);
-    return (uint32_t)(h >> 20) % VOCABULARY;
-}
-
-/* The hidden state that the token after these is chosen from. */
-static void state_after(const uint32_t *tokens, uint32_t n, uint16_t *out) {
-    out[0] = (uint16_t)n;
-    out[1] = (uint16_t)(next_token(tokens, n) * 257);
-}
 
 /* ---- clients ---- */
 
@@ -92,8 +78,6 @@ static bool never_fits(const world *w, const client *c) {
 }
 
 static bool has_roles(const world *w) { return w->limits.serves[0] || w->limits.serves[1] || w->limits.serves[2]; }
-
-static bool drafted_for(const client *c) { return c->speculation[0] && strcmp(c->speculation, "none") != 0; }
 
 static void check_figures(world *w, const client *c, const sched_action *a) {
     uint64_t drafted = 0, accepted = 0;
@@ -281,109 +265,6 @@ static void carry_out(world *w, verifier *v, const proto_plan *p) {
     v->result = (proto_result){.plan_id = p->id, .n_rows = rows, .n_items = p->n_work, .items = v->items};
 }
 
-/* ---- the drafters: as strict, and of all kinds ---- */
-
-static uint32_t add_node(drafter *d, uint32_t i, uint32_t parent, uint32_t token, float probability) {
-    uint32_t n = d->items[i].tree.n_nodes++;
-    d->parents[i][n] = parent;
-    d->tokens[i][n] = token;
-    d->probabilities[i][n] = probability;
-    return n;
-}
-
-/* The right tokens, or wrong ones, or right ones with wrong ones beside them. */
-static void propose(world *w, drafter *d, uint32_t i, const uint32_t *known, uint32_t n_known, uint32_t budget) {
-    uint32_t tokens[CONTEXT + 2 * NOUNS_MAX_TREE], parent = NOUNS_TREE_ROOT;
-    memcpy(tokens, known, n_known * sizeof *tokens);
-    while (d->items[i].tree.n_nodes < budget) {
-        uint32_t right = next_token(tokens, n_known), wrong = (right + 1 + d->items[i].tree.n_nodes) % VOCABULARY;
-        float probability = (float)draw(w, 101) / 100;
-        if (d->nature == WRONG || (d->nature != RIGHT && draw(w, 3) == 0)) {
-            uint32_t node = add_node(d, i, parent, wrong, probability);
-            if (draw(w, 4) == 0) return;
-            if (d->nature == WRONG && draw(w, 2)) parent = node;
-        } else {
-            parent = add_node(d, i, parent, right, probability);
-            tokens[n_known++] = right;
-        }
-    }
-}
-
-static void garble_draft(world *w, drafter *d, uint32_t i) {
-    proto_item *item = &d->items[i];
-    uint32_t last = item->tree.n_nodes ? item->tree.n_nodes - 1 : 0;
-    switch (draw(w, 9)) {
-    case 0: item->seq.value += 1 + draw(w, 3); break;
-    case 1: item->code = ST_ERR_NO_BLOCKS; break;
-    case 2: item->tree.n_nodes = w->limits.max_tree + 1; break;
-    case 3: d->parents[i][last] = last; break;
-    case 4: d->tokens[i][last] = VOCABULARY + draw(w, 1000); break;
-    case 5: d->probabilities[i][last] = draw(w, 2) ? 1.5F : -1; break;
-    case 6: d->tokens[i][0] = d->tokens[i][last], d->parents[i][last] = NOUNS_TREE_ROOT; break;
-    case 7: d->result.n_items = i; break;
-    default: break; /* right, for once */
-    }
-}
-
-static void draft(world *w, drafter *d, const proto_draft *ask, uint32_t i) {
-    const client *c = &w->clients[ask->seq.value - 1];
-    CHECK(w, ask->seq.value >= 1 && ask->seq.value <= w->n_sent && d->sequences[ask->seq.value - 1].open && !c->over);
-    uint32_t *tokens = d->sequences[ask->seq.value - 1].tokens, *n = &d->sequences[ask->seq.value - 1].n;
-    memcpy(tokens + *n, ask->tokens, ask->n_tokens * sizeof *tokens);
-    *n += ask->n_tokens;
-    uint32_t n_prompt = *n < c->n_prompt ? *n : c->n_prompt; /* a long one comes in parts */
-    CHECK(w, memcmp(tokens, c->prompt, n_prompt * sizeof *tokens) == 0 && *n - n_prompt <= c->n_alone);
-    CHECK(w, memcmp(tokens + n_prompt, c->alone, (*n - n_prompt) * sizeof *tokens) == 0);
-    CHECK(w, (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
-    CHECK(w, w->limits.draft_ahead || ask->budget <= (w->limits.lockstep ? 1 : w->limits.max_tree));
-    CHECK(w, w->limits.draft_ahead || w->limits.lockstep || ask->n_tentative == 0);
-    w->n_agreed += w->limits.lockstep && ask->budget == 1 && ask->n_tentative > 0;
-    CHECK(w, ask->n_tentative <= w->limits.max_tree && (!ask->n_tentative || *n + ask->n_tentative + 1 < CONTEXT));
-    for (uint32_t k = 0; k < i; k++) CHECK(w, d->items[k].seq.value != ask->seq.value);
-    bool wants = *n > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1); /* of a prompt nothing was chosen */
-    CHECK(w, ask->hidden.f16 ? wants : !wants || ask->budget == 0);
-    CHECK(w, wants || ask->budget == 0 || !(w->limits.want_hidden >> (d - w->drafters) & 1));
-    if (ask->hidden.f16) {
-        uint16_t state[DIM];
-        state_after(tokens, *n - 1, state);
-        CHECK(w, ask->hidden.dim == DIM && memcmp(ask->hidden.f16, state, sizeof state) == 0);
-    }
-    d->items[i] = (proto_item){.seq = ask->seq};
-    d->items[i].tree = (token_tree){.token = d->tokens[i], .parent = d->parents[i], .probability = d->probabilities[i]};
-    memcpy(tokens + *n, ask->tentative, ask->n_tentative * sizeof *tokens); /* the next call overwrites them */
-    propose(w, d, i, tokens, *n + ask->n_tentative, ask->budget);
-}
-
-static void carry_out_draft(world *w, drafter *d, const proto_plan *p) {
-    CHECK(w, d->up && p->kind == PROTO_PLAN_DRAFT && p->n_work == 0 && !w->drained);
-    CHECK(w, d->result.plan_id == 0 || (d->ahead && !d->dropped));
-    d->dropped = d->result.plan_id;
-    d->ahead = p->ahead;
-    CHECK(w, p->n_draft <= w->limits.max_batch && p->n_open <= p->n_draft && p->n_draft + p->n_close > 0);
-    for (uint32_t i = 0; i < p->n_close; i++) {
-        CHECK(w, d->sequences[p->close[i].value - 1].open);
-        d->sequences[p->close[i].value - 1].open = false;
-    }
-    for (uint32_t i = 0; i < p->n_open; i++) {
-        uint64_t at = p->open[i].seq.value - 1;
-        CHECK(w, !d->sequences[at].open);
-        d->sequences[at].open = true;
-        uint32_t n_prompt = w->clients[at].n_prompt, n_tokens = p->open[i].n_tokens;
-        CHECK(w, p->open[i].n_answered == (n_tokens > n_prompt ? n_tokens - n_prompt : 0));
-        CHECK(w, p->open[i].rules.ends == w->clients[at].ends);
-        d->sequences[at].n = p->open[i].n_tokens;
-        memcpy(d->sequences[at].tokens, p->open[i].tokens, p->open[i].n_tokens * sizeof *d->sequences[at].tokens);
-    }
-    uint32_t n_open = 0, n_tokens = 0;
-    for (uint32_t i = 0; i < CLIENTS; i++) n_open += d->sequences[i].open;
-    for (uint32_t i = 0; i < p->n_open; i++) n_tokens += p->open[i].n_tokens;
-    for (uint32_t i = 0; i < p->n_draft; i++) n_tokens += p->draft[i].n_tokens;
-    CHECK(w, n_open <= w->limits.n_groups * w->limits.max_running && n_tokens <= w->limits.max_rows);
-    d->result = (proto_result){.plan_id = p->id, .n_items = p->n_draft, .items = d->items};
-    for (uint32_t i = 0; i < p->n_draft; i++) draft(w, d, &p->draft[i], i);
-    for (uint32_t i = 0; i < d->result.n_items && d->nature == NONSENSE; i++) garble_draft(w, d, i);
-}
-
 /* ---- the loop around the scheduler ---- */
 
 /* Every other request asks for log-probabilities and the likeliest token. */
@@ -422,12 +303,22 @@ static void take_action(world *w, const sched_action *a) {
     }
 }
 
+static void hash_action(world *w, const sched_action *a) {
+    const proto_plan none = {0}, *p = a->plan ? a->plan : &none;
+    uint64_t of[4 + 4 * BATCH] = {a->kind, a->seq.value, a->at_ns, p->id}, n = 4;
+    for (uint32_t i = 0; i < p->n_draft; i++) of[n++] = p->draft[i].seq.value, of[n++] = p->draft[i].n_tokens;
+    for (uint32_t i = 0; i < p->n_work; i++) of[n++] = p->work[i].seq.value, of[n++] = p->work[i].tree.n_nodes;
+    for (uint32_t i = 0; i < n; i++) w->actions = (w->actions ^ of[i]) * UINT64_C(1099511628211);
+    for (uint32_t i = 0; i < p->n_close; i++) w->actions = (w->actions ^ p->close[i].value) * UINT64_C(1099511628211);
+}
+
 static void step(world *w, const sched_event *ev) {
     w->now_ns += draw(w, 10);
     sched_actions acts = sched_step(w->s, w->now_ns, ev);
     for (uint32_t i = 1; i < acts.n; i++) /* the groups' plans first */
         CHECK(w, acts.items[i].kind != SCHED_ACT_PLAN ||
                      (acts.items[i - 1].kind == SCHED_ACT_PLAN && acts.items[i].group > acts.items[i - 1].group));
+    for (uint32_t i = 0; i < acts.n; i++) hash_action(w, &acts.items[i]);
     for (uint32_t i = 0; i < acts.n; i++) /* a plan may open a sequence with tokens that are committed in this very step */
         if (acts.items[i].kind == SCHED_ACT_TOKENS) take_action(w, &acts.items[i]);
     for (uint32_t i = 0; i < acts.n; i++)
@@ -652,6 +543,7 @@ static void begin(world *w, uint64_t seed) {
                                .max_rows = (batch > tree ? batch : tree + 1) + draw(w, 64),
                                .max_batch = batch,
                                .prefill_chunk = 1 + draw(w, 40),
+                               .max_stall_ns = draw(w, 2) * draw(w, 60),
                                .max_tree = tree,
                                .max_context = CONTEXT,
                                .n_groups = draw(w, 3) == 0 ? 1 : 2 + draw(w, GROUPS - 1),
@@ -669,6 +561,8 @@ static void begin(world *w, uint64_t seed) {
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     for (uint32_t g = 0; g < w->limits.n_groups; g++)
         w->limits.n_blocks[g] = g > 0 && draw(w, 2) ? w->limits.n_blocks[0] : 3 + draw(w, BLOCKS - 3);
+    for (uint32_t i = 0; i < w->limits.n_drafters; i++)
+        if (draw(w, 2)) w->limits.drafter_blocks[i] = 1 + draw(w, draw(w, 2) ? 8 : BLOCKS);
     bool roles = draw(w, 2), tight = draw(w, 2);
     for (uint32_t g = 0; roles && g < w->limits.n_groups; g++) {
         w->limits.serves[g] = (sched_service)draw(w, 3);
@@ -722,7 +616,7 @@ static void check_drafters(world *w) {
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
     uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus, agreed, moved,
-        shared, preempted, kv_moves, vain_moves, called_off, early_moves;
+        shared, preempted, gave_way, again, actions, kv_moves, vain_moves, called_off, early_moves;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -731,6 +625,9 @@ static void reap(const world *w, harvest *h) {
     for (uint32_t i = 0; i < w->limits.n_drafters; i++) {
         h->by_rank += st.by_drafter[i].accepted;
         h->bad += sched_get_drafter(w->s, i).bad;
+        h->gave_way += sched_get_drafter(w->s, i).dropped;
+        CHECK(w, w->limits.drafter_blocks[i] || sched_get_drafter(w->s, i).dropped == 0);
+        CHECK(w, sched_get_drafter(w->s, i).followed == 0 && sched_get_drafter(w->s, i).kv_held == 0);
     }
     h->drafted += st.drafts.drafted, h->accepted += st.drafts.accepted;
     h->branches += w->n_branches;
@@ -747,49 +644,76 @@ static void reap(const world *w, harvest *h) {
     h->kv_moves += st.moves - st.moves_failed, h->vain_moves += w->n_vain;
     h->called_off += w->n_called_off, h->early_moves += w->n_early;
     if (w->limits.corpus) h->by_corpus += st.by_drafter[w->limits.n_drafters + 1].accepted;
+    h->again += w->n_again;
+    h->actions = h->actions * UINT64_C(1099511628211) + w->actions;
     h->won += st.bets_won, h->dropped += st.bets_dropped;
     if (st.largest_batch > h->largest_batch) h->largest_batch = st.largest_batch;
 }
 
-static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void **state) {
-    (void)state;
+/* One seed; in bounded time, or something hangs. */
+static void run(world *w, uint64_t seed, harvest *h) {
+    begin(w, seed);
+    while (w->n_sent < CLIENTS) one_event(w);
+    if (seed % 2 == 0) step(w, &(sched_event){.kind = SCHED_DRAIN});
+    run_out(w);
+    CHECK(w, w->n_over == CLIENTS && !computes(w) && w->drained == (seed % 2 == 0));
+    sched_stats st = sched_get_stats(w->s);
+    CHECK(w, st.waiting == 0 && st.running == 0 && st.blocks_used == 0 && st.blocks_reserved == 0);
+    CHECK(w, st.finished + st.rejected == CLIENTS);
+    for (uint32_t i = 0; i < GROUPS * CLIENTS; i++) CHECK(w, !w->verifiers[i / CLIENTS].ranks[i % CLIENTS].open);
+    check_drafters(w);
+    reap(w, h);
+    mem_free(w->memory);
+}
+
+static int make_world(void **state) {
     world *w = mem_alloc(1, sizeof *w);
-    harvest h = {0};
     spec_ngram_info info;
     uint32_t text[500];
     table_text(1, VOCABULARY, text, 500);
     w->corpus = table_make(text, 500, VOCABULARY, 3, &info, &w->corpus_bytes);
-    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
-        begin(w, seed);
-        while (w->n_sent < CLIENTS) one_event(w);
-        if (seed % 2 == 0) step(w, &(sched_event){.kind = SCHED_DRAIN});
-        run_out(w); /* in bounded time; else something hangs */
-        CHECK(w, w->n_over == CLIENTS && !computes(w) && w->drained == (seed % 2 == 0));
-        sched_stats st = sched_get_stats(w->s);
-        CHECK(w, st.waiting == 0 && st.running == 0 && st.blocks_used == 0 && st.blocks_reserved == 0);
-        CHECK(w, st.finished + st.rejected == CLIENTS);
-        for (uint32_t i = 0; i < GROUPS * CLIENTS; i++) CHECK(w, !w->verifiers[i / CLIENTS].ranks[i % CLIENTS].open);
-        check_drafters(w);
-        reap(w, &h);
-        mem_free(w->memory);
-    }
+    *state = w;
+    return 0;
+}
+
+static int free_world(void **state) {
+    world *w = *state;
+    mem_free(w->corpus);
+    mem_free(w);
+    return 0;
+}
+
+static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void **state) {
+    harvest h = {0};
+    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) run(*state, seed, &h);
     assert_true(h.whole > N_SEEDS * CLIENTS / 4);
     assert_true(h.largest_batch >= 16);
     assert_true(h.accepted > h.drafted / 10 && h.accepted < h.drafted);
     assert_true(h.by_rank > N_SEEDS && h.branches > N_SEEDS && h.late > N_SEEDS / 4 && h.bad > N_SEEDS / 4);
     assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4 && h.by_corpus > N_SEEDS / 4);
+    assert_true(h.gave_way > N_SEEDS / 2 && h.again > N_SEEDS / 16);
     print_message("%llu moves, %llu failed, %llu called off, %llu began early\n", (unsigned long long)h.kv_moves,
                   (unsigned long long)h.vain_moves, (unsigned long long)h.called_off, (unsigned long long)h.early_moves);
     assert_true(h.kv_moves > N_SEEDS / 4 && h.vain_moves > N_SEEDS / 8 && h.called_off > N_SEEDS / 32 &&
                 h.early_moves > N_SEEDS / 8);
     assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4 && h.shared > N_SEEDS && h.preempted > N_SEEDS / 8);
-    mem_free(w->corpus);
-    mem_free(w);
 }
+
+static void the_same_events_give_the_same_actions(void **state) {
+    for (uint64_t seed = 1; seed <= N_SEEDS / 20; seed++) {
+        harvest once = {0}, again = {0};
+        run(*state, seed, &once);
+        run(*state, seed, &again);
+        assert_true(once.actions == again.actions);
+    }
+}
+
+#define WITH_WORLD(f) cmocka_unit_test_setup_teardown(f, make_world, free_world)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule),
+        WITH_WORLD(each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule),
+        WITH_WORLD(the_same_events_give_the_same_actions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -244,6 +244,57 @@ static void costs_lie_on_lines_through_their_points(void **state) {
     }
 }
 
+/* The longest step with decoding sequences and prompts, and how many there were. */
+static uint64_t longest_mixed_ns(world *w, uint32_t n_streams, uint64_t n_requests, uint64_t *n_mixed) {
+    sim_load load = {.n_streams = n_streams, .n_requests = n_requests};
+    uint64_t longest_ns = 0, sent_ns = 0, busy_ns = 0, mixed = sim_get_stats(w->sim, 0).mixed_steps, first = mixed;
+    sim_begin(w->sim, &load, take, w);
+    while (sim_step(w->sim)) {
+        uint64_t now_ns = sim_get_figures(w->sim).now_ns, now_busy_ns = sim_get_verifier(w->sim, 0, 0).busy_ns;
+        if (sim_get_stats(w->sim, 0).mixed_steps > mixed && now_ns - sent_ns > longest_ns) longest_ns = now_ns - sent_ns;
+        mixed = sim_get_stats(w->sim, 0).mixed_steps;
+        if (now_busy_ns > busy_ns) sent_ns = now_ns; /* the next step began */
+        busy_ns = now_busy_ns;
+    }
+    *n_mixed = mixed - first;
+    return longest_ns;
+}
+
+static void prompts_keep_no_stream_waiting_longer_than_it_may(void **state) {
+    (void)state;
+    enum { BOUND = 150, ROW = 2 /* ms, of one that chooses */ };
+    static const char *const policies[] = {"none", "fixed:d"};
+    static world w;
+    for (int curve = 0; curve < 2; curve++)
+        for (int drafts = 0; drafts < 2; drafts++)
+            for (int bounded = 0; bounded < 2; bounded++) {
+                uint64_t n_mixed;
+                set(&w, policies[drafts]);
+                chain(&w.habit, 9, 60);
+                w.lengths.n_prompt = 300;
+                w.o.limits.max_context = 1024;
+                w.o.limits.prefill_chunk = 256;
+                w.o.limits.adaptive_budgets = true;
+                w.o.limits.max_stall_ns = bounded ? BOUND * MS : 0;
+                flat(&w.o.step, 1, 1, 20 * MS);
+                flat(&w.o.step, 2, 41, (20 + 40 * ROW) * MS);
+                w.o.step.n_prompts = 2; /* at first the weights are read anyway */
+                w.o.step.prompt_size[0] = 32, w.o.step.prompt_ns[0] = (curve ? 8 : 48) * (double)MS;
+                w.o.step.prompt_size[1] = 232,
+                w.o.step.prompt_ns[1] = w.o.step.prompt_ns[0] + 200 * (curve ? 1.25 : 1.5) * (double)MS;
+                begin(&w);
+                uint64_t learning_ns = longest_mixed_ns(&w, 8, 200, &n_mixed);
+                uint64_t ns = longest_mixed_ns(&w, 8, 100, &n_mixed);
+                print_message("%s, curve %d, bound %d: longest of %llu steps %.1f ms\n", policies[drafts], curve, bounded * BOUND,
+                              (unsigned long long)n_mixed, (double)ns / 1e6);
+                assert_true(n_mixed > 100);
+                assert_int_equal(sim_get_stats(w.sim, 0).longest_mixed_ns, learning_ns > ns ? learning_ns : ns);
+                if (bounded) assert_true(ns <= (BOUND + ROW) * MS && ns > BOUND * MS * 9 / 10);
+                if (!bounded) assert_true(ns > 2 * BOUND * MS);
+                mem_free(w.memory);
+            }
+}
+
 static void copies_and_verifiers_share_the_load(void **state) {
     (void)state;
     static world w;
@@ -424,6 +475,7 @@ int main(void) {
         cmocka_unit_test(a_slow_link_makes_drafting_not_worth_it),
         cmocka_unit_test(a_link_takes_its_latency_and_its_bytes),
         cmocka_unit_test(costs_lie_on_lines_through_their_points),
+        cmocka_unit_test(prompts_keep_no_stream_waiting_longer_than_it_may),
         cmocka_unit_test(copies_and_verifiers_share_the_load),
         cmocka_unit_test(a_drafter_serves_all_verifiers),
         cmocka_unit_test(a_prompt_moves_while_it_is_computed),

@@ -3,6 +3,7 @@
  * instead of comparing; read the difference before you commit it.
  *
  *     limits max_batch=4 ...                          a new scheduler; what is not named keeps its default
+ *                                                     drafter_blocks=2,0: KV blocks of each drafter; of those not named 0
  *     [@TIME] up [G] | down [G] | empty G | fill G | drain | timer | stats
  *                                                     G: a group, from 0, also behind a plan or a result ("result@1"),
  *                                                     where there are several (limits n_groups=2); "groups" tells of each
@@ -114,9 +115,11 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     uint32_t n_listed = list_of(value_of(words, n, "n_blocks"), l.n_blocks, SCHED_MAX_GROUPS); /* the last one for the rest */
     if (n_listed == 0) l.n_blocks[n_listed++] = 32;
     for (; n_listed < SCHED_MAX_GROUPS; n_listed++) l.n_blocks[n_listed] = l.n_blocks[n_listed - 1];
+    list_of(value_of(words, n, "drafter_blocks"), l.drafter_blocks, PROTO_MAX_DRAFTERS);
     for (const char *v = value_of(words, n, "serves"), *g = v; v && *g && *g != ' '; g++) /* as in: serves=pdb */
         l.serves[g - v] = *g == 'p' ? SCHED_PREFILLS : *g == 'd' ? SCHED_DECODES : SCHED_BOTH;
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
+    l.max_stall_ns = number_of(words, n, "max_stall", 0);
     l.prefix_cache = number_of(words, n, "prefix_cache", 0);
     l.adaptive_budgets = number_of(words, n, "adaptive", 0);
     l.lockstep = number_of(words, n, "lockstep", 0);
@@ -321,6 +324,9 @@ static void say_stats(text *out, const sched *s, uint32_t n_drafters) {
         sched_drafter_stats d = sched_get_drafter(s, i);
         say(out, "    drafter %s: %s, %llu drafts, %llu late, %llu bad\n", names_of_drafters[i], d.up ? "up" : "down",
             (unsigned long long)d.drafts, (unsigned long long)d.late, (unsigned long long)d.bad);
+        if (d.kv_blocks > 0)
+            say(out, "        follows %u, %u of %u blocks held, %llu dropped\n", d.followed, d.kv_held, d.kv_blocks,
+                (unsigned long long)d.dropped);
     }
 }
 

@@ -26,8 +26,18 @@ static void text_close(text *t) {
     mem_free(t->q);
 }
 
-static kernels_kv store_open(rig *r, kernels_kv_type type, uint32_t dim) {
-    kernels_kv kv = {.type = type, .n_blocks = BLOCKS, .n_layers = LAYERS, .n_kv_heads = KV_HEADS, .head_dim = dim};
+/* K and V of one type; last, of two. */
+typedef struct {
+    kernels_kv_type k, v;
+} pair;
+enum { N_PAIRS = KERNELS_N_KV_TYPES + 1 };
+static pair pair_of(uint32_t i) {
+    return i < KERNELS_N_KV_TYPES ? (pair){(kernels_kv_type)i, (kernels_kv_type)i} : (pair){KERNELS_KV_Q6, KERNELS_KV_F16};
+}
+static const pair f16s = {KERNELS_KV_F16, KERNELS_KV_F16}, f32s = {KERNELS_KV_F32, KERNELS_KV_F32};
+
+static kernels_kv store_open(rig *r, pair type, uint32_t dim) {
+    kernels_kv kv = {.type = {type.k, type.v}, .n_blocks = BLOCKS, .n_layers = LAYERS, .n_kv_heads = KV_HEADS, .head_dim = dim};
     kv.at = rig_bytes(r, kernels_kv_block_bytes(&kv) * BLOCKS);
     return kv;
 }
@@ -64,7 +74,7 @@ static void run_text(rig *r, const kernels_kv *kv, const text *t, const uint32_t
 }
 
 /* What docs/numerics.md says, spelled out for one row and head without chunks of storage, blocks or threads. */
-static void expected_row(const text *t, kernels_kv_type type, uint32_t position, uint32_t head, float *o) {
+static void expected_row(const text *t, pair type, uint32_t position, uint32_t head, float *o) {
     const kernels_primitives *p = kernels_ref();
     uint32_t dim = t->dim, first = position + 1 > t->window ? position + 1 - t->window : 0;
     kernels_softmax s = {-INFINITY, 0};
@@ -75,10 +85,10 @@ static void expected_row(const text *t, kernels_kv_type type, uint32_t position,
         float k[32 * KERNELS_MAX_HEAD_DIM], v[32 * KERNELS_MAX_HEAD_DIM], stored[KERNELS_MAX_HEAD_DIM];
         for (uint32_t j = 0; j < n; j++) {
             size_t at = ((p0 + j) * KV_HEADS + kv_head_of[head]) * dim;
-            p->kv_encode[type](stored, t->k + at, dim);
-            p->kv_decode[type](k + j * dim, stored, 1, dim);
-            p->kv_encode[type](stored, t->v + at, dim);
-            p->kv_decode[type](v + j * dim, stored, 1, dim);
+            p->kv_encode[type.k](stored, t->k + at, dim);
+            p->kv_decode[type.k](k + j * dim, stored, 1, dim);
+            p->kv_encode[type.v](stored, t->v + at, dim);
+            p->kv_decode[type.v](v + j * dim, stored, 1, dim);
         }
         kernels_query query = {&s, o, t->q + (position * HEADS + head) * dim};
         p->attend(&query, 1, k + skip * dim, v + skip * dim, n - skip, dim, 1.0f / sqrtf((float)dim));
@@ -92,17 +102,17 @@ static void attention_is_what_the_contract_says_in_any_batch(void **state) {
     static const uint32_t windows[] = {KERNELS_NO_WINDOW, KERNELS_NO_WINDOW, KERNELS_NO_WINDOW, 1, 20, 45, 64};
     const uint32_t blocks[] = {7, 2, 11, 0, 5};
     for (size_t s = 0; s < sizeof dims / sizeof *dims; s++)
-        for (int type = 0; type < KERNELS_N_KV_TYPES; type++) {
+        for (uint32_t type = 0; type < N_PAIRS; type++) {
             uint32_t dim = dims[s], row = HEADS * dim;
             text t = text_open(dim, windows[s], 60 + s);
             float *expected = mem_alloc(LONGEST * row, 4), *out = mem_alloc(LONGEST * row, 4);
             for (uint32_t p = 0; p < LONGEST; p++)
-                for (uint32_t h = 0; h < HEADS; h++) expected_row(&t, (kernels_kv_type)type, p, h, expected + p * row + h * dim);
+                for (uint32_t h = 0; h < HEADS; h++) expected_row(&t, pair_of(type), p, h, expected + p * row + h * dim);
             for (int isa = 0; isa < RIG_N_REAL; isa++)
                 for (uint32_t c = 0; c < 4; c++) {
                     rig r;
                     if (!rig_open_isa(&r, isa, 1 + c % 3)) continue;
-                    kernels_kv kv = store_open(&r, (kernels_kv_type)type, dim);
+                    kernels_kv kv = store_open(&r, pair_of(type), dim);
                     for (uint32_t p = 0; p < LONGEST; p += steps[c]) {
                         uint32_t end = p + steps[c] < LONGEST ? p + steps[c] : LONGEST;
                         run_text(&r, &kv, &t, blocks, p, end, out + p * row);
@@ -123,7 +133,7 @@ static void attention_is_softmax_of_scaled_products(void **state) {
     enum { DIM = 64, AT = 149 };
     text t = text_open(DIM, KERNELS_NO_WINDOW, 70);
     float o[DIM];
-    expected_row(&t, KERNELS_KV_F32, AT, 3, o);
+    expected_row(&t, f32s, AT, 3, o);
     double sum = 0, exact[DIM] = {0};
     for (uint32_t p = 0; p <= AT; p++) {
         double s = 0;
@@ -138,7 +148,7 @@ static void attention_is_softmax_of_scaled_products(void **state) {
 }
 
 /* A tree over position 60 on: the branch 61, 62, ... of node numbers that jump, among siblings with other keys. */
-static void branch_attends(kernels_kv_type type, uint32_t window) {
+static void branch_attends(pair type, uint32_t window) {
     enum { DIM = 64, BASE = 60, DEPTH = 9, ROW = HEADS * DIM };
     const uint32_t blocks[] = {3, 9, 1, 4}, straight[] = {6, 5, 8, 10};
     static const uint32_t node[DEPTH] = {0, 2, 3, 7, 8, 11, 14, 15, 19}; /* slots BASE + node; the gaps are other branches */
@@ -180,8 +190,8 @@ static void branch_attends(kernels_kv_type type, uint32_t window) {
 static void a_branch_of_a_tree_attends_as_if_it_were_contiguous(void **state) {
     (void)state;
     static const uint32_t windows[] = {KERNELS_NO_WINDOW, 1, 5, 33};
-    for (uint32_t type = 0; type < KERNELS_N_KV_TYPES; type++)
-        for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) branch_attends((kernels_kv_type)type, windows[i]);
+    for (uint32_t type = 0; type < N_PAIRS; type++)
+        for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) branch_attends(pair_of(type), windows[i]);
 }
 
 static void sequences_in_one_batch_do_not_see_each_other(void **state) {
@@ -192,7 +202,7 @@ static void sequences_in_one_batch_do_not_see_each_other(void **state) {
     float expected_a[N * ROW], expected_b[N * ROW], out[2 * N * ROW];
     rig r;
     rig_open(&r, 2);
-    kernels_kv kv = store_open(&r, KERNELS_KV_F16, DIM);
+    kernels_kv kv = store_open(&r, f16s, DIM);
     run_text(&r, &kv, &a, blocks_a, 0, N, expected_a);
     run_text(&r, &kv, &b, blocks_b, 0, N, expected_b);
     text both = text_open(DIM, KERNELS_NO_WINDOW, 75); /* first N positions of a, then of b */
@@ -222,14 +232,14 @@ static void a_row_that_is_not_finite_spoils_only_rows_that_see_it(void **state) 
     (void)state;
     enum { DIM = 16, ROW = HEADS * DIM, N = 40, BAD = 35 };
     const uint32_t blocks[] = {0, 3};
-    for (uint32_t type = 0; type < KERNELS_N_KV_TYPES; type++) {
+    for (uint32_t type = 0; type < N_PAIRS; type++) {
         text t = text_open(DIM, KERNELS_NO_WINDOW, 76);
         float clean[N * ROW], out[N * ROW];
         rig r;
         rig_open(&r, 2);
-        kernels_kv kv = store_open(&r, (kernels_kv_type)type, DIM);
+        kernels_kv kv = store_open(&r, pair_of(type), DIM);
         run_text(&r, &kv, &t, blocks, 0, N, clean);
-        const bool half = type == KERNELS_KV_F16 || type == KERNELS_KV_Q4; /* where a large number will do */
+        const bool half = kv.type[0] != KERNELS_KV_F32 && kv.type[0] != KERNELS_KV_Q8; /* where a large number will do */
         for (uint32_t i = 0; i < KV_HEADS * DIM; i++) t.k[BAD * KV_HEADS * DIM + i] = half ? 1e6f : INFINITY;
         run_text(&r, &kv, &t, blocks, 0, N, out);
         assert_same_floats(out, clean, BAD * ROW);
@@ -247,13 +257,12 @@ static void moving_a_token_moves_all_layers_and_nothing_else(void **state) {
     (void)state;
     enum { DIM = 24 };
     const uint32_t blocks[] = {4, 2};
-    for (uint32_t type = 0; type < KERNELS_N_KV_TYPES; type++) {
+    for (uint32_t type = 0; type < N_PAIRS; type++) {
         rig r;
         values v = {.seed = 77};
         rig_open(&r, 1);
-        kernels_kv kv = store_open(&r, (kernels_kv_type)type, DIM);
-        size_t n = kernels_kv_block_bytes(&kv) * BLOCKS, row = kernels_kv_row_bytes(kv.type, DIM), run = row * 32;
-        assert_int_equal(n, (size_t)BLOCKS * LAYERS * 2 * KV_HEADS * 32 * row);
+        kernels_kv kv = store_open(&r, pair_of(type), DIM);
+        size_t n = kernels_kv_block_bytes(&kv) * BLOCKS, block = n / BLOCKS, at = 0;
         uint8_t *before = mem_alloc(n, 1), *after = mem_alloc(n, 1);
         for (size_t i = 0; i < n; i++) before[i] = (uint8_t)next_u32(&v);
         r.ops->upload(r.d, kv.at, before, n);
@@ -261,9 +270,11 @@ static void moving_a_token_moves_all_layers_and_nothing_else(void **state) {
         r.ops->kv_move(r.d, &kv, blocks, 31, 33);
         rig_get(&r, after, kv.at, n);
         for (size_t i = 0; i < LAYERS * 2 * KV_HEADS; i++) {
-            uint8_t *to = before + 4 * kernels_kv_block_bytes(&kv) + i * run + 31 * row;
-            memcpy(to, before + 2 * kernels_kv_block_bytes(&kv) + i * run + 1 * row, row);
+            const size_t row = kernels_kv_row_bytes(kv.type[i / KV_HEADS % 2], DIM);
+            memcpy(before + 4 * block + at + 31 * row, before + 2 * block + at + 1 * row, row);
+            at += 32 * row;
         }
+        assert_int_equal(at, block);
         assert_memory_equal(before, after, n);
         mem_free(before);
         mem_free(after);

@@ -67,7 +67,8 @@ static bool chain_open(chain *c, int isa, uint32_t threads) {
     c->gate = rig_bytes(&c->r, N * FFN * 4);
     c->up = rig_bytes(&c->r, N * FFN * 4);
     c->logits = rig_bytes(&c->r, N * VOCAB * 4);
-    c->kv = (kernels_kv){.type = KERNELS_KV_F16, .n_blocks = 2, .n_layers = LAYERS, .n_kv_heads = KV_HEADS, .head_dim = HEAD};
+    c->kv = (kernels_kv){
+        .type = {KERNELS_KV_F16, KERNELS_KV_F16}, .n_blocks = 2, .n_layers = LAYERS, .n_kv_heads = KV_HEADS, .head_dim = HEAD};
     c->kv.at = rig_bytes(&c->r, kernels_kv_block_bytes(&c->kv) * 2);
     return true;
 }

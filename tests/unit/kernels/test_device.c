@@ -239,7 +239,7 @@ static void run_queue(int isa, uint32_t threads, bool eager, float *out) {
     } while (0)
     kernels_view a = rig_put(&r, x, N * DIM * 4), w = rig_put(&r, x + DIM, DIM * 4), b = rig_bytes(&r, N * DIM * 4);
     kernels_view c = rig_bytes(&r, N * DIM * 4), d = rig_bytes(&r, N * DIM * 4);
-    kernels_kv kv = {.type = KERNELS_KV_F32, .n_blocks = 3, .n_layers = 1, .n_kv_heads = 1, .head_dim = DIM};
+    kernels_kv kv = {.type = {KERNELS_KV_F32, KERNELS_KV_F32}, .n_blocks = 3, .n_layers = 1, .n_kv_heads = 1, .head_dim = DIM};
     kv.at = rig_bytes(&r, kernels_kv_block_bytes(&kv) * 3);
     kernels_buffer *brief;
     assert_int_equal(o->alloc(r.d, N * DIM * 4, &brief), ST_OK);

@@ -31,6 +31,7 @@ static void fill_odd(values *v, float *x, size_t n, bool bad) {
 /* Rows of many kinds: ordinary of several sizes, odd, not finite, all alike, far from zero, halfway between codes. */
 static void fill_kind(values *v, float *x, uint32_t n, uint32_t kind) {
     static const float sizes[N_KINDS / 6] = {1.0f, 1e-7f, 7e3f, 1e-30f, 300.0f};
+    const uint32_t steps = (const uint32_t[]){15, 127, 63}[kind / 6 % 3];
     const float size = sizes[kind / 6 % (N_KINDS / 6)], offset = next_float(v, 8.0f * size);
     switch (kind % 6) {
     case 0: fill(v, x, n, size); break;
@@ -43,9 +44,9 @@ static void fill_kind(values *v, float *x, uint32_t n, uint32_t kind) {
         fill(v, x, n, 0.1f * size);
         for (uint32_t i = 0; i < n; i++) x[i] += offset;
         break;
-    default: /* of the 127 steps of q8 and, by the group, of the 15 of q4 */
-        for (uint32_t i = 0; i < n; i++) x[i] = 0.5f * (float)below(v, kind / 6 % 2 ? 255 : 31) - (kind / 6 % 2 ? 63.5f : 0.0f);
-        x[0] = kind / 6 % 2 ? 127.0f : 15.0f;
+    default: /* of the 127 steps of q8 and, by the group, of the 15 of q4 and the 63 of q6 */
+        for (uint32_t i = 0; i < n; i++) x[i] = 0.5f * (float)below(v, 2 * steps + 1) - (steps == 127 ? 63.5f : 0.0f);
+        x[0] = (float)steps;
     }
 }
 
@@ -103,14 +104,18 @@ static void every_instruction_set_reads_any_bytes_alike(void **state) {
             }
 }
 
+/* The largest code of a type whose groups of 32 have a scale and a minimum; 0 of others. */
+static uint32_t most_code(kernels_kv_type type) { return type == KERNELS_KV_Q4 ? 15 : type == KERNELS_KV_Q6 ? 63 : 0; }
+
 /* The largest error of an element of a group, or row, from low to high. docs/numerics.md, "KV types". */
 static double error_bound(kernels_kv_type type, double x, double low, double high) {
-    const double most = fmax(fabs(low), fabs(high)), half = 0x1p-11, least = 0x1p-25;
+    const double most = fmax(fabs(low), fabs(high)), half = 0x1p-11, least = 0x1p-25, codes = most_code(type);
     switch (type) {
     case KERNELS_KV_F32: return 0;
     case KERNELS_KV_F16: return fmax(fabs(x) * half, least);
     case KERNELS_KV_Q8: return most < 0x1p-100 ? most : most / 254 * (1 + 1e-4);
-    case KERNELS_KV_Q4: return (high - low) / 30 + (high - low + 2 * most) * half + 16 * least;
+    case KERNELS_KV_Q4:
+    case KERNELS_KV_Q6: return (high - low) / (2 * codes) + (high - low + 2 * most) * half + (codes + 1) * least;
     case KERNELS_N_KV_TYPES: break;
     }
     return -1;
@@ -122,7 +127,7 @@ static void an_element_comes_back_within_the_bound_of_its_type(void **state) {
     for (uint32_t type = 0; type < KERNELS_N_KV_TYPES; type++)
         for (uint32_t dim = 1; dim <= 130; dim++)
             for (uint32_t kind = 0; kind < N_KINDS; kind++) {
-                const uint32_t group = type == KERNELS_KV_Q4 ? 32 : dim;
+                const uint32_t group = most_code((kernels_kv_type)type) ? 32 : dim;
                 float x[130], y[130];
                 uint8_t row[4 * 130];
                 if (kind % 6 == 1 || kind % 6 == 2) continue; /* beyond what a half can hold */
@@ -144,7 +149,7 @@ static void an_element_comes_back_within_the_bound_of_its_type(void **state) {
 }
 
 /* Bytes that were worked out by hand. */
-static void rows_of_q8_and_q4_are_these_bytes(void **state) {
+static void rows_of_q8_q4_and_q6_are_these_bytes(void **state) {
     (void)state;
     const float x8[] = {127, -127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -0.0f};
     static const uint8_t row8[] = {0, 0, 0x80, 0x3f, 127, 129, 0, 2, 2, 0, 254, 0}; /* scale 1; half to even */
@@ -165,6 +170,15 @@ static void rows_of_q8_and_q4_are_these_bytes(void **state) {
     assert_memory_equal(row, row4, sizeof row4);
     kernels_ref()->kv_decode[KERNELS_KV_Q4](y, row, 1, 33);
     assert_true(y[0] == -1 && y[1] == 1 && y[2] == -1 && y[15] == 0 && y[16] == 14 && y[31] == 7 && y[32] == 3);
+    static const uint8_t row6[28] = {0, 0x3c, 0, 0xbc, 0xf0, 2,    0,    0, 0, 0, 0, 0, 0, 0, /* 1, -1; codes 63, 2, 0, 17, 50 */
+                                     0, 0,    0, 0,    0,    0x21, 0x30, 0, 0, 0, 0, 0, 0, 0xc4};
+    x4[15] = 15.75f; /* 16.75 steps: 17 */
+    x4[16] = 62;
+    x4[31] = 49;
+    kernels_ref()->kv_encode[KERNELS_KV_Q6](row, x4, 32);
+    assert_memory_equal(row, row6, sizeof row6);
+    kernels_ref()->kv_decode[KERNELS_KV_Q6](y, row, 1, 32);
+    assert_true(y[0] == -1 && y[1] == 1 && y[2] == -1 && y[15] == 16 && y[16] == 62 && y[31] == 49);
 }
 
 static void zeros_come_back_as_zeros(void **state) {
@@ -199,11 +213,13 @@ static void what_is_not_finite_is_seen_and_spoils_no_other_row(void **state) {
             kernels_ref()->kv_encode[type](rows[0], x[1], DIM);
             kernels_ref()->kv_decode[type](alone, rows[0], 1, DIM);
             assert_same_floats(y[1], alone, DIM);
-            /* q4 codes 70000 over a minimum of -2; what it lacks then is a step that small values can be told apart by. */
-            const bool held = isfinite(bad[b]) && (wide || (type == KERNELS_KV_Q4 && bad[b] == 70000.0f));
+            /* q4 codes 70000 over a minimum of -2, q6 also 1e6; what they lack then is a step that small values can be told apart
+             * by. */
+            const uint32_t codes = most_code((kernels_kv_type)type);
+            const bool held = isfinite(bad[b]) && (wide || (codes && bad[b] > 0 && bad[b] / (float)codes < 65504));
             assert_int_equal(held, isfinite(y[0][AT]) != 0);
             for (uint32_t i = 0; i < DIM && !held; i++) {
-                const bool spoilt = type == KERNELS_KV_Q8 || (type == KERNELS_KV_Q4 && i / 32 == AT / 32) || i == AT;
+                const bool spoilt = type == KERNELS_KV_Q8 || (codes && i / 32 == AT / 32) || i == AT;
                 assert_int_equal(spoilt, !isfinite(y[0][i]));
             }
         }
@@ -217,7 +233,7 @@ static uint8_t *stored(int isa, kernels_kv_type type, const float *x, uint32_t h
     static const uint32_t blocks[] = {2, 0};
     rig r;
     if (!rig_open_isa(&r, isa, 2)) return NULL;
-    kernels_kv kv = {.type = type, .n_blocks = BLOCKS, .n_layers = 1, .n_kv_heads = n_heads, .head_dim = DIM};
+    kernels_kv kv = {.type = {type, type}, .n_blocks = BLOCKS, .n_layers = 1, .n_kv_heads = n_heads, .head_dim = DIM};
     const size_t n = kernels_kv_block_bytes(&kv) * BLOCKS;
     kv.at = rig_bytes(&r, n);
     for (uint32_t first = from; first < to; first += step) {
@@ -283,7 +299,7 @@ int main(void) {
         cmocka_unit_test(every_instruction_set_writes_and_reads_rows_as_ref_does),
         cmocka_unit_test(every_instruction_set_reads_any_bytes_alike),
         cmocka_unit_test(an_element_comes_back_within_the_bound_of_its_type),
-        cmocka_unit_test(rows_of_q8_and_q4_are_these_bytes),
+        cmocka_unit_test(rows_of_q8_q4_and_q6_are_these_bytes),
         cmocka_unit_test(zeros_come_back_as_zeros),
         cmocka_unit_test(what_is_not_finite_is_seen_and_spoils_no_other_row),
         cmocka_unit_test(a_row_depends_on_itself_alone),

@@ -44,23 +44,26 @@ static void every_type_is_found_by_its_name_and_sizes_its_store(void **state) {
     for (const kv_type *t; (t = kv_type_at(n)); n++) {
         assert_ptr_equal(t, kv_type_find(t->name));
         kv_store *s = create(m, t->name);
-        assert_int_equal(5 * 3 * 2 * 2 * 32 * kv_type_row_bytes(t, 32), kv_store_bytes(s)); /* as kernels.h lays it out */
-        assert_int_equal(t->type, kv_store_view(s)->type);
+        assert_int_equal(5 * 3 * 2 * 32 * kv_type_token_bytes(t, 32), kv_store_bytes(s)); /* as kernels.h lays it out */
+        assert_int_equal(t->k, kv_store_view(s)->type[0]);
+        assert_int_equal(t->v, kv_store_view(s)->type[1]);
+        assert_non_null(strstr(kv_type_names, t->name));
         kv_store_destroy(s);
     }
-    assert_int_equal(KERNELS_N_KV_TYPES, n);
+    assert_true(n >= 4);
+    assert_memory_equal(kv_type_names, "f16, f32, ", 10);
     assert_null(kv_type_find("q3"));
 }
 
-static void a_row_has_the_bytes_that_its_type_says(void **state) {
+static void a_token_has_the_bytes_that_its_type_says(void **state) {
     (void)state;
     static const struct {
         const char *name;
         size_t of_64, of_40;
-    } expected[] = {{"f32", 256, 160}, {"f16", 128, 80}, {"q8", 68, 44}, {"q4", 40, 40}};
+    } expected[] = {{"f32", 512, 320}, {"f16", 256, 160}, {"q8", 136, 88}, {"k6v4", 96, 96}, {"q4", 80, 80}};
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
-        assert_int_equal(expected[i].of_64, kv_type_row_bytes(kv_type_find(expected[i].name), 64));
-        assert_int_equal(expected[i].of_40, kv_type_row_bytes(kv_type_find(expected[i].name), 40));
+        assert_int_equal(expected[i].of_64, kv_type_token_bytes(kv_type_find(expected[i].name), 64));
+        assert_int_equal(expected[i].of_40, kv_type_token_bytes(kv_type_find(expected[i].name), 40));
     }
 }
 
@@ -139,22 +142,23 @@ static void a_piece_is_the_rows_of_its_heads_and_tokens(void **state) {
     const kv_type *t;
     for (uint32_t i = 0; (t = kv_type_at(i)); i++) {
         kv_store *s = create(m, t->name);
-        size_t row = kv_type_row_bytes(t, 32), n_store = kv_store_bytes(s);
-        uint8_t *before = mem_alloc(n_store, 1), *piece = mem_alloc(4 * 32 * row, 1), *after = mem_alloc(n_store, 1);
+        const size_t row[2] = {kernels_kv_row_bytes(t->k, 32), kernels_kv_row_bytes(t->v, 32)}, token = row[0] + row[1];
+        size_t n_store = kv_store_bytes(s);
+        uint8_t *before = mem_alloc(n_store, 1), *piece = mem_alloc(2 * 32 * token, 1), *after = mem_alloc(n_store, 1);
         for (size_t k = 0; k < n_store; k++) before[k] = byte_at(k);
         for (uint32_t first = 0; first < 2; first++)
             for (uint32_t n = 1; first + n <= 2; n++)
                 for (uint32_t tokens = 1; tokens <= 32; tokens += tokens == 1 ? 18 : 13) {
-                    const kv_piece p = {.layer = 2, .heads = {first, n}, .n_tokens = tokens, .row_bytes = (uint32_t)row};
-                    size_t bytes = 2 * n * tokens * row;
+                    const kv_piece p = {.layer = 2, .heads = {first, n}, .n_tokens = tokens, .token_bytes = (uint32_t)token};
+                    size_t bytes = n * tokens * token;
                     m->ops->upload(m->device, kv_store_view(s)->at, before, n_store);
                     assert_int_equal(ST_OK, kv_store_load(s, 3, &p, piece, bytes));
                     uint8_t *at = piece;
                     memcpy(after, before, n_store);
                     for (uint32_t kv = 0; kv < 2; kv++)
                         for (uint32_t h = first; h < first + n; h++)
-                            for (size_t b = 0; b < tokens * row; b++, at++) {
-                                size_t place = ((((3 * 3 + 2) * 2 + kv) * 2 + h) * 32) * row + b;
+                            for (size_t b = 0; b < tokens * row[kv]; b++, at++) {
+                                size_t place = (3 * 3 + 2) * 2 * 32 * token + kv * 2 * 32 * row[0] + h * 32 * row[kv] + b;
                                 assert_int_equal(*at, byte_at(place));
                                 after[place] = *at = (uint8_t) ~*at;
                             }
@@ -171,7 +175,7 @@ static void a_piece_that_the_store_does_not_have_is_refused(void **state) {
     kv_store *s = create(m, "f16");
     const uint32_t row = 64;
     uint8_t bytes[2 * 3 * 33 * 64];
-    const kv_piece good = {.layer = 2, .heads = {0, 2}, .n_tokens = 32, .row_bytes = row};
+    const kv_piece good = {.layer = 2, .heads = {0, 2}, .n_tokens = 32, .token_bytes = 2 * row};
     for (int i = 0; i < 10; i++) {
         kv_piece p = good;
         uint32_t block = 4;
@@ -185,7 +189,7 @@ static void a_piece_that_the_store_does_not_have_is_refused(void **state) {
         case 5: p.heads.n = 0, n = 0; break;
         case 6: p.n_tokens = 33, n = 2 * 2 * 33 * row; break;
         case 7: p.n_tokens = 0, n = 0; break;
-        case 8: p.row_bytes = 32, n /= 2; break;
+        case 8: p.token_bytes = 64, n /= 2; break;
         default: n--;
         }
         assert_int_equal(i ? ST_ERR_INVALID_ARGUMENT : ST_OK, kv_store_load(s, block, &p, bytes, n));
@@ -214,7 +218,7 @@ static void creation_survives_any_failed_allocation(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_is_found_by_its_name_and_sizes_its_store),
-        cmocka_unit_test(a_row_has_the_bytes_that_its_type_says),
+        cmocka_unit_test(a_token_has_the_bytes_that_its_type_says),
         cmocka_unit_test(a_type_that_is_not_named_goes_with_the_precision),
         cmocka_unit_test(shapes_without_content_are_refused),
         cmocka_unit_test(a_store_that_memory_cannot_hold_says_how_large_it_would_be),

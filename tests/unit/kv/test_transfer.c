@@ -9,38 +9,40 @@ enum { LAYERS = 3, BLOCKS = 2, KV_HEADS = 3, PER_KV = 2, HEAD_DIM = 40, RANKS = 
 /* A rank's part of the cache, as kernels.h lays it out. */
 typedef struct {
     kv_heads heads;
-    size_t row_bytes;
+    size_t run[2];  /* bytes of the rows of a head in a layer of a block: of K, of V */
     uint8_t *bytes; /* [BLOCKS][LAYERS][K, V][heads.n][B] rows */
 } part;
 
-static part part_of(uint32_t rank, uint32_t n_ranks, size_t row_bytes) { /* as model/load.c cuts query heads */
+static part part_of(uint32_t rank, uint32_t n_ranks, const kv_type *type) { /* as model/load.c cuts query heads */
     uint32_t each = RANKS / n_ranks, more = RANKS % n_ranks, first = rank * each + (rank < more ? rank : more);
     uint32_t last = (first + each + (rank < more) - 1) / PER_KV;
-    part p = {.heads = {first / PER_KV, last - first / PER_KV + 1}, .row_bytes = row_bytes};
-    p.bytes = mem_alloc((size_t)BLOCKS * LAYERS * 2 * p.heads.n * B, row_bytes);
+    part p = {.heads = {first / PER_KV, last - first / PER_KV + 1},
+              .run = {B * kernels_kv_row_bytes(type->k, HEAD_DIM), B * kernels_kv_row_bytes(type->v, HEAD_DIM)}};
+    p.bytes = mem_alloc((size_t)BLOCKS * LAYERS * p.heads.n, p.run[0] + p.run[1]);
     assert_non_null(p.bytes);
     return p;
 }
 
 static uint8_t *head_at(const part *p, uint32_t block, uint32_t layer, uint32_t v, uint32_t head) {
-    return p->bytes + ((((size_t)block * LAYERS + layer) * 2 + v) * p->heads.n + head - p->heads.first) * B * p->row_bytes;
+    const size_t n = p->heads.n, layers = (size_t)block * LAYERS + layer;
+    return p->bytes + layers * n * (p->run[0] + p->run[1]) + v * n * p->run[0] + (head - p->heads.first) * p->run[v];
 }
 
 static st_code load(void *context, const kv_piece *p, uint8_t *bytes, size_t n) {
-    size_t run = p->n_tokens * (size_t)p->row_bytes;
-    assert_int_equal(n, 2 * p->heads.n * run);
+    const part *from = context;
+    assert_int_equal(n, p->heads.n * (from->run[0] + from->run[1])); /* N_TOKENS fill their blocks */
     for (uint32_t v = 0; v < 2; v++)
-        for (uint32_t h = 0; h < p->heads.n; h++, bytes += run)
-            memcpy(bytes, head_at(context, p->block, p->layer, v, p->heads.first + h), run);
+        for (uint32_t h = 0; h < p->heads.n; h++, bytes += from->run[v])
+            memcpy(bytes, head_at(from, p->block, p->layer, v, p->heads.first + h), from->run[v]);
     return ST_OK;
 }
 
 static st_code store(void *context, const kv_piece *p, const uint8_t *bytes, size_t n) {
-    size_t run = p->n_tokens * (size_t)p->row_bytes;
-    assert_int_equal(n, 2 * p->heads.n * run);
+    const part *to = context;
+    assert_int_equal(n, p->heads.n * (to->run[0] + to->run[1]));
     for (uint32_t v = 0; v < 2; v++)
-        for (uint32_t h = 0; h < p->heads.n; h++, bytes += run)
-            memcpy(head_at(context, p->block, p->layer, v, p->heads.first + h), bytes, run);
+        for (uint32_t h = 0; h < p->heads.n; h++, bytes += to->run[v])
+            memcpy(head_at(to, p->block, p->layer, v, p->heads.first + h), bytes, to->run[v]);
     return ST_OK;
 }
 
@@ -88,25 +90,28 @@ static void send(const kv_flow *flow, part *ends[2], uint64_t *random) {
 }
 
 static void move_between(const kv_type *type, uint32_t n_sources, uint32_t n_targets, uint64_t *random) {
-    part whole = part_of(0, 1, kv_type_row_bytes(type, HEAD_DIM)), sources[RANKS];
+    part whole = part_of(0, 1, type), sources[RANKS];
     kv_heads held[RANKS];
-    size_t run = B * whole.row_bytes;
-    for (size_t i = 0; i < (size_t)BLOCKS * LAYERS * 2 * KV_HEADS * run; i++) whole.bytes[i] = (uint8_t)draw_below(random, 256);
+    const size_t n_bytes = (size_t)BLOCKS * LAYERS * KV_HEADS * (whole.run[0] + whole.run[1]);
+    for (size_t i = 0; i < n_bytes; i++) whole.bytes[i] = (uint8_t)draw_below(random, 256);
     for (uint32_t s = 0; s < n_sources; s++) {
-        sources[s] = part_of(s, n_sources, whole.row_bytes);
+        sources[s] = part_of(s, n_sources, type);
         held[s] = sources[s].heads;
-        for (uint32_t i = 0; i < BLOCKS * LAYERS * 2; i++)
-            memcpy(sources[s].bytes + i * held[s].n * run, whole.bytes + (i * KV_HEADS + held[s].first) * run, held[s].n * run);
+        for (uint32_t i = 0; i < BLOCKS * LAYERS * 2; i++) {
+            const uint32_t block = i / 2 / LAYERS, layer = i / 2 % LAYERS, v = i % 2, first = held[s].first;
+            memcpy(head_at(&sources[s], block, layer, v, first), head_at(&whole, block, layer, v, first),
+                   held[s].n * whole.run[v]);
+        }
     }
     for (uint32_t t = 0; t < n_targets; t++) {
-        part target = part_of(t, n_targets, whole.row_bytes);
+        part target = part_of(t, n_targets, type);
         for (uint32_t s = 0; s < n_sources; s++) {
             kv_flow flow = {.order = t % 2,
                             .n_layers = LAYERS,
                             .n_kv_heads = KV_HEADS,
                             .head_dim = HEAD_DIM,
                             .block_tokens = B,
-                            .row_bytes = (uint32_t)whole.row_bytes,
+                            .token_bytes = (uint32_t)kv_type_token_bytes(type, HEAD_DIM),
                             .n_tokens = N_TOKENS,
                             .source = s,
                             .target = t};
@@ -114,9 +119,11 @@ static void move_between(const kv_type *type, uint32_t n_sources, uint32_t n_tar
             assert_int_equal(kv_transfer_heads(held, n_sources, s, target.heads, t, &flow.heads), ST_OK);
             if (flow.heads.n > 0) send(&flow, (part *[2]){&sources[s], &target}, random);
         }
-        for (uint32_t i = 0; i < BLOCKS * LAYERS * 2; i++)
-            assert_memory_equal(target.bytes + i * target.heads.n * run, whole.bytes + (i * KV_HEADS + target.heads.first) * run,
-                                target.heads.n * run);
+        for (uint32_t i = 0; i < BLOCKS * LAYERS * 2; i++) {
+            const uint32_t block = i / 2 / LAYERS, layer = i / 2 % LAYERS, v = i % 2, first = target.heads.first;
+            assert_memory_equal(head_at(&target, block, layer, v, first), head_at(&whole, block, layer, v, first),
+                                target.heads.n * whole.run[v]);
+        }
         mem_free(target.bytes);
     }
     for (uint32_t s = 0; s < n_sources; s++) mem_free(sources[s].bytes);

@@ -90,6 +90,9 @@ typedef struct {
     bool ended[2];
 } move;
 
+/* Rows of K are longer than those of V. */
+static uint32_t row_bytes(const kv_flow *f, uint32_t v) { return v ? f->head_dim : f->head_dim + 4; }
+
 static uint8_t *row_of(block_bytes *b, const kv_piece *p, uint32_t v, uint32_t head, uint32_t token) {
     return b[0][p->layer][v][head][token];
 }
@@ -105,10 +108,10 @@ static st_code load(void *context, const kv_piece *p, uint8_t *bytes, size_t n) 
     assert_true(p->block < m->ready[p->layer]);
     uint8_t *at = bytes;
     for (uint32_t v = 0; v < 2; v++)
-        for (uint32_t h = p->heads.first; h < p->heads.first + p->heads.n; h++) {
+        for (uint32_t h = p->heads.first, n_row = row_bytes(&m->flow, v); h < p->heads.first + p->heads.n; h++) {
             assert_true(h >= m->held.first && h < m->held.first + m->held.n);
-            for (uint32_t i = 0; i < p->n_tokens; i++, at += p->row_bytes)
-                memcpy(at, row_of(&m->w->source[m->ids[KV_SOURCE][p->block].index], p, v, h, i), p->row_bytes);
+            for (uint32_t i = 0; i < p->n_tokens; i++, at += n_row)
+                memcpy(at, row_of(&m->w->source[m->ids[KV_SOURCE][p->block].index], p, v, h, i), n_row);
         }
     assert_int_equal(at - bytes, n);
     return ST_OK;
@@ -121,9 +124,9 @@ static st_code store(void *context, const kv_piece *p, const uint8_t *bytes, siz
     m->stored[p->layer][p->block] = true;
     const uint8_t *at = bytes;
     for (uint32_t v = 0; v < 2; v++)
-        for (uint32_t h = p->heads.first; h < p->heads.first + p->heads.n; h++)
-            for (uint32_t i = 0; i < p->n_tokens; i++, at += p->row_bytes)
-                memcpy(row_of(&m->w->target[m->flow.target][m->ids[KV_TARGET][p->block].index], p, v, h, i), at, p->row_bytes);
+        for (uint32_t h = p->heads.first, n_row = row_bytes(&m->flow, v); h < p->heads.first + p->heads.n; h++)
+            for (uint32_t i = 0; i < p->n_tokens; i++, at += n_row)
+                memcpy(row_of(&m->w->target[m->flow.target][m->ids[KV_TARGET][p->block].index], p, v, h, i), at, n_row);
     assert_int_equal(at - bytes, n);
     return ST_OK;
 }
@@ -212,7 +215,7 @@ static void begin_move(world *w, move *m, uint32_t n_layers, uint32_t n_tokens) 
     *m = (move){.w = w};
     m->flow = (kv_flow){.type = "q8", .order = draw_below(&w->random, 2), .n_layers = n_layers};
     m->flow.head_dim = 1 + draw_below(&w->random, MAX_ROW - 4);
-    m->flow.row_bytes = m->flow.head_dim + 4;
+    m->flow.token_bytes = 2 * m->flow.head_dim + 4;
     m->flow.block_tokens = B;
     m->flow.n_tokens = n_tokens;
     m->n_blocks = kv_blocks_for(n_tokens);
@@ -243,7 +246,7 @@ static void bytes_are_equal(const move *m) {
                         uint8_t *to = row_of(&m->w->target[m->flow.target][m->ids[KV_TARGET][b].index], &p, v, h, i);
                         if (b * B + i < m->flow.n_tokens)
                             assert_memory_equal(to, row_of(&m->w->source[m->ids[KV_SOURCE][b].index], &p, v, h, i),
-                                                m->flow.row_bytes);
+                                                row_bytes(&m->flow, v));
                         else
                             assert_int_equal(to[0], 0xee);
                     }
@@ -520,7 +523,7 @@ static void impossible_flows_have_no_size(void **state) {
         switch (i) {
         case 0: c.flow.n_tokens = 0; break;
         case 1: c.flow.heads.n = 4; break; /* first is 1 */
-        case 2: c.flow.row_bytes = UINT32_MAX; break;
+        case 2: c.flow.token_bytes = UINT32_MAX; break;
         case 3: c.flow.n_layers = UINT32_MAX; break;
         case 4: c.flow.block_tokens = UINT32_MAX; break;
         case 5: c.n_slots = KV_TRANSFER_MAX_SLOTS + 1; break;

@@ -57,7 +57,9 @@ static void draw_shape(property *p) {
         t->window = draw(p, 1, 70);
         t->global_every = draw(p, 2, 3);
     }
-    p->kv_type = kv_type_at(draw(p, 0, KERNELS_N_KV_TYPES - 1))->name;
+    uint32_t n_kv_types = 0;
+    while (kv_type_at(n_kv_types)) n_kv_types++;
+    p->kv_type = kv_type_at(draw(p, 0, n_kv_types - 1))->name;
     p->precision = draw(p, 0, 3) ? KERNELS_FAST : KERNELS_FP32;
 }
 

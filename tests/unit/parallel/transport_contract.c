@@ -526,7 +526,7 @@ static void a_kv_transfer_moves_a_sequence(contract_end *end) {
                             .retry_ns = PATIENCE_NS / 4,
                             .max_tries = 3,
                             .hooks = {&here, load, store, tag}};
-    c.flow.row_bytes = ROW_BYTES;
+    c.flow.token_bytes = 2 * ROW_BYTES;
     c.flow.n_tokens = N_TOKENS;
     c.flow.heads = (kv_heads){0, HEADS};
     if (!end->calls) fill(here.bytes, n_bytes, 5);

@@ -166,6 +166,7 @@ static proto_status sample_status(proto_worker_status *workers, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         workers[i] =
             (proto_worker_status){.up = i % 2, .drained = i % 3, .requests = any64(&s), .step_ms = unit(&s), .steps = any64(&s)};
+        workers[i].followed = i, workers[i].kv_blocks_held = any64(&s), workers[i].dropped = any64(&s);
         proto_register *r = &workers[i].info;
         *r = (proto_register){.rank = i, .group_size = 1, .role = "verifier", .hostname = "localhost", .kv_blocks = any64(&s)};
         for (int k = 0; k < 32; k++) r->model_hash[k] = (uint8_t)draw(&s);
@@ -199,6 +200,7 @@ static void assert_same_status(const proto_status *a, const proto_status *b) {
         const proto_worker_status *x = &a->workers[i], *y = &b->workers[i];
         assert_same_register(&x->info, &y->info);
         assert_true(x->up == y->up && x->step_ms == y->step_ms);
+        assert_true(x->followed == y->followed && x->kv_blocks_held == y->kv_blocks_held && x->dropped == y->dropped);
         assert_int_equal(x->steps, y->steps);
         assert_true(x->drained == y->drained && x->requests == y->requests);
     }

@@ -176,6 +176,61 @@ static void many_sequences_go_through_together_and_long_prompts_in_chunks(void *
     }
 }
 
+static void assert_same_draft(const spec_draft *a, const spec_draft *b) {
+    assert_int_equal(a->tree->n, b->tree->n);
+    assert_memory_equal(a->tree->token, b->tree->token, a->tree->n * sizeof *a->tree->token);
+    assert_memory_equal(a->tree->parent, b->tree->parent, a->tree->n * sizeof *a->tree->parent);
+    assert_memory_equal(a->tree->probability, b->tree->probability, a->tree->n * sizeof *a->tree->probability);
+    assert_int_equal(a->n_scored, b->n_scored);
+    assert_int_equal(a->n_hits, b->n_hits);
+}
+
+/* Sequences far behind, one that was closed in between, and one that lacks a token: what comes of all at once is what comes of
+ * each alone, and the rows of all fill each pass. */
+static void catching_up_together_is_catching_up_one_by_one_in_fewer_passes(void **state) {
+    rig *r = *state, *other;
+    assert_int_equal(make_rig((void **)&other), 0);
+    uint32_t tokens[MAX_SEQ][CONTEXT], n_rows = 0, n_runs = 0;
+    const uint32_t n_before[MAX_SEQ] = {10, 3, 100, 40}, n_now[MAX_SEQ] = {90, 75, 101, 120}, budget[MAX_SEQ] = {0, BUDGET, 2, 0};
+    spec_tree trees[MAX_SEQ], same;
+    spec_draft items[MAX_SEQ];
+    st_error e = {0};
+    for (uint32_t q = 0; q < MAX_SEQ; q++) {
+        for (uint32_t i = 0; i < CONTEXT; i++) tokens[q][i] = i % 3 ? truth(tokens[q], i) : (q * 31 + i * 7) % VOCAB;
+        round_of(r, q + 1, tokens[q], n_before[q], n_before[q], 0, &same);
+        round_of(other, q + 1, tokens[q], n_before[q], n_before[q], 0, &same);
+        bool is_new = q == 1;
+        if (is_new)
+            r->drafter->ops->close(r->drafter, (seq_id){q + 1}), other->drafter->ops->close(other->drafter, (seq_id){q + 1});
+        items[q] =
+            (spec_draft){.seq = {q + 1}, .tokens = tokens[q], .n_tokens = n_now[q], .budget = budget[q], .tree = &trees[q]};
+        items[q].n_new = is_new ? n_now[q] : n_now[q] - n_before[q];
+        n_rows += items[q].n_new;
+    }
+    uint32_t n_before_runs = r->model.n_runs;
+    assert_int_equal(r->drafter->ops->draft(r->drafter, items, MAX_SEQ, &e), ST_OK);
+    n_runs = r->model.n_runs - n_before_runs;
+    assert_int_equal(n_runs, (n_rows + MAX_ROWS - 1) / MAX_ROWS + BUDGET - 1);
+    n_before_runs = other->model.n_runs;
+    for (uint32_t q = 0; q < MAX_SEQ; q++) {
+        spec_draft alone = round_of(other, q + 1, tokens[q], n_now[q], items[q].n_new, budget[q], &same);
+        assert_same_draft(&items[q], &alone);
+        assert_chain_is_truth(&trees[q], tokens[q], n_now[q]);
+        assert_true(alone.n_hits > 0 || q == 2);
+    }
+    assert_true(n_runs < other->model.n_runs - n_before_runs);
+    free_rig((void **)&other);
+}
+
+static void a_sequence_that_grows_takes_blocks_and_is_not_computed_again(void **state) {
+    rig *r = *state;
+    uint32_t tokens[CONTEXT];
+    spec_tree t;
+    for (uint32_t i = 0; i < CONTEXT; i++) tokens[i] = i * 13 % VOCAB;
+    for (uint32_t n = 5; n <= 250; n += 5) round_of(r, 1, tokens, n, 5, 0, &t);
+    assert_int_equal(r->model.n_rows, 250);
+}
+
 static void a_draft_ends_where_the_context_ends(void **state) {
     rig *r = *state;
     uint32_t tokens[CONTEXT];
@@ -216,7 +271,17 @@ static void few_blocks_are_used_to_the_last(void **state) {
         assert_chain_is_truth(&t, tokens, n);
     }
     round_of(r, 2, tokens, 100, 100, BUDGET, &t);
-    assert_int_equal(t.n, 0); /* the first has them all */
+    assert_int_equal(t.n, 0); /* the first has seven of them */
+    round_of(r, 2, tokens, 20, 20, BUDGET, &t);
+    assert_int_equal(t.n, BUDGET);
+    round_of(r, 2, tokens, 40, 20, BUDGET, &t);
+    assert_int_equal(t.n, 0); /* it would need a second one, and keeps what it has */
+    r->drafter->ops->close(r->drafter, (seq_id){1});
+    uint32_t before = r->model.n_rows;
+    round_of(r, 2, tokens, 40, 0, BUDGET, &t);
+    assert_int_equal(t.n, BUDGET);
+    assert_chain_is_truth(&t, tokens, 40);
+    assert_int_equal(r->model.n_rows - before, 20 + BUDGET - 1);
 }
 
 /* A NaN on the wire would cost the drafter its place in the cluster. */
@@ -274,6 +339,8 @@ int main(void) {
         WITH_RIG(a_draft_behind_tentative_tokens_ends_where_the_context_ends),
         WITH_RIG(a_draft_that_is_of_no_use_ends_between_passes),
         WITH_RIG(many_sequences_go_through_together_and_long_prompts_in_chunks),
+        WITH_RIG(catching_up_together_is_catching_up_one_by_one_in_fewer_passes),
+        WITH_RIG(a_sequence_that_grows_takes_blocks_and_is_not_computed_again),
         WITH_RIG(a_draft_ends_where_the_context_ends),
         WITH_RIG(without_blocks_or_places_there_is_no_draft_and_later_there_is),
         WITH_RIG(few_blocks_are_used_to_the_last),

@@ -195,14 +195,16 @@ static void give_all(world *w, uint64_t id) {
     for (uint32_t i = 0; i < N_RANKS; i++) give(w, id, i);
 }
 
-static size_t place(uint32_t n_heads, size_t row, uint32_t block, uint32_t layer, uint32_t v, uint32_t head) {
-    return (((((size_t)block * LAYERS + layer) * 2 + v) * n_heads + head) * NOUNS_BLOCK_TOKENS) * row;
+static size_t place(uint32_t n_heads, const size_t row[2], uint32_t block, uint32_t layer, uint32_t v, uint32_t head) {
+    const size_t layers = ((size_t)block * LAYERS + layer) * n_heads * (row[0] + row[1]);
+    return (layers + v * n_heads * row[0] + head * row[v]) * NOUNS_BLOCK_TOKENS;
 }
 
 /* moved: the KV is there; otherwise no byte may have changed. */
 static void check_target(world *w, bool is_moved) {
     rank *t = &w->ranks[TARGET];
-    size_t n = kv_store_bytes(t->store), row = kv_type_row_bytes(w->type, HEAD_DIM);
+    const size_t n = kv_store_bytes(t->store);
+    const size_t row[2] = {kernels_kv_row_bytes(w->type->k, HEAD_DIM), kernels_kv_row_bytes(w->type->v, HEAD_DIM)};
     uint8_t *expected = mem_alloc(n, 1);
     for (size_t k = 0; k < n; k++) expected[k] = byte_of(TARGET, k);
     for (uint32_t b = 0; is_moved && b < 3; b++)
@@ -211,7 +213,7 @@ static void check_target(world *w, bool is_moved) {
                 for (uint32_t h = 0; h < HEADS; h++) {
                     uint32_t s = h == 2, tokens = b == 2 ? N_TOKENS - 64 : 32;
                     size_t from = place(held[s].n, row, from_blocks[b], l, v, h - held[s].first);
-                    for (size_t k = 0; k < tokens * row; k++)
+                    for (size_t k = 0; k < tokens * row[v]; k++)
                         expected[place(HEADS, row, to_blocks[b], l, v, h) + k] = byte_of(s, from + k);
                 }
     assert_memory_equal(w->ops->host(w->device, kv_store_view(t->store)->at, n), expected, n);
@@ -219,12 +221,12 @@ static void check_target(world *w, bool is_moved) {
 }
 
 static void assert_moved(world *w, uint32_t n_answers, const char *way) {
-    size_t row = kv_type_row_bytes(w->type, HEAD_DIM);
+    size_t token = kv_type_token_bytes(w->type, HEAD_DIM);
     for (uint32_t i = 0; i < N_RANKS; i++) {
         proto_moved m = wait_for(&w->ranks[i], n_answers);
         if (m.code) fail_msg("rank %u: %s", i, m.message);
         uint32_t heads = i == 0 ? 2 : i == 1 ? 1 : 3;
-        assert_int_equal(m.bytes, 2 * heads * row * N_TOKENS * LAYERS);
+        assert_int_equal(m.bytes, heads * token * N_TOKENS * LAYERS);
         assert_true(m.took_ns > 0);
         if (way) assert_string_equal(m.way, way);
     }

@@ -1,0 +1,58 @@
+/* What rows of prompts add to a step in which sequences decode, and how many of them keep it short.
+ *
+ * What a step of n decoding rows takes is known (spec_cost). What k rows of prompts add to it is a table over k, learned as what
+ * steps with both took beyond that; between measured k it is interpolated, from nothing at none. Beyond them, no step takes
+ * longer than the steps in which the same rows could be run one after the other: k rows at most k / b of a step with b, and where
+ * nothing was measured beside n decoding rows, n + k at most (n + k) / n of it. So a first guess is too low, and what it allows
+ * is measured and allows more. It cannot be said beforehand that a row of a prompt costs what a decoding one does: it has no
+ * output head, and a longer step reads the weights once.
+ *
+ * A step that takes over twice what was expected counts as twice. A count that is thought dear is not tried again, so what has
+ * not been run for a while is forgotten. Limits: nothing here grows with the length of a sequence; the table follows. */
+#include "speculative/speculative.h"
+
+#define RATE  0.1 /* at least; 2 / (seen + 2) before */
+#define CLAMP 2.0
+enum { FORGOTTEN = 256 /* steps */ };
+
+static bool known(const spec_stall *s, uint32_t bucket) {
+    return s->bucket[bucket].seen > 0 && s->n_steps - s->bucket[bucket].last < FORGOTTEN;
+}
+
+static double decoding_ns(const spec_cost *c, uint32_t n_rows) { return c->n_steps ? spec_cost_ns(c, n_rows) : 0; }
+
+double spec_stall_ns(const spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t n_prompt) {
+    double base = decoding_ns(c, n_rows), rows_a = 0, a = 0;
+    for (uint32_t i = 0; i < SPEC_COST_BUCKETS; i++) {
+        double rows_b = (double)s->bucket[i].rows, b = (double)s->bucket[i].ns;
+        if (!known(s, i)) continue;
+        if (rows_b >= n_prompt) return base + a + (b - a) * (n_prompt - rows_a) / (rows_b - rows_a);
+        rows_a = rows_b, a = b;
+    }
+    return rows_a > 0 ? (base + a) * n_prompt / rows_a : base * (n_rows + n_prompt) / n_rows;
+}
+
+void spec_stall_learn(spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t n_prompt, uint64_t step_ns) {
+    if (!n_rows || !n_prompt || !step_ns) return;
+    uint32_t at = spec_cost_bucket(n_prompt);
+    bool fresh = !known(s, at);
+    double base = decoding_ns(c, n_rows), most = CLAMP * spec_stall_ns(s, c, n_rows, n_prompt), ns = (double)step_ns;
+    if (!fresh && ns > most) ns = most;
+    double rate = fresh ? 1 : 2 / (s->bucket[at].seen + 2.0), added = ns > base ? ns - base : 0;
+    if (rate < RATE) rate = RATE;
+    if (fresh) s->bucket[at].seen = 0;
+    s->bucket[at].ns += (float)((added - (double)s->bucket[at].ns) * rate);
+    s->bucket[at].rows += (float)((n_prompt - (double)s->bucket[at].rows) * rate);
+    s->bucket[at].seen++;
+    s->bucket[at].last = ++s->n_steps;
+}
+
+uint32_t spec_stall_rows(const spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t most, uint64_t bound_ns) {
+    uint32_t fits = 0, over = most + 1;
+    if (!c->n_steps && !s->n_steps) return most;
+    while (over - fits > 1) {
+        uint32_t middle = fits + (over - fits) / 2;
+        *(spec_stall_ns(s, c, n_rows, middle) <= (double)bound_ns ? &fits : &over) = middle;
+    }
+    return fits;
+}
