@@ -3,6 +3,7 @@
  * Rank 0 becomes the coordinator, the others what the topology says. MPI is used to learn the rank and to tell everybody where
  * the coordinator's control link is and the cluster's secret, new with each start; from then on the control link alone knows who
  * lives. */
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "config/config.h"
@@ -242,7 +243,8 @@ int main(int argc, char **argv) {
     if (leave) return leave - 1;
     signal(SIGPIPE, SIG_IGN);
     log_setup(o.level, -1);
-    st_code code = parallel_world_start(&argc, &argv, &rank, &n_ranks, &e);
+    st_code code = fault_plan(getenv("CONSORT_FAULTS"), &e);
+    if (!code) code = parallel_world_start(&argc, &argv, &rank, &n_ranks, &e);
     if (!code) {
         log_setup(o.level, (int)rank);
         code = run_rank(&o, rank, n_ranks, &lost, &e);

@@ -7,6 +7,7 @@
  * MOVE_BYTES of slots each; one order that is too much is answered with an error, and the KV is computed. */
 #include "worker/mover.h"
 
+#include "base/fault.h"
 #include "base/mailbox.h"
 #include "base/mem.h"
 #include "base/sha256.h"
@@ -18,6 +19,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -29,6 +31,7 @@ enum {
     MAX_TRIES = 32,      /* nearly a lease: a host with much to do is not a broken link */
     EVENTS_A_TURN = 256, /* of a transport, before others and the mail have theirs */
     QUIT_MS = 500,
+    STALL_MS = 100, /* a fault */
 };
 static const uint64_t MS = 1000000;
 
@@ -152,13 +155,21 @@ static void flow_over(flow *f, st_code code, const char *text) {
     m->n_open--;
 }
 
+/* Both are the peer's to find out. */
+static void send_it(flow *f, const kv_action *a) {
+    size_t n = a->n_bytes;
+    if (!f->is_raw && fault_hits(FAULT_MOVE_FLIP)) a->bytes[n / 2] ^= 1;
+    if (!f->is_raw && fault_hits(FAULT_MOVE_SHORT)) n /= 2;
+    f->way->ops->post_send(f->link, a->slot, a->bytes, n);
+}
+
 static void carry_out(flow *f, const kv_actions *a) {
     const transport_ops *ops = f->way->ops;
     f->wake_ns = a->wake_ns;
     for (uint32_t i = 0; i < a->n; i++) {
         const kv_action *at = &a->at[i];
         switch (at->verb) {
-        case KV_POST_SEND: ops->post_send(f->link, at->slot, at->bytes, at->n_bytes); break;
+        case KV_POST_SEND: send_it(f, at); break;
         case KV_POST_RECV: ops->post_recv(f->link, at->slot, at->bytes, at->n_bytes); break;
         case KV_CANCEL: ops->cancel(f->link, at->slot); break;
         case KV_CLOSE: ops->close(f->link); break;
@@ -189,6 +200,7 @@ static void on_event(const transport_event *e) {
                                           [TRANSPORT_PEER_LOST] = KV_EVENT_PEER_LOST,
                                           [TRANSPORT_CLOSED] = KV_EVENT_CLOSED};
     step(e->context, &(kv_event){.kind = kinds[e->kind], .slot = e->slot, .n_bytes = e->n_bytes});
+    if (e->kind == TRANSPORT_RECEIVED && fault_hits(FAULT_MOVE_CUT)) step(e->context, &(kv_event){.kind = KV_EVENT_PEER_LOST});
 }
 
 /* ---- to open one ---- */
@@ -454,6 +466,7 @@ static void *run(void *context) {
     for (;;) {
         uint64_t wake_ns;
         bool any = take_mail(v);
+        if (v->moves && fault_hits(FAULT_MOVE_STALL)) nanosleep(&(struct timespec){.tv_nsec = STALL_MS * (long)MS}, NULL);
         if (v->quits && !v->quit_by_ns) v->quit_by_ns = parallel_now_ns() + QUIT_MS * MS;
         any |= take_events(v);
         any |= take_time(v, &wake_ns);

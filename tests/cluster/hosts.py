@@ -5,10 +5,12 @@ with the machine. Its namespaces live as long as the processes in them, and one 
 up: nothing has a name outside, so that no namespace is left behind even if the tests are killed.
 """
 import contextlib
+import ctypes
 import glob
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 
@@ -16,6 +18,7 @@ import pytest
 
 from support import command_line
 
+CLONE_NEWNET = 0x40000000  # <sched.h>
 KEEPER = """
 hostname "$1" && mount --bind "$2" /etc/hosts && mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && exec cat >/dev/null
 """
@@ -63,6 +66,16 @@ class Host:
         assert not check or process.returncode == 0, (command, out, err)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
+    def connect(self, address):
+        """A socket of this host, connected to host:port. Threads change their network alone."""
+        host, _, port = address.rpartition(":")
+        with open("/proc/thread-self/ns/net", "rb") as ours:
+            enter_network_of(self.keeper.pid)
+            try:
+                return socket.create_connection((host, int(port)), timeout=30)
+            finally:
+                enter_network(ours)
+
     def processes(self):
         """(pid, command line) of all that runs here."""
         found = set()
@@ -95,6 +108,16 @@ class Host:
         self.keeper.wait()
 
 
+def enter_network(file):
+    assert ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+
+
+def enter_network_of(pid):
+    """This thread does; sockets stay where they were made."""
+    with open(f"/proc/{pid}/ns/net", "rb") as file:
+        enter_network(file)
+
+
 def connect(switch, host):
     host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", host.name, "netns", switch.keeper.pid)
     host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
@@ -112,8 +135,8 @@ def make_remote_shell(directory, hosts):
 
 
 @contextlib.contextmanager
-def network(*names):
-    """The hosts, up and connected: 10.77.0.10 and so on. They are off at the end, whatever happens. Each knows all by name, and
+def network(*names, switched=True):
+    """The hosts, up and, if switched, connected: 10.77.0.10 and so on. They are off at the end, whatever happens. Each knows all by name, and
     `remote_shell` of each is a program that takes the place of ssh."""
     addresses = {name: f"10.77.0.{10 + i}" for i, name in enumerate(names)}
     with contextlib.ExitStack() as stack:
@@ -126,12 +149,14 @@ def network(*names):
             stack.callback(host.power_off)
             return host
 
-        switch = up("switch")
-        switch.run("ip", "link", "add", "br0", "type", "bridge")
-        switch.run("ip", "link", "set", "br0", "up")
         hosts = [up(name, address) for name, address in addresses.items()]
+        if switched:
+            switch = up("switch")
+            switch.run("ip", "link", "add", "br0", "type", "bridge")
+            switch.run("ip", "link", "set", "br0", "up")
         remote_shell = make_remote_shell(directory, hosts)
         for host in hosts:
-            connect(switch, host)
+            if switched:
+                connect(switch, host)
             host.remote_shell = remote_shell
         yield hosts

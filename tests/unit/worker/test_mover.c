@@ -2,6 +2,7 @@
  * holds all of them. What arrives is in the blocks that were named, byte for byte, and nothing else changes. */
 #include "worker/mover.h"
 
+#include "base/fault.h"
 #include "base/mem.h"
 #include "parallel/clock.h"
 
@@ -419,6 +420,26 @@ static void scratch_is_measured_with_and_without_the_protocol(void **state) {
     }
 }
 
+static void faults_on_the_way_change_no_byte(void **state) {
+    (void)state;
+    const transport_kind *kind;
+    for (uint32_t k = 0; (kind = transport_kind_at(k)); k++) {
+        world *w = begin("f16", kind->name);
+        assert_int_equal(fault_plan("move.flip=20,move.short=20,move.stall=50", NULL), ST_OK);
+        give_all(w, 1);
+        assert_int_equal(wait_for(&w->ranks[TARGET], 1).code, ST_OK); /* a source may miss the last word */
+        check_target(w, true);
+        end(w);
+        w = begin("f16", kind->name);
+        assert_int_equal(fault_plan("move.cut=1", NULL), ST_OK);
+        give_all(w, 1);
+        assert_int_not_equal(wait_for(&w->ranks[TARGET], 1).code, ST_OK);
+        check_target(w, false);
+        end(w);
+        assert_int_equal(fault_plan(NULL, NULL), ST_OK);
+    }
+}
+
 static void a_mover_that_is_stopped_leaves_nothing(void **state) {
     (void)state;
     const transport_kind *kind;
@@ -441,6 +462,7 @@ int main(void) {
         cmocka_unit_test(orders_that_a_rank_cannot_carry_out_are_answered),
         cmocka_unit_test(more_moves_than_a_rank_carries_out_are_refused_and_the_others_end_well),
         cmocka_unit_test(scratch_is_measured_with_and_without_the_protocol),
+        cmocka_unit_test(faults_on_the_way_change_no_byte),
         cmocka_unit_test(a_mover_that_is_stopped_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
