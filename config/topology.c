@@ -204,6 +204,9 @@ static st_code check_topology(const config_topology *t, st_error *e) {
     if (!n_verifiers) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: no group with role verifier; expected at least one");
     if (n_serving(t, "prefill") == n_verifiers)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "serves: prefill in each verifier; expected one that decodes at least");
+    if (n_serving(t, "prefill") && !strcmp(t->kv_transport, "off"))
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT,
+                       "kv_transport: off, but a verifier serves prefill: what it computes could not go to those that decode");
     if (n_verifiers > CONFIG_MAX_VERIFIERS)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "groups: %u verifiers are over %d", n_verifiers, CONFIG_MAX_VERIFIERS);
     if (t->n_groups > n_verifiers && n_verifiers * t->max_running > CONFIG_MAX_DRAFTED)
