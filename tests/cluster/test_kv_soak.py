@@ -273,5 +273,6 @@ def test_whatever_happens_to_moves_the_bytes_are_those_of_the_undisturbed_run(ne
         seed += 1
         left -= ROUND_SECONDS
     print(f"soak: {seed - FIRST_SEED} rounds: {dict(sorted(total.items()))}", file=sys.stderr, flush=True)
-    for what in ("answers", "cancel", "drain", "kill", "moves done", "preemptions", "faults"):
+    total["lost"] = total["kill"] + total["given up"]
+    for what in ("answers", "cancel", "drain", "lost", "moves done", "preemptions", "faults"):
         assert total[what] > 0, f"no {what}: {total}"
