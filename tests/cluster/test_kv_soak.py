@@ -14,7 +14,7 @@ import time
 
 import grpc
 
-from support import consort, until
+from support import PATIENCE_SECONDS, consort, until
 from test_groups import CODE, FIXED, parts
 
 SECONDS = float(os.environ.get("CONSORT_SOAK_SECONDS", 12))
@@ -199,6 +199,12 @@ def count(cluster, before, disturber):
                                 "faults": said.count("INFO  fault") + said.count("INFO fault")})
 
 
+def had_both(cluster):
+    """A move and a preemption: without them a round shows little."""
+    m = cluster.metrics()
+    return value(m, "kv_moves_total", 'result="done"') > 0 and value(m, "num_preemptions_total") > 0
+
+
 def soak(cluster, seed, requests, seconds):
     """One round. (what was heard, how often what happened)"""
     rng = random.Random(f"disturb {seed}")
@@ -211,7 +217,7 @@ def soak(cluster, seed, requests, seconds):
     pids = {pid: n_files(pid) for pid in (*disturber.ranks, cluster.run["pid"])}
     began = time.monotonic()
     kill_at = [began + seconds * share for share in (0.5, 0.8)]
-    while time.monotonic() < began + seconds:
+    while time.monotonic() < began + seconds or (time.monotonic() < began + seconds + PATIENCE_SECONDS and not had_both(cluster)):
         load.after(rng.randint(1, 40))
         disturber.one_thing()
         if kill_at and time.monotonic() > kill_at[0]:
@@ -267,5 +273,6 @@ def test_whatever_happens_to_moves_the_bytes_are_those_of_the_undisturbed_run(ne
         seed += 1
         left -= ROUND_SECONDS
     print(f"soak: {seed - FIRST_SEED} rounds: {dict(sorted(total.items()))}", file=sys.stderr, flush=True)
-    for what in ("answers", "cancel", "drain", "kill", "moves done", "preemptions", "faults"):
+    total["lost"] = total["kill"] + total["given up"]
+    for what in ("answers", "cancel", "drain", "lost", "moves done", "preemptions", "faults"):
         assert total[what] > 0, f"no {what}: {total}"
