@@ -52,9 +52,12 @@ static bool reply(measure *m) {
     st_code code = proto_measurement_encode(&v, &b);
     if (!code) code = net_call_send(m->call, b.bytes, b.n, NULL);
     proto_bytes_free(&b);
-    if (code) finish(m, code, st_text(code));
-    m->n_replies += !code;
-    return !code;
+    if (code) {
+        finish(m, code, st_text(code));
+        return false;
+    }
+    m->n_replies++;
+    return true;
 }
 
 static void measured(void *context, st_code code, const char *message, const proto_moved *at_target) {

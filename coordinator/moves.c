@@ -2,7 +2,7 @@
  * one SCHED_MOVED.
  *
  *     ordered ──all have answered, or are lost──> over: SCHED_MOVED, ST_OK if each rank of the target has all that it wanted
- *        └── one failed, is lost, MOVE_CANCEL, MOVE_MS without news ──> cancelled ──all have answered──> over
+ *        └── one failed, is lost, MOVE_CANCEL, too long without news ──> cancelled ──all have answered──> over
  *                                                                         └── ANSWER_MS ──> who has not is lost
  *
  * The target's word counts: a source whose last message got lost waits for its lease in vain, and nothing is wrong. Nobody's
@@ -20,7 +20,8 @@
 
 enum {
     MAX_RANKS = 64,         /* of a group */
-    MOVE_MS = 60000,        /* from the last news of blocks to move */
+    MOVE_MS = 60000,        /* from the last news of blocks to move, and ... */
+    BLOCK_MS = 1000,        /* ... for each block: a dead link is the lease's affair, a slow one is no fault */
     LEAST_LEASE_MS = 10000, /* a rank takes an order between two steps; dead_after_ms where that is more */
     RETRIES = 40,           /* in a lease */
     ANSWER_MS = 60000,      /* and a lease: to let go of the blocks */
@@ -37,7 +38,7 @@ struct move {
     uint32_t n_open;
     bool cancelled, target_failed;
     st_error error; /* the first */
-    uint64_t bytes, began_ns, due_ns;
+    uint64_t bytes, began_ns, due_ns, patience_ns;
     moves_measured *measured; /* NULL: the scheduler's */
     void *context;
     proto_moved at_target;
@@ -168,13 +169,14 @@ static void on_timer(void *context) {
 
 /* ---- the beginning ---- */
 
-static move *take_slot(coordinator *c, uint64_t id, member_group *from, member_group *to) {
+static move *take_slot(coordinator *c, uint64_t id, member_group *from, member_group *to, uint32_t n_blocks) {
     move *m = find(&c->moves, 0);
     if (!m) return NULL;
     *m = (move){.id = id, .groups = {from, to}, .began_ns = net_now_ns()};
     m->generation = ++c->moves.generation;
     if (!m->generation) m->generation = ++c->moves.generation;
-    m->due_ns = m->began_ns + MOVE_MS * MS;
+    m->patience_ns = (MOVE_MS + (uint64_t)n_blocks * BLOCK_MS) * MS;
+    m->due_ns = m->began_ns + m->patience_ns;
     return m;
 }
 
@@ -265,7 +267,7 @@ static void order_all(coordinator *c, move *m, const sched_action *a, uint32_t *
 }
 
 void moves_start(coordinator *c, const sched_action *a) {
-    move *m = take_slot(c, a->move, members_verifier(c, a->group), members_verifier(c, a->to));
+    move *m = take_slot(c, a->move, members_verifier(c, a->group), members_verifier(c, a->to), a->n_blocks);
     INVARIANT(m); /* a group has max_moves */
     uint32_t *indices = mem_alloc(a->n_blocks, sizeof *indices);
     proto_move order = {.id = m->id,
@@ -293,7 +295,7 @@ uint64_t moves_measure(coordinator *c, uint32_t from, uint32_t to, const char *w
     member_group *groups[2];
     for (side s = SOURCE; s <= TARGET; s++) groups[s] = &c->members.groups[c->members.items[ranks[s]].group];
     uint64_t id = MEASURES | (c->moves.generation + UINT64_C(1));
-    move *m = groups[SOURCE]->up && groups[TARGET]->up ? take_slot(c, id, groups[SOURCE], groups[TARGET]) : NULL;
+    move *m = groups[SOURCE]->up && groups[TARGET]->up ? take_slot(c, id, groups[SOURCE], groups[TARGET], 0) : NULL;
     if (!m) return 0;
     m->measured = measured;
     m->context = context;
@@ -313,7 +315,7 @@ uint64_t moves_measure(coordinator *c, uint32_t from, uint32_t to, const char *w
 void moves_ready(coordinator *c, uint64_t id, uint32_t n_ready) {
     move *m = find(&c->moves, id);
     if (!m || m->cancelled) return;
-    m->due_ns = net_now_ns() + MOVE_MS * MS;
+    m->due_ns = net_now_ns() + m->patience_ns;
     set_timer(c);
     tell(c, m, SOURCE, PROTO_MSG_MOVE_READY, n_ready);
 }

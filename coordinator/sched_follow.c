@@ -29,7 +29,8 @@ static const sched_request *of_place(const sched *s, const sched_drafter *d, uin
 
 uint32_t sched_follow_chunk(const sched *s, uint32_t drafter) {
     const sched_limits *l = &s->limits;
-    return l->drafter_blocks[drafter] > 0 && l->prefill_chunk < l->max_rows ? l->prefill_chunk : l->max_rows;
+    uint32_t step = l->max_tree + 1, chunk = l->prefill_chunk > step ? l->prefill_chunk : step; /* what one step may commit */
+    return l->drafter_blocks[drafter] > 0 && chunk < l->max_rows ? chunk : l->max_rows;
 }
 
 /* In tokens. */

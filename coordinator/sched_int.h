@@ -232,7 +232,7 @@ sched_request *sched_find(sched *s, seq_id seq);      /* NULL: unknown, or over 
 sched_request *sched_at(sched *s, uint32_t slot);     /* NULL: SCHED_NO_SLOT */
 sched_request *sched_first(sched_group *g, sched_state state);
 sched_request *sched_next(sched *s, const sched_request *r);                      /* in its list */
-void sched_move(sched *s, sched_request *r, sched_state to);                      /* to the end of that list */
+void sched_move(sched *s, sched_request *r, sched_state to);                      /* to the end of that list; prompts by age */
 void sched_enter(sched *s, sched_request *r, sched_group *to, sched_state state); /* as sched_move, from another group */
 uint32_t sched_n_running(const sched_group *g);                                   /* in SCHED_PREFILL to SCHED_MOVING */
 sched_action *sched_act(sched *s, sched_action_kind kind, seq_id seq);
@@ -273,8 +273,8 @@ sched_group *sched_pick_group(sched *s, const sched_request *r, bool prefill);
 /* ST_OK, or why this request can never run; writes the message. */
 st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes);
 void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last, each to the group where it costs least */
-/* Before a step: those who decode have the blocks for it. The youngest make room where there are too few; the oldest never does,
- * as each fits alone. */
+/* Before a step: those who decode have the blocks for it. The youngest make room where there are too few; the oldest only
+ * where KV that comes holds the rest, which cannot be had before SCHED_MOVED. */
 void sched_make_room(sched_group *g);
 /* What an item of the group's last step has brought into the cache is there for others, too ... */
 void sched_keep(sched_request *r);

@@ -221,11 +221,11 @@ void sched_take_moved(sched *s, const sched_event *ev) {
 
 /* ---- before a step ---- */
 
-/* It is computed anew. What moves take is believed a little less each time that nothing is moved for it, so that some day it is
- * tried again. */
+/* It is computed anew, elsewhere. The room that there is goes to one at a time, and not to who came later than others that wait.
+ */
 static void leave(sched *s, sched_request *r) {
-    s->move_ns -= s->move_ns / 32;
-    sched_leave(r);
+    const sched_request *first = sched_at(s, s->waiting.first);
+    if (!first || (!first->displaced && first->number > r->number)) sched_leave(r);
 }
 
 static void go_on(sched *s, sched_transfer *m, sched_request *r) {
@@ -243,7 +243,9 @@ static void give(sched *s, sched_request *r) {
     sched_group *to = sched_pick_group(s, r, prefill);
     if (!to) return;
     uint32_t n_tokens = whole_tokens(r, r->n_cached);
-    if (!may_move(s, r, n_missing(to, r, n_tokens)) || (g->emptied && !pays(to)))
+    bool may = may_move(s, r, n_missing(to, r, n_tokens)), is_slow = may && g->emptied && !pays(to);
+    if (is_slow) s->move_ns -= s->move_ns / 32; /* believed a little less each time, so that some day it is tried again */
+    if (!may || is_slow)
         leave(s, r);
     else if (may_begin(g) && may_begin(to) && begin(r, to, n_tokens))
         pause_it(s, r);

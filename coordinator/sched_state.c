@@ -44,7 +44,10 @@ void sched_enter(sched *s, sched_request *r, sched_group *to, sched_state state)
     detach(s, r);
     r->group = to;
     r->state = state;
-    attach(s, r, SCHED_NO_SLOT);
+    const sched_request *later = NULL; /* of prompts the oldest comes first, wherever it began */
+    if (state == SCHED_PREFILL)
+        for (later = sched_first(to, state); later && later->number < r->number;) later = sched_next(s, later);
+    attach(s, r, later ? slot_of(s, later) : SCHED_NO_SLOT);
 }
 
 sched_request *sched_first(sched_group *g, sched_state state) { return sched_at(g->s, g->lists[state].first); }

@@ -167,6 +167,11 @@ static st_code open_transport(const config_topology *t, const transport_kind *ki
     if (!named && strcmp(t->kv_transport, "auto")) return ST_OK;
     if (any && !gethostname(name, HOST_BYTES - 1)) o.advertise = name;
     st_code code = kind->create(&o, &out->all[out->n], e);
+    if (!code && any && !strcmp(kind->name, "tcp") && strchr(out->all[out->n]->address, '@'))
+        log_line(LOG_WARN, "consortd",
+                 "kv_listen %s: the name of this machine, %s, is a loopback address: KV cache comes from no other host by %s; "
+                 "kv_listen may name another address",
+                 t->kv_listen, name, kind->name);
     if (!code) out->n++;
     if (!code || named) return code ? st_prefix(e, "kv_transport") : ST_OK;
     log_line(LOG_WARN, "consortd", "KV cache will not move by %s: %s", kind->name, e->message);
@@ -202,7 +207,8 @@ static st_code run_worker(const config_topology *t, uint32_t rank, uint32_t n_ne
     wo.transports = movers.all;
     wo.n_transports = movers.n;
     if (!code) code = worker_run(&wo, e);
-    close_transports(&movers);
+    /* After an error a collective may be pending whose memory is gone: MPI is not called any more, the process ends by _exit. */
+    if (!code) close_transports(&movers);
     wo.group_link->ops->destroy(wo.group_link);
     return code;
 }

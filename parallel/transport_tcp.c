@@ -47,8 +47,8 @@ static uint16_t port_of(const address *a) {
 }
 
 /* Names are looked up where `flags` has no AI_NUMERICHOST, which waits. False: *error says why (of gai_strerror). */
-static bool resolve(const char *host, const char *port, int flags, address *out, int *error) {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV}, *found;
+static bool resolve(const char *host, const char *port, int family, int flags, address *out, int *error) {
+    struct addrinfo hints = {.ai_family = family, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV}, *found;
     *error = getaddrinfo(host, port, &hints, &found);
     if (*error) return false;
     memcpy(&out->at, found->ai_addr, found->ai_addrlen);
@@ -70,7 +70,8 @@ static bool parse(const char *given, address *out, const char **where) {
     if (!colon || strspn(colon + 1, "0123456789") != strlen(colon + 1) || strtoul(colon + 1, NULL, 10) - 1 >= UINT16_MAX)
         return false;
     *colon = 0;
-    return *text && resolve(text, colon + 1, AI_NUMERICHOST, out, &error) && !is_any(out) && is_loopback(out) == (*where != NULL);
+    return *text && resolve(text, colon + 1, AF_UNSPEC, AI_NUMERICHOST, out, &error) && !is_any(out) &&
+           is_loopback(out) == (*where != NULL);
 }
 
 static bool reaches(const transport *t, const char *given) {
@@ -173,10 +174,11 @@ static st_code find_addresses(const transport_options *o, address *listened, add
     char port[PORT_BYTES];
     int error;
     snprintf(port, sizeof port, "%u", o->port);
-    if (!resolve(host, port, AI_PASSIVE, listened, &error))
+    if (!resolve(host, port, AF_UNSPEC, AI_PASSIVE, listened, &error))
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "tcp: no address of \"%s\" to listen on: %s", host, gai_strerror(error));
     *told = *listened;
-    if (o->advertise && !resolve(o->advertise, port, 0, told, &error))
+    const int family = listened->at.ss_family == AF_INET ? AF_INET : AF_UNSPEC; /* a socket of IPv6 hears both */
+    if (o->advertise && !resolve(o->advertise, port, family, 0, told, &error))
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "tcp: no address of \"%s\" to tell others: %s", o->advertise,
                        gai_strerror(error));
     if (is_any(told))

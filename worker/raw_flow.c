@@ -73,11 +73,12 @@ void raw_flow_step(raw_flow *r, uint64_t now_ns, const kv_event *e, kv_actions *
     case KV_EVENT_READY: break;
     }
     if (now_ns > r->heard_ns + r->lease_ns) end(r, ST_ERR_DEADLINE, out);
-    if (r->closing && !r->closed && !r->n_in_flight) {
+    if (r->closing && !r->close_at_ns) r->close_at_ns = now_ns + r->lease_ns / 4;
+    if (r->closing && !r->closed && (!r->n_in_flight || now_ns >= r->close_at_ns)) {
         r->closed = true;
         act(r, out, KV_CLOSE, 0);
     }
-    out->wake_ns = r->closing ? UINT64_MAX : r->heard_ns + r->lease_ns + 1;
+    out->wake_ns = r->closed ? UINT64_MAX : r->closing ? r->close_at_ns : r->heard_ns + r->lease_ns + 1;
 }
 
 bool raw_flow_over(const raw_flow *r, st_code *code) {

@@ -16,7 +16,7 @@ typedef struct {
     /* its own: */
     uint32_t n_posted, n_done, n_in_flight;
     bool in_flight[KV_TRANSFER_MAX_SLOTS + 1], told, closing, closed, over;
-    uint64_t heard_ns;
+    uint64_t heard_ns, close_at_ns; /* close_at: what was begun and has not ended is the link's from then on; 0: not yet */
     st_code code;
 } raw_flow;
 

@@ -29,7 +29,7 @@ void kernels_neon_kv_decode_F32(float *out, const void *rows, uint32_t n_rows, u
 INLINE uint32x4_t magnitudes(float32x4_t x) { return vreinterpretq_u32_f32(vabsq_f32(x)); }
 
 /* To nearest, half to even; in int16. */
-INLINE int16x4_t codes_of(float32x4_t y) { return vmovn_s32(vcvtnq_s32_f32(y)); }
+INLINE int16x4_t codes_of(float32x4_t y) { return vqmovn_s32(vcvtnq_s32_f32(y)); }
 
 INLINE float32x4_t load_first(const float *x, uint32_t n) {
     float last[4] = {0};

@@ -694,7 +694,7 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     assert_true(h.accepted > h.drafted / 10 && h.accepted < h.drafted);
     assert_true(h.by_rank > N_SEEDS && h.branches > N_SEEDS && h.late > N_SEEDS / 4 && h.bad > N_SEEDS / 4);
     assert_true(h.won > N_SEEDS && h.dropped > N_SEEDS / 4 && h.by_corpus > N_SEEDS / 4);
-    assert_true(h.gave_way > N_SEEDS / 2 && h.again > N_SEEDS / 16);
+    assert_true(h.gave_way > N_SEEDS / 3 && h.again > N_SEEDS / 16);
     print_message("%llu moves, %llu failed, %llu called off, %llu began early\n", (unsigned long long)h.kv_moves,
                   (unsigned long long)h.vain_moves, (unsigned long long)h.called_off, (unsigned long long)h.early_moves);
     assert_true(h.kv_moves > N_SEEDS / 4 && h.vain_moves > N_SEEDS / 8 && h.called_off > N_SEEDS / 32 &&

@@ -1,6 +1,7 @@
 /* Movers of several ranks in one process, over real transports: two ranks that hold heads 0-1 and 1-2 of three send to one that
  * holds all of them. What arrives is in the blocks that were named, byte for byte, and nothing else changes. */
 #include "worker/mover.h"
+#include "worker/raw_flow.h"
 
 #include "base/fault.h"
 #include "base/mem.h"
@@ -451,8 +452,36 @@ static void a_mover_that_is_stopped_leaves_nothing(void **state) {
         }
 }
 
+static bool closes(const kv_actions *a) {
+    bool any = false;
+    for (uint32_t i = 0; i < a->n; i++) any |= a->at[i].verb == KV_CLOSE;
+    return any;
+}
+
+/* What a peer that stands still has begun to take cannot be taken back. */
+static void a_bare_flow_waits_for_its_slots_for_a_quarter_of_a_lease(void **state) {
+    (void)state;
+    static uint8_t memory[1024];
+    raw_flow r = {
+        .role = KV_SOURCE, .n_slots = 2, .n_places = 2, .piece_bytes = 64, .n_pieces = 8, .lease_ns = 400, .memory = memory};
+    kv_actions a;
+    st_code code = ST_OK;
+    assert_true(raw_flow_bytes(&r) <= sizeof memory);
+    raw_flow_step(&r, 1, &(kv_event){.kind = KV_EVENT_TIME}, &a);
+    assert_int_equal(a.n, 3);
+    raw_flow_step(&r, 10, &(kv_event){.kind = KV_EVENT_CANCEL}, &a);
+    assert_true(a.n == 3 && !closes(&a) && a.wake_ns == 110);
+    raw_flow_step(&r, 110, &(kv_event){.kind = KV_EVENT_TIME}, &a);
+    assert_true(a.n == 1 && closes(&a) && a.wake_ns == UINT64_MAX);
+    raw_flow_step(&r, 111, &(kv_event){.kind = KV_EVENT_SENT, .slot = 1}, &a);
+    assert_true(a.n == 0 && !raw_flow_over(&r, &code));
+    raw_flow_step(&r, 112, &(kv_event){.kind = KV_EVENT_CLOSED}, &a);
+    assert_true(a.n == 0 && raw_flow_over(&r, &code) && code == ST_ERR_CANCELLED);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_bare_flow_waits_for_its_slots_for_a_quarter_of_a_lease),
         cmocka_unit_test(every_type_moves_by_every_transport),
         cmocka_unit_test(the_best_transport_is_taken_unless_the_order_names_another),
         cmocka_unit_test(blocks_go_as_they_get_ready),
