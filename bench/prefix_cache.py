@@ -25,10 +25,9 @@ import signal
 import statistics
 import sys
 import tempfile
-import time
-import urllib.request
 
 from pinned import ROOT, Cluster, Failure, two_cores
+from rounds import Progress, in_words, print_table, read_lines, spread, turned
 
 BLOCK = 32
 WORDS = "ship river doctor theorem garden engine letter winter market violin copper bridge planet summer window captain".split()
@@ -112,44 +111,31 @@ class Bench:
         if not os.path.exists(expected):
             os.rename(records, expected)
             records = expected
-        with open(records, encoding="utf-8") as f:
-            return summary, [json.loads(line) for line in f]
+        return summary, read_lines(records)
 
     def run(self, cluster, load, round_number):
         expected = f"{self.directory}/{load.name}.{round_number}"
         warm = ("--warm-up", 1) if load.prefix == "shared" else ()
-        prompts, before = self.prompts(load, round_number), metrics(cluster)
+        prompts, before = self.prompts(load, round_number), cluster.metrics()
         summary, records = self.serve(cluster, load, prompts, expected, *warm)
-        spent = collections.Counter(metrics(cluster))
+        spent = collections.Counter(cluster.metrics())
         spent.subtract(before)
         first = [(r["first_token_ns"] - r["sent_ns"]) / 1e6 for r in records]
         return Run(statistics.median(first), statistics.quantiles(first, n=10)[8], summary["full"]["tokens_per_s"],
                    statistics.median(r["prompt_tokens"] for r in records),
-                   spent["prefix_cache_hits_total"] / spent["prefix_cache_queries_total"], int(spent["num_preemptions_total"]))
+                   spent["consort_prefix_cache_hits_total"] / spent["consort_prefix_cache_queries_total"],
+                   int(spent["consort_num_preemptions_total"]))
 
     def measure(self):
         with contextlib.ExitStack() as running:
             clusters = {name: running.enter_context(self.cluster(name)) for name in NAMES}
             plan = [(load, name, r) for r in range(self.a.rounds) for load in loads(self.a) for name in turned(load.on, r)]
-            start = time.monotonic()
-            for i, (load, name, r) in enumerate(plan):
+            progress = Progress(len(plan), say)
+            for load, name, r in plan:
                 run = self.run(clusters[name], load, r)
                 self.results.setdefault(load.name, {}).setdefault(name, []).append(run)
-                left = (time.monotonic() - start) * (len(plan) - i - 1) / (i + 1)
-                say(f"{i + 1} of {len(plan)}, {left / 60:.1f} min to go: {load.name}, {name}: {run.first_token_ms_median:.1f} ms to the first token, "
-                    f"{run.tokens_per_s:.1f} tokens/s, {run.cached_share:.0%} cached, {run.preemptions} preemptions")
-
-
-def turned(values, n):
-    n %= len(values)
-    return values[n:] + values[:n]
-
-
-def metrics(cluster):
-    """{name without "consort_": value} of those without labels."""
-    with urllib.request.urlopen(f"http://{cluster.http}/metrics") as reply:
-        lines = (line.rpartition(" ") for line in reply.read().decode().splitlines() if line[0] != "#")
-    return {name.removeprefix("consort_"): float(value) for name, _, value in lines if "{" not in name}
+                progress.say(f"{load.name}, {name}: {run.first_token_ms_median:.1f} ms to the first token, {run.tokens_per_s:.1f} tokens/s, "
+                             f"{run.cached_share:.0%} cached, {run.preemptions} preemptions")
 
 
 # ---- figures ----
@@ -161,26 +147,15 @@ def medians(runs):
 def shares(results, load, name, figure):
     """Of this figure in that of `off` in the same round."""
     pairs = zip(results[load].get(name, []), results[load].get("off", []))
-    ratios = [getattr(run, figure) / getattr(off, figure) for run, off in pairs]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None
+    return [getattr(run, figure) / getattr(off, figure) for run, off in pairs]
 
 
 def as_json(b):
     found = {load: {name: {"rounds": [run._asdict() for run in runs], **medians(runs)._asdict(),
-                           "in_off": {figure: shares(b.results, load, name, figure) for figure in Run._fields[:3]}}
+                           "in_off": {figure: spread(ratios) for figure in Run._fields[:3] if (ratios := shares(b.results, load, name, figure))}}
                     for name, runs in by_name.items()} for load, by_name in b.results.items()}
     return {"bytes_equal": not b.differences and not b.interrupted, "differences": b.differences, "interrupted": b.interrupted, "loads": found,
             "quick": b.a.quick, "n_rounds": b.a.rounds, "streams": b.a.streams, "tokens": b.a.tokens, "prefix": b.a.prefix}
-
-
-def in_words(share):
-    return f"{share['median']:.2f} ({share['min']:.2f} - {share['max']:.2f})" if share else "-"
-
-
-def print_table(head, rows):
-    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
 
 
 def print_tables(b):
