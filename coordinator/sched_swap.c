@@ -5,10 +5,10 @@
  * fetches them before a step, oldest first, and sits steps out as long as more of them lie there.
  * Why by plans and not by a task of its own beside them: ranks hear of all changes in one order, so that a block has one content
  * for all of them, and a step that reads it needs no waiting. The price is that a step takes longer by its swaps: they are
- * bounded by max_stall_ns where sequences decode, as prompts are. Whether it pays is measured: ranks say what their swaps took,
- * and a block is fetched only where that takes no longer than to compute it, and goes out only where both ways together do not.
- * What is not known is tried. What was found to be too slow is believed a little less with each preemption, so that some day it
- * is tried again.
+ * bounded by max_stall_ns where sequences decode, as prompts are, and by MOST_NS else, lest a rank be taken for dead. Whether it
+ * pays is measured: ranks say what their swaps took, and a block is fetched only where that takes no longer than to compute it,
+ * and goes out only where both ways together do not. What is not known is tried. What was found to be too slow is believed a
+ * little less with each preemption, so that some day it is tried again.
  *
  * Moves (sched_move.c) read and write blocks beside plans: they begin when no swap is under way (sched_swaps_rest), and their
  * blocks are held, so no later swap names them. Limits: both ways of a group's ranks are taken for those of its leader. */
@@ -17,7 +17,8 @@
 enum {
     LEAST = 4,  /* swaps of a step, whatever they take: two blocks come back, and two make room */
     FIRST = 16, /* while it is not known what they take */
-    QUIET = 4   /* plans */
+    QUIET = 4,  /* plans */
+    MOST_NS = 1000000000
 };
 
 static double computed_ns(const sched_group *g) { return g->prompt_ns * NOUNS_BLOCK_TOKENS; }
@@ -27,13 +28,12 @@ static bool pays(const sched_group *g, double ns) { return g->prompt_ns <= 0 || 
 
 static kv_swap_rule rule_of(const sched_group *g) {
     const double *ns = g->swap_ns, slower = ns[SCHED_OUT] > ns[SCHED_IN] ? ns[SCHED_OUT] : ns[SCHED_IN];
-    uint64_t bound_ns = g->s->limits.max_stall_ns;
-    kv_swap_rule rule = {.most = NOUNS_MAX_SWAPS, .out = pays(g, ns[SCHED_OUT] + ns[SCHED_IN]), .in = pays(g, ns[SCHED_IN])};
-    if (bound_ns > 0 && g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n > 0) {
-        double most = slower > 0 ? (double)bound_ns / slower : FIRST;
-        rule.most = most < LEAST ? LEAST : most < NOUNS_MAX_SWAPS ? (uint32_t)most : NOUNS_MAX_SWAPS;
-    }
-    if (g->n_quiet > 0) rule.most = 0;
+    uint64_t bound_ns = MOST_NS, stall_ns = g->s->limits.max_stall_ns;
+    kv_swap_rule rule = {.out = pays(g, ns[SCHED_OUT] + ns[SCHED_IN]), .in = pays(g, ns[SCHED_IN])};
+    if (g->n_quiet > 0) return rule;
+    if (stall_ns > 0 && stall_ns < bound_ns && g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n > 0) bound_ns = stall_ns;
+    double most = slower > 0 ? (double)bound_ns / slower : FIRST;
+    rule.most = most < LEAST ? LEAST : most < NOUNS_MAX_SWAPS ? (uint32_t)most : NOUNS_MAX_SWAPS;
     return rule;
 }
 
