@@ -11,6 +11,13 @@
 
 enum { MAX_BYTES = 256 << 10 /* of a file: people write them */ };
 
+/* Choices of kv_transport: the kinds that there are, and two more. */
+static const char kv_transports[] = "auto"
+#define TRANSPORT(name, where) "|" #name
+#include "parallel/transports.def"
+#undef TRANSPORT
+                                    "|off";
+
 typedef enum { TEXT, CHOICE, ENUM, NUMBER } row_kind;
 typedef struct {
     const char *name;

@@ -278,7 +278,7 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     warn_if_open("listen", c->t->listen);
     warn_if_open("control_listen", c->t->control_listen);
     if (c->http) warn_if_open("http_listen", c->t->http_listen);
-    if (!strcmp(c->t->kv_transport, "auto") || !strcmp(c->t->kv_transport, "tcp")) warn_if_open("kv_listen", c->t->kv_listen);
+    if (o->kv_listens) warn_if_open("kv_listen", c->t->kv_listen);
     log_line(LOG_INFO, "coordinator", "gRPC on port %u, control link on port %u, model %s, %u ranks expected", c->front.port,
              c->members.port, c->t->model, c->members.n - 1);
     *out = c;

@@ -10,14 +10,15 @@
 #include <string.h>
 
 enum { ROUNDS = 5, ROUND_BYTES = 64 << 20, LEAST_PIECES = 16, RAW = 0, MOVED = 1 };
-static const char *const ways[] = {"shm", "mpi", "tcp"};
 static const uint32_t sizes[] = {25600, 704 << 10, 8 << 20};
-enum { N_WAYS = sizeof ways / sizeof *ways, N_SIZES = sizeof sizes / sizeof *sizes };
+enum { N_SIZES = sizeof sizes / sizeof *sizes };
 
 struct measure {
     coordinator *c;
     net_call *call; /* NULL: nobody listens any more */
     uint32_t source, target, way, size, round, n_replies;
+    char ways[PROTO_MAX_TRANSPORTS][PROTO_TRANSPORT_BYTES]; /* [n_ways] that both ranks have */
+    uint32_t n_ways;
     double rates[2][ROUNDS]; /* [RAW, MOVED] bytes a second; the last is one move of each */
     uint64_t id;             /* of the move at hand */
 };
@@ -48,7 +49,7 @@ static bool reply(measure *m) {
                            .source = m->source,
                            .target = m->target};
     proto_bytes b = {0};
-    snprintf(v.transport, sizeof v.transport, "%s", ways[m->way]);
+    snprintf(v.transport, sizeof v.transport, "%s", m->ways[m->way]);
     st_code code = proto_measurement_encode(&v, &b);
     if (!code) code = net_call_send(m->call, b.bytes, b.n, NULL);
     proto_bytes_free(&b);
@@ -82,15 +83,17 @@ static void measured(void *context, st_code code, const char *message, const pro
     next(m);
 }
 
-static bool both_have(const measure *m) {
+/* In the source's order. */
+static void find_ways(measure *m) {
     const proto_register *a = &m->c->members.items[m->source].info, *b = &m->c->members.items[m->target].info;
-    if (m->way == 0) return a->shm_address[0] && b->shm_address[0];
-    return m->way == 1 ? a->mpi_address[0] && b->mpi_address[0] : a->tcp_address[0] && b->tcp_address[0];
+    for (uint32_t i = 0; i < a->n_addresses; i++)
+        for (uint32_t k = 0; k < b->n_addresses; k++)
+            if (!strcmp(a->addresses[i].transport, b->addresses[k].transport))
+                memcpy(m->ways[m->n_ways++], a->addresses[i].transport, PROTO_TRANSPORT_BYTES);
 }
 
 static void next(measure *m) {
-    while (m->way < N_WAYS && !both_have(m)) m->way++;
-    if (m->way == N_WAYS) {
+    if (m->way == m->n_ways) {
         if (m->n_replies)
             finish(m, ST_OK, "");
         else
@@ -100,7 +103,7 @@ static void next(measure *m) {
     }
     uint32_t n = ROUND_BYTES / sizes[m->size];
     proto_scratch scratch = {sizes[m->size], n < LEAST_PIECES ? LEAST_PIECES : n, m->round % 2 == RAW};
-    m->id = moves_measure(m->c, m->source, m->target, ways[m->way], &scratch, measured, m);
+    m->id = moves_measure(m->c, m->source, m->target, m->ways[m->way], &scratch, measured, m);
     if (!m->id) finish(m, ST_ERR_UNAVAILABLE, "one of the ranks is gone");
 }
 
@@ -138,9 +141,10 @@ void measure_start(coordinator *c, net_call *call) {
     }
     *m = (measure){.c = c, .call = call};
     c->measure = m;
-    if (choose_ranks(c, m))
+    if (choose_ranks(c, m)) {
+        find_ways(m);
         next(m);
-    else
+    } else
         finish(m, ST_ERR_MISMATCH,
                "the cluster has one verifier, of one rank: its KV has nowhere to go. A topology with two groups of role "
                "verifier, or with "

@@ -85,7 +85,7 @@ ST_CHECKED st_code proto_habits_decode(const uint8_t *bytes, size_t n, arena *a,
 
 /* One reply of MeasureKv. */
 typedef struct {
-    char transport[8];
+    char transport[PROTO_TRANSPORT_BYTES];
     uint32_t block_bytes, source, target;
     double bytes_per_s, raw_bytes_per_s; /* of a move; of the transport alone */
 } proto_measurement;

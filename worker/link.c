@@ -308,6 +308,20 @@ static void deinit(worker *w) {
     mailbox_destroy(w->mail, drop_mail);
 }
 
+_Static_assert((int)PROTO_MAX_TRANSPORTS >= (int)TRANSPORT_MAX_KINDS && (int)PROTO_TRANSPORT_BYTES >= (int)TRANSPORT_NAME_BYTES &&
+                   (int)PROTO_ADDRESS_BYTES >= (int)TRANSPORT_ADDRESS_BYTES,
+               "messages have room for the addresses of a rank");
+
+static void tell_addresses(const worker_options *o, proto_register *r) {
+    INVARIANT(o->n_transports <= PROTO_MAX_TRANSPORTS);
+    for (uint32_t i = 0; i < o->n_transports; i++) {
+        const transport *t = o->transports[i];
+        proto_address *to = &r->addresses[r->n_addresses++];
+        snprintf(to->transport, sizeof to->transport, "%s", t->ops->name);
+        snprintf(to->address, sizeof to->address, "%s", t->address);
+    }
+}
+
 static st_code make_part(worker *w) {
     const worker_options *o = w->o;
     bool drafts = w->config->role == CONFIG_DRAFTER;
@@ -327,11 +341,7 @@ static st_code make_part(worker *w) {
     snprintf(i->name, sizeof i->name, "%s", w->config->name);
     w->part->moved = moved;
     w->part->moved_context = w;
-    for (uint32_t k = 0; !drafts && k < o->n_transports; k++) {
-        const char *name = o->transports[k]->ops->name;
-        char *to = !strcmp(name, "shm") ? i->shm_address : !strcmp(name, "mpi") ? i->mpi_address : i->tcp_address;
-        snprintf(to, PROTO_ADDRESS_BYTES, "%s", o->transports[k]->address);
-    }
+    if (!drafts) tell_addresses(o, i);
     if (gethostname(i->hostname, sizeof i->hostname - 1)) snprintf(i->hostname, sizeof i->hostname, "unknown");
     w->info = *i;
     return ST_OK;

@@ -130,7 +130,8 @@ static void on_move(member *m, const net_frame *f) {
     m->move.first_block = v.n_blocks ? v.blocks[0] : UINT32_MAX;
     m->move.scratch = v.scratch;
     snprintf(m->move.way, sizeof m->move.way, "%s", v.way);
-    snprintf(m->move.peer, sizeof m->move.peer, "%s", v.flows[0].tcp);
+    assert_int_equal(v.flows[0].n_addresses, 2);
+    snprintf(m->move.peer, sizeof m->move.peer, "%s", v.flows[0].addresses[1].address);
     memcpy(m->move.key, v.flows[0].key, sizeof m->move.key);
     m->n_moves++;
     arena_deinit(&a);
@@ -349,8 +350,9 @@ static void describe_members(house *h) {
         r->dim = DIM;
         r->max_rows = MAX_ROWS;
         r->n_kv_heads = 2;
-        snprintf(r->shm_address, sizeof r->shm_address, "@%s", names[i]);
-        snprintf(r->tcp_address, sizeof r->tcp_address, "%s:1", names[i]);
+        r->n_addresses = 2;
+        r->addresses[0] = (proto_address){.transport = "shm", .address = {'@', names[i][0]}};
+        r->addresses[1] = (proto_address){.transport = "tcp", .address = {names[i][0], ':', '1'}};
     }
 }
 

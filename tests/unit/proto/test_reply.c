@@ -170,6 +170,8 @@ static proto_status sample_status(proto_worker_status *workers, uint32_t n) {
         proto_register *r = &workers[i].info;
         *r = (proto_register){.rank = i, .group_size = 1, .role = "verifier", .hostname = "localhost", .kv_blocks = any64(&s)};
         for (int k = 0; k < 32; k++) r->model_hash[k] = (uint8_t)draw(&s);
+        for (; r->n_addresses < i % (PROTO_MAX_TRANSPORTS + 1); r->n_addresses++)
+            r->addresses[r->n_addresses] = (proto_address){{(char)('a' + r->n_addresses)}, "somewhere"};
     }
     return x;
 }
