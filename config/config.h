@@ -55,6 +55,7 @@ typedef struct {
     char *kv_listen;    /* host */
     uint32_t move_tokens;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
+    char *debug;          /* "off", "on" */
     config_group *groups; /* [n_groups] */
     uint32_t n_groups;
 } config_topology;

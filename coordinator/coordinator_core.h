@@ -86,6 +86,7 @@ typedef enum {
     SCHED_EMPTY,        /* `group` takes no new requests and gives its running ones to others, until SCHED_FILL, also where it
                            is lost and comes back; nothing if sched_may_empty says no */
     SCHED_FILL,         /* `group` takes requests again */
+    SCHED_FORGET,       /* no group keeps KV of earlier requests any more; what requests hold stays theirs */
     SCHED_TIMER         /* the time of the last TIMER action has come */
 } sched_event_kind;
 

@@ -266,6 +266,7 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     if (!code) code = net_timer_create(c->loop, on_sched_timer, c, &c->sched_timer);
     if (!code) code = net_timer_create(c->loop, on_drain_timer, c, &c->drain_timer);
     if (!code) code = moves_init(c, e);
+    if (!code) code = debug_init(c, e);
     if (!code) code = net_loop_on_signal(c->loop, on_signal, c, e);
     if (!code) code = members_listen(c, e);
     if (!code) code = front_init(c, e);
@@ -278,6 +279,8 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     warn_if_open("listen", c->t->listen);
     warn_if_open("control_listen", c->t->control_listen);
     if (c->http) warn_if_open("http_listen", c->t->http_listen);
+    if (!strcmp(c->t->debug, "on"))
+        log_line(LOG_WARN, "coordinator", "debug: on: whoever reaches %s may make faults in this cluster", c->t->listen);
     if (o->kv_listens) warn_if_open("kv_listen", c->t->kv_listen);
     log_line(LOG_INFO, "coordinator", "gRPC on port %u, control link on port %u, model %s, %u ranks expected", c->front.port,
              c->members.port, c->t->model, c->members.n - 1);
@@ -303,6 +306,7 @@ void coordinator_destroy(coordinator *c) {
     net_http_destroy(c->http);
     measure_deinit(c);
     moves_deinit(&c->moves);
+    debug_deinit(&c->debug);
     members_deinit(&c->members);
     net_timer_destroy(c->sched_timer);
     net_timer_destroy(c->drain_timer);

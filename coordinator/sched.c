@@ -482,6 +482,9 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     case SCHED_FILL:
         if (g) g->emptied = false;
         break;
+    case SCHED_FORGET:
+        for (g = s->groups; g < s->groups + s->limits.n_groups; g++) kv_forget(g->kv);
+        break;
     case SCHED_TIMER: s->announced_ns = 0; break;
     }
     if (s->timer_ns > 0 && now_ns >= s->timer_ns) end_overdue(s);

@@ -115,6 +115,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     proto_welcome w;
     proto_heartbeat h;
     proto_abort ab;
+    proto_faults_order fo;
+    proto_faults ft;
     st_error e;
     if (!size) return 0;
     uint8_t *payload = malloc(size); /* its own piece, so that a read before or past it is seen */
@@ -135,6 +137,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case PROTO_MSG_ABORT:
         if (!proto_abort_decode(payload, size, &ab, &e)) INVARIANT(ab.code && ab.code < ST_N_CODES);
+        break;
+    case PROTO_MSG_FAULTS:
+        if (!proto_faults_order_decode(payload, size, &fo, &e)) INVARIANT(strnlen(fo.plan, sizeof fo.plan) < sizeof fo.plan);
+        break;
+    case PROTO_MSG_FAULTS_TOLD:
+        if (!proto_faults_decode(payload, size, &ft, &e)) INVARIANT(ft.n_points <= PROTO_MAX_FAULTS && ft.code < ST_N_CODES);
         break;
     case PROTO_MSG_PLAN: plan(payload, size, true); break;
     case PROTO_MSG_RESULT: result(payload, size, true); break;

@@ -145,6 +145,17 @@ void member_say_moved(member *m, st_code code, const char *message, uint64_t byt
     send_encoded(m, PROTO_MSG_MOVED, code, &b);
 }
 
+void member_say_faults(member *m, st_code code, const char *message) {
+    proto_faults f = {.id = m->faults.id,
+                      .code = code,
+                      .n_points = 2,
+                      .points = {{"a.point", "what it does", 3, 30, 10}, {"another", "what that does", 0, 0, 0}}};
+    proto_bytes b = {0};
+    snprintf(f.message, sizeof f.message, "%s", message);
+    code = proto_faults_encode(&f, &b);
+    send_encoded(m, PROTO_MSG_FAULTS_TOLD, code, &b);
+}
+
 static void on_frame(void *context, net_link *k, const net_frame *f) {
     member *m = context;
     uint64_t id;
@@ -156,6 +167,10 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
         m->n_welcomes++;
     }
     m->n_aborts += f->type == PROTO_MSG_ABORT;
+    if (f->type == PROTO_MSG_FAULTS) {
+        assert_int_equal(proto_faults_order_decode(f->payload, f->n, &m->faults, NULL), ST_OK);
+        m->n_faults++;
+    }
     if (f->type == PROTO_MSG_PLAN) on_plan(m, f);
     if (f->type == PROTO_MSG_MOVE) on_move(m, f);
     if (f->type == PROTO_MSG_MOVE_READY)
@@ -232,6 +247,28 @@ void house_measure(house *h) {
     h->n_measured = 0;
     call(&h->measure, "/consort.v1.Admin/MeasureKv", &(proto_bytes){0}, on_measured, &h->measuring);
 }
+
+static void on_told(void *context, const uint8_t *message, size_t n) {
+    house *h = ((outcome *)context)->h;
+    assert_true(h->n_told < sizeof h->told / sizeof *h->told);
+    assert_int_equal(proto_faults_reply_decode(message, n, &h->told[h->n_told++], NULL), ST_OK);
+    net_loop_stop(h->loop);
+}
+
+void house_faults(house *h, const proto_faults_request *q) {
+    proto_bytes b = {0};
+    assert_int_equal(proto_faults_request_encode(q, &b), ST_OK);
+    h->n_told = 0;
+    call(&h->faults, "/consort.v1.Admin/Faults", &b, on_told, &h->faulting);
+    proto_bytes_free(&b);
+}
+
+static void on_forgotten(void *context, const uint8_t *message, size_t n) {
+    house *h = ((outcome *)context)->h;
+    assert_int_equal(proto_blocks_decode(message, n, &h->blocks, NULL), ST_OK);
+}
+
+void house_forget(house *h) { call(&h->forget, "/consort.v1.Admin/ForgetKv", &(proto_bytes){0}, on_forgotten, NULL); }
 
 void house_ask(house *h, uint32_t max_tokens) {
     proto_request r = proto_request_default();
@@ -392,14 +429,16 @@ static void describe(house *h, const house_options *o) {
     describe_members(h);
 }
 
-house *house_start(const house_options *o) {
+static house *start(const house_options *o, bool debug) {
+    static char off[] = "off", on[] = "on";
     house *h = calloc(1, sizeof *h);
     st_error e;
     unsigned port = 0;
     h->n_members = o->n_members;
-    h->request.h = h->status.h = h->stop.h = h->drain.h = h->undo.h = h->measure.h = h;
+    h->request.h = h->status.h = h->stop.h = h->drain.h = h->undo.h = h->measure.h = h->faults.h = h->forget.h = h;
     write_model(h);
     describe(h, o);
+    h->topology.debug = debug ? on : off;
     snprintf(h->run_file, sizeof h->run_file, "%s.run", h->model);
     h->options =
         (coordinator_options){.topology = &h->topology, .secret = house_secret, .cluster_epoch = EPOCH, .run_file = h->run_file};
@@ -417,6 +456,10 @@ house *house_start(const house_options *o) {
     on_beat(h);
     return h;
 }
+
+house *house_start(const house_options *o) { return start(o, false); }
+
+house *house_start_debug(const house_options *o) { return start(o, true); }
 
 void house_drain(outcome *o, const proto_drain *d) {
     proto_bytes b = {0};

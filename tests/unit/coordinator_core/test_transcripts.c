@@ -359,6 +359,7 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
                                         [SCHED_MOVED] = "moved",
                                         [SCHED_EMPTY] = "empty",
                                         [SCHED_FILL] = "fill",
+                                        [SCHED_FORGET] = "forget",
                                         [SCHED_TIMER] = "timer"};
     result_memory m = {0};
     char *at = strchr(words[0], '@');
