@@ -108,8 +108,8 @@ uint64_t moves_measure(coordinator *c, uint32_t from, uint32_t to, const char *w
 
 /* ---- measure.c: the call MeasureKv ---- */
 typedef struct measure measure;
-void measure_start(coordinator *c, net_call *call);        /* answers the call, now or later */
-void measure_forget(coordinator *c, const net_call *call); /* the call is dead */
+void measure_start(coordinator *c, net_call *call, const uint8_t *message, size_t n); /* answers the call, now or later */
+void measure_forget(coordinator *c, const net_call *call);                            /* the call is dead */
 void measure_deinit(coordinator *c);
 
 /* ---- debug.c: the calls Faults and ForgetKv ---- */
@@ -188,6 +188,7 @@ struct coordinator {
     uint64_t started_ns;
     model_tokenizer *tokenizer;
     uint32_t ends[MAX_ENDS], n_ends; /* the model's own end-of-answer tokens */
+    uint32_t n_layers;               /* of the model */
     uint8_t model_hash[32], vocabulary_hash[32];
     filemap corpus;
     members members;

@@ -617,7 +617,7 @@ static void on_call(void *context, net_call *call, const char *path, const uint8
     else if (strcmp(path, "/consort.v1.Admin/Trace") == 0)
         on_trace(c, call);
     else if (strcmp(path, "/consort.v1.Admin/MeasureKv") == 0)
-        measure_start(c, call);
+        measure_start(c, call, message, n);
     else if (strcmp(path, "/consort.v1.Admin/Faults") == 0)
         debug_faults(c, call, message, n);
     else if (strcmp(path, "/consort.v1.Admin/ForgetKv") == 0)

@@ -125,7 +125,7 @@ static void on_signal(void *context, int number) {
 static st_code read_model(coordinator *c, st_error *e) {
     model_file *f;
     model_string arch;
-    uint64_t context = 0, dim = 0;
+    uint64_t context = 0, dim = 0, n_layers = 0;
     char key[96];
     st_code code = model_file_open(c->t->model, &f, e);
     if (code) return code;
@@ -137,6 +137,8 @@ static st_code read_model(coordinator *c, st_error *e) {
         code = model_file_u64(f, key, 1, PROTO_MAX_PROMPT_TOKENS, &context, e);
         snprintf(key, sizeof key, "%.*s.embedding_length", (int)(arch.size < 32 ? arch.size : 32), arch.bytes);
         if (!code) code = model_file_u64(f, key, 1, NOUNS_MAX_DIM, &dim, e);
+        snprintf(key, sizeof key, "%.*s.block_count", (int)(arch.size < 32 ? arch.size : 32), arch.bytes);
+        if (!code) code = model_file_u64(f, key, 1, UINT16_MAX, &n_layers, e);
     }
     for (uint32_t id = 0; !code && id < model_vocabulary_size(c->tokenizer) && c->n_ends < MAX_ENDS; id++)
         if (model_token_is_end(c->tokenizer, id)) c->ends[c->n_ends++] = id;
@@ -145,6 +147,7 @@ static st_code read_model(coordinator *c, st_error *e) {
     if (!code) {
         c->limits.max_context = (uint32_t)context;
         c->limits.dim = (uint32_t)dim;
+        c->n_layers = (uint32_t)n_layers;
         if (c->t->max_context && c->t->max_context < context) c->limits.max_context = c->t->max_context;
     }
     model_file_close(f);

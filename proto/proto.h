@@ -19,8 +19,8 @@ enum { PROTO_MAX_BYTES = 8 << 20 }; /* of any message; decoders refuse more */
 /* An arena with this much left holds whatever any message of n bytes decodes to; one that would need more is refused. */
 size_t proto_arena_bytes(size_t n);
 
-/* ---- the public API (consort.proto; StatusRequest, StopRequest, StopReply, DrainReply, MeasureKvRequest and ForgetKvRequest are
- * empty: zero bytes) ---- */
+/* ---- the public API (consort.proto; StatusRequest, StopRequest, StopReply, DrainReply and ForgetKvRequest are empty: zero
+ * bytes) ---- */
 /* All defaults of fields.def; the prompt is an empty text. */
 proto_request proto_request_default(void);
 /* Errors: ST_ERR_INVALID_ARGUMENT; the message names the field, its value and its range. Views in *out live in `a`. */
@@ -88,7 +88,15 @@ typedef struct {
     char transport[PROTO_TRANSPORT_BYTES];
     uint32_t block_bytes, source, target;
     double bytes_per_s, raw_bytes_per_s; /* of a move; of the transport alone */
+    /* Where this was the KV of a prompt, in messages of the model's own size; 0: it was not */
+    uint32_t prompt_tokens;
+    uint64_t move_ns;                      /* from the first message to the last */
+    uint32_t crossover_tokens;             /* so many are moved and not computed, as the scheduler sees it; 0: none are */
+    double move_token_ns, prompt_token_ns; /* what a token moved takes, and one computed, as it has learnt; 0: not known */
 } proto_measurement;
+ST_CHECKED st_code proto_measure_request_encode(uint32_t prompt_tokens, proto_bytes *out); /* 0: no prompt */
+/* Errors: ST_ERR_INVALID_ARGUMENT. */
+ST_CHECKED st_code proto_measure_request_decode(const uint8_t *bytes, size_t n, uint32_t *prompt_tokens, st_error *e);
 ST_CHECKED st_code proto_measurement_encode(const proto_measurement *m, proto_bytes *out);
 /* Errors: ST_ERR_FORMAT. */
 ST_CHECKED st_code proto_measurement_decode(const uint8_t *bytes, size_t n, proto_measurement *out, st_error *e);

@@ -22,7 +22,8 @@ static void write_model(house *h) {
     w_key_text(&g, "general.architecture", "llama");
     w_key_u32(&g, "llama.context_length", CONTEXT);
     w_key_u32(&g, "llama.embedding_length", DIM);
-    g.bytes[16] += 3; /* the header's number of keys */
+    w_key_u32(&g, "llama.block_count", LAYERS);
+    g.bytes[16] += 4; /* the header's number of keys */
     memcpy(h->model, "/tmp/consort-test-XXXXXX", sizeof "/tmp/consort-test-XXXXXX");
     int fd = mkstemp(h->model);
     assert_true(fd >= 0 && write(fd, g.bytes, g.n) == (ssize_t)g.n && !close(fd));
@@ -243,9 +244,12 @@ static void on_measured(void *context, const uint8_t *message, size_t n) {
     net_loop_stop(h->loop);
 }
 
-void house_measure(house *h) {
+void house_measure(house *h, uint32_t prompt_tokens) {
+    proto_bytes b = {0};
     h->n_measured = 0;
-    call(&h->measure, "/consort.v1.Admin/MeasureKv", &(proto_bytes){0}, on_measured, &h->measuring);
+    assert_int_equal(proto_measure_request_encode(prompt_tokens, &b), ST_OK);
+    call(&h->measure, "/consort.v1.Admin/MeasureKv", &b, on_measured, &h->measuring);
+    proto_bytes_free(&b);
 }
 
 static void on_told(void *context, const uint8_t *message, size_t n) {
@@ -383,6 +387,8 @@ static void describe_members(house *h) {
         memcpy(r->precision, "fast", sizeof "fast");
         memcpy(r->kv_type, "f16", sizeof "f16");
         r->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
+        r->kv_bytes =
+            r->kv_blocks * LAYERS * (i == SECOND ? PIECE_BYTES : 2 * PIECE_BYTES) - 1; /* of a layer of a block: less than that */
         r->max_context = CONTEXT;
         r->dim = DIM;
         r->max_rows = MAX_ROWS;

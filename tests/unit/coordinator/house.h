@@ -19,8 +19,9 @@
 #include "proto/proto.h"
 #include <pthread.h>
 
-enum { CONTEXT = 64, BUDGET = 2 }; /* tokens of a sequence; nodes of a draft tree */
-enum { GIVE_UP_MS = 60000 };       /* a limit for hangs, not a measure */
+enum { CONTEXT = 64, BUDGET = 2 };       /* tokens of a sequence; nodes of a draft tree */
+enum { LAYERS = 5, PIECE_BYTES = 1024 }; /* of the model; of a layer of a block, the SECOND's */
+enum { GIVE_UP_MS = 60000 };             /* a limit for hangs, not a measure */
 enum { VERIFIER, DRAFTER, SECOND, MAX_MEMBERS };
 extern const uint8_t house_secret[NET_SECRET_BYTES];
 
@@ -133,7 +134,7 @@ void member_say_faults(member *m, st_code code, const char *message); /* answers
 
 void house_faults(house *h, const proto_faults_request *q); /* Faults; h->faults and h->told tell of it */
 void house_forget(house *h);                                /* ForgetKv; h->forget and h->blocks */
-void house_measure(house *h);                               /* MeasureKv; h->measure tells of it */
+void house_measure(house *h, uint32_t prompt_tokens);       /* MeasureKv; h->measure tells of it */
 
 bool house_is_ready(house *h);                      /* so says Status, with h->reason */
 void house_ask(house *h, uint32_t max_tokens);      /* a prompt of three tokens; h->request tells of it */
