@@ -103,7 +103,7 @@ static void the_kv_of_a_prompt_is_measured_behind_the_sizes(void **state) {
         UNTIL(h, h->n_measured == n / 10);
         const proto_measurement *v = &h->measured;
         assert_int_equal(v->prompt_tokens, prompt ? TOKENS : 0);
-        assert_true(prompt ? v->move_ns > 9.9 * BYTES && v->move_ns < 10.1 * BYTES : v->move_ns == 0);
+        assert_in_range(v->move_ns, prompt ? 99 * BYTES / 10 : 0, prompt ? 101 * BYTES / 10 : 0);
         assert_int_equal(v->crossover_tokens, prompt ? 32 : 0); /* nothing is learnt yet: move_tokens */
         assert_true(v->move_token_ns == 0 && v->prompt_token_ns == 0);
         assert_string_equal(v->transport, n <= 40 ? "shm" : "tcp");
