@@ -79,7 +79,9 @@ def test_a_prompt_moves_while_it_is_computed_whoever_dies(new_cluster, cluster, 
 
 
 def test_the_transports_of_a_cluster_are_measured(new_cluster):
-    cluster = new_cluster(drafters=[SECOND], threads=1)
+    cluster = new_cluster(drafters=[SECOND, CODE], threads=1)
+    told = [[(a.transport, len(a.address) > 0) for a in w.addresses] for w in cluster.status().workers]
+    assert told == [[(t, True) for t in ("shm", "mpi", "tcp")]] * 2 + [[]]
     rows = json.loads(consort("bench", "kv", "--prompt", 0, "--json", "--server", cluster.server).stdout)
     assert [(r["transport"], r["block_bytes"]) for r in rows] == [(t, n) for t in ("shm", "mpi", "tcp") for n in (25600, 720896, 8388608)]
     assert all(set(r) == {"transport", "block_bytes", "gb_s", "raw_gb_s", "source", "target"} for r in rows)
