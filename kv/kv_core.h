@@ -56,7 +56,7 @@ uint32_t kv_adopt(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens,
  * For a chain of kv_reserve_known, with the same salt; n_cached never falls. */
 void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_cached);
 /* Nothing is kept that no chain holds, neither in a block nor in a slot, and what chains hold is not shared any more. Swaps that
- * have not been taken are dropped: it is for a group that is lost. */
+ * were noted stay: chains may need them. */
 void kv_forget(kv_table *t);
 
 /* The swaps that may be noted until kv_take_swaps: in all, and which. At first none. */

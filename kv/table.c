@@ -382,7 +382,6 @@ st_code kv_grow(kv_table *t, kv_chain c, uint64_t n_tokens) {
 }
 
 void kv_forget(kv_table *t) {
-    t->n_swaps = 0;
     while (t->prefix.resting.n > 0) {
         uint32_t node = t->prefix.resting.oldest, index = t->prefix.nodes[node].at;
         drop_tree(t, node);

@@ -194,7 +194,8 @@ static void what_is_forgotten_is_in_no_slot(void **state) {
     kv_chain c = computed(t, "wxyz");
     kv_forget(t);
     kv_check(t);
-    assert_int_equal(kv_used_slots(t) + kv_n_swaps(t), 0);
+    assert_int_equal(kv_used_slots(t), 0);
+    assert_int_equal(kv_n_swaps(t), 2); /* to be done all the same: others may be behind them */
     assert_int_equal(kv_known(t, ours, text("abb"), 3 * B, 3 * B, &n_blocks), 0);
     kv_release(t, c);
     assert_int_equal(kv_free_blocks(t), 4);
@@ -482,10 +483,8 @@ static void rule(world *w) {
 
 static void forget(world *w) {
     kv_forget(w->t);
-    w->n_swaps = 0;
     for (uint32_t i = 0; i < NODES; i++) w->nodes[i].place = NOWHERE;
-    for (model_chain *m = w->chains; m < w->chains + CHAINS; m++)
-        m->apart = true, m->n_kept = m->n_computed = 0; /* the ranks are new ones: all is computed again */
+    for (model_chain *m = w->chains; m < w->chains + CHAINS; m++) m->apart = true, m->n_kept = 0;
 }
 
 static void one_operation(world *w) {
@@ -508,7 +507,7 @@ static void one_operation(world *w) {
         if (draw(w, 4) == 0) rule(w);
         break;
     default:
-        if (draw(w, 2000) == 0) forget(w);
+        if (draw(w, 500) == 0) forget(w);
     }
 }
 
