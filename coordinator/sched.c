@@ -90,7 +90,7 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.hidden = place(&at, l->want_hidden ? n * l->dim : 0, sizeof *shape.hidden);
     shape.proposals = place(&at, n * shape.roster.n, sizeof *shape.proposals);
     shape.aheads = place(&at, l->draft_ahead ? n * l->n_drafters : 0, sizeof *shape.aheads);
-    shape.agreed = place(&at, l->lockstep ? n * l->max_tree : 0, sizeof *shape.agreed);
+    shape.agreed = place(&at, l->fusion != SCHED_MERGE ? n * l->max_tree : 0, sizeof *shape.agreed);
     shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
     shape.habits = place(&at, shape.roster.n, sizeof *shape.habits);
     shape.trust = place(&at, n * shape.roster.n, sizeof *shape.trust);

@@ -100,9 +100,17 @@ double sched_local_gain(const sched *s, const sched_request *r) {
     return (double)sum;
 }
 
-void sched_decide_asking(sched_group *g, double gain) {
+static spec_fusion fusion_of(bool lockstep) { return lockstep ? SPEC_LOCKSTEP : SPEC_MERGE; }
+
+void sched_decide_asking(sched_group *g, double gain, bool several) {
+    const sched_limits *l = &g->s->limits;
     uint32_t kind = spec_worth_kind(sched_n_running(g), gain);
-    g->asks = !g->s->limits.adaptive_budgets || spec_worth_asking(&g->worth, kind, g->s->now_ns);
+    bool tries = false;
+    g->lockstep = l->fusion == SCHED_LOCKSTEP;
+    if (l->adaptive_budgets && l->fusion == SCHED_FUSION_AUTO && several)
+        g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &tries, g->s->now_ns) == SPEC_LOCKSTEP;
+    g->asks =
+        tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
     if (g->asks) g->round_kind = kind;
 }
 
@@ -121,10 +129,12 @@ uint32_t sched_get_costs(const sched *s, uint32_t group, sched_cost out[SCHED_MA
     return n;
 }
 
-/* A mean that fades. */
-void sched_learn_wait(sched_drafter *d, uint64_t wait_ns) {
-    uint64_t *mean = &d->stats.wait_ns;
-    *mean = *mean ? *mean - *mean / 8 + wait_ns / 8 : wait_ns;
+/* Means that fade. */
+void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r) {
+    sched_drafter *d = &s->drafters[drafter];
+    uint64_t *means[] = {&d->stats.wait_ns, &d->waits_ns[fusion_of(r->lockstep)]};
+    uint64_t wait_ns = s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns);
+    for (int i = 0; i < 2; i++) *means[i] = *means[i] ? *means[i] - *means[i] / 8 + wait_ns / 8 : wait_ns;
 }
 
 /* ---- whether to begin a step ---- */
@@ -146,8 +156,9 @@ static uint64_t drafts_due_ns(sched_group *g, uint64_t *takes_ns) {
     uint64_t due_ns = 0;
     for (sched_request *r = sched_first(g, SCHED_DRAFTING); r; r = sched_next(s, r))
         for (uint32_t i = 0; i < s->limits.n_drafters; i++) {
-            uint64_t at_ns = r->draft_by_ns - s->limits.draft_wait_ns + s->drafters[i].stats.wait_ns;
-            if (r->awaited >> i & 1 && at_ns > due_ns) due_ns = at_ns, *takes_ns = s->drafters[i].stats.wait_ns;
+            uint64_t wait_ns = s->drafters[i].waits_ns[fusion_of(r->lockstep)];
+            uint64_t at_ns = r->draft_by_ns - s->limits.draft_wait_ns + wait_ns;
+            if (r->awaited >> i & 1 && at_ns > due_ns) due_ns = at_ns, *takes_ns = wait_ns;
         }
     return due_ns;
 }
@@ -200,20 +211,22 @@ static spec_yield divide(sched_group *g, spec_step *step, uint32_t n_decode, uin
 }
 
 /* What the step would have given had nobody waited: all would be in it. */
-static void learn_worth(sched_group *g, const spec_step *step, spec_yield with, spec_yield without, uint64_t waited_ns) {
+static void learn_worth(sched_group *g, const spec_step *step, spec_yield with, spec_yield without, uint64_t waited_ns,
+                        bool lockstep) {
     uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
     if (n_all > g->s->limits.max_batch) n_all = g->s->limits.max_batch;
     without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
     with.ns += (double)waited_ns - (double)step->wait_ns;
-    spec_worth_learn(&g->worth, g->round_kind, with, without, waited_ns, g->s->now_ns);
+    spec_worth_learn(&g->worth, fusion_of(lockstep), g->round_kind, with, without, waited_ns, g->s->now_ns);
 }
 
 void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
     sched *s = g->s;
     uint32_t asked = 0;
+    bool lockstep = false;
     if (s->limits.max_tree == 0 || n_decode == 0) return;
     sched_request *r = sched_first(g, SCHED_DECODE);
-    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) asked |= r->asked;
+    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) asked |= r->asked, lockstep |= r->asked && r->lockstep;
     spec_step step = {.cost = &g->cost,
                       .n_rows = n_decode + prompt_rows(g, n_decode),
                       .n_choices = n_decode,
@@ -230,5 +243,5 @@ void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
         g->trees[i].tree.n = s->shares[i].taken;
         for (uint32_t k = 0; k < s->shares[i].taken; k++) s->stats.expected += (double)s->shares[i].path[k];
     }
-    if (asked && knows) learn_worth(g, &step, with, without, waited);
+    if (asked && knows) learn_worth(g, &step, with, without, waited, lockstep);
 }

@@ -47,7 +47,7 @@ static float claim(const sched *s, const sched_drafter *d, const sched_request *
 }
 
 static bool is_needed(const sched *s, const sched_drafter *d, const sched_request *r) {
-    uint32_t drafting = s->limits.lockstep ? r->asked : r->awaited; /* whoever has answered is asked for the next depth */
+    uint32_t drafting = r->lockstep ? r->asked : r->awaited; /* whoever has answered is asked for the next depth */
     bool is_waited_for = r->state == SCHED_DRAFTING && drafting >> number_of(s, d) & 1;
     return is_waited_for || d->holds[r->place].last_plan == d->next_plan;
 }

@@ -54,6 +54,7 @@ typedef struct {
     spec_route route;
     uint32_t asked;       /* mask of drafters: the round began with waiting for them ... */
     uint32_t awaited;     /* ... and waits for these now */
+    bool lockstep;        /* they go on together */
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
     uint64_t draft_by_ns; /* the round waits no longer */
@@ -144,7 +145,8 @@ typedef struct {
     proto_plan plan;   /* views of the next three */
     seq_id *close;     /* [n_places] */
     proto_open *open;
-    proto_draft *draft; /* [max_batch], as open */
+    proto_draft *draft;              /* [max_batch], as open */
+    uint64_t waits_ns[SPEC_FUSIONS]; /* as stats.wait_ns, by what kind of round it was */
     sched_drafter_stats stats;
 } sched_drafter;
 
@@ -170,6 +172,7 @@ struct sched_group {
     double prompt_ns; /* ... and of a token of a prompt, of late; 0: not known */
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
+    bool lockstep;           /* ... which go on together, if there are several ... */
     uint32_t round_kind;     /* ... and of this kind (spec_worth_kind) were those that last did */
     uint64_t idle_since_ns;  /* the last result came */
     uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */
@@ -380,11 +383,11 @@ void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, s
 spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n], as the next */
 spec_cosine *sched_cosine(const sched *s, const sched_request *r);
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
-/* Whether the group's rounds that begin now ask: `gain` is what local drafters are expected to bring each of them, in accepted
- * tokens. */
-void sched_decide_asking(sched_group *g, double gain);
+/* Whether the group's rounds that begin now ask, and how drafters go on: `gain` is what local drafters are expected to bring each
+ * of them, in accepted tokens; `several`: one of them may ask more than one drafter. */
+void sched_decide_asking(sched_group *g, double gain, bool several);
 double sched_local_gain(const sched *s, const sched_request *r);
-void sched_learn_wait(sched_drafter *d, uint64_t wait_ns);
+void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r); /* from its round's beginning to now */
 /* The most nodes of a tree that could be of use to it. */
 uint32_t sched_most_drafts(const sched *s, const sched_request *r);
 /* Fuses the drafts of the first n_decode in SCHED_DECODE to g->trees[0 .. n_decode) and cuts them to what pays in one step. */

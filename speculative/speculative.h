@@ -173,16 +173,25 @@ typedef struct {
  * expected of the best, also where the step explores. */
 spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n);
 
-/* Whether it pays to wait for drafters, in rounds that are alike (spec_worth_kind). Zero: nothing known. */
+/* ---- worth: whether drafters are waited for, and how they go on ---- */
+
+/* How the drafters that a round asks go on: each alone, and their trees are joined; or together, a token at a time. */
+typedef enum { SPEC_MERGE, SPEC_LOCKSTEP, SPEC_FUSIONS } spec_fusion;
+
+/* Of rounds that asked, all of one fusion and alike (spec_worth_kind). What they gave and what they would have given without
+ * waiting, as sums that fade: once of few rounds, the wait in `with`; and once of many, n_longer, the wait not in it. */
+typedef struct {
+    spec_yield with, without, longer, longer_without;
+    double n_longer, wait_ns;
+    uint32_t n_rounds;
+    uint64_t asked_ns; /* when the last of them ended */
+} spec_worth_rounds;
+
+/* Zero: nothing known. */
 enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAINS };
 typedef struct {
-    struct {
-        spec_yield with, without; /* of rounds that asked: what they gave, and what they would have given; both fade */
-        uint32_t n_rounds;
-        double wait_ns;
-        uint64_t asked_ns; /* when the last of them began */
-    } kind[SPEC_ROUND_KINDS];
-    uint64_t probed_ns; /* likewise, of all kinds that do not pay */
+    spec_worth_rounds kind[SPEC_FUSIONS][SPEC_ROUND_KINDS];
+    uint64_t probed_ns; /* the last round of a kind or a fusion that does not pay */
 } spec_worth;
 
 /* Rounds are alike in how many sequences decode at once, and in what lookup, which nobody waits for, is expected to bring each:
@@ -191,8 +200,13 @@ uint32_t spec_worth_kind(uint32_t n_sequences, double gain);
 /* True where asking pays, or pays where fewer decode or less is expected of lookup and this kind is not known; where nothing is
  * known; and from time to time to see whether it does by now: so seldom that the waits cost half a hundredth. kind <
  * SPEC_ROUND_KINDS. */
-bool spec_worth_asking(const spec_worth *w, uint32_t kind, uint64_t now_ns);
-void spec_worth_learn(spec_worth *w, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns, uint64_t now_ns);
+bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64_t now_ns);
+/* The fusion that gives more, for a round that may ask several drafters for up to `depth` tokens; *tries: it is not that one, but
+ * the other one's turn, which comes so seldom that it costs half a hundredth: such a round asks, whether it pays or not. */
+spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool *tries, uint64_t now_ns);
+/* A round waited for wait_ns, which is in with.ns. */
+void spec_worth_learn(spec_worth *w, spec_fusion f, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns,
+                      uint64_t now_ns);
 
 /* ---- hedge: drafters by their hits ---- */
 

@@ -560,7 +560,7 @@ static void begin(world *w, uint64_t seed) {
                                .prefix_cache = draw(w, 4) > 0,
                                .adaptive_budgets = draw(w, 2),
                                .draft_ahead = draw(w, 2),
-                               .lockstep = draw(w, 3) == 0,
+                               .fusion = (sched_fusion)draw(w, 3),
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     for (uint32_t g = 0; g < w->limits.n_groups; g++)
         w->limits.n_blocks[g] = g > 0 && draw(w, 2) ? w->limits.n_blocks[0] : 3 + draw(w, BLOCKS - 3);
@@ -611,7 +611,7 @@ static void check_drafters(world *w) {
         CHECK(w, d->result.plan_id == 0 && sched_get_drafter(w->s, i).up == d->up);
         for (uint32_t k = 0; k < CLIENTS && !w->drained; k++) CHECK(w, !d->sequences[k].open);
         if (d->nature != NONSENSE) CHECK(w, sched_get_drafter(w->s, i).bad == 0);
-        if (d->nature == RIGHT && !w->limits.lockstep) CHECK(w, f->accepted == f->drafted);
+        if (d->nature == RIGHT && w->limits.fusion == SCHED_MERGE) CHECK(w, f->accepted == f->drafted);
         if (d->nature == WRONG) CHECK(w, f->accepted == 0);
     }
 }
