@@ -15,6 +15,7 @@
 
 enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
 
+static spec_fusion fusion_of(bool lockstep) { return lockstep ? SPEC_LOCKSTEP : SPEC_MERGE; }
 static spec_trust *trust(const sched *s, const sched_request *r) { return s->trust + (size_t)r->place * s->roster.n; }
 
 /* ---- what results teach ---- */
@@ -69,6 +70,8 @@ void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, co
     for (uint32_t i = 0; i < s->roster.n; i++)
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
     if (asked->offer) learn_agreement(s, asked->offer, item);
+    if (asked->offer && r->asked)
+        spec_worth_judge(&r->group->worth, fusion_of(r->lockstep), asked->offer->promised, item->n_tokens - 1);
 }
 
 void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, spec_tree *out) {
@@ -99,8 +102,6 @@ double sched_local_gain(const sched *s, const sched_request *r) {
     for (uint32_t i = 0; i < all.n; i++) sum += path[i];
     return (double)sum;
 }
-
-static spec_fusion fusion_of(bool lockstep) { return lockstep ? SPEC_LOCKSTEP : SPEC_MERGE; }
 
 void sched_decide_asking(sched_group *g, double gain, bool several) {
     const sched_limits *l = &g->s->limits;
@@ -211,37 +212,50 @@ static spec_yield divide(sched_group *g, spec_step *step, uint32_t n_decode, uin
 }
 
 /* What the step would have given had nobody waited: all would be in it. */
-static void learn_worth(sched_group *g, const spec_step *step, spec_yield with, spec_yield without, uint64_t waited_ns,
-                        bool lockstep) {
+static void learn_worth(sched_group *g, const spec_step *step, spec_round *round) {
     uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
     if (n_all > g->s->limits.max_batch) n_all = g->s->limits.max_batch;
-    without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
-    with.ns += (double)waited_ns - (double)step->wait_ns;
-    spec_worth_learn(&g->worth, fusion_of(lockstep), g->round_kind, with, without, waited_ns, g->s->now_ns);
+    round->kind = g->round_kind;
+    round->without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
+    round->with.ns += (double)round->wait_ns - (double)step->wait_ns;
+    spec_worth_learn(&g->worth, round, g->s->now_ns);
+}
+
+/* How the first n_decode sequences have asked; false: none has. */
+static bool describe_round(sched_group *g, uint32_t n_decode, spec_round *round) {
+    sched_request *r = sched_first(g, SCHED_DECODE);
+    *round = (spec_round){.n_sequences = n_decode};
+    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(g->s, r)) {
+        uint32_t n_trips = !r->asked ? 0 : r->lockstep ? r->n_agreed + 1 : 1;
+        if (r->asked && r->lockstep) round->fusion = SPEC_LOCKSTEP;
+        if (n_trips > round->n_trips) round->n_trips = n_trips;
+    }
+    return round->n_trips > 0;
 }
 
 void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
     sched *s = g->s;
-    uint32_t asked = 0;
-    bool lockstep = false;
+    spec_round round;
     if (s->limits.max_tree == 0 || n_decode == 0) return;
-    sched_request *r = sched_first(g, SCHED_DECODE);
-    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) asked |= r->asked, lockstep |= r->asked && r->lockstep;
+    bool asked = describe_round(g, n_decode, &round);
     spec_step step = {.cost = &g->cost,
                       .n_rows = n_decode + prompt_rows(g, n_decode),
                       .n_choices = n_decode,
                       .n_free = s->limits.max_rows - n_decode - (g->lists[SCHED_PREFILL].n > 0)};
     bool knows = spec_cost_known(&g->cost, step.n_rows); /* else it cannot be said what drafts gain */
-    spec_yield without = asked ? divide(g, &step, n_decode, s->roster.local) : (spec_yield){0};
-    uint64_t waited = asked ? waited_ns(g, n_decode) : 0, idle = s->now_ns - g->idle_since_ns;
-    step.wait_ns = waited < idle ? waited : idle; /* the group worked for others in the rest of it */
+    if (asked) round.without = divide(g, &step, n_decode, s->roster.local);
+    if (asked) round.wait_ns = waited_ns(g, n_decode);
+    uint64_t idle = s->now_ns - g->idle_since_ns;
+    step.wait_ns = round.wait_ns < idle ? round.wait_ns : idle; /* the group worked for others in the rest of it */
     if (g->stats.steps % (knows ? EXPLORING : 2) == 0)
         step.explores = knows && g->stats.steps / EXPLORING % 2 ? SPEC_EXPLORES_FAR : SPEC_EXPLORES_NEAR;
-    spec_yield with = divide(g, &step, n_decode, UINT32_MAX);
+    round.with = divide(g, &step, n_decode, UINT32_MAX);
     for (uint32_t i = 0; i < n_decode; i++) {
         s->stats.offered += g->trees[i].tree.n;
         g->trees[i].tree.n = s->shares[i].taken;
-        for (uint32_t k = 0; k < s->shares[i].taken; k++) s->stats.expected += (double)s->shares[i].path[k];
+        g->trees[i].promised = 0;
+        for (uint32_t k = 0; k < s->shares[i].taken; k++) g->trees[i].promised += (double)s->shares[i].path[k];
+        s->stats.expected += g->trees[i].promised;
     }
-    if (asked && knows) learn_worth(g, &step, with, without, waited, lockstep);
+    if (asked && knows) learn_worth(g, &step, &round);
 }

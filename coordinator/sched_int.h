@@ -94,6 +94,7 @@ typedef struct {
     spec_tree tree;
     uint32_t from[NOUNS_MAX_TREE]; /* masks of the drafters that proposed each node */
     uint32_t n_offered;            /* nodes, before the tree was cut to what pays */
+    double promised;               /* of those that are left, expected to be accepted */
 } sched_tree;
 
 /* One item of a plan in flight. */

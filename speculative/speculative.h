@@ -178,11 +178,21 @@ spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n);
 /* How the drafters that a round asks go on: each alone, and their trees are joined; or together, a token at a time. */
 typedef enum { SPEC_MERGE, SPEC_LOCKSTEP, SPEC_FUSIONS } spec_fusion;
 
-/* Of rounds that asked, all of one fusion and alike (spec_worth_kind). What they gave and what they would have given without
- * waiting, as sums that fade: once of few rounds, the wait in `with`; and once of many, n_longer, the wait not in it. */
+/* A round of n_sequences that has waited for drafters: what is expected of it, the wait counted, and of a step without drafters
+ * and wait; and how often it waited for answers, one behind the other. */
+typedef struct {
+    spec_fusion fusion;
+    uint32_t kind; /* spec_worth_kind */
+    uint32_t n_sequences, n_trips;
+    spec_yield with, without;
+    uint64_t wait_ns; /* in with.ns */
+} spec_round;
+
+/* Of rounds of one fusion and kind: sums that fade, once of few rounds; and once of many, the waits not in them but counted. */
 typedef struct {
     spec_yield with, without, longer, longer_without;
-    double n_longer, wait_ns;
+    double n_longer, n_trips, trip_ns; /* trip_ns: of late */
+    double wait_ns;                    /* of a round, of late */
     uint32_t n_rounds;
     uint64_t asked_ns; /* when the last of them ended */
 } spec_worth_rounds;
@@ -191,6 +201,7 @@ typedef struct {
 enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAINS };
 typedef struct {
     spec_worth_rounds kind[SPEC_FUSIONS][SPEC_ROUND_KINDS];
+    spec_trust kept[SPEC_FUSIONS]; /* drafts that sequences were promised by such rounds, and those that they got; both fade */
     uint64_t probed_ns; /* the last round of a kind or a fusion that does not pay */
 } spec_worth;
 
@@ -204,9 +215,9 @@ bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64
 /* The fusion that gives more, for a round that may ask several drafters for up to `depth` tokens; *tries: it is not that one, but
  * the other one's turn, which comes so seldom that it costs half a hundredth: such a round asks, whether it pays or not. */
 spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool *tries, uint64_t now_ns);
-/* A round waited for wait_ns, which is in with.ns. */
-void spec_worth_learn(spec_worth *w, spec_fusion f, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns,
-                      uint64_t now_ns);
+void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns);
+/* A sequence for which such a round expected `promised` drafts to be accepted has had n_accepted. */
+void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_accepted);
 
 /* ---- hedge: drafters by their hits ---- */
 

@@ -8,9 +8,11 @@
  *
  * Lockstep or not: rounds in lockstep are one more kind of round, and what they give is learnt by having some. Lockstep brings
  * longer drafts where drafters know different things, and costs a round trip a token; so of both fusions are kept the tokens of
- * a round, its step and its wait, and the one with more tokens a time is taken. Tokens differ from round to round by a third, and
- * a few hundredths decide: those are means over many rounds. Waits differ little and can change at once, when a link does: those
- * are means over a few. What the step would have given without is the unit, since the text's and the machine's moods are in both.
+ * a round, its step, how often it waited for an answer and what that takes, and the one with more tokens a time is taken. Rounds
+ * differ from each other by a third, and a few hundredths decide: those are means over many rounds. What an answer takes differs
+ * little and can change at once, when a link does: that is a mean over a few. What the step would have given without is the unit, since the text's and the machine's moods are in both.
+ * What is expected of a round is no measure between the two, unless it comes: beliefs are calibrated over all rounds, and where
+ * drafters go on from each other's tokens they come true more often. So both are held to what they have kept of their promises.
  * The fusion that gives less is tried again as often as that costs half a hundredth: often, where it gives hardly less. What
  * lockstep costs before its first round is at most the wait for a draft that each makes alone, at each depth.
  * Not taken: to reckon a round in lockstep from the round trip and the time of a pass: neither is seen alone, and what counts
@@ -21,7 +23,9 @@
 #define WORTH      1.01 /* that rounds must give to be waited for, in lockstep to be taken for those that are not */
 #define KEPT       0.9
 #define LONG_KEPT  (1 - 1 / 64.0)
-#define WAIT_RATE  0.2
+#define RATE       0.2
+#define TRUST_KEPT (1 - 1 / 256.0f)
+#define TRUST_PRIOR 16.0f /* promised drafts */
 #define LEAST_LOSS 0.01 /* of a round, that trying the other fusion is held to cost */
 enum { FIRST_ROUNDS = 4, PROBE_WAITS = 200 };
 
@@ -63,13 +67,14 @@ bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64
 /* ---- the two fusions ---- */
 
 static double round_ns(const spec_worth *w, spec_fusion f, uint32_t kind) {
-    return w->kind[f][kind].longer.ns / w->kind[f][kind].n_longer + w->kind[f][kind].wait_ns;
+    const spec_worth_rounds *k = &w->kind[f][kind];
+    return (k->longer.ns + k->n_trips * k->trip_ns) / k->n_longer;
 }
 
 /* Tokens a time, in that of rounds without; of a kind that is known. */
 static double gain(const spec_worth *w, spec_fusion f, uint32_t kind) {
-    const spec_yield *with = &w->kind[f][kind].longer, *without = &w->kind[f][kind].longer_without;
-    return with->tokens / w->kind[f][kind].n_longer / round_ns(w, f, kind) * without->ns / without->tokens;
+    const spec_worth_rounds *k = &w->kind[f][kind];
+    return k->longer.tokens / k->n_longer / round_ns(w, f, kind) * k->longer_without.ns / k->longer_without.tokens;
 }
 
 static double lost_by_trying(const spec_worth *w, spec_fusion f, uint32_t kind, double best) {
@@ -102,18 +107,25 @@ static spec_yield faded(spec_yield sum, double kept, spec_yield y) {
     return (spec_yield){sum.tokens * kept + y.tokens, sum.ns * kept + y.ns};
 }
 
-void spec_worth_learn(spec_worth *w, spec_fusion f, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns,
-                      uint64_t now_ns) {
-    spec_worth_rounds *k = &w->kind[f][kind];
-    double rate = 1 / (k->n_rounds + 1.0);
-    k->with = faded(k->with, KEPT, with);
-    k->without = faded(k->without, KEPT, without);
-    k->wait_ns += ((double)wait_ns - k->wait_ns) * (rate > WAIT_RATE ? rate : WAIT_RATE);
-    with.ns -= (double)wait_ns;
+void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_accepted) {
+    spec_trust *k = &w->kept[f];
+    *k = (spec_trust){k->promised * TRUST_KEPT + (float)promised, k->hits * TRUST_KEPT + (float)n_accepted};
+}
+
+void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns) {
+    spec_worth_rounds *k = &w->kind[r->fusion][r->kind];
+    double wait_ns = (double)r->wait_ns, first = 1 / (k->n_rounds + 1.0), rate = first > RATE ? first : RATE;
+    double kept = (double)((w->kept[r->fusion].hits + TRUST_PRIOR) / (w->kept[r->fusion].promised + TRUST_PRIOR));
+    spec_yield with = {r->n_sequences + (r->with.tokens - r->n_sequences) * kept, r->with.ns - wait_ns};
+    k->with = faded(k->with, KEPT, r->with);
+    k->without = faded(k->without, KEPT, r->without);
+    k->wait_ns += (wait_ns - k->wait_ns) * rate;
+    k->trip_ns += (wait_ns / r->n_trips - k->trip_ns) * rate;
     k->longer = faded(k->longer, LONG_KEPT, with);
-    k->longer_without = faded(k->longer_without, LONG_KEPT, without);
+    k->longer_without = faded(k->longer_without, LONG_KEPT, r->without);
     k->n_longer = k->n_longer * LONG_KEPT + 1;
+    k->n_trips = k->n_trips * LONG_KEPT + r->n_trips;
     k->n_rounds += k->n_rounds < FIRST_ROUNDS;
     k->asked_ns = now_ns;
-    if (!pays(w, f, kind)) w->probed_ns = now_ns;
+    if (!pays(w, r->fusion, r->kind)) w->probed_ns = now_ns;
 }

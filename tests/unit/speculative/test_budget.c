@@ -240,6 +240,11 @@ static void any_division_is_the_best_prefix_of_all_nodes_in_order(void **state) 
 
 /* ---- whether to ask ---- */
 
+static void learn(spec_worth *w, uint32_t kind, uint32_t n, spec_yield with, spec_yield without, uint64_t now_ns) {
+    spec_round r = {.kind = kind, .n_sequences = n, .n_trips = 1, .with = with, .without = without, .wait_ns = 1000000};
+    spec_worth_learn(w, &r, now_ns);
+}
+
 static void waiting_that_does_not_pay_is_given_up_and_tried_now_and_then(void **state) {
     (void)state;
     spec_worth w = {0};
@@ -247,24 +252,24 @@ static void waiting_that_does_not_pay_is_given_up_and_tried_now_and_then(void **
     uint64_t now = 1000000000;
     for (int i = 0; i < 20; i++, now += 5000000) {
         assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(1, 0), now));
-        spec_worth_learn(&w, SPEC_MERGE, spec_worth_kind(1, 0), good, plain, 1000000, now);
+        learn(&w, spec_worth_kind(1, 0), 1, good, plain, now);
     }
     uint32_t n_more = 0; /* rounds until it is given up */
     for (; spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(1, 0), now) && n_more < 100; n_more++, now += 5000000)
-        spec_worth_learn(&w, SPEC_MERGE, spec_worth_kind(1, 0), bad, plain, 1000000, now);
+        learn(&w, spec_worth_kind(1, 0), 1, bad, plain, now);
     assert_true(n_more > 5 && n_more < 40);
     assert_false(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(9, 0), now)); /* what does not pay for one does not for nine */
     uint32_t asked = 0;
     for (uint32_t i = 0; i < 1000; i++, now += 4000000)
         if (spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(1, 0), now)) {
             asked++;
-            spec_worth_learn(&w, SPEC_MERGE, spec_worth_kind(1, 0), bad, plain, 1000000, now);
+            learn(&w, spec_worth_kind(1, 0), 1, bad, plain, now);
         }
     assert_in_range(asked, 15, 21); /* each costs 1 ms of 4 s */
     uint32_t n_probes = 0;          /* from when on it pays again */
     for (; n_probes < 50; now += 4000000) {
         if (!spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(1, 0), now)) continue;
-        spec_worth_learn(&w, SPEC_MERGE, spec_worth_kind(1, 0), good, plain, 1000000, now);
+        learn(&w, spec_worth_kind(1, 0), 1, good, plain, now);
         if (spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(1, 0), now)) break; /* not for the time that has passed */
         n_probes++;
     }
@@ -276,7 +281,7 @@ static void a_first_bad_round_does_not_decide(void **state) {
     spec_worth w = {0};
     for (uint32_t i = 0; i < 4; i++) {
         assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(40, 0), 100 + i));
-        spec_worth_learn(&w, SPEC_MERGE, spec_worth_kind(40, 0), (spec_yield){40, 9e6}, (spec_yield){40, 8e6}, 1000000, 100 + i);
+        learn(&w, spec_worth_kind(40, 0), 40, (spec_yield){40, 9e6}, (spec_yield){40, 8e6}, 100 + i);
     }
     assert_false(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(40, 0), 104));
     assert_false(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(33, 0), 104)); /* the same power of two */
@@ -293,13 +298,13 @@ static void an_unknown_kind_is_held_to_be_as_the_nearest_known(void **state) {
     spec_worth w = {0};
     const spec_yield good = {2, 5e6}, plain = {1, 4e6}, bad = {1.05, 5e6};
     for (int i = 0; i < 4; i++) {
-        spec_worth_learn(&w, SPEC_MERGE, spec_worth_kind(1, 0), good, plain, 1000000, 100);
-        spec_worth_learn(&w, SPEC_MERGE, spec_worth_kind(8, 1), bad, plain, 1000000, 100);
+        learn(&w, spec_worth_kind(1, 0), 1, good, plain, 100);
+        learn(&w, spec_worth_kind(8, 1), 1, bad, plain, 100);
     }
     assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(1, 3), 104) && spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(7, 3), 104));
     assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(16, 0), 104)); /* the load of 8 is only known where there is a match */
     assert_false(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(8, 3), 104) || spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(16, 1), 104));
-    for (int i = 0; i < 4; i++) spec_worth_learn(&w, SPEC_MERGE, spec_worth_kind(16, 1), good, plain, 1000000, 100);
+    for (int i = 0; i < 4; i++) learn(&w, spec_worth_kind(16, 1), 1, good, plain, 100);
     assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(16, 1), 104)); /* its own rounds say otherwise */
     assert_false(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(8, 3), 104));
 }
@@ -312,11 +317,11 @@ static void kinds_that_do_not_pay_share_their_probes(void **state) {
     uint64_t now = 1000000000;
     uint32_t asked = 0;
     for (int i = 0; i < 4; i++)
-        for (int k = 0; k < 4; k++) spec_worth_learn(&w, SPEC_MERGE, kinds[k], bad, plain, 1000000, now);
+        for (int k = 0; k < 4; k++) learn(&w, kinds[k], 1, bad, plain, now);
     for (uint32_t i = 0; i < 1000; i++, now += 4000000)
         if (spec_worth_asking(&w, SPEC_MERGE, kinds[i % 4], now)) {
             asked++;
-            spec_worth_learn(&w, SPEC_MERGE, kinds[i % 4], bad, plain, 1000000, now);
+            learn(&w, kinds[i % 4], 1, bad, plain, now);
         }
     assert_in_range(asked, 15, 21); /* each costs 1 ms of 4 s, whatever its kind */
 }
