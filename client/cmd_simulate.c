@@ -289,16 +289,15 @@ static json_t *more_json(const simulation *s) {
     const sim_figures *f = &s->figures;
     double scheduler_s = (double)f->scheduler_ns / 1e9;
     sched_stats st = stats_of(s);
-    return json_pack("{s:s s:i s:i s:f s:f s:I s:I s:I s:I s:I s:o s:I s:f s:I s:f s:f s:f s:I s:I}", "trace", s->trace_path, "copies",
-                     (int)s->n_copies, "ranks", (int)n_ranks(s), "link_ms", s->link_ms, "link_mbit", s->link_mbit, "moves",
-                     (json_int_t)st.moves, "moved_tokens", (json_int_t)st.moved_tokens, "asked_rounds",
+    return json_pack("{s:s s:i s:i s:f s:f s:I s:I s:I s:I s:I s:o s:I s:f s:I s:f s:f s:f s:I s:I}", "trace", s->trace_path,
+                     "copies", (int)s->n_copies, "ranks", (int)n_ranks(s), "link_ms", s->link_ms, "link_mbit", s->link_mbit,
+                     "moves", (json_int_t)st.moves, "moved_tokens", (json_int_t)st.moved_tokens, "asked_rounds",
                      (json_int_t)st.asked_rounds, "unasked_rounds", (json_int_t)st.unasked_rounds, "lockstep_rounds",
-                     (json_int_t)st.lockstep_rounds, "nodes", nodes_json(s), "events",
-                     (json_int_t)f->events, "events_per_s", share((double)f->events, s->real_s), "decisions",
-                     (json_int_t)f->decisions, "decisions_per_s", share((double)f->decisions, scheduler_s), "decision_us",
-                     share(scheduler_s * 1e6, (double)f->decisions), "scheduler_share",
-                     share((double)f->scheduler_ns, (double)f->now_ns), "scheduler_bytes", (json_int_t)f->scheduler_bytes,
-                     "schedulers_bytes", (json_int_t)(f->scheduler_bytes * s->n_copies));
+                     (json_int_t)st.lockstep_rounds, "nodes", nodes_json(s), "events", (json_int_t)f->events, "events_per_s",
+                     share((double)f->events, s->real_s), "decisions", (json_int_t)f->decisions, "decisions_per_s",
+                     share((double)f->decisions, scheduler_s), "decision_us", share(scheduler_s * 1e6, (double)f->decisions),
+                     "scheduler_share", share((double)f->scheduler_ns, (double)f->now_ns), "scheduler_bytes",
+                     (json_int_t)f->scheduler_bytes, "schedulers_bytes", (json_int_t)(f->scheduler_bytes * s->n_copies));
 }
 
 static void print_more(const simulation *s) {

@@ -188,7 +188,7 @@ typedef struct {
     uint64_t offered;        /* nodes that trees had before they were cut to what pays */
     double expected;         /* of the verified ones to be accepted, where budgets are adaptive */
     uint64_t asked_rounds,
-        unasked_rounds; /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
+        unasked_rounds;       /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
     uint64_t lockstep_rounds; /* of the former, those whose drafters went on together */
     uint64_t bets, bets_won, bets_dropped; /* drafts ahead: asked for; of use; ended early, since they could not be any more */
     uint64_t held_steps;                   /* times that a step was held back for drafts */
@@ -237,7 +237,7 @@ typedef struct {
 
 /* Whether drafters of this kind (speculative/drafters.def) want the target's hidden states. */
 bool sched_wants_hidden(const char *kind);
-bool sched_keeps_kv(const char *kind); /* ... and whether they keep a KV cache of each request */
+bool sched_keeps_kv(const char *kind);          /* ... and whether they keep a KV cache of each request */
 sched_fusion sched_fusion_of(const char *name); /* "auto", "lockstep"; else merge */
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
 size_t sched_bytes(const sched_limits *limits);

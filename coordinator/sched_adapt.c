@@ -110,8 +110,7 @@ void sched_decide_asking(sched_group *g, double gain, bool several) {
     g->lockstep = l->fusion == SCHED_LOCKSTEP;
     if (l->adaptive_budgets && l->fusion == SCHED_FUSION_AUTO && several)
         g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &tries, g->s->now_ns) == SPEC_LOCKSTEP;
-    g->asks =
-        tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
+    g->asks = tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
     if (g->asks) g->round_kind = kind;
 }
 

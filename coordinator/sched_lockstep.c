@@ -10,10 +10,10 @@
  * Sure is who is believed: by the calibrated beliefs where budgets are adaptive, else by the raw ones. Ties: the lowest drafter.
  * A round has one wait, draft_wait_ns from its beginning, for all depths together. Whoever is lost, answers nonsense or is late
  * takes no part in the depths behind; who has no token at a depth is asked at the next.
- * Where the fusion is `auto` a round is in lockstep if such rounds give more (speculative/worth.c), but never for one drafter alone:
- * there is nobody whose token it could go on from, and what it drafts alone costs one round trip.
- * Why a depth waits for all: the paper does; whoever is slow costs all depths, where with `merge` it costs one.
- * Limits: one round trip a depth. A tree of a drafter has NOUNS_MAX_TREE nodes, path included; past that its tokens are lost. */
+ * Where the fusion is `auto` a round is in lockstep if such rounds give more (speculative/worth.c), but never for one drafter
+ * alone: there is nobody whose token it could go on from, and what it drafts alone costs one round trip. Why a depth waits for
+ * all: the paper does; whoever is slow costs all depths, where with `merge` it costs one. Limits: one round trip a depth. A tree
+ * of a drafter has NOUNS_MAX_TREE nodes, path included; past that its tokens are lost. */
 #include "coordinator/sched_int.h"
 
 #include <string.h>

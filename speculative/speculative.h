@@ -202,7 +202,7 @@ enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAI
 typedef struct {
     spec_worth_rounds kind[SPEC_FUSIONS][SPEC_ROUND_KINDS];
     spec_trust kept[SPEC_FUSIONS]; /* drafts that sequences were promised by such rounds, and those that they got; both fade */
-    uint64_t probed_ns; /* the last round of a kind or a fusion that does not pay */
+    uint64_t probed_ns;            /* the last round of a kind or a fusion that does not pay */
 } spec_worth;
 
 /* Rounds are alike in how many sequences decode at once, and in what lookup, which nobody waits for, is expected to bring each:

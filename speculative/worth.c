@@ -10,23 +10,23 @@
  * longer drafts where drafters know different things, and costs a round trip a token; so of both fusions are kept the tokens of
  * a round, its step, how often it waited for an answer and what that takes, and the one with more tokens a time is taken. Rounds
  * differ from each other by a third, and a few hundredths decide: those are means over many rounds. What an answer takes differs
- * little and can change at once, when a link does: that is a mean over a few. What the step would have given without is the unit, since the text's and the machine's moods are in both.
- * What is expected of a round is no measure between the two, unless it comes: beliefs are calibrated over all rounds, and where
- * drafters go on from each other's tokens they come true more often. So both are held to what they have kept of their promises.
- * The fusion that gives less is tried again as often as that costs half a hundredth: often, where it gives hardly less. What
- * lockstep costs before its first round is at most the wait for a draft that each makes alone, at each depth.
- * Not taken: to reckon a round in lockstep from the round trip and the time of a pass: neither is seen alone, and what counts
- * most, the tokens that others add, is not in them. Limits: each kind of round learns for itself, from one whose lockstep is not
- * known yet to the next some dozens of rounds. */
+ * little and can change at once, when a link does: that is a mean over a few. What the step would have given without is the unit,
+ * since the text's and the machine's moods are in both. What is expected of a round is no measure between the two, unless it
+ * comes: beliefs are calibrated over all rounds, and where drafters go on from each other's tokens they come true more often. So
+ * both are held to what they have kept of their promises. The fusion that gives less is tried again as often as that costs half a
+ * hundredth: often, where it gives hardly less. What lockstep costs before its first round is at most the wait for a draft that
+ * each makes alone, at each depth. Not taken: to reckon a round in lockstep from the round trip and the time of a pass: neither
+ * is seen alone, and what counts most, the tokens that others add, is not in them. Limits: each kind of round learns for itself,
+ * from one whose lockstep is not known yet to the next some dozens of rounds. */
 #include "speculative/speculative.h"
 
-#define WORTH      1.01 /* that rounds must give to be waited for, in lockstep to be taken for those that are not */
-#define KEPT       0.9
-#define LONG_KEPT  (1 - 1 / 64.0)
-#define RATE       0.2
-#define TRUST_KEPT (1 - 1 / 256.0f)
+#define WORTH       1.01 /* that rounds must give to be waited for, in lockstep to be taken for those that are not */
+#define KEPT        0.9
+#define LONG_KEPT   (1 - 1 / 64.0)
+#define RATE        0.2
+#define TRUST_KEPT  (1 - 1 / 256.0f)
 #define TRUST_PRIOR 16.0f /* promised drafts */
-#define LEAST_LOSS 0.01 /* of a round, that trying the other fusion is held to cost */
+#define LEAST_LOSS  0.01  /* of a round, that trying the other fusion is held to cost */
 enum { FIRST_ROUNDS = 4, PROBE_WAITS = 200 };
 
 uint32_t spec_worth_kind(uint32_t n_sequences, double gain) {

@@ -301,9 +301,12 @@ static void an_unknown_kind_is_held_to_be_as_the_nearest_known(void **state) {
         learn(&w, spec_worth_kind(1, 0), 1, good, plain, 100);
         learn(&w, spec_worth_kind(8, 1), 1, bad, plain, 100);
     }
-    assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(1, 3), 104) && spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(7, 3), 104));
-    assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(16, 0), 104)); /* the load of 8 is only known where there is a match */
-    assert_false(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(8, 3), 104) || spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(16, 1), 104));
+    assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(1, 3), 104) &&
+                spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(7, 3), 104));
+    assert_true(
+        spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(16, 0), 104)); /* the load of 8 is only known where there is a match */
+    assert_false(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(8, 3), 104) ||
+                 spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(16, 1), 104));
     for (int i = 0; i < 4; i++) learn(&w, spec_worth_kind(16, 1), 1, good, plain, 100);
     assert_true(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(16, 1), 104)); /* its own rounds say otherwise */
     assert_false(spec_worth_asking(&w, SPEC_MERGE, spec_worth_kind(8, 3), 104));
