@@ -108,7 +108,7 @@ void sched_decide_asking(sched_group *g, double gain, bool several) {
     uint32_t kind = spec_worth_kind(sched_n_running(g), gain);
     bool tries = false;
     g->lockstep = l->fusion == SCHED_LOCKSTEP;
-    if (l->adaptive_budgets && l->fusion == SCHED_FUSION_AUTO && several)
+    if (l->fusion == SCHED_FUSION_AUTO && several) /* with fixed budgets nothing is learnt, and all merge */
         g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &tries, g->s->now_ns) == SPEC_LOCKSTEP;
     g->asks = tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
     if (g->asks) g->round_kind = kind;

@@ -23,7 +23,6 @@
 #define WORTH       1.01 /* that rounds must give to be waited for, in lockstep to be taken for those that are not */
 #define KEPT        0.9
 #define LONG_KEPT   (1 - 1 / 64.0)
-#define RATE        0.2
 #define TRUST_KEPT  (1 - 1 / 256.0f)
 #define TRUST_PRIOR 16.0f /* promised drafts */
 #define LEAST_LOSS  0.01  /* of a round, that trying the other fusion is held to cost */
@@ -114,7 +113,7 @@ void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_
 
 void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns) {
     spec_worth_rounds *k = &w->kind[r->fusion][r->kind];
-    double wait_ns = (double)r->wait_ns, first = 1 / (k->n_rounds + 1.0), rate = first > RATE ? first : RATE;
+    double wait_ns = (double)r->wait_ns, rate = 1 / (k->n_rounds + 1.0); /* n_rounds stays at FIRST_ROUNDS */
     double kept = (double)((w->kept[r->fusion].hits + TRUST_PRIOR) / (w->kept[r->fusion].promised + TRUST_PRIOR));
     spec_yield with = {r->n_sequences + (r->with.tokens - r->n_sequences) * kept, r->with.ns - wait_ns};
     k->with = faded(k->with, KEPT, r->with);
