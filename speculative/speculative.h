@@ -202,7 +202,9 @@ enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAI
 typedef struct {
     spec_worth_rounds kind[SPEC_FUSIONS][SPEC_ROUND_KINDS];
     spec_trust kept[SPEC_FUSIONS]; /* drafts that sequences were promised by such rounds, and those that they got; both fade */
-    uint64_t probed_ns;            /* the last round of a kind or a fusion that does not pay */
+    uint64_t probed_ns;            /* the last round of a kind that does not pay */
+    uint64_t quiet_ns,
+        turn_ns; /* after a try of the other fusion nobody tries anything before the one; no fusion before the other */
 } spec_worth;
 
 /* Rounds are alike in how many sequences decode at once, and in what lookup, which nobody waits for, is expected to bring each:
@@ -213,7 +215,8 @@ uint32_t spec_worth_kind(uint32_t n_sequences, double gain);
  * SPEC_ROUND_KINDS. */
 bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64_t now_ns);
 /* The fusion that gives more, for a round that may ask several drafters for up to `depth` tokens; *tries: it is not that one, but
- * the other one's turn, which comes so seldom that it costs half a hundredth: such a round asks, whether it pays or not. */
+ * the other one's turn, which comes so seldom that it costs a quarter of a hundredth: such a round asks, whether it pays or not.
+ */
 spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool *tries, uint64_t now_ns);
 void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns);
 /* A sequence for which such a round expected `promised` drafts to be accepted has had n_accepted. */

@@ -13,11 +13,12 @@
  * little and can change at once, when a link does: that is a mean over a few. What the step would have given without is the unit,
  * since the text's and the machine's moods are in both. What is expected of a round is no measure between the two, unless it
  * comes: beliefs are calibrated over all rounds, and where drafters go on from each other's tokens they come true more often. So
- * both are held to what they have kept of their promises. The fusion that gives less is tried again as often as that costs half a
- * hundredth: often, where it gives hardly less. What lockstep costs before its first round is at most the wait for a draft that
- * each makes alone, at each depth. Not taken: to reckon a round in lockstep from the round trip and the time of a pass: neither
- * is seen alone, and what counts most, the tokens that others add, is not in them. Limits: each kind of round learns for itself,
- * from one whose lockstep is not known yet to the next some dozens of rounds. */
+ * both are held to what they have kept of their promises. The fusion that gives less is tried again as often as that costs a
+ * quarter of a hundredth: often, where it gives hardly less; as much time behind a try is left to the probes above. What lockstep
+ * costs before its first round is at most the wait for a draft that each makes alone, at each depth. Not taken: to reckon a round
+ * in lockstep from the round trip and the time of a pass: neither is seen alone, and what counts most, the tokens that others
+ * add, is not in them. Limits: each kind of round learns for itself, from one whose lockstep is not known yet to the next some
+ * dozens of rounds. */
 #include "speculative/speculative.h"
 
 #define WORTH       1.01 /* that rounds must give to be waited for, in lockstep to be taken for those that are not */
@@ -52,15 +53,11 @@ static uint32_t evidence(const spec_worth *w, spec_fusion f, uint32_t kind) {
     return SPEC_ROUND_KINDS;
 }
 
-static bool is_due(const spec_worth *w, spec_fusion f, uint32_t kind, double loss_ns, uint64_t now_ns) {
-    uint64_t asked_ns = w->kind[f][kind].asked_ns, last_ns = asked_ns > w->probed_ns ? asked_ns : w->probed_ns;
-    return (double)(now_ns - last_ns) >= PROBE_WAITS * loss_ns;
-}
-
 bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64_t now_ns) {
     uint32_t as = evidence(w, f, kind);
     if (as == SPEC_ROUND_KINDS || pays(w, f, as)) return true;
-    return is_due(w, f, kind, w->kind[f][as].wait_ns, now_ns);
+    uint64_t asked_ns = w->kind[f][kind].asked_ns, last_ns = asked_ns > w->probed_ns ? asked_ns : w->probed_ns;
+    return now_ns >= w->quiet_ns && (double)(now_ns - last_ns) >= PROBE_WAITS * w->kind[f][as].wait_ns;
 }
 
 /* ---- the two fusions ---- */
@@ -94,8 +91,9 @@ spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool
         loss_ns = lost_by_trying(w, better == SPEC_LOCKSTEP ? SPEC_MERGE : SPEC_LOCKSTEP, as, best > 1 ? best : 1);
     }
     spec_fusion other = better == SPEC_LOCKSTEP ? SPEC_MERGE : SPEC_LOCKSTEP;
-    if (!is_due(w, other, kind, loss_ns, now_ns)) return better;
-    w->probed_ns = now_ns;
+    if (now_ns < w->turn_ns || (double)(now_ns - w->kind[other][kind].asked_ns) < PROBE_WAITS * loss_ns) return better;
+    w->quiet_ns = now_ns + (uint64_t)(PROBE_WAITS * loss_ns);
+    w->turn_ns = w->quiet_ns + (uint64_t)(PROBE_WAITS * loss_ns); /* the time between is there for the other probes */
     *tries = true;
     return other;
 }

@@ -161,11 +161,11 @@ static void the_fusion_that_gives_more_is_taken_and_the_other_tried_for_half_a_h
 static void what_is_not_known_is_tried_as_seldom_as_its_worst_allows(void **state) {
     (void)state;
     world w = at_first;
-    w.trip_ns = 2e6;
+    w.trip_ns = 6e6;
     rounds(&w, 4);
     assert_true(w.n[SPEC_LOCKSTEP] == 0);
     uint64_t began_ns = w.now_ns;
-    rounds(&w, 200);
+    rounds(&w, 2000);
     double most = (double)(w.now_ns - began_ns) / (200 * w.trip_ns * DEPTH * 0.7) + 1;
     assert_true(w.n[SPEC_LOCKSTEP] > 0 && w.n[SPEC_LOCKSTEP] <= most);
 }
@@ -201,6 +201,24 @@ static void answers_that_take_longer_are_noticed_at_once(void **state) {
     assert_true(w.n[SPEC_LOCKSTEP] > 900);
 }
 
+/* Rounds with a drafter that is of no use, each second one, have tries of their own, which are cheap. */
+static void what_is_dear_to_try_has_its_turn_beside_what_is_cheap(void **state) {
+    (void)state;
+    world w = at_first;
+    uint32_t useless = spec_worth_kind(1, 1), n_tried = 0;
+    w.trip_ns = 0.2e6;
+    for (int i = 0; i < 4; i++) learn(&w.w, useless, 1, (spec_yield){1, 5e6}, (spec_yield){1, 4e6}, w.now_ns);
+    for (int i = 0; i < 12000; i++, w.now_ns += 4000000) {
+        rounds(&w, 1);
+        if (!spec_worth_asking(&w.w, SPEC_MERGE, useless, w.now_ns)) continue;
+        learn(&w.w, useless, 1, (spec_yield){1, 5e6}, (spec_yield){1, 4e6}, w.now_ns);
+        n_tried++;
+    }
+    rounds(&w, 100);
+    print_message("%u tries of the useless one; then %.0f of a hundred rounds in lockstep\n", n_tried, w.n[SPEC_LOCKSTEP]);
+    assert_true(n_tried > 100 && w.n[SPEC_LOCKSTEP] > 90);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_kind_is_held_to_be_as_the_nearest_known),
@@ -210,6 +228,7 @@ int main(void) {
         cmocka_unit_test(the_fusion_that_gives_more_is_taken_and_the_other_tried_for_half_a_hundredth),
         cmocka_unit_test(what_is_not_known_is_tried_as_seldom_as_its_worst_allows),
         cmocka_unit_test(a_fusion_is_held_to_what_it_has_kept),
+        cmocka_unit_test(what_is_dear_to_try_has_its_turn_beside_what_is_cheap),
         cmocka_unit_test(answers_that_take_longer_are_noticed_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
