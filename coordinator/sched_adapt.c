@@ -6,6 +6,8 @@
  * them (spec_divide). What rounds that waited for drafters gave, their whole wait counted, is compared with what a step of all
  * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth).
  *
+ * Why a step is divided as if no prompt were in it: the prompt's rows have to be computed in this step or another. Counted in,
+ * they would make each token of the step look dear, and drafts that cost more than they bring worth having.
  * Why one answer to all rounds that begin at a time, and not one for each request: a batch of which half waits falls apart in two
  * that each have a step of their own. What drafts are worth is one table for all groups; what steps take, and with it whether to
  * ask, is each group's own.
@@ -237,16 +239,15 @@ void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
     spec_round round;
     if (s->limits.max_tree == 0 || n_decode == 0) return;
     bool asked = describe_round(g, n_decode, &round);
-    spec_step step = {.cost = &g->cost,
-                      .n_rows = n_decode + prompt_rows(g, n_decode),
-                      .n_choices = n_decode,
-                      .n_free = s->limits.max_rows - n_decode - (g->lists[SCHED_PREFILL].n > 0)};
+    bool beside = g->lists[SCHED_PREFILL].n > 0; /* of prompts; what such a step takes does not tell what its drafts took */
+    spec_step step = {
+        .cost = &g->cost, .n_rows = n_decode, .n_choices = n_decode, .n_free = s->limits.max_rows - n_decode - beside};
     bool knows = spec_cost_known(&g->cost, step.n_rows); /* else it cannot be said what drafts gain */
     if (asked) round.without = divide(g, &step, n_decode, s->roster.local);
     if (asked) round.wait_ns = waited_ns(g, n_decode);
     uint64_t idle = s->now_ns - g->idle_since_ns;
     step.wait_ns = round.wait_ns < idle ? round.wait_ns : idle; /* the group worked for others in the rest of it */
-    if (g->stats.steps % (knows ? EXPLORING : 2) == 0)
+    if (!beside && g->stats.steps % (knows ? EXPLORING : 2) == 0)
         step.explores = knows && g->stats.steps / EXPLORING % 2 ? SPEC_EXPLORES_FAR : SPEC_EXPLORES_NEAR;
     round.with = divide(g, &step, n_decode, UINT32_MAX);
     for (uint32_t i = 0; i < n_decode; i++) {
