@@ -112,11 +112,12 @@ void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_
 void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns) {
     spec_worth_rounds *k = &w->kind[r->fusion][r->kind];
     double wait_ns = (double)r->wait_ns, rate = 1 / (k->n_rounds + 1.0); /* n_rounds stays at FIRST_ROUNDS */
+    double slow = k->n_rounds < FIRST_ROUNDS ? rate : 1 - KEPT;
     double kept = (double)((w->kept[r->fusion].hits + TRUST_PRIOR) / (w->kept[r->fusion].promised + TRUST_PRIOR));
     spec_yield with = {r->n_sequences + (r->with.tokens - r->n_sequences) * kept, r->with.ns - wait_ns};
     k->with = faded(k->with, KEPT, r->with);
     k->without = faded(k->without, KEPT, r->without);
-    k->wait_ns += (wait_ns - k->wait_ns) * rate;
+    k->wait_ns += (wait_ns - k->wait_ns) * slow;
     k->trip_ns += (wait_ns / r->n_trips - k->trip_ns) * rate;
     k->longer = faded(k->longer, LONG_KEPT, with);
     k->longer_without = faded(k->longer_without, LONG_KEPT, r->without);
