@@ -95,7 +95,10 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.habits = place(&at, shape.roster.n, sizeof *shape.habits);
     shape.trust = place(&at, n * shape.roster.n, sizeof *shape.trust);
     shape.hits = place(&at, n * shape.roster.n, sizeof *shape.hits);
-    shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
+    shape.prior = place(&at, n * shape.roster.n, sizeof *shape.prior);
+    shape.all_hits = place(&at, shape.roster.n, sizeof *shape.all_hits);
+    shape.profiles = place(&at, l->n_drafters ? n : 0, sizeof *shape.profiles);
+    shape.priors = place(&at, l->n_drafters, sizeof *shape.priors);
     shape.cosine = place(&at, n * shape.roster.n, sizeof *shape.cosine);
     shape.shares = place(&at, l->max_batch, sizeof *shape.shares);
     shape.paths = place(&at, (size_t)l->max_batch * l->max_tree, sizeof *shape.paths);

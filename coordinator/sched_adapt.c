@@ -29,6 +29,23 @@ void sched_forget_trust(sched *s, const sched_request *r) {
         sched_cosine(s, r)[i] = (spec_cosine){0};
         sched_proposals(s, r)[i].n = 0; /* of whoever had the place before: its first token would judge them */
     }
+    if (s->limits.n_drafters == 0) return;
+    spec_profile_of(&s->profiles[r->place], r->prompt, r->n_prompt);
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        s->prior[(size_t)r->place * s->roster.n + i] = spec_prior_of(&s->priors[i], &s->profiles[r->place]);
+}
+
+void sched_learn_prior(sched *s, const sched_request *r) {
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        spec_prior_learn(&s->priors[i], &s->profiles[r->place], &sched_hits(s, r)[i]);
+}
+
+/* Until an answer is over, what all that run have shown. */
+const spec_tally *sched_prior(const sched *s, const sched_request *r) {
+    const spec_tally *of_prompt = s->prior + (size_t)r->place * s->roster.n;
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        if (of_prompt[i].seen > 0) return of_prompt;
+    return s->all_hits;
 }
 
 void sched_learn_step(sched_group *g, const sched_flight *f) {
@@ -40,11 +57,6 @@ void sched_learn_step(sched_group *g, const sched_flight *f) {
 spec_cosine *sched_cosine(const sched *s, const sched_request *r) { return s->cosine + (size_t)r->place * s->roster.n; }
 spec_tally *sched_hits(const sched *s, const sched_request *r) { return s->hits + (size_t)r->place * s->roster.n; }
 
-static void learn_hits(sched *s, const sched_request *r, uint32_t drafter, uint32_t n_tokens, uint32_t n_hits) {
-    spec_hedge_learn(&sched_hits(s, r)[drafter], n_tokens, n_hits);
-    spec_hedge_learn(&s->prior[drafter], n_tokens, n_hits);
-}
-
 /* Of a prompt nobody's hits count: it is not the target's text. */
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked,
                       const proto_item *item) {
@@ -53,7 +65,9 @@ void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const 
     if (n > SPEC_MAX_SCORED) n = SPEC_MAX_SCORED;
     if (s->limits.want_hidden >> drafter & 1 && n > item->n_scored)
         n = item->n_scored; /* only where it was given the state before */
-    learn_hits(s, r, drafter, n, item->n_hits < n ? item->n_hits : n);
+    uint32_t n_hits = item->n_hits < n ? item->n_hits : n;
+    spec_hedge_learn(&sched_hits(s, r)[drafter], n, n_hits);
+    spec_hedge_learn(&s->all_hits[drafter], n, n_hits);
 }
 
 static void learn_agreement(sched *s, const sched_tree *offer, const proto_item *item) {

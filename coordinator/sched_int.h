@@ -213,7 +213,10 @@ struct sched {
     spec_trust *trust;                 /* [n_places][roster.n] */
     spec_agreement agreement;          /* of fused trees */
     spec_tally *hits;                  /* as trust: tokens that the drafter was scored by, and its hits */
-    spec_tally *prior;                 /* [roster.n] the same over all requests */
+    spec_tally *all_hits;              /* [roster.n] the same over all requests */
+    spec_tally *prior;                 /* as trust: the same, as its prompt lets expect ... */
+    spec_profile *profiles;            /* [n_places] ... by what this is ... */
+    spec_prior *priors;                /* [n_drafters] ... and by what answers have taught */
     spec_cosine *cosine;               /* as trust */
     spec_share *shares;                /* [max_batch] scratch, as the next */
     float *paths;                      /* [max_batch][max_tree] */
@@ -375,8 +378,10 @@ void sched_graft(sched *s, const sched_request *r, uint32_t drafter, const spec_
 void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item);
 
 /* sched_adapt.c: what drafts are worth, and how many are verified. */
-void sched_forget_trust(sched *s, const sched_request *r);    /* its place is new */
-void sched_learn_step(sched_group *g, const sched_flight *f); /* its result has come */
+void sched_forget_trust(sched *s, const sched_request *r);             /* its place is new; its prompt is known */
+void sched_learn_prior(sched *s, const sched_request *r);              /* it is over, and its place still its own */
+const spec_tally *sched_prior(const sched *s, const sched_request *r); /* [roster.n] */
+void sched_learn_step(sched_group *g, const sched_flight *f);          /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
 void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
 /* A drafter's proposals, with what its beliefs are worth. */

@@ -228,10 +228,32 @@ enum { SPEC_HEDGE_MOST = 3 /* drafters that a request asks at once */ };
 
 /* n_tokens were committed and the drafter's own choice was n_hits of them; where it had none, that is a miss. */
 void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits);
-/* Of the tokens that come, those that the drafter is expected to choose, too: 0 .. 1; `hits` of one request, `prior` of all. */
+/* Of the tokens that come, those that the drafter is expected to choose, too: 0 .. 1; `prior`: as was to be expected before. */
 float spec_hedge_share(const spec_tally *hits, const spec_tally *prior);
 /* Of the candidates of n drafters, the few whose weights are near the best one's; arrays as of spec_record. */
 uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32_t n, uint32_t candidates);
+
+/* ---- prior: what a prompt says of drafters ---- */
+
+enum { SPEC_PROFILE_BITS = 11, SPEC_PROFILE_BUCKETS = 1 << SPEC_PROFILE_BITS };
+
+/* Which tokens a prompt has, as a set of hashes. */
+typedef struct {
+    uint64_t word[SPEC_PROFILE_BUCKETS / 64];
+    uint32_t n; /* of them set */
+} spec_profile;
+
+/* Of one drafter, from the answers that it has followed. Zero: nothing seen. */
+typedef struct {
+    spec_tally all; /* over answers: their number, and the shares of tokens that it hit; both fade */
+    float weight[SPEC_PROFILE_BUCKETS];
+} spec_prior;
+
+void spec_profile_of(spec_profile *p, const uint32_t *tokens, uint32_t n);
+/* What to expect of an answer to such a prompt, as a tally that spec_hedge_share starts from; with nothing seen, nothing. */
+spec_tally spec_prior_of(const spec_prior *d, const spec_profile *p);
+/* An answer is over in which the drafter had these hits; nothing, where it was not scored. */
+void spec_prior_learn(spec_prior *d, const spec_profile *p, const spec_tally *hits);
 
 /* ---- cosine: drafters by how sure and how near to the target they are ---- */
 
@@ -279,7 +301,7 @@ spec_roster spec_roster_of(const char *const *names, uint32_t n, bool corpus);
 /* What a policy may know of a request. */
 typedef struct {
     const spec_tally *hits;    /* [roster.n] of this request: tokens by which each drafter was scored, and its hits */
-    const spec_tally *prior;   /* [roster.n] the same over all requests, or over those that are like it */
+    const spec_tally *prior;   /* [roster.n] the same, as was to be expected when it began */
     uint64_t round;            /* steps that chose tokens for it */
     const spec_cosine *cosine; /* [roster.n] of this request */
     float accepted;            /* drafts that its steps accepted of late, in the mean */
