@@ -28,13 +28,22 @@ void spec_profile_of(spec_profile *p, const uint32_t *tokens, uint32_t n) {
     }
 }
 
-static bool has(const spec_profile *p, uint32_t bucket) { return p->word[bucket / 64] >> bucket % 64 & 1; }
+/* The next bucket of the prompt from *at on, which moves behind it; false: there is none. */
+static bool next(const spec_profile *p, uint32_t *at, uint32_t *bucket) {
+    for (; *at < SPEC_PROFILE_BUCKETS; *at = (*at / 64 + 1) * 64) {
+        uint64_t left = p->word[*at / 64] >> *at % 64;
+        if (!left) continue;
+        *bucket = *at + (uint32_t)__builtin_ctzll(left);
+        *at = *bucket + 1;
+        return true;
+    }
+    return false;
+}
 
 /* The mean and what the buckets add to it. */
 static float expected(const spec_prior *d, const spec_profile *p) {
     float sum = 0;
-    for (uint32_t b = 0; b < SPEC_PROFILE_BUCKETS; b++)
-        if (has(p, b)) sum += d->weight[b];
+    for (uint32_t at = 0, b; next(p, &at, &b);) sum += d->weight[b];
     return d->all.hits / d->all.seen + sum;
 }
 
@@ -50,6 +59,5 @@ void spec_prior_learn(spec_prior *d, const spec_profile *p, const spec_tally *hi
     d->all = (spec_tally){d->all.seen * KEPT + sure, d->all.hits * KEPT + sure * share};
     if (p->n == 0) return;
     float step = RATE * sure * (share - expected(d, p)) / (float)p->n;
-    for (uint32_t b = 0; b < SPEC_PROFILE_BUCKETS; b++)
-        if (has(p, b)) d->weight[b] += step;
+    for (uint32_t at = 0, b; next(p, &at, &b);) d->weight[b] += step;
 }
