@@ -10,17 +10,7 @@
 
 #include <cmocka.h>
 
-/* Sanitizers look for other things than how well it does. */
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define N_SEEDS 1
-#endif
-#endif
-#ifndef N_SEEDS
-#define N_SEEDS 3
-#endif
-
-enum { DRAFTERS = 4, BUDGET = 8, STREAMS = 8, ANSWER = 128 };
+enum { N_SEEDS = 3, DRAFTERS = 4, BUDGET = 8, STREAMS = 8, ANSWER = 128 };
 static const uint64_t US = 1000;
 
 typedef struct {
