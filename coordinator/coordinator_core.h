@@ -90,6 +90,7 @@ typedef enum {
     SCHED_EMPTY,        /* `group` takes no new requests and gives its running ones to others, until SCHED_FILL, also where it
                            is lost and comes back; nothing if sched_may_empty says no */
     SCHED_FILL,         /* `group` takes requests again */
+    SCHED_FORGET,       /* no group keeps KV of earlier requests any more; what requests hold stays theirs */
     SCHED_TIMER         /* the time of the last TIMER action has come */
 } sched_event_kind;
 
@@ -204,6 +205,7 @@ typedef struct {
     uint64_t moves, moves_failed; /* of KV, that are over; and that brought nothing, cancelled ones too */
     uint64_t moved_tokens;        /* whose KV came with the others */
     uint32_t moving;              /* in flight */
+    double move_token_ns;         /* that a move of KV takes for each of its tokens, of late; 0: not known */
     uint32_t groups_up;
     bool draining;
 } sched_stats;
@@ -214,6 +216,8 @@ typedef struct {
     uint32_t coming; /* moves to it in flight; an emptied group with nothing coming and none running has nothing left */
     uint32_t running, blocks_total, blocks_used, blocks_reserved, blocks_kept;
     uint64_t steps, rows, busy_ns, idle_ns, looked_up, shared;
+    double prompt_token_ns; /* that a prompt takes here for each of its tokens, of late; 0: not known */
+    bool moves_pay;         /* to it: they take no longer than to compute, as far as both are known */
 } sched_group_stats;
 
 /* A drafter so far. `scored` tokens had a choice of its own against them, and `hits` of these equalled it, whether or not its

@@ -485,6 +485,9 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     case SCHED_FILL:
         if (g) g->emptied = false;
         break;
+    case SCHED_FORGET:
+        for (g = s->groups; g < s->groups + s->limits.n_groups; g++) kv_forget(g->kv);
+        break;
     case SCHED_TIMER: s->announced_ns = 0; break;
     }
     if (s->timer_ns > 0 && now_ns >= s->timer_ns) end_overdue(s);
@@ -516,6 +519,8 @@ sched_group_stats sched_get_group(const sched *s, uint32_t group) {
     out.blocks_used = kv_used_blocks(g->kv);
     out.blocks_kept = kv_kept_blocks(g->kv);
     out.blocks_reserved = out.blocks_total - out.blocks_used - kv_free_blocks(g->kv);
+    out.prompt_token_ns = g->prompt_ns;
+    out.moves_pay = sched_moves_pay(g);
     return out;
 }
 
@@ -542,6 +547,7 @@ sched_stats sched_get_stats(const sched *s) {
     out.n_by_drafter = s->roster.n;
     out.by_drafter = s->by_drafter;
     for (uint32_t i = 0; i < s->n_moves; i++) out.moving += s->moves[i].id > 0;
+    out.move_token_ns = s->move_ns;
     out.draining = s->draining;
     return out;
 }

@@ -101,7 +101,7 @@ static void one_event(world *w) {
     proto_result *result = &w->groups[ev.group].result;
     ev.result = result;
     static const sched_event_kind usual[] = {SCHED_REQUEST, SCHED_RESULT, SCHED_RESULT, SCHED_DRAFTS,
-                                             SCHED_MOVED,   SCHED_EMPTY,  SCHED_FILL,   SCHED_RESULT};
+                                             SCHED_MOVED,   SCHED_EMPTY,  SCHED_FILL,   SCHED_FORGET};
     proto_result drafts = {0};
     if (byte(w) % 4 != 0) ev.kind = usual[byte(w) % 8];
     if (ev.kind == SCHED_REQUEST && w->n_sent == REQUESTS) ev.kind = SCHED_RESULT;

@@ -68,6 +68,7 @@ static void a_short_file_gets_the_defaults(void **state) {
     assert_int_equal(t->draft_floor, 40);
     assert_int_equal(t->draft_wait_ms, 200);
     assert_int_equal(t->max_stall_ms, 200);
+    assert_string_equal(t->debug, "off");
     config_destroy(t);
 }
 

@@ -447,10 +447,18 @@ static void deliver_move(world *w) {
     step(w, &ev);
 }
 
+/* What requests hold stays theirs, whatever they share, and nothing else is held. */
+static void forget(world *w) {
+    step(w, &(sched_event){.kind = SCHED_FORGET});
+    CHECK(w, sched_get_stats(w->s).blocks_kept == 0);
+}
+
 static void move_event(world *w) {
     uint32_t what = draw(w, 16);
     if (what == 0 && w->limits.n_groups > 1)
         empty_group(w);
+    else if (what == 2)
+        forget(w);
     else if (what == 1) /* of one that is over, or never was */
         step(w, &(sched_event){.kind = SCHED_MOVED, .move = move_with(w, w->last_move) ? w->last_move + 1 : w->last_move});
     else

@@ -336,8 +336,10 @@ static void say_groups(text *out, const sched *s, uint32_t n_groups) {
         say(out, "    group %u: %s%s, %u running, blocks: %u used, %u reserved of %u, %llu steps, %llu rows\n", i,
             g.up ? "up" : "down", g.emptied ? ", drained" : "", g.running, g.blocks_used, g.blocks_reserved, g.blocks_total,
             (unsigned long long)g.steps, (unsigned long long)g.rows);
+        if (!g.moves_pay) say(out, "        a token is computed in %.0f ns: moves to it do not pay\n", g.prompt_token_ns);
     }
     sched_stats st = sched_get_stats(s);
+    if (st.move_token_ns > 0) say(out, "    a token moves in %.0f ns\n", st.move_token_ns);
     say(out, "    displaced: %llu\n", (unsigned long long)st.displaced);
     if (st.moves + st.moving > 0)
         say(out, "    moves: %u in flight, %llu over, %llu of them failed, %llu tokens moved\n", st.moving,
@@ -359,6 +361,7 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
                                         [SCHED_MOVED] = "moved",
                                         [SCHED_EMPTY] = "empty",
                                         [SCHED_FILL] = "fill",
+                                        [SCHED_FORGET] = "forget",
                                         [SCHED_TIMER] = "timer"};
     result_memory m = {0};
     char *at = strchr(words[0], '@');
