@@ -51,7 +51,7 @@ typedef struct {
     char *corpus;        /* a file; empty: none */
     char *draft_budgets; /* "adaptive", "fixed" */
     char *draft_ahead;   /* "off", "on" */
-    char *fusion;        /* "merge", "lockstep" */
+    char *fusion;        /* "auto", "merge", "lockstep" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
     char *kv_transport; /* "auto", "off", or one of parallel/transports.def */
     char *kv_listen;    /* host */

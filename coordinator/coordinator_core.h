@@ -31,6 +31,10 @@ typedef struct sched sched;
 
 enum { SCHED_MAX_GROUPS = 16 };
 
+/* How the drafters of a round go on: each alone, and their trees are joined; together from the surest token of all, a token at a
+ * time; or as has given more so far, where several are asked and budgets are adaptive, else each alone. */
+typedef enum { SCHED_MERGE, SCHED_LOCKSTEP, SCHED_FUSION_AUTO } sched_fusion;
+
 /* What a group is for. Another serves all the same where no other can. */
 typedef enum { SCHED_BOTH, SCHED_PREFILLS, SCHED_DECODES } sched_service;
 
@@ -62,7 +66,7 @@ typedef struct {
     bool prefix_cache;              /* what is computed for one request serves all that begin with the same tokens */
     bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree each, and always waits */
     bool draft_ahead;               /* drafters go on from the likeliest outcome of a step while it runs */
-    bool lockstep;                  /* drafters go on together from the surest token of all, and not each alone */
+    sched_fusion fusion;
     float draft_floor;      /* of lookup, and of what is agreed on in lockstep: least belief in a node and all before it */
     uint64_t draft_wait_ns; /* that a request waits for its drafters; 0: they are not asked */
     /* [n_drafters] KV blocks of each; 0: it keeps no KV cache */
@@ -186,7 +190,8 @@ typedef struct {
     uint64_t offered;        /* nodes that trees had before they were cut to what pays */
     double expected;         /* of the verified ones to be accepted, where budgets are adaptive */
     uint64_t asked_rounds,
-        unasked_rounds; /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
+        unasked_rounds;       /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
+    uint64_t lockstep_rounds; /* of the former, those whose drafters went on together */
     uint64_t bets, bets_won, bets_dropped; /* drafts ahead: asked for; of use; ended early, since they could not be any more */
     uint64_t held_steps;                   /* times that a step was held back for drafts */
     uint64_t mixed_steps, mixed_ns, longest_mixed_ns; /* steps that computed prompts beside decoding sequences; of their times
@@ -241,7 +246,8 @@ typedef struct {
 
 /* Whether drafters of this kind (speculative/drafters.def) want the target's hidden states. */
 bool sched_wants_hidden(const char *kind);
-bool sched_keeps_kv(const char *kind); /* ... and whether they keep a KV cache of each request */
+bool sched_keeps_kv(const char *kind);          /* ... and whether they keep a KV cache of each request */
+sched_fusion sched_fusion_of(const char *name); /* "auto", "lockstep"; else merge */
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
 size_t sched_bytes(const sched_limits *limits);
 /* `memory` stays the caller's and must live as long as the scheduler. Errors: ST_ERR_INVALID_ARGUMENT names the limit. */

@@ -199,7 +199,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->prefix_cache = strcmp(t->prefix_cache, "on") == 0;
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
-    l->lockstep = strcmp(t->fusion, "lockstep") == 0;
+    l->fusion = sched_fusion_of(t->fusion);
     l->max_moves = strcmp(t->kv_transport, "off") ? MAX_MOVES : 0;
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;

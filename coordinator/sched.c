@@ -92,12 +92,15 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.hidden = place(&at, l->want_hidden ? n * l->dim : 0, sizeof *shape.hidden);
     shape.proposals = place(&at, n * shape.roster.n, sizeof *shape.proposals);
     shape.aheads = place(&at, l->draft_ahead ? n * l->n_drafters : 0, sizeof *shape.aheads);
-    shape.agreed = place(&at, l->lockstep ? n * l->max_tree : 0, sizeof *shape.agreed);
+    shape.agreed = place(&at, l->fusion != SCHED_MERGE ? n * l->max_tree : 0, sizeof *shape.agreed);
     shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
     shape.habits = place(&at, shape.roster.n, sizeof *shape.habits);
     shape.trust = place(&at, n * shape.roster.n, sizeof *shape.trust);
     shape.hits = place(&at, n * shape.roster.n, sizeof *shape.hits);
-    shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
+    shape.prior = place(&at, n * shape.roster.n, sizeof *shape.prior);
+    shape.all_hits = place(&at, shape.roster.n, sizeof *shape.all_hits);
+    shape.profiles = place(&at, l->n_drafters ? n : 0, sizeof *shape.profiles);
+    shape.priors = place(&at, l->n_drafters, sizeof *shape.priors);
     shape.cosine = place(&at, n * shape.roster.n, sizeof *shape.cosine);
     shape.shares = place(&at, l->max_batch, sizeof *shape.shares);
     shape.paths = place(&at, (size_t)l->max_batch * l->max_tree, sizeof *shape.paths);

@@ -160,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     l.adaptive_budgets = l.draft_wait_ns % 2;
     l.draft_ahead = l.draft_wait_ns / 2 % 2;
     l.prefix_cache = l.draft_wait_ns / 4 % 2;
-    l.lockstep = l.draft_wait_ns / 4 % 2;
+    l.fusion = (sched_fusion)(l.draft_wait_ns / 4 % 3);
     l.drafter_blocks[0] = (uint32_t)(l.draft_wait_ns / 8 % 8);
     l.max_moves = l.draft_wait_ns / 8 % 4;
     l.min_move_tokens = 32;

@@ -411,7 +411,7 @@ static void describe(house *h, const house_options *o) {
                                     .corpus = "",
                                     .draft_budgets = "fixed",
                                     .draft_ahead = "off",
-                                    .fusion = "merge",
+                                    .fusion = "auto",
                                     .kv_transport = "auto",
                                     .kv_listen = "127.0.0.1",
                                     .control_listen = address,

@@ -123,7 +123,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     l.max_stall_ns = number_of(words, n, "max_stall", 0);
     l.prefix_cache = number_of(words, n, "prefix_cache", 0);
     l.adaptive_budgets = number_of(words, n, "adaptive", 0);
-    l.lockstep = number_of(words, n, "lockstep", 0);
+    l.fusion = number_of(words, n, "lockstep", 0) ? SCHED_LOCKSTEP : SCHED_MERGE;
     l.draft_floor = (float)number_of(words, n, "floor", 0) / 100;
     sc->n_drafters = l.n_drafters;
     sc->n_groups = l.n_groups;
