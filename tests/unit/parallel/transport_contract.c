@@ -528,6 +528,7 @@ static void a_kv_transfer_moves_a_sequence(contract_end *end) {
                             .hooks = {&here, load, store, tag}};
     c.flow.token_bytes = 2 * ROW_BYTES;
     c.flow.n_tokens = N_TOKENS;
+    c.flow.part_bytes = KV_TRANSFER_MAX_PIECE_BYTES;
     c.flow.heads = (kv_heads){0, HEADS};
     if (!end->calls) fill(here.bytes, n_bytes, 5);
     void *memory = bytes_of(kv_transfer_bytes(&c));
