@@ -23,7 +23,7 @@ enum {
     LAYERS = 3,
     HEADS = 3,
     HEAD_DIM = 32,
-    WIDE_HEAD_DIM = 320, /* in f32 a layer of a block of two heads is more than one message */
+    WIDE_HEAD_DIM = 576, /* in f32 a layer of a block of two heads is three messages, of which one has K and V */
     BLOCKS = 6,
     N_TOKENS = 70,
     PART = 128 << 10, /* of the mover's messages */
