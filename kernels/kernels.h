@@ -112,8 +112,8 @@ typedef struct {
     const void *(*host)(kernels_device *d, kernels_view v, size_t n_bytes);
     void (*copy)(kernels_device *d, kernels_view to, kernels_view from, size_t n_bytes); /* must not overlap */
     /* Bytes of a buffer from at_bytes on, of any alignment, to and from the host; done when they return. Unlike all else these
-     * may be called by a second thread while the device computes with other bytes (KV that moves between groups); of what is
-     * poked one thinks that it is not read at once. */
+     * may be called by a second thread while the device computes with other bytes (KV that moves between groups). What is poked
+     * is taken to be read later, not at once. */
     void (*peek)(kernels_device *d, void *to, const kernels_buffer *from, size_t at_bytes, size_t n_bytes);
     void (*poke)(kernels_device *d, kernels_buffer *to, size_t at_bytes, const void *from, size_t n_bytes);
     ST_CHECKED st_code (*wait)(kernels_device *d); /* all operations before are done */
