@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +27,7 @@ enum {
     MAX_MOVES = 64,
     PART_BYTES = 128 << 10, /* of a message: see kv/transfer.c */
     MOVE_BYTES = 512 << 10, /* in flight, or two parts: what is checked and copied is then still in a cache of its own */
+    POLLED_BYTES = 2 << 20, /* a source's, by a transport that naps between looks: the target is not to wait for the next look */
     SCRATCH_BYTES = 2 * PROTO_MAX_SCRATCH_BYTES, /* of a measurement: more than a cache of its own holds */
     SCRATCH_TOKEN = PROTO_SCRATCH_UNIT,
     MAX_TRIES = 32,      /* nearly a lease: a host with much to do is not a broken link */
@@ -253,8 +253,9 @@ static kv_flow describe(const mover *v, const flow *f) {
 
 static size_t piece_bytes(const kv_flow *d) { return (size_t)d->heads.n * d->block_tokens * d->token_bytes; }
 
-static uint32_t count_slots(const move *m, size_t message) {
-    size_t n = MOVE_BYTES / m->order.n_flows / message;
+static uint32_t count_slots(const flow *f, size_t message) {
+    const proto_move *m = &f->m->order;
+    size_t n = (!m->target && f->way->ops->polled ? POLLED_BYTES : MOVE_BYTES) / m->n_flows / message;
     return n < 2 ? 2 : n > KV_TRANSFER_MAX_SLOTS ? KV_TRANSFER_MAX_SLOTS : (uint32_t)n;
 }
 
@@ -270,7 +271,7 @@ static st_code make_transfer(const mover *v, flow *f, void **memory, st_error *e
                             .max_tries = MAX_TRIES,
                             .hooks = {f, scratch ? load_scratch : load, scratch ? store_scratch : store, tag}};
     const size_t piece = piece_bytes(&c.flow);
-    c.n_slots = count_slots(f->m, piece < PART_BYTES ? piece : PART_BYTES);
+    c.n_slots = count_slots(f, piece < PART_BYTES ? piece : PART_BYTES);
     f->bytes = piece / c.flow.block_tokens * c.flow.n_tokens * c.flow.n_layers;
     size_t bytes = kv_transfer_bytes(&c);
     if (!bytes) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no flow of this size");
@@ -286,7 +287,7 @@ static st_code make_raw(flow *f, void **memory, st_error *e) {
     const proto_move *m = &f->m->order;
     f->is_raw = true;
     f->raw = (raw_flow){.role = m->target ? KV_TARGET : KV_SOURCE,
-                        .n_slots = count_slots(f->m, m->scratch.piece_bytes),
+                        .n_slots = count_slots(f, m->scratch.piece_bytes),
                         .n_places = scratch_places(m),
                         .piece_bytes = m->scratch.piece_bytes,
                         .n_pieces = m->scratch.n_pieces,
@@ -472,7 +473,6 @@ static bool take_time(mover *v, uint64_t *wake_ns) {
 
 static void *run(void *context) {
     mover *v = context;
-    (void)prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS); /* of this thread; only advice */
     for (;;) {
         uint64_t wake_ns;
         bool any = take_mail(v);
