@@ -99,6 +99,7 @@ class Bench:
         self.results = {}        # {configuration: {load: [summary of each round]}}
         self.tuned = {}          # {configuration: {(budget, floor): [ms a token in those of `none`, of each round]}}
         self.interrupted = None
+        self.n_loads = 0
 
     def cluster(self, name, topology):
         return Cluster(name, topology, self.directory, self.a.build, two_cores())
@@ -130,8 +131,13 @@ class Bench:
         return found
 
     def serve(self, cluster, what, *options):
-        """The summary of a load. An answer that differs is noted; whatever else goes wrong ends the run."""
-        code, summary, said = cluster.load("--prompts", self.a.prompts, "--tokens", self.a.tokens, "--records", self.records, *options)
+        """The summary of a load. An answer that differs is noted; whatever else goes wrong ends the run.
+
+        Each load has a salt of its own: the prompts are the same in all, and what the cache keeps of one would be another's head start.
+        """
+        self.n_loads += 1
+        code, summary, said = cluster.load("--prompts", self.a.prompts, "--tokens", self.a.tokens, "--records", self.records,
+                                           "--cache-salt", f"load-{self.n_loads}", *options)
         if code and "the answer differs from" in said:
             self.differences.append(f"{cluster.name}, {what}: {said}")
             say(f"NOT THE SAME BYTES: {self.differences[-1]}")

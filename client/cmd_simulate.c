@@ -129,7 +129,7 @@ static void set_limits(simulation *s) {
     l->prefix_cache = !strcmp(t->prefix_cache, "on");
     l->adaptive_budgets = !strcmp(t->draft_budgets, "adaptive");
     l->draft_ahead = !strcmp(t->draft_ahead, "on");
-    l->lockstep = !strcmp(t->fusion, "lockstep");
+    l->fusion = sched_fusion_of(t->fusion);
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * UINT64_C(1000000);
     l->max_moves = s->move_mbit > 0 ? MAX_MOVES : 0;
@@ -277,6 +277,9 @@ static sched_stats stats_of(const simulation *s) {
         sched_stats of = sim_get_stats(s->sim, c);
         all.moves += of.moves - of.moves_failed;
         all.moved_tokens += of.moved_tokens;
+        all.asked_rounds += of.asked_rounds;
+        all.unasked_rounds += of.unasked_rounds;
+        all.lockstep_rounds += of.lockstep_rounds;
     }
     return all;
 }
@@ -286,14 +289,15 @@ static json_t *more_json(const simulation *s) {
     const sim_figures *f = &s->figures;
     double scheduler_s = (double)f->scheduler_ns / 1e9;
     sched_stats st = stats_of(s);
-    return json_pack("{s:s s:i s:i s:f s:f s:I s:I s:o s:I s:f s:I s:f s:f s:f s:I s:I}", "trace", s->trace_path, "copies",
-                     (int)s->n_copies, "ranks", (int)n_ranks(s), "link_ms", s->link_ms, "link_mbit", s->link_mbit, "moves",
-                     (json_int_t)st.moves, "moved_tokens", (json_int_t)st.moved_tokens, "nodes", nodes_json(s), "events",
-                     (json_int_t)f->events, "events_per_s", share((double)f->events, s->real_s), "decisions",
-                     (json_int_t)f->decisions, "decisions_per_s", share((double)f->decisions, scheduler_s), "decision_us",
-                     share(scheduler_s * 1e6, (double)f->decisions), "scheduler_share",
-                     share((double)f->scheduler_ns, (double)f->now_ns), "scheduler_bytes", (json_int_t)f->scheduler_bytes,
-                     "schedulers_bytes", (json_int_t)(f->scheduler_bytes * s->n_copies));
+    return json_pack("{s:s s:i s:i s:f s:f s:I s:I s:I s:I s:I s:o s:I s:f s:I s:f s:f s:f s:I s:I}", "trace", s->trace_path,
+                     "copies", (int)s->n_copies, "ranks", (int)n_ranks(s), "link_ms", s->link_ms, "link_mbit", s->link_mbit,
+                     "moves", (json_int_t)st.moves, "moved_tokens", (json_int_t)st.moved_tokens, "asked_rounds",
+                     (json_int_t)st.asked_rounds, "unasked_rounds", (json_int_t)st.unasked_rounds, "lockstep_rounds",
+                     (json_int_t)st.lockstep_rounds, "nodes", nodes_json(s), "events", (json_int_t)f->events, "events_per_s",
+                     share((double)f->events, s->real_s), "decisions", (json_int_t)f->decisions, "decisions_per_s",
+                     share((double)f->decisions, scheduler_s), "decision_us", share(scheduler_s * 1e6, (double)f->decisions),
+                     "scheduler_share", share((double)f->scheduler_ns, (double)f->now_ns), "scheduler_bytes",
+                     (json_int_t)f->scheduler_bytes, "schedulers_bytes", (json_int_t)(f->scheduler_bytes * s->n_copies));
 }
 
 static void print_more(const simulation *s) {
@@ -305,6 +309,10 @@ static void print_more(const simulation *s) {
         printf("  %-20s %10.1f %10.1f %10.1f %10.3f\n", node_name(s, i), 100 * b.mean, 100 * b.least, 100 * b.most, b.mbit);
     }
     sched_stats st = stats_of(s);
+    if (st.asked_rounds)
+        printf("\n%.0f %% of the rounds waited for drafters, %.0f %% in lockstep\n",
+               100 * share((double)st.asked_rounds, (double)(st.asked_rounds + st.unasked_rounds)),
+               100 * share((double)st.lockstep_rounds, (double)(st.asked_rounds + st.unasked_rounds)));
     if (st.moves)
         printf("\nKV of %llu tokens moved, in %llu moves\n", (unsigned long long)st.moved_tokens, (unsigned long long)st.moves);
     printf("\n%u cluster%s, %u ranks; %llu events in %.2f s of this machine; %llu decisions of %.2f us, %.0f a second: the "

@@ -49,12 +49,13 @@ typedef struct {
     char *corpus;        /* a file; empty: none */
     char *draft_budgets; /* "adaptive", "fixed" */
     char *draft_ahead;   /* "off", "on" */
-    char *fusion;        /* "merge", "lockstep" */
+    char *fusion;        /* "auto", "merge", "lockstep" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
-    char *kv_transport; /* "auto", "shm", "mpi", "tcp", "off" */
-    char *kv_listen;    /* host, for TCP */
+    char *kv_transport; /* "auto", "off", or one of parallel/transports.def */
+    char *kv_listen;    /* host */
     uint32_t move_tokens;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;
+    char *debug;          /* "off", "on" */
     config_group *groups; /* [n_groups] */
     uint32_t n_groups;
 } config_topology;

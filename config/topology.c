@@ -11,6 +11,13 @@
 
 enum { MAX_BYTES = 256 << 10 /* of a file: people write them */ };
 
+/* Choices of kv_transport: the kinds that there are, and two more. */
+static const char kv_transports[] = "auto"
+#define TRANSPORT(name, where) "|" #name
+#include "parallel/transports.def"
+#undef TRANSPORT
+                                    "|off";
+
 typedef enum { TEXT, CHOICE, ENUM, NUMBER } row_kind;
 typedef struct {
     const char *name;
@@ -313,6 +320,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->fusion);
     mem_free(t->kv_transport);
     mem_free(t->kv_listen);
+    mem_free(t->debug);
     mem_free(t);
 }
 

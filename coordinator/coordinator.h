@@ -18,6 +18,7 @@ typedef struct {
     /* Of two tokens of the model, -1 .. 1 (policy cosine); NULL: unknown. On the loop's thread. */
     float (*similarity)(void *context, uint32_t a, uint32_t b);
     void *similarity_context;
+    bool kv_listens;      /* verifiers take KV from whoever reaches kv_listen: a warning where that is open */
     const char *run_file; /* where to write the bound addresses as JSON, removed after a drain; NULL: nowhere */
 } coordinator_options;
 

@@ -31,6 +31,10 @@ typedef struct sched sched;
 
 enum { SCHED_MAX_GROUPS = 16 };
 
+/* How the drafters of a round go on: each alone, and their trees are joined; together from the surest token of all, a token at a
+ * time; or as has given more so far, where several are asked and budgets are adaptive, else each alone. */
+typedef enum { SCHED_MERGE, SCHED_LOCKSTEP, SCHED_FUSION_AUTO } sched_fusion;
+
 /* What a group is for. Another serves all the same where no other can. */
 typedef enum { SCHED_BOTH, SCHED_PREFILLS, SCHED_DECODES } sched_service;
 
@@ -61,7 +65,7 @@ typedef struct {
     bool prefix_cache;              /* what is computed for one request serves all that begin with the same tokens */
     bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree each, and always waits */
     bool draft_ahead;               /* drafters go on from the likeliest outcome of a step while it runs */
-    bool lockstep;                  /* drafters go on together from the surest token of all, and not each alone */
+    sched_fusion fusion;
     float draft_floor;      /* of lookup, and of what is agreed on in lockstep: least belief in a node and all before it */
     uint64_t draft_wait_ns; /* that a request waits for its drafters; 0: they are not asked */
     /* [n_drafters] KV blocks of each; 0: it keeps no KV cache */
@@ -86,6 +90,7 @@ typedef enum {
     SCHED_EMPTY,        /* `group` takes no new requests and gives its running ones to others, until SCHED_FILL, also where it
                            is lost and comes back; nothing if sched_may_empty says no */
     SCHED_FILL,         /* `group` takes requests again */
+    SCHED_FORGET,       /* no group keeps KV of earlier requests any more; what requests hold stays theirs */
     SCHED_TIMER         /* the time of the last TIMER action has come */
 } sched_event_kind;
 
@@ -184,7 +189,8 @@ typedef struct {
     uint64_t offered;        /* nodes that trees had before they were cut to what pays */
     double expected;         /* of the verified ones to be accepted, where budgets are adaptive */
     uint64_t asked_rounds,
-        unasked_rounds; /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
+        unasked_rounds;       /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
+    uint64_t lockstep_rounds; /* of the former, those whose drafters went on together */
     uint64_t bets, bets_won, bets_dropped; /* drafts ahead: asked for; of use; ended early, since they could not be any more */
     uint64_t held_steps;                   /* times that a step was held back for drafts */
     uint64_t mixed_steps, mixed_ns, longest_mixed_ns; /* steps that computed prompts beside decoding sequences; of their times
@@ -199,6 +205,7 @@ typedef struct {
     uint64_t moves, moves_failed; /* of KV, that are over; and that brought nothing, cancelled ones too */
     uint64_t moved_tokens;        /* whose KV came with the others */
     uint32_t moving;              /* in flight */
+    double move_token_ns;         /* that a move of KV takes for each of its tokens, of late; 0: not known */
     uint32_t groups_up;
     bool draining;
 } sched_stats;
@@ -209,6 +216,8 @@ typedef struct {
     uint32_t coming; /* moves to it in flight; an emptied group with nothing coming and none running has nothing left */
     uint32_t running, blocks_total, blocks_used, blocks_reserved, blocks_kept;
     uint64_t steps, rows, busy_ns, idle_ns, looked_up, shared;
+    double prompt_token_ns; /* that a prompt takes here for each of its tokens, of late; 0: not known */
+    bool moves_pay;         /* to it: they take no longer than to compute, as far as both are known */
 } sched_group_stats;
 
 /* A drafter so far. `scored` tokens had a choice of its own against them, and `hits` of these equalled it, whether or not its
@@ -232,7 +241,8 @@ typedef struct {
 
 /* Whether drafters of this kind (speculative/drafters.def) want the target's hidden states. */
 bool sched_wants_hidden(const char *kind);
-bool sched_keeps_kv(const char *kind); /* ... and whether they keep a KV cache of each request */
+bool sched_keeps_kv(const char *kind);          /* ... and whether they keep a KV cache of each request */
+sched_fusion sched_fusion_of(const char *name); /* "auto", "lockstep"; else merge */
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
 size_t sched_bytes(const sched_limits *limits);
 /* `memory` stays the caller's and must live as long as the scheduler. Errors: ST_ERR_INVALID_ARGUMENT names the limit. */

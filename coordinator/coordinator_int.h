@@ -1,6 +1,6 @@
 /* What the coordinator's files share: loop.c (events to the scheduler, actions from it), members.c (the ranks), moves.c (KV
  * between them), front_grpc.c (clients), front_http.c (monitors), metrics.c (what they are told), answer.c (text with stop
- * strings). Nothing here is seen outside the room. All on the loop's thread. */
+ * strings), debug.c (faults on purpose). Nothing here is seen outside the room. All on the loop's thread. */
 #ifndef CONSORT_COORDINATOR_INT_H
 #define CONSORT_COORDINATOR_INT_H
 
@@ -108,9 +108,26 @@ uint64_t moves_measure(coordinator *c, uint32_t from, uint32_t to, const char *w
 
 /* ---- measure.c: the call MeasureKv ---- */
 typedef struct measure measure;
-void measure_start(coordinator *c, net_call *call);        /* answers the call, now or later */
-void measure_forget(coordinator *c, const net_call *call); /* the call is dead */
+void measure_start(coordinator *c, net_call *call, const uint8_t *message, size_t n); /* answers the call, now or later */
+void measure_forget(coordinator *c, const net_call *call);                            /* the call is dead */
 void measure_deinit(coordinator *c);
+
+/* ---- debug.c: the calls Faults and ForgetKv ---- */
+typedef struct {
+    net_call *call; /* of Faults, under way; NULL: none */
+    uint64_t id;    /* of its orders */
+    bool *open;     /* [members.n] has not answered */
+    uint32_t n_open;
+    st_error error; /* the first */
+    net_timer *timer;
+} debug;
+ST_CHECKED st_code debug_init(coordinator *c, st_error *e);
+void debug_deinit(debug *d);
+void debug_faults(coordinator *c, net_call *call, const uint8_t *message, size_t n); /* answers the call, now or later */
+void debug_forget_kv(coordinator *c, net_call *call);                                /* now */
+void debug_answered(coordinator *c, uint32_t rank, const proto_faults *f);
+void debug_lost(coordinator *c, uint32_t rank);         /* its link is closed */
+void debug_leave(coordinator *c, const net_call *call); /* the call is dead */
 
 /* ---- front_grpc.c: clients ---- */
 typedef struct stream stream;
@@ -171,11 +188,13 @@ struct coordinator {
     uint64_t started_ns;
     model_tokenizer *tokenizer;
     uint32_t ends[MAX_ENDS], n_ends; /* the model's own end-of-answer tokens */
+    uint32_t n_layers;               /* of the model */
     uint8_t model_hash[32], vocabulary_hash[32];
     filemap corpus;
     members members;
     moves moves;
     measure *measure; /* NULL: nobody measures */
+    debug debug;
     front front;
     net_http_server *http; /* NULL: off */
     uint16_t http_port;

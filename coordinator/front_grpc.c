@@ -617,7 +617,11 @@ static void on_call(void *context, net_call *call, const char *path, const uint8
     else if (strcmp(path, "/consort.v1.Admin/Trace") == 0)
         on_trace(c, call);
     else if (strcmp(path, "/consort.v1.Admin/MeasureKv") == 0)
-        measure_start(c, call);
+        measure_start(c, call, message, n);
+    else if (strcmp(path, "/consort.v1.Admin/Faults") == 0)
+        debug_faults(c, call, message, n);
+    else if (strcmp(path, "/consort.v1.Admin/ForgetKv") == 0)
+        debug_forget_kv(c, call);
     else {
         snprintf(text, sizeof text, "there is no method %.180s", path);
         net_call_finish(call, st_grpc(ST_ERR_UNSUPPORTED), text);
@@ -633,6 +637,7 @@ static void on_end(void *context, net_call *call, st_code code) {
         return;
     }
     measure_forget(c, call);
+    debug_leave(c, call);
     for (uint32_t i = 0; i < c->front.n_stops; i++)
         if (c->front.stop_calls[i] == call) c->front.stop_calls[i] = c->front.stop_calls[--c->front.n_stops];
     for (uint32_t i = 0; i < c->front.n_drains; i++)

@@ -125,7 +125,7 @@ static void on_signal(void *context, int number) {
 static st_code read_model(coordinator *c, st_error *e) {
     model_file *f;
     model_string arch;
-    uint64_t context = 0, dim = 0;
+    uint64_t context = 0, dim = 0, n_layers = 0;
     char key[96];
     st_code code = model_file_open(c->t->model, &f, e);
     if (code) return code;
@@ -137,6 +137,8 @@ static st_code read_model(coordinator *c, st_error *e) {
         code = model_file_u64(f, key, 1, PROTO_MAX_PROMPT_TOKENS, &context, e);
         snprintf(key, sizeof key, "%.*s.embedding_length", (int)(arch.size < 32 ? arch.size : 32), arch.bytes);
         if (!code) code = model_file_u64(f, key, 1, NOUNS_MAX_DIM, &dim, e);
+        snprintf(key, sizeof key, "%.*s.block_count", (int)(arch.size < 32 ? arch.size : 32), arch.bytes);
+        if (!code) code = model_file_u64(f, key, 1, UINT16_MAX, &n_layers, e);
     }
     for (uint32_t id = 0; !code && id < model_vocabulary_size(c->tokenizer) && c->n_ends < MAX_ENDS; id++)
         if (model_token_is_end(c->tokenizer, id)) c->ends[c->n_ends++] = id;
@@ -145,6 +147,7 @@ static st_code read_model(coordinator *c, st_error *e) {
     if (!code) {
         c->limits.max_context = (uint32_t)context;
         c->limits.dim = (uint32_t)dim;
+        c->n_layers = (uint32_t)n_layers;
         if (c->t->max_context && c->t->max_context < context) c->limits.max_context = c->t->max_context;
     }
     model_file_close(f);
@@ -195,7 +198,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->prefix_cache = strcmp(t->prefix_cache, "on") == 0;
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
     l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
-    l->lockstep = strcmp(t->fusion, "lockstep") == 0;
+    l->fusion = sched_fusion_of(t->fusion);
     l->max_moves = strcmp(t->kv_transport, "off") ? MAX_MOVES : 0;
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * MS;
@@ -266,6 +269,7 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     if (!code) code = net_timer_create(c->loop, on_sched_timer, c, &c->sched_timer);
     if (!code) code = net_timer_create(c->loop, on_drain_timer, c, &c->drain_timer);
     if (!code) code = moves_init(c, e);
+    if (!code) code = debug_init(c, e);
     if (!code) code = net_loop_on_signal(c->loop, on_signal, c, e);
     if (!code) code = members_listen(c, e);
     if (!code) code = front_init(c, e);
@@ -278,7 +282,9 @@ st_code coordinator_create(const coordinator_options *o, coordinator **out, st_e
     warn_if_open("listen", c->t->listen);
     warn_if_open("control_listen", c->t->control_listen);
     if (c->http) warn_if_open("http_listen", c->t->http_listen);
-    if (!strcmp(c->t->kv_transport, "auto") || !strcmp(c->t->kv_transport, "tcp")) warn_if_open("kv_listen", c->t->kv_listen);
+    if (!strcmp(c->t->debug, "on"))
+        log_line(LOG_WARN, "coordinator", "debug: on: whoever reaches %s may make faults in this cluster", c->t->listen);
+    if (o->kv_listens) warn_if_open("kv_listen", c->t->kv_listen);
     log_line(LOG_INFO, "coordinator", "gRPC on port %u, control link on port %u, model %s, %u ranks expected", c->front.port,
              c->members.port, c->t->model, c->members.n - 1);
     *out = c;
@@ -303,6 +309,7 @@ void coordinator_destroy(coordinator *c) {
     net_http_destroy(c->http);
     measure_deinit(c);
     moves_deinit(&c->moves);
+    debug_deinit(&c->debug);
     members_deinit(&c->members);
     net_timer_destroy(c->sched_timer);
     net_timer_destroy(c->drain_timer);

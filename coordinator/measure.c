@@ -1,4 +1,5 @@
-/* MeasureKv: how fast KV gets from one rank to another, by each transport that reaches, for some sizes of message.
+/* MeasureKv: how fast KV gets from one rank to another, by each transport that reaches, for some sizes of message; and what the
+ * KV of a prompt takes, as many messages of the model's own size.
  *
  * Two ranks of verifiers, of different groups if there are two, move memory of no content, by turns through the protocol of
  * moves and by the transport alone: ROUNDS times each, so that what else the machines do comes to both. A figure is the median.
@@ -6,20 +7,23 @@
 #include "coordinator/coordinator_int.h"
 
 #include "base/mem.h"
+#include "kv/kv_core.h"
 #include <stdio.h>
 #include <string.h>
 
 enum { ROUNDS = 5, ROUND_BYTES = 64 << 20, LEAST_PIECES = 16, RAW = 0, MOVED = 1 };
-static const char *const ways[] = {"shm", "mpi", "tcp"};
 static const uint32_t sizes[] = {25600, 704 << 10, 8 << 20};
-enum { N_WAYS = sizeof ways / sizeof *ways, N_SIZES = sizeof sizes / sizeof *sizes };
+enum { N_SIZES = sizeof sizes / sizeof *sizes, PROMPT = N_SIZES }; /* PROMPT: as if it were one more size */
 
 struct measure {
     coordinator *c;
     net_call *call; /* NULL: nobody listens any more */
     uint32_t source, target, way, size, round, n_replies;
-    double rates[2][ROUNDS]; /* [RAW, MOVED] bytes a second; the last is one move of each */
-    uint64_t id;             /* of the move at hand */
+    char ways[PROTO_MAX_TRANSPORTS][PROTO_TRANSPORT_BYTES]; /* [n_ways] that both ranks have */
+    uint32_t n_ways;
+    uint32_t prompt_tokens, n_sizes; /* 0: without PROMPT */
+    double rates[2][ROUNDS];         /* [RAW, MOVED] bytes a second; the last is one move of each */
+    uint64_t id;                     /* of the move at hand */
 };
 
 static void next(measure *m);
@@ -40,15 +44,47 @@ static double median(double rates[ROUNDS]) {
     return rates[ROUNDS / 2];
 }
 
+/* What a rank holds of one layer of one block: the smaller of both, of which as much goes from the one to the other. Up to a unit
+ * of scratch. */
+static uint32_t piece_of_model(const measure *m) {
+    uint64_t least = PROTO_MAX_SCRATCH_BYTES;
+    for (uint32_t i = 0; i < 2; i++) {
+        const proto_register *r = &m->c->members.items[i ? m->target : m->source].info;
+        uint64_t bytes = r->kv_blocks ? r->kv_bytes / r->kv_blocks / m->c->n_layers : 0;
+        if (bytes < least) least = bytes;
+    }
+    return (uint32_t)(least / PROTO_SCRATCH_UNIT + (least % PROTO_SCRATCH_UNIT > 0 || !least)) * PROTO_SCRATCH_UNIT;
+}
+
+static proto_scratch scratch_of(const measure *m) {
+    if (m->size == PROMPT) return (proto_scratch){piece_of_model(m), m->c->n_layers * kv_blocks_for(m->prompt_tokens), false};
+    uint32_t n = ROUND_BYTES / sizes[m->size];
+    return (proto_scratch){sizes[m->size], n < LEAST_PIECES ? LEAST_PIECES : n, false};
+}
+
+/* What the prompt's KV takes, and from how many tokens on the scheduler would move it. */
+static void add_prompt(const measure *m, proto_measurement *v) {
+    const sched_group_stats from =
+                                sched_get_group(m->c->sched, m->c->members.groups[m->c->members.items[m->source].group].number),
+                            to = sched_get_group(m->c->sched, m->c->members.groups[m->c->members.items[m->target].group].number);
+    proto_scratch scratch = scratch_of(m);
+    v->prompt_tokens = m->prompt_tokens;
+    v->move_ns = (uint64_t)((double)scratch.n_pieces * scratch.piece_bytes * 1e9 / v->bytes_per_s);
+    v->crossover_tokens = to.moves_pay ? m->c->limits.min_move_tokens : 0;
+    v->move_token_ns = sched_get_stats(m->c->sched).move_token_ns;
+    v->prompt_token_ns = to.prompt_token_ns > 0 ? to.prompt_token_ns : from.prompt_token_ns;
+}
+
 /* False: it is over. */
 static bool reply(measure *m) {
-    proto_measurement v = {.block_bytes = sizes[m->size],
+    proto_measurement v = {.block_bytes = scratch_of(m).piece_bytes,
                            .bytes_per_s = median(m->rates[MOVED]),
                            .raw_bytes_per_s = median(m->rates[RAW]),
                            .source = m->source,
                            .target = m->target};
     proto_bytes b = {0};
-    snprintf(v.transport, sizeof v.transport, "%s", ways[m->way]);
+    snprintf(v.transport, sizeof v.transport, "%s", m->ways[m->way]);
+    if (m->size == PROMPT) add_prompt(m, &v);
     st_code code = proto_measurement_encode(&v, &b);
     if (!code) code = net_call_send(m->call, b.bytes, b.n, NULL);
     proto_bytes_free(&b);
@@ -77,20 +113,22 @@ static void measured(void *context, st_code code, const char *message, const pro
             if (!reply(m)) return;
             m->size++;
         }
-        if (m->size == N_SIZES) m->size = 0, m->way++;
+        if (m->size == m->n_sizes) m->size = 0, m->way++;
     }
     next(m);
 }
 
-static bool both_have(const measure *m) {
+/* In the source's order. */
+static void find_ways(measure *m) {
     const proto_register *a = &m->c->members.items[m->source].info, *b = &m->c->members.items[m->target].info;
-    if (m->way == 0) return a->shm_address[0] && b->shm_address[0];
-    return m->way == 1 ? a->mpi_address[0] && b->mpi_address[0] : a->tcp_address[0] && b->tcp_address[0];
+    for (uint32_t i = 0; i < a->n_addresses; i++)
+        for (uint32_t k = 0; k < b->n_addresses; k++)
+            if (!strcmp(a->addresses[i].transport, b->addresses[k].transport))
+                memcpy(m->ways[m->n_ways++], a->addresses[i].transport, PROTO_TRANSPORT_BYTES);
 }
 
 static void next(measure *m) {
-    while (m->way < N_WAYS && !both_have(m)) m->way++;
-    if (m->way == N_WAYS) {
+    if (m->way == m->n_ways) {
         if (m->n_replies)
             finish(m, ST_OK, "");
         else
@@ -98,9 +136,9 @@ static void next(measure *m) {
                    "no transport that both ranks have leads from one to the other (kv_transport, kv_listen)");
         return;
     }
-    uint32_t n = ROUND_BYTES / sizes[m->size];
-    proto_scratch scratch = {sizes[m->size], n < LEAST_PIECES ? LEAST_PIECES : n, m->round % 2 == RAW};
-    m->id = moves_measure(m->c, m->source, m->target, ways[m->way], &scratch, measured, m);
+    proto_scratch scratch = scratch_of(m);
+    scratch.raw = m->round % 2 == RAW;
+    m->id = moves_measure(m->c, m->source, m->target, m->ways[m->way], &scratch, measured, m);
     if (!m->id) finish(m, ST_ERR_UNAVAILABLE, "one of the ranks is gone");
 }
 
@@ -125,8 +163,24 @@ static bool choose_ranks(const coordinator *c, measure *m) {
     return false;
 }
 
-void measure_start(coordinator *c, net_call *call) {
+static st_code read_request(const coordinator *c, const uint8_t *message, size_t n, uint32_t *prompt_tokens, st_error *e) {
+    st_code code = proto_measure_request_decode(message, n, prompt_tokens, e);
+    uint64_t n_pieces = code ? 0 : (uint64_t)kv_blocks_for(*prompt_tokens) * c->n_layers;
+    if (n_pieces > PROTO_MAX_SCRATCH_PIECES)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "prompt_tokens: %u in %u layers are %llu pieces; expected at most %d",
+                       *prompt_tokens, c->n_layers, (unsigned long long)n_pieces, PROTO_MAX_SCRATCH_PIECES);
+    return code;
+}
+
+void measure_start(coordinator *c, net_call *call, const uint8_t *message, size_t n) {
     sched_stats q = sched_get_stats(c->sched);
+    uint32_t prompt_tokens = 0;
+    st_error e = {0};
+    st_code code = read_request(c, message, n, &prompt_tokens, &e);
+    if (code) {
+        net_call_finish(call, st_grpc(code), e.message);
+        return;
+    }
     measure *m = c->measure || q.running || q.waiting ? NULL : mem_alloc(1, sizeof *m);
     if (!m) {
         const char *why = c->measure ? "another one measures"
@@ -136,11 +190,12 @@ void measure_start(coordinator *c, net_call *call) {
         net_call_finish(call, st_grpc(ST_ERR_RESOURCE_EXHAUSTED), why);
         return;
     }
-    *m = (measure){.c = c, .call = call};
+    *m = (measure){.c = c, .call = call, .prompt_tokens = prompt_tokens, .n_sizes = N_SIZES + (prompt_tokens > 0)};
     c->measure = m;
-    if (choose_ranks(c, m))
+    if (choose_ranks(c, m)) {
+        find_ways(m);
         next(m);
-    else
+    } else
         finish(m, ST_ERR_MISMATCH,
                "the cluster has one verifier, of one rank: its KV has nowhere to go. A topology with two groups of role "
                "verifier, or with "

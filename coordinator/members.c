@@ -308,6 +308,15 @@ static void on_moved(coordinator *c, net_link *k, member *m, const net_frame *f)
         moves_answered(c, rank_of(c, m), &r);
 }
 
+static void on_faults_told(coordinator *c, net_link *k, member *m, const net_frame *f) {
+    proto_faults r;
+    st_error e = {0};
+    if (proto_faults_decode(f->payload, f->n, &r, &e))
+        refuse(c, k, m, ST_FATAL_PROTOCOL, e.message);
+    else
+        debug_answered(c, rank_of(c, m), &r);
+}
+
 static void on_abort(coordinator *c, net_link *k, member *m, const net_frame *f) {
     proto_abort a;
     lose(c, m, proto_abort_decode(f->payload, f->n, &a, NULL) ? "an unreadable ABORT" : a.message);
@@ -333,6 +342,7 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     case PROTO_MSG_HEARTBEAT: on_heartbeat(c, k, m, f); break;
     case PROTO_MSG_RESULT: on_result(c, k, m, f); break;
     case PROTO_MSG_MOVED: on_moved(c, k, m, f); break;
+    case PROTO_MSG_FAULTS_TOLD: on_faults_told(c, k, m, f); break;
     case PROTO_MSG_ABORT: on_abort(c, k, m, f); break;
     case PROTO_MSG_GOODBYE:
         if (!c->members.stopping) {
@@ -373,6 +383,7 @@ static void on_close(void *context, net_link *k, const char *reason) {
     if (!m) return;
     m->link = NULL;
     lose(c, m, reason);
+    debug_lost(c, rank_of(c, m));
     check_all_left(c);
 }
 

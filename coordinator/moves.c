@@ -209,9 +209,8 @@ static st_code add_flow(coordinator *c, const move *m, side s, uint32_t source, 
     out->flow[out->n] = (proto_flow){.peer = peer,
                                      .first_head = heads.first,
                                      .n_heads = heads.n,
-                                     .shm = r->shm_address,
-                                     .mpi = r->mpi_address,
-                                     .tcp = r->tcp_address,
+                                     .n_addresses = r->n_addresses,
+                                     .addresses = r->addresses,
                                      .key = out->key[out->n]};
     st_code code = make_key(c, m, m->groups[SOURCE]->leader + source, m->groups[TARGET]->leader + target, out->key[out->n]);
     out->n++;

@@ -90,12 +90,15 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.hidden = place(&at, l->want_hidden ? n * l->dim : 0, sizeof *shape.hidden);
     shape.proposals = place(&at, n * shape.roster.n, sizeof *shape.proposals);
     shape.aheads = place(&at, l->draft_ahead ? n * l->n_drafters : 0, sizeof *shape.aheads);
-    shape.agreed = place(&at, l->lockstep ? n * l->max_tree : 0, sizeof *shape.agreed);
+    shape.agreed = place(&at, l->fusion != SCHED_MERGE ? n * l->max_tree : 0, sizeof *shape.agreed);
     shape.calibrations = place(&at, shape.roster.n, sizeof *shape.calibrations);
     shape.habits = place(&at, shape.roster.n, sizeof *shape.habits);
     shape.trust = place(&at, n * shape.roster.n, sizeof *shape.trust);
     shape.hits = place(&at, n * shape.roster.n, sizeof *shape.hits);
-    shape.prior = place(&at, shape.roster.n, sizeof *shape.prior);
+    shape.prior = place(&at, n * shape.roster.n, sizeof *shape.prior);
+    shape.all_hits = place(&at, shape.roster.n, sizeof *shape.all_hits);
+    shape.profiles = place(&at, l->n_drafters ? n : 0, sizeof *shape.profiles);
+    shape.priors = place(&at, l->n_drafters, sizeof *shape.priors);
     shape.cosine = place(&at, n * shape.roster.n, sizeof *shape.cosine);
     shape.shares = place(&at, l->max_batch, sizeof *shape.shares);
     shape.paths = place(&at, (size_t)l->max_batch * l->max_tree, sizeof *shape.paths);
@@ -482,6 +485,9 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     case SCHED_FILL:
         if (g) g->emptied = false;
         break;
+    case SCHED_FORGET:
+        for (g = s->groups; g < s->groups + s->limits.n_groups; g++) kv_forget(g->kv);
+        break;
     case SCHED_TIMER: s->announced_ns = 0; break;
     }
     if (s->timer_ns > 0 && now_ns >= s->timer_ns) end_overdue(s);
@@ -513,6 +519,8 @@ sched_group_stats sched_get_group(const sched *s, uint32_t group) {
     out.blocks_used = kv_used_blocks(g->kv);
     out.blocks_kept = kv_kept_blocks(g->kv);
     out.blocks_reserved = out.blocks_total - out.blocks_used - kv_free_blocks(g->kv);
+    out.prompt_token_ns = g->prompt_ns;
+    out.moves_pay = sched_moves_pay(g);
     return out;
 }
 
@@ -539,6 +547,7 @@ sched_stats sched_get_stats(const sched *s) {
     out.n_by_drafter = s->roster.n;
     out.by_drafter = s->by_drafter;
     for (uint32_t i = 0; i < s->n_moves; i++) out.moving += s->moves[i].id > 0;
+    out.move_token_ns = s->move_ns;
     out.draining = s->draining;
     return out;
 }

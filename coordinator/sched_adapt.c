@@ -6,6 +6,8 @@
  * them (spec_divide). What rounds that waited for drafters gave, their whole wait counted, is compared with what a step of all
  * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth).
  *
+ * Why a step is divided as if no prompt were in it: the prompt's rows have to be computed in this step or another. Counted in,
+ * they would make each token of the step look dear, and drafts that cost more than they bring worth having.
  * Why one answer to all rounds that begin at a time, and not one for each request: a batch of which half waits falls apart in two
  * that each have a step of their own. What drafts are worth is one table for all groups; what steps take, and with it whether to
  * ask, is each group's own.
@@ -15,6 +17,7 @@
 
 enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
 
+static spec_fusion fusion_of(bool lockstep) { return lockstep ? SPEC_LOCKSTEP : SPEC_MERGE; }
 static spec_trust *trust(const sched *s, const sched_request *r) { return s->trust + (size_t)r->place * s->roster.n; }
 
 /* ---- what results teach ---- */
@@ -26,6 +29,23 @@ void sched_forget_trust(sched *s, const sched_request *r) {
         sched_cosine(s, r)[i] = (spec_cosine){0};
         sched_proposals(s, r)[i].n = 0; /* of whoever had the place before: its first token would judge them */
     }
+    if (s->limits.n_drafters == 0) return;
+    spec_profile_of(&s->profiles[r->place], r->prompt, r->n_prompt);
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        s->prior[(size_t)r->place * s->roster.n + i] = spec_prior_of(&s->priors[i], &s->profiles[r->place]);
+}
+
+void sched_learn_prior(sched *s, const sched_request *r) {
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        spec_prior_learn(&s->priors[i], &s->profiles[r->place], &sched_hits(s, r)[i]);
+}
+
+/* Until an answer is over, what all that run have shown. */
+const spec_tally *sched_prior(const sched *s, const sched_request *r) {
+    const spec_tally *of_prompt = s->prior + (size_t)r->place * s->roster.n;
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        if (of_prompt[i].seen > 0) return of_prompt;
+    return s->all_hits;
 }
 
 void sched_learn_step(sched_group *g, const sched_flight *f) {
@@ -37,11 +57,6 @@ void sched_learn_step(sched_group *g, const sched_flight *f) {
 spec_cosine *sched_cosine(const sched *s, const sched_request *r) { return s->cosine + (size_t)r->place * s->roster.n; }
 spec_tally *sched_hits(const sched *s, const sched_request *r) { return s->hits + (size_t)r->place * s->roster.n; }
 
-static void learn_hits(sched *s, const sched_request *r, uint32_t drafter, uint32_t n_tokens, uint32_t n_hits) {
-    spec_hedge_learn(&sched_hits(s, r)[drafter], n_tokens, n_hits);
-    spec_hedge_learn(&s->prior[drafter], n_tokens, n_hits);
-}
-
 /* Of a prompt nobody's hits count: it is not the target's text. */
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked,
                       const proto_item *item) {
@@ -50,7 +65,9 @@ void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const 
     if (n > SPEC_MAX_SCORED) n = SPEC_MAX_SCORED;
     if (s->limits.want_hidden >> drafter & 1 && n > item->n_scored)
         n = item->n_scored; /* only where it was given the state before */
-    learn_hits(s, r, drafter, n, item->n_hits < n ? item->n_hits : n);
+    uint32_t n_hits = item->n_hits < n ? item->n_hits : n;
+    spec_hedge_learn(&sched_hits(s, r)[drafter], n, n_hits);
+    spec_hedge_learn(&s->all_hits[drafter], n, n_hits);
 }
 
 static void learn_agreement(sched *s, const sched_tree *offer, const proto_item *item) {
@@ -69,6 +86,8 @@ void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, co
     for (uint32_t i = 0; i < s->roster.n; i++)
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
     if (asked->offer) learn_agreement(s, asked->offer, item);
+    if (asked->offer && r->asked)
+        spec_worth_judge(&r->group->worth, fusion_of(r->lockstep), asked->offer->promised, item->n_tokens - 1);
 }
 
 void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, spec_tree *out) {
@@ -100,9 +119,14 @@ double sched_local_gain(const sched *s, const sched_request *r) {
     return (double)sum;
 }
 
-void sched_decide_asking(sched_group *g, double gain) {
+void sched_decide_asking(sched_group *g, double gain, bool several) {
+    const sched_limits *l = &g->s->limits;
     uint32_t kind = spec_worth_kind(sched_n_running(g), gain);
-    g->asks = !g->s->limits.adaptive_budgets || spec_worth_asking(&g->worth, kind, g->s->now_ns);
+    bool tries = false;
+    g->lockstep = l->fusion == SCHED_LOCKSTEP;
+    if (l->fusion == SCHED_FUSION_AUTO && several) /* with fixed budgets nothing is learnt, and all merge */
+        g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &tries, g->s->now_ns) == SPEC_LOCKSTEP;
+    g->asks = tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
     if (g->asks) g->round_kind = kind;
 }
 
@@ -121,10 +145,12 @@ uint32_t sched_get_costs(const sched *s, uint32_t group, sched_cost out[SCHED_MA
     return n;
 }
 
-/* A mean that fades. */
-void sched_learn_wait(sched_drafter *d, uint64_t wait_ns) {
-    uint64_t *mean = &d->stats.wait_ns;
-    *mean = *mean ? *mean - *mean / 8 + wait_ns / 8 : wait_ns;
+/* Means that fade. */
+void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r) {
+    sched_drafter *d = &s->drafters[drafter];
+    uint64_t *means[] = {&d->stats.wait_ns, &d->waits_ns[fusion_of(r->lockstep)]};
+    uint64_t wait_ns = s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns);
+    for (int i = 0; i < 2; i++) *means[i] = *means[i] ? *means[i] - *means[i] / 8 + wait_ns / 8 : wait_ns;
 }
 
 /* ---- whether to begin a step ---- */
@@ -146,8 +172,9 @@ static uint64_t drafts_due_ns(sched_group *g, uint64_t *takes_ns) {
     uint64_t due_ns = 0;
     for (sched_request *r = sched_first(g, SCHED_DRAFTING); r; r = sched_next(s, r))
         for (uint32_t i = 0; i < s->limits.n_drafters; i++) {
-            uint64_t at_ns = r->draft_by_ns - s->limits.draft_wait_ns + s->drafters[i].stats.wait_ns;
-            if (r->awaited >> i & 1 && at_ns > due_ns) due_ns = at_ns, *takes_ns = s->drafters[i].stats.wait_ns;
+            uint64_t wait_ns = s->drafters[i].waits_ns[fusion_of(r->lockstep)];
+            uint64_t at_ns = r->draft_by_ns - s->limits.draft_wait_ns + wait_ns;
+            if (r->awaited >> i & 1 && at_ns > due_ns) due_ns = at_ns, *takes_ns = wait_ns;
         }
     return due_ns;
 }
@@ -200,35 +227,49 @@ static spec_yield divide(sched_group *g, spec_step *step, uint32_t n_decode, uin
 }
 
 /* What the step would have given had nobody waited: all would be in it. */
-static void learn_worth(sched_group *g, const spec_step *step, spec_yield with, spec_yield without, uint64_t waited_ns) {
+static void learn_worth(sched_group *g, const spec_step *step, spec_round *round) {
     uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
     if (n_all > g->s->limits.max_batch) n_all = g->s->limits.max_batch;
-    without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
-    with.ns += (double)waited_ns - (double)step->wait_ns;
-    spec_worth_learn(&g->worth, g->round_kind, with, without, waited_ns, g->s->now_ns);
+    round->kind = g->round_kind;
+    round->without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
+    round->with.ns += (double)round->wait_ns - (double)step->wait_ns;
+    spec_worth_learn(&g->worth, round, g->s->now_ns);
+}
+
+/* How the first n_decode sequences have asked; false: none has. */
+static bool describe_round(sched_group *g, uint32_t n_decode, spec_round *round) {
+    sched_request *r = sched_first(g, SCHED_DECODE);
+    *round = (spec_round){.n_sequences = n_decode};
+    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(g->s, r)) {
+        uint32_t n_trips = !r->asked ? 0 : r->lockstep ? r->n_agreed + 1 : 1;
+        if (r->asked && r->lockstep) round->fusion = SPEC_LOCKSTEP;
+        if (n_trips > round->n_trips) round->n_trips = n_trips;
+    }
+    return round->n_trips > 0;
 }
 
 void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
     sched *s = g->s;
-    uint32_t asked = 0;
+    spec_round round;
     if (s->limits.max_tree == 0 || n_decode == 0) return;
-    sched_request *r = sched_first(g, SCHED_DECODE);
-    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) asked |= r->asked;
-    spec_step step = {.cost = &g->cost,
-                      .n_rows = n_decode + prompt_rows(g, n_decode),
-                      .n_choices = n_decode,
-                      .n_free = s->limits.max_rows - n_decode - (g->lists[SCHED_PREFILL].n > 0)};
+    bool asked = describe_round(g, n_decode, &round);
+    bool beside = g->lists[SCHED_PREFILL].n > 0; /* of prompts; what such a step takes does not tell what its drafts took */
+    spec_step step = {
+        .cost = &g->cost, .n_rows = n_decode, .n_choices = n_decode, .n_free = s->limits.max_rows - n_decode - beside};
     bool knows = spec_cost_known(&g->cost, step.n_rows); /* else it cannot be said what drafts gain */
-    spec_yield without = asked ? divide(g, &step, n_decode, s->roster.local) : (spec_yield){0};
-    uint64_t waited = asked ? waited_ns(g, n_decode) : 0, idle = s->now_ns - g->idle_since_ns;
-    step.wait_ns = waited < idle ? waited : idle; /* the group worked for others in the rest of it */
-    if (g->stats.steps % (knows ? EXPLORING : 2) == 0)
+    if (asked) round.without = divide(g, &step, n_decode, s->roster.local);
+    if (asked) round.wait_ns = waited_ns(g, n_decode);
+    uint64_t idle = s->now_ns - g->idle_since_ns;
+    step.wait_ns = round.wait_ns < idle ? round.wait_ns : idle; /* the group worked for others in the rest of it */
+    if (!beside && g->stats.steps % (knows ? EXPLORING : 2) == 0)
         step.explores = knows && g->stats.steps / EXPLORING % 2 ? SPEC_EXPLORES_FAR : SPEC_EXPLORES_NEAR;
-    spec_yield with = divide(g, &step, n_decode, UINT32_MAX);
+    round.with = divide(g, &step, n_decode, UINT32_MAX);
     for (uint32_t i = 0; i < n_decode; i++) {
         s->stats.offered += g->trees[i].tree.n;
         g->trees[i].tree.n = s->shares[i].taken;
-        for (uint32_t k = 0; k < s->shares[i].taken; k++) s->stats.expected += (double)s->shares[i].path[k];
+        g->trees[i].promised = 0;
+        for (uint32_t k = 0; k < s->shares[i].taken; k++) g->trees[i].promised += (double)s->shares[i].path[k];
+        s->stats.expected += g->trees[i].promised;
     }
-    if (asked && knows) learn_worth(g, &step, with, without, waited);
+    if (asked && knows) learn_worth(g, &step, &round);
 }

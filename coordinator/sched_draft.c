@@ -36,7 +36,7 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 uint32_t sched_lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
 uint32_t sched_route(const sched *s, const sched_request *r) {
-    const spec_record record = {sched_hits(s, r), s->prior, r->drafts.steps, sched_cosine(s, r), r->accepted};
+    const spec_record record = {sched_hits(s, r), sched_prior(s, r), r->drafts.steps, sched_cosine(s, r), r->accepted};
     return spec_route_ask(&r->route, &s->roster, &record);
 }
 
@@ -79,13 +79,22 @@ static void draft_locally(sched *s, sched_request *r) {
     INVARIANT(s->corpus.drafter.ops->draft(&s->corpus.drafter, &it, 1, NULL) == ST_OK);
 }
 
+/* Drafters with a rank that a round of it may ask, room aside. */
+static uint32_t may_ask(const sched *s, const sched_request *r) {
+    uint32_t mask = sched_most_drafts(s, r) > 0 ? sched_remote_route(s, r) & ~behind(s, r) : 0;
+    return r->knows_hidden ? mask : mask & ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
+}
+
+static bool several(uint32_t mask) { return (mask & (mask - 1)) > 0; }
+
 static void begin_round(sched *s, sched_request *r) {
     r->budget = sched_most_drafts(s, r);
-    r->asked = r->budget > 0 ? sched_remote_route(s, r) & ~behind(s, r) : 0;
-    if (!r->knows_hidden) r->asked &= ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
+    r->asked = may_ask(s, r);
     s->stats.unasked_rounds += r->asked && !r->group->asks;
     r->asked = r->group->asks ? sched_with_room(s, r, r->asked) : 0;
+    r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && several(r->asked));
     s->stats.asked_rounds += r->asked > 0;
+    s->stats.lockstep_rounds += r->asked && r->lockstep;
     r->awaited = r->asked;
     r->n_agreed = 0;
     r->belief = 1;
@@ -106,21 +115,23 @@ void sched_begin_rounds(sched_group *g, const sched_flight *f) {
     sched *s = g->s;
     uint32_t n = 0;
     double gain = 0;
+    bool any_several = false;
     for (uint32_t i = 0; i < f->n_items; i++) {
         sched_request *r = &s->requests[f->items[i].slot];
         if (!begins(r)) continue;
         draft_locally(s, r);
         gain += sched_local_gain(s, r);
+        any_several |= several(may_ask(s, r));
         n++;
     }
     if (n == 0) return;
-    sched_decide_asking(g, gain / n);
+    sched_decide_asking(g, gain / n, any_several);
     for (uint32_t i = 0; i < f->n_items; i++)
         if (begins(&s->requests[f->items[i].slot])) begin_round(s, &s->requests[f->items[i].slot]);
 }
 
 void sched_answered(sched *s, sched_request *r) {
-    if (r->state != SCHED_DRAFTING || r->awaited || (s->limits.lockstep && sched_agree(s, r))) return;
+    if (r->state != SCHED_DRAFTING || r->awaited || (r->lockstep && sched_agree(s, r))) return;
     sched_move(s, r, SCHED_DECODE);
 }
 
@@ -202,7 +213,7 @@ static uint32_t ask_for_drafts(sched_group *g, uint32_t drafter, uint32_t rows) 
     for (sched_request *r = sched_first(g, SCHED_DRAFTING); r && d->n_asked < s->limits.max_batch; r = sched_next(s, r)) {
         uint32_t n = sched_lacks(d, r);
         if (!(r->awaited & bit(drafter)) || n > rows) continue;
-        sched_ask(s, d, r, n, s->limits.lockstep ? 1 : r->budget, r->n_agreed ? sched_agreed(s, r) : NULL, r->n_agreed);
+        sched_ask(s, d, r, n, r->lockstep ? 1 : r->budget, r->n_agreed ? sched_agreed(s, r) : NULL, r->n_agreed);
         rows -= n;
     }
     return rows;
@@ -288,12 +299,11 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
     d->stats.drafts++;
     d->stats.late += !in_time;
     if (!in_time) return;
-    if (s->limits.lockstep)
+    if (r->lockstep)
         sched_graft(s, r, drafter, &tree);
     else
         sched_proposals(s, r)[drafter] = tree;
-    if (r->awaited & bit(drafter) && !s->limits.lockstep)
-        sched_learn_wait(d, s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns));
+    if (r->awaited & bit(drafter) && !r->lockstep) sched_learn_wait(s, drafter, r);
     r->awaited &= ~bit(drafter);
 }
 

@@ -38,7 +38,8 @@ static float worth(const sched *s, const sched_drafter *d, const sched_request *
     uint32_t i = number_of(s, d), left = r->n_limit - r->n_known;
     bool runs = r->group && r->state != SCHED_CLOSING;
     if (!runs || !(sched_route(s, r) & ~r->given_up & UINT32_C(1) << i)) return 0;
-    return (float)(left < HOLDS_FOR_TOKENS ? left : HOLDS_FOR_TOKENS) * spec_hedge_share(&sched_hits(s, r)[i], &s->prior[i]);
+    return (float)(left < HOLDS_FOR_TOKENS ? left : HOLDS_FOR_TOKENS) *
+           spec_hedge_share(&sched_hits(s, r)[i], &sched_prior(s, r)[i]);
 }
 
 /* Its worth, less that of the drafts that catching up takes. */
@@ -47,7 +48,7 @@ static float claim(const sched *s, const sched_drafter *d, const sched_request *
 }
 
 static bool is_needed(const sched *s, const sched_drafter *d, const sched_request *r) {
-    uint32_t drafting = s->limits.lockstep ? r->asked : r->awaited; /* whoever has answered is asked for the next depth */
+    uint32_t drafting = r->lockstep ? r->asked : r->awaited; /* whoever has answered is asked for the next depth */
     bool is_waited_for = r->state == SCHED_DRAFTING && drafting >> number_of(s, d) & 1;
     return is_waited_for || d->holds[r->place].last_plan == d->next_plan;
 }

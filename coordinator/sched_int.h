@@ -54,6 +54,7 @@ typedef struct {
     spec_route route;
     uint32_t asked;       /* mask of drafters: the round began with waiting for them ... */
     uint32_t awaited;     /* ... and waits for these now */
+    bool lockstep;        /* they go on together */
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
     uint64_t draft_by_ns; /* the round waits no longer */
@@ -93,6 +94,7 @@ typedef struct {
     spec_tree tree;
     uint32_t from[NOUNS_MAX_TREE]; /* masks of the drafters that proposed each node */
     uint32_t n_offered;            /* nodes, before the tree was cut to what pays */
+    double promised;               /* of those that are left, expected to be accepted */
 } sched_tree;
 
 /* One item of a plan in flight. */
@@ -144,7 +146,8 @@ typedef struct {
     proto_plan plan;   /* views of the next three */
     seq_id *close;     /* [n_places] */
     proto_open *open;
-    proto_draft *draft; /* [max_batch], as open */
+    proto_draft *draft;              /* [max_batch], as open */
+    uint64_t waits_ns[SPEC_FUSIONS]; /* as stats.wait_ns, by what kind of round it was */
     sched_drafter_stats stats;
 } sched_drafter;
 
@@ -170,6 +173,7 @@ struct sched_group {
     double prompt_ns; /* ... and of a token of a prompt, of late; 0: not known */
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
+    bool lockstep;           /* ... which go on together, if there are several ... */
     uint32_t round_kind;     /* ... and of this kind (spec_worth_kind) were those that last did */
     uint64_t idle_since_ns;  /* the last result came */
     uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */
@@ -209,7 +213,10 @@ struct sched {
     spec_trust *trust;                 /* [n_places][roster.n] */
     spec_agreement agreement;          /* of fused trees */
     spec_tally *hits;                  /* as trust: tokens that the drafter was scored by, and its hits */
-    spec_tally *prior;                 /* [roster.n] the same over all requests */
+    spec_tally *all_hits;              /* [roster.n] the same over all requests */
+    spec_tally *prior;                 /* as trust: the same, as its prompt lets expect ... */
+    spec_profile *profiles;            /* [n_places] ... by what this is ... */
+    spec_prior *priors;                /* [n_drafters] ... and by what answers have taught */
     spec_cosine *cosine;               /* as trust */
     spec_share *shares;                /* [max_batch] scratch, as the next */
     float *paths;                      /* [max_batch][max_tree] */
@@ -286,6 +293,7 @@ uint32_t sched_n_coming(const sched_group *g);
 /* Whether it is worth while to compute its tokens in a group that prefills, and to move their KV. */
 bool sched_prefills_apart(const sched *s, const sched_request *r);
 /* The request is over for its client. */
+bool sched_moves_pay(const sched_group *to); /* no longer than to compute there, as far as both are known */
 void sched_cancel_move(sched *s, const sched_request *r);
 void sched_lose_moves(sched_group *g); /* that come and go: it is lost */
 void sched_take_moved(sched *s, const sched_event *ev);
@@ -371,8 +379,10 @@ void sched_graft(sched *s, const sched_request *r, uint32_t drafter, const spec_
 void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item);
 
 /* sched_adapt.c: what drafts are worth, and how many are verified. */
-void sched_forget_trust(sched *s, const sched_request *r);    /* its place is new */
-void sched_learn_step(sched_group *g, const sched_flight *f); /* its result has come */
+void sched_forget_trust(sched *s, const sched_request *r);             /* its place is new; its prompt is known */
+void sched_learn_prior(sched *s, const sched_request *r);              /* it is over, and its place still its own */
+const spec_tally *sched_prior(const sched *s, const sched_request *r); /* [roster.n] */
+void sched_learn_step(sched_group *g, const sched_flight *f);          /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
 void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
 /* A drafter's proposals, with what its beliefs are worth. */
@@ -380,11 +390,11 @@ void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, s
 spec_tally *sched_hits(const sched *s, const sched_request *r); /* [roster.n], as the next */
 spec_cosine *sched_cosine(const sched *s, const sched_request *r);
 void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const sched_draft_asked *asked, const proto_item *item);
-/* Whether the group's rounds that begin now ask: `gain` is what local drafters are expected to bring each of them, in accepted
- * tokens. */
-void sched_decide_asking(sched_group *g, double gain);
+/* Whether the group's rounds that begin now ask, and how drafters go on: `gain` is what local drafters are expected to bring each
+ * of them, in accepted tokens; `several`: one of them may ask more than one drafter. */
+void sched_decide_asking(sched_group *g, double gain, bool several);
 double sched_local_gain(const sched *s, const sched_request *r);
-void sched_learn_wait(sched_drafter *d, uint64_t wait_ns);
+void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r); /* from its round's beginning to now */
 /* The most nodes of a tree that could be of use to it. */
 uint32_t sched_most_drafts(const sched *s, const sched_request *r);
 /* Fuses the drafts of the first n_decode in SCHED_DECODE to g->trees[0 .. n_decode) and cuts them to what pays in one step. */

@@ -10,11 +10,19 @@
  * Sure is who is believed: by the calibrated beliefs where budgets are adaptive, else by the raw ones. Ties: the lowest drafter.
  * A round has one wait, draft_wait_ns from its beginning, for all depths together. Whoever is lost, answers nonsense or is late
  * takes no part in the depths behind; who has no token at a depth is asked at the next.
- * Why a depth waits for all: the paper does; whoever is slow costs all depths, where with `merge` it costs one.
- * Limits: one round trip a depth. A tree of a drafter has NOUNS_MAX_TREE nodes, path included; past that its tokens are lost. */
+ * Where the fusion is `auto` a round is in lockstep if such rounds give more (speculative/worth.c), but never for one drafter
+ * alone: there is nobody whose token it could go on from, and what it drafts alone costs one round trip. Why a depth waits for
+ * all: the paper does; whoever is slow costs all depths, where with `merge` it costs one. Limits: one round trip a depth. A tree
+ * of a drafter has NOUNS_MAX_TREE nodes, path included; past that its tokens are lost. */
 #include "coordinator/sched_int.h"
 
+#include <string.h>
+
 static uint32_t bit(uint32_t drafter) { return UINT32_C(1) << drafter; }
+
+sched_fusion sched_fusion_of(const char *name) {
+    return !strcmp(name, "auto") ? SCHED_FUSION_AUTO : !strcmp(name, "lockstep") ? SCHED_LOCKSTEP : SCHED_MERGE;
+}
 
 uint32_t *sched_agreed(const sched *s, const sched_request *r) { return s->agreed + (size_t)r->place * s->limits.max_tree; }
 
@@ -55,7 +63,7 @@ bool sched_agree(sched *s, sched_request *r) {
         return true;
     }
     for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-        if (goes_on & bit(i)) sched_learn_wait(&s->drafters[i], s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns));
+        if (goes_on & bit(i)) sched_learn_wait(s, i, r);
     return false;
 }
 

@@ -51,7 +51,7 @@ static bool may_move(const sched *s, const sched_request *r, uint32_t n_tokens) 
 }
 
 /* And that takes no longer than to compute them there, as far as both are known. */
-static bool pays(const sched_group *to) { return to->prompt_ns <= 0 || to->s->move_ns <= to->prompt_ns; }
+bool sched_moves_pay(const sched_group *to) { return to->prompt_ns <= 0 || to->s->move_ns <= to->prompt_ns; }
 
 static bool takes(const sched_group *g, const sched_request *r) { return !g->emptied && sched_could_hold(g, r->n_limit); }
 
@@ -243,7 +243,7 @@ static void give(sched *s, sched_request *r) {
     sched_group *to = sched_pick_group(s, r, prefill);
     if (!to) return;
     uint32_t n_tokens = whole_tokens(r, r->n_cached);
-    bool may = may_move(s, r, n_missing(to, r, n_tokens)), is_slow = may && g->emptied && !pays(to);
+    bool may = may_move(s, r, n_missing(to, r, n_tokens)), is_slow = may && g->emptied && !sched_moves_pay(to);
     if (is_slow) s->move_ns -= s->move_ns / 32; /* believed a little less each time, so that some day it is tried again */
     if (!may || is_slow)
         leave(s, r);

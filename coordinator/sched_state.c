@@ -123,6 +123,7 @@ static void retire(sched *s, sched_request *r) {
     if (r->group) kv_release(r->group->kv, r->chain);
     sched_close_there(r);
     if (r->place != SCHED_NO_PLACE) {
+        sched_learn_prior(s, r);
         sched_leave_drafters(s, r);
         s->free_places[s->n_free_places++] = r->place;
     }

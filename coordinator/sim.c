@@ -294,6 +294,8 @@ void sim_begin(sim *s, const sim_load *load, sim_taker *take, void *context) {
     expect_request(s);
 }
 
+void sim_set_link(sim *s, uint64_t link_ns) { s->o.link_ns = link_ns; }
+
 bool sim_step(sim *s) {
     if (s->n_over == s->load.n_requests) return false;
     INVARIANT(s->n_heap > 0); /* somebody waits, so something will come */

@@ -103,7 +103,8 @@ size_t sim_bytes(const sim_options *o);
 ST_CHECKED st_code sim_init(void *memory, const sim_options *o, sim **out, st_error *e);
 /* Begins a load; the one before is over. Schedulers keep what they have learnt. `take` (may be NULL) is told of each end. */
 void sim_begin(sim *s, const sim_load *load, sim_taker *take, void *context);
-bool sim_step(sim *s); /* the next event; false: the load is over */
+void sim_set_link(sim *s, uint64_t link_ns); /* messages that are sent from now on take so long instead */
+bool sim_step(sim *s);                       /* the next event; false: the load is over */
 sim_figures sim_get_figures(const sim *s);
 sched_stats sim_get_stats(const sim *s, uint32_t cluster); /* of the copies, 0 .. n_copies - 1 */
 sim_node sim_get_verifier(const sim *s, uint32_t cluster, uint32_t verifier);

@@ -94,6 +94,11 @@ static st_code advertised(const config_topology *t, char host[HOST_BYTES], st_er
     return code;
 }
 
+/* The key kv_transport takes it. */
+static bool is_wanted(const config_topology *t, const transport_kind *kind) {
+    return !strcmp(t->kv_transport, "auto") || !strcmp(t->kv_transport, kind->name);
+}
+
 static st_code run_coordinator(const options *o, const config_topology *t, start *s, bool *lost, st_error *e) {
     coordinator *c = NULL;
     worker_embeddings *embeddings = NULL;
@@ -104,6 +109,8 @@ static st_code run_coordinator(const options *o, const config_topology *t, start
     s->cluster_epoch = co.cluster_epoch = (uint32_t)time(NULL); /* higher with each start */
     if (!code) code = advertised(t, s->host, e);
     if (!code) code = worker_embeddings_open(t->model, &embeddings, e);
+    const transport_kind *kind;
+    for (uint32_t i = 0; (kind = parallel_world_transport_at(i)); i++) co.kv_listens |= kind->listens && is_wanted(t, kind);
     co.similarity = worker_similarity;
     co.similarity_context = embeddings;
     if (!code) code = coordinator_create(&co, &c, e);
@@ -163,11 +170,11 @@ static void close_transports(transports *t) {
 static st_code open_transport(const config_topology *t, const transport_kind *kind, transports *out, st_error *e) {
     char name[HOST_BYTES] = "";
     transport_options o = {.host = t->kv_listen};
-    bool named = !strcmp(t->kv_transport, kind->name), any = !strcmp(t->kv_listen, "0.0.0.0") || !strcmp(t->kv_listen, "::");
-    if (!named && strcmp(t->kv_transport, "auto")) return ST_OK;
+    bool named = strcmp(t->kv_transport, "auto") != 0, any = !strcmp(t->kv_listen, "0.0.0.0") || !strcmp(t->kv_listen, "::");
+    if (!is_wanted(t, kind)) return ST_OK;
     if (any && !gethostname(name, HOST_BYTES - 1)) o.advertise = name;
     st_code code = kind->create(&o, &out->all[out->n], e);
-    if (!code && any && !strcmp(kind->name, "tcp") && strchr(out->all[out->n]->address, '@'))
+    if (!code && any && kind->listens && strchr(out->all[out->n]->address, '@'))
         log_line(LOG_WARN, "consortd",
                  "kv_listen %s: the name of this machine, %s, is a loopback address: KV cache comes from no other host by %s; "
                  "kv_listen may name another address",
@@ -179,9 +186,9 @@ static st_code open_transport(const config_topology *t, const transport_kind *ki
 }
 
 static st_code open_transports(const config_topology *t, transports *out, st_error *e) {
-    const transport_kind *const kinds[] = {&transport_shm, &transport_mpi, &transport_tcp};
+    const transport_kind *kind;
     st_code code = ST_OK;
-    for (size_t i = 0; !code && i < sizeof kinds / sizeof *kinds; i++) code = open_transport(t, kinds[i], out, e);
+    for (uint32_t i = 0; !code && (kind = parallel_world_transport_at(i)); i++) code = open_transport(t, kind, out, e);
     return code;
 }
 

@@ -24,6 +24,7 @@ enum {
     TRANSPORT_MAX_SLOTS = 32,  /* of a link */
     TRANSPORT_MAX_MESSAGE = (64 << 20) + 4096,
     TRANSPORT_MAX_KINDS = 4,
+    TRANSPORT_NAME_BYTES = 8, /* of a kind, NUL included */
 };
 
 typedef struct transport transport;
@@ -57,7 +58,7 @@ typedef struct {
 } transport_call;
 
 typedef struct {
-    const char *name; /* "shm", "tcp", "mpi" */
+    const char *name; /* of its row in transports.def */
     bool polled;      /* nothing wakes who waits: with little in flight a link stands still until it is tested again */
     /* Whether a rank of that address can be reached from here: shm: on the same host. */
     bool (*reaches)(const transport *t, const char *address);
@@ -80,24 +81,28 @@ typedef struct {
 
 struct transport {
     const transport_ops *ops;
-    char address[TRANSPORT_ADDRESS_BYTES];
+    char address[TRANSPORT_ADDRESS_BYTES]; /* with an '@' in it: leads there from this host only */
 };
 
 typedef struct {
-    const char *host;      /* tcp: name or address on which to listen; NULL: 127.0.0.1 */
+    const char *host;      /* of a kind that listens: name or address on which to; NULL: 127.0.0.1 */
     uint16_t port;         /* 0: any */
     const char *advertise; /* name or address under which others reach it; NULL: that of host, which is then not 0.0.0.0 */
 } transport_options;
 
 typedef struct {
     const char *name;
+    bool listens; /* on transport_options.host: whoever reaches that can knock */
     /* Owns: the caller, by ops->destroy. Errors: ST_ERR_UNSUPPORTED, ST_ERR_IO, ST_ERR_INVALID_ARGUMENT (options),
      * ST_FATAL_MEMORY. */
     st_code (*create)(const transport_options *o, transport **out, st_error *e);
 } transport_kind;
 
-extern const transport_kind transport_shm, transport_tcp; /* and transport_mpi, of world.h */
-const transport_kind *transport_kind_at(uint32_t i);      /* those without MPI, the fastest first; NULL behind the last */
+#define TRANSPORT(name, where) extern const transport_kind transport_##name;
+#include "parallel/transports.def"
+#undef TRANSPORT
+/* Those that need no MPI, the one to try first at 0; NULL behind the last. All of them: parallel_world_transport_at. */
+const transport_kind *transport_kind_at(uint32_t i);
 
 /* Sleeps until one of all[n] has something to do, wake_fd (-1: none) is readable or the time has come (UINT64_MAX: never). May
  * end sooner. Call it when test gave false for each. */

@@ -480,4 +480,4 @@ static st_code create(const transport_options *o, transport **out, st_error *e) 
     return ST_OK;
 }
 
-const transport_kind transport_mpi = {"mpi", create};
+const transport_kind transport_mpi = {.name = "mpi", .create = create};

@@ -250,4 +250,4 @@ static st_code create(const transport_options *o, transport **out, st_error *e) 
     return transport_stream_create(&ops, &kind, fd, address, out, e);
 }
 
-const transport_kind transport_shm = {"shm", create};
+const transport_kind transport_shm = {.name = "shm", .create = create};

@@ -203,4 +203,4 @@ static st_code create(const transport_options *o, transport **out, st_error *e) 
     return code;
 }
 
-const transport_kind transport_tcp = {"tcp", create};
+const transport_kind transport_tcp = {.name = "tcp", .listens = true, .create = create};

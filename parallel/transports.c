@@ -10,7 +10,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const transport_kind *const kinds[] = {&transport_shm, &transport_tcp};
+#define TRANSPORT(name, where)                                                                                                   \
+    _Static_assert(sizeof #name <= TRANSPORT_NAME_BYTES, "messages have room for the names of transports");
+#include "parallel/transports.def"
+#undef TRANSPORT
+
+static const transport_kind *const kinds[] = {
+#define PLAIN(name) &transport_##name,
+#define WORLD(name)
+#define TRANSPORT(name, where) where(name)
+#include "parallel/transports.def"
+#undef TRANSPORT
+#undef WORLD
+#undef PLAIN
+};
 
 const transport_kind *transport_kind_at(uint32_t i) { return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL; }
 

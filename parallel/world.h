@@ -23,9 +23,10 @@ ST_CHECKED st_code parallel_world_gather(const void *mine, void *all, size_t n, 
  * has the memory for sums. It waits for the others to come: a rank that died before is the coordinator's to notice. */
 ST_CHECKED st_code parallel_world_group(uint32_t first_rank, uint32_t n_ranks, uint32_t deadline_ms, parallel_group **out,
                                         st_error *e);
-/* The row of MPI in the table of transports (transport.h), which consortd adds. Its address holds in this world. It reports no
- * death: what a rank that died was to do never ends, and no PEER_LOST comes. Polls while a link is open. */
-extern const transport_kind transport_mpi;
+/* All kinds of transport, the one to try first at 0; NULL behind the last. That of MPI (transport_mpi.c): its address holds in
+ * this world. It reports no death: what a rank that died was to do never ends, and no PEER_LOST comes. Polls while a link is
+ * open. */
+const transport_kind *parallel_world_transport_at(uint32_t i);
 /* After a clean end: MPI_Finalize. After a death it may hang, so the caller then leaves by _exit (mpi-slurm facts, docs). */
 void parallel_world_stop(void);
 

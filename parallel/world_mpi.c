@@ -79,4 +79,14 @@ st_code parallel_world_gather(const void *mine, void *all, size_t n, uint32_t de
     return wait_for(&request, deadline_ms, "gather", e);
 }
 
+static const transport_kind *const kinds[] = {
+#define TRANSPORT(name, where) &transport_##name,
+#include "parallel/transports.def"
+#undef TRANSPORT
+};
+enum { N_KINDS = sizeof kinds / sizeof *kinds };
+_Static_assert((int)N_KINDS <= (int)TRANSPORT_MAX_KINDS, "a rank has room for all of them");
+
+const transport_kind *parallel_world_transport_at(uint32_t i) { return i < N_KINDS ? kinds[i] : NULL; }
+
 void parallel_world_stop(void) { MPI_TURN(MPI_Finalize()); }

@@ -1,15 +1,35 @@
 /* The small messages of the control link: register, welcome, heartbeat, abort. Plans and results: plan.c. */
-#include "proto/proto_int.h"
+#include "proto/control_int.h"
 
-#include "control.pb-c.h"
+#include "base/mem.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #define BAD ST_FATAL_PROTOCOL
 
+void control_addresses_encode(const proto_address *from, uint32_t n, control_addresses *out) {
+    INVARIANT(n <= PROTO_MAX_TRANSPORTS);
+    for (uint32_t i = 0; i < n; i++) {
+        Consort__Control__V1__Address *m = out->list[i] = &out->addresses[i];
+        consort__control__v1__address__init(m);
+        m->transport = proto_wire_text(from[i].transport);
+        m->address = proto_wire_text(from[i].address);
+    }
+}
+
+st_code control_addresses_decode(const char *field, Consort__Control__V1__Address *const *m, size_t n, proto_address *list,
+                                 uint32_t *n_out, st_error *e) {
+    st_code code = ST_OK;
+    *n_out = 0;
+    for (size_t i = 0; !code && i < n; i++)
+        code = proto_wire_add_address(field, m[i]->transport, m[i]->address, list, n_out, BAD, e);
+    return code;
+}
+
 st_code proto_register_encode(const proto_register *r, proto_bytes *out) {
     Consort__Control__V1__Register m = CONSORT__CONTROL__V1__REGISTER__INIT;
+    control_addresses addresses;
 #define U(f)    m.f = r->f;
 #define WORD(f) m.f = proto_wire_text(r->f);
 #define HASH(f) m.f = proto_wire_data(r->f, sizeof r->f);
@@ -17,6 +37,9 @@ st_code proto_register_encode(const proto_register *r, proto_bytes *out) {
 #undef U
 #undef WORD
 #undef HASH
+    control_addresses_encode(r->addresses, r->n_addresses, &addresses);
+    m.n_addresses = r->n_addresses;
+    m.addresses = addresses.list;
     return proto_wire_pack(&m.base, out);
 }
 
@@ -35,6 +58,8 @@ st_code proto_register_decode(const uint8_t *bytes, size_t n, proto_register *ou
 #undef U
 #undef WORD
 #undef HASH
+    if (!code)
+        code = control_addresses_decode("Register.addresses", m->addresses, m->n_addresses, r.addresses, &r.n_addresses, e);
     if (code) return code;
     if (!r.role[0]) return st_fail(e, BAD, "Register.role: is empty");
     if (r.group_rank >= r.group_size)

@@ -1,8 +1,7 @@
 /* The messages of moves: an order to a rank with all that it needs, and what came of it. */
-#include "proto/proto_int.h"
+#include "proto/control_int.h"
 
 #include "base/mem.h"
-#include "control.pb-c.h"
 
 #define BAD ST_FATAL_PROTOCOL
 enum { MAX_BLOCKS = PROTO_MAX_PROMPT_TOKENS / NOUNS_BLOCK_TOKENS };
@@ -12,14 +11,14 @@ typedef Consort__Control__V1__Scratch wire_scratch;
 
 /* ---- move ---- */
 
-static void encode_flow(const proto_flow *f, wire_flow *m) {
+static void encode_flow(const proto_flow *f, wire_flow *m, control_addresses *addresses) {
     consort__control__v1__flow__init(m);
     m->peer = f->peer;
     m->first_head = f->first_head;
     m->n_heads = f->n_heads;
-    m->shm = proto_wire_text(f->shm);
-    m->mpi = proto_wire_text(f->mpi);
-    m->tcp = proto_wire_text(f->tcp);
+    control_addresses_encode(f->addresses, f->n_addresses, addresses);
+    m->n_addresses = f->n_addresses;
+    m->addresses = addresses->list;
     m->key = proto_wire_data(f->key, PROTO_KEY_BYTES);
 }
 
@@ -27,8 +26,9 @@ st_code proto_move_encode(const proto_move *v, proto_bytes *out) {
     wire_move m = CONSORT__CONTROL__V1__MOVE__INIT;
     wire_scratch scratch = CONSORT__CONTROL__V1__SCRATCH__INIT;
     wire_flow flows[PROTO_MAX_FLOWS], *list[PROTO_MAX_FLOWS];
+    control_addresses addresses[PROTO_MAX_FLOWS];
     INVARIANT(v->n_flows <= PROTO_MAX_FLOWS);
-    for (uint32_t i = 0; i < v->n_flows; i++) encode_flow(&v->flows[i], list[i] = &flows[i]);
+    for (uint32_t i = 0; i < v->n_flows; i++) encode_flow(&v->flows[i], list[i] = &flows[i], &addresses[i]);
     m.id = v->id;
     m.generation = v->generation;
     m.target = v->target;
@@ -52,20 +52,16 @@ st_code proto_move_encode(const proto_move *v, proto_bytes *out) {
     return proto_wire_pack(&m.base, out);
 }
 
-static st_code decode_address(const char *field, ProtobufCBinaryData d, const char **out, st_error *e) {
-    *out = d.len ? (const char *)d.data : "";
-    return proto_wire_check_word(field, *out, d.len, PROTO_ADDRESS_BYTES - 1, BAD, e);
-}
-
-static st_code decode_flow(const wire_flow *m, proto_flow *f, st_error *e) {
+static st_code decode_flow(const wire_flow *m, arena *a, proto_flow *f, st_error *e) {
     *f = (proto_flow){.peer = m->peer, .first_head = m->first_head, .n_heads = m->n_heads, .key = m->key.data};
     if (!f->n_heads) return st_fail(e, BAD, "n_heads: 0; expected 1 or more");
     if (m->key.len != PROTO_KEY_BYTES) return st_fail(e, BAD, "key: %zu bytes; expected %d", m->key.len, PROTO_KEY_BYTES);
-    st_code code = decode_address("shm", m->shm, &f->shm, e);
-    if (!code) code = decode_address("mpi", m->mpi, &f->mpi, e);
-    if (!code) code = decode_address("tcp", m->tcp, &f->tcp, e);
-    if (!code && !f->shm[0] && !f->mpi[0] && !f->tcp[0]) code = st_fail(e, BAD, "shm, mpi, tcp: the peer has no address");
-    return code;
+    if (!m->n_addresses || m->n_addresses > PROTO_MAX_TRANSPORTS)
+        return st_fail(e, BAD, "addresses: %zu; expected 1 to %d", m->n_addresses, PROTO_MAX_TRANSPORTS);
+    proto_address *addresses = arena_alloc(a, m->n_addresses, sizeof *addresses);
+    st_code code = addresses ? ST_OK : st_fail(e, ST_FATAL_MEMORY, "addresses: no memory left for %zu", m->n_addresses);
+    f->addresses = addresses;
+    return code ? code : control_addresses_decode("addresses", m->addresses, m->n_addresses, addresses, &f->n_addresses, e);
 }
 
 static st_code check_numbers(const wire_move *m, st_error *e) {
@@ -101,7 +97,7 @@ static st_code decode_flows(const wire_move *m, arena *a, proto_move *v, st_erro
     proto_flow *flows = arena_alloc(a, m->n_flows, sizeof *flows);
     if (!flows) return st_fail(e, ST_FATAL_MEMORY, "flows: no memory left for %zu", m->n_flows);
     for (size_t i = 0; i < m->n_flows; i++)
-        if (decode_flow(m->flows[i], &flows[i], e)) return st_prefix(e, "flows[%zu]", i);
+        if (decode_flow(m->flows[i], a, &flows[i], e)) return st_prefix(e, "flows[%zu]", i);
     v->n_flows = (uint32_t)m->n_flows;
     v->flows = flows;
     return ST_OK;

@@ -19,7 +19,7 @@ enum { PROTO_MAX_BYTES = 8 << 20 }; /* of any message; decoders refuse more */
 /* An arena with this much left holds whatever any message of n bytes decodes to; one that would need more is refused. */
 size_t proto_arena_bytes(size_t n);
 
-/* ---- the public API (consort.proto; StatusRequest, StopRequest, StopReply, DrainReply and MeasureKvRequest are empty: zero
+/* ---- the public API (consort.proto; StatusRequest, StopRequest, StopReply, DrainReply and ForgetKvRequest are empty: zero
  * bytes) ---- */
 /* All defaults of fields.def; the prompt is an empty text. */
 proto_request proto_request_default(void);
@@ -85,10 +85,18 @@ ST_CHECKED st_code proto_habits_decode(const uint8_t *bytes, size_t n, arena *a,
 
 /* One reply of MeasureKv. */
 typedef struct {
-    char transport[8];
+    char transport[PROTO_TRANSPORT_BYTES];
     uint32_t block_bytes, source, target;
     double bytes_per_s, raw_bytes_per_s; /* of a move; of the transport alone */
+    /* Where this was the KV of a prompt, in messages of the model's own size; 0: it was not */
+    uint32_t prompt_tokens;
+    uint64_t move_ns;                      /* from the first message to the last */
+    uint32_t crossover_tokens;             /* so many are moved and not computed, as the scheduler sees it; 0: none are */
+    double move_token_ns, prompt_token_ns; /* what a token moved takes, and one computed, as it has learnt; 0: not known */
 } proto_measurement;
+ST_CHECKED st_code proto_measure_request_encode(uint32_t prompt_tokens, proto_bytes *out); /* 0: no prompt */
+/* Errors: ST_ERR_INVALID_ARGUMENT. */
+ST_CHECKED st_code proto_measure_request_decode(const uint8_t *bytes, size_t n, uint32_t *prompt_tokens, st_error *e);
 ST_CHECKED st_code proto_measurement_encode(const proto_measurement *m, proto_bytes *out);
 /* Errors: ST_ERR_FORMAT. */
 ST_CHECKED st_code proto_measurement_decode(const uint8_t *bytes, size_t n, proto_measurement *out, st_error *e);
@@ -128,6 +136,49 @@ ST_CHECKED st_code proto_drain_encode(const proto_drain *d, proto_bytes *out);
 /* Errors: ST_ERR_INVALID_ARGUMENT. */
 ST_CHECKED st_code proto_drain_decode(const uint8_t *bytes, size_t n, proto_drain *out, st_error *e);
 
+/* ---- fault points (base/fault.h) of a process; the calls Faults and ForgetKv ---- */
+enum { PROTO_MAX_FAULTS = 16, PROTO_FAULT_PLAN_BYTES = 256 };
+typedef struct {
+    char name[32], help[128];
+    uint32_t one_in, passes, hits;
+} proto_fault;
+/* What one process says of its points. */
+typedef struct {
+    uint64_t id; /* of the order that it answers; not in a reply of the API */
+    st_code code;
+    char message[ST_MESSAGE_BYTES]; /* why it did not do as it was told */
+    uint32_t n_points;
+    proto_fault points[PROTO_MAX_FAULTS]; /* [n_points] */
+} proto_faults;
+void proto_faults_of_this_process(proto_faults *out); /* its points; the rest is zero */
+
+typedef struct {
+    bool set;                          /* else the points are only told */
+    char plan[PROTO_FAULT_PLAN_BYTES]; /* as fault_plan takes it; empty: none */
+    bool has_rank;                     /* of both one at most; neither: every rank, the coordinator too */
+    uint32_t rank;
+    char group[sizeof((proto_register *)0)->name];
+} proto_faults_request;
+typedef struct {
+    uint32_t rank;
+    char group[sizeof((proto_register *)0)->name];
+    proto_faults said; /* decoded: code is ST_ERR_UNAVAILABLE where there is a message */
+} proto_faults_reply;
+ST_CHECKED st_code proto_faults_request_encode(const proto_faults_request *r, proto_bytes *out);
+/* Errors: ST_ERR_INVALID_ARGUMENT. */
+ST_CHECKED st_code proto_faults_request_decode(const uint8_t *bytes, size_t n, proto_faults_request *out, st_error *e);
+ST_CHECKED st_code proto_faults_reply_encode(const proto_faults_reply *r, proto_bytes *out);
+/* Errors: ST_ERR_FORMAT. */
+ST_CHECKED st_code proto_faults_reply_decode(const uint8_t *bytes, size_t n, proto_faults_reply *out, st_error *e);
+
+/* KV blocks, of all verifiers together, once nothing is kept of earlier requests. */
+typedef struct {
+    uint64_t forgotten, used, reserved, kept, total; /* forgotten: those that had been kept */
+} proto_blocks;
+ST_CHECKED st_code proto_blocks_encode(const proto_blocks *b, proto_bytes *out);
+/* Errors: ST_ERR_FORMAT. */
+ST_CHECKED st_code proto_blocks_decode(const uint8_t *bytes, size_t n, proto_blocks *out, st_error *e);
+
 /* ---- the control link (control.proto), inside frames ---- */
 typedef enum {
     PROTO_MSG_REGISTER = 1, /* rank -> coordinator, first on a link */
@@ -143,7 +194,9 @@ typedef enum {
     PROTO_MSG_MOVE,         /* coordinator -> each rank that takes part; exactly one MOVED answers, if the rank lives */
     PROTO_MSG_MOVE_READY,   /* coordinator -> ranks of a move's source: more of its blocks are computed */
     PROTO_MSG_MOVE_CANCEL,  /* coordinator -> rank: it is of no use any more */
-    PROTO_MSG_MOVED         /* rank -> coordinator: the rank has let go of the blocks */
+    PROTO_MSG_MOVED,        /* rank -> coordinator: the rank has let go of the blocks */
+    PROTO_MSG_FAULTS,       /* coordinator -> rank: a plan of fault points, or the question for it */
+    PROTO_MSG_FAULTS_TOLD   /* rank -> coordinator: the answer */
 } proto_message_type;
 
 typedef struct {
@@ -180,6 +233,15 @@ ST_CHECKED st_code proto_move_cancel_encode(uint64_t id, proto_bytes *out);
 ST_CHECKED st_code proto_move_cancel_decode(const uint8_t *bytes, size_t n, uint64_t *id, st_error *e);
 ST_CHECKED st_code proto_moved_encode(const proto_moved *m, proto_bytes *out);
 ST_CHECKED st_code proto_moved_decode(const uint8_t *bytes, size_t n, proto_moved *out, st_error *e);
+typedef struct {
+    uint64_t id; /* of the answer too */
+    bool set;
+    char plan[PROTO_FAULT_PLAN_BYTES];
+} proto_faults_order;
+ST_CHECKED st_code proto_faults_order_encode(const proto_faults_order *o, proto_bytes *out);
+ST_CHECKED st_code proto_faults_order_decode(const uint8_t *bytes, size_t n, proto_faults_order *out, st_error *e);
+ST_CHECKED st_code proto_faults_encode(const proto_faults *f, proto_bytes *out);
+ST_CHECKED st_code proto_faults_decode(const uint8_t *bytes, size_t n, proto_faults *out, st_error *e);
 ST_CHECKED st_code proto_plan_encode(const proto_plan *p, proto_bytes *out);
 /* Also checks counts, that parents come before their children, that sampling is finite, ... Errors: also ST_FATAL_MEMORY (`a` is
  * full). Equal plans give equal bytes. */

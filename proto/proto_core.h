@@ -31,7 +31,9 @@ enum {
     PROTO_CACHE_SALT_BYTES = 128,
     PROTO_SPECULATION_BYTES = 40, /* "fixed:" and the name of a drafter */
     PROTO_MAX_DRAFTERS = 32,      /* of a cluster, lookup included */
-    PROTO_ADDRESS_BYTES = 128,    /* of a transport, NUL included (parallel/transport.h) */
+    PROTO_MAX_TRANSPORTS = 4,     /* kinds of them that a rank has (parallel/transport.h, as what follows) */
+    PROTO_TRANSPORT_BYTES = 8,    /* of the name of a kind, NUL included */
+    PROTO_ADDRESS_BYTES = 128,    /* of a rank on a transport, NUL included */
     PROTO_KEY_BYTES = 16,         /* of a transport's link */
     PROTO_MAX_FLOWS = 64,         /* of a move at one rank */
     PROTO_MAX_SCRATCH_BYTES = 8 << 20,
@@ -170,6 +172,11 @@ typedef struct {
     uint64_t hits[PROTO_HABIT_RANKS][PROTO_HABIT_DEPTHS][PROTO_HABIT_BINS]; /* <= seen */
 } proto_habit;
 
+/* Where a rank is reached to move KV: the name of a kind of transport, and an address that means something to that kind only. */
+typedef struct {
+    char transport[PROTO_TRANSPORT_BYTES], address[PROTO_ADDRESS_BYTES]; /* neither is empty */
+} proto_address;
+
 /* What a rank says of itself when it joins. */
 typedef struct {
     uint32_t rank, group, group_rank, group_size;
@@ -185,17 +192,19 @@ typedef struct {
     uint32_t max_rows, max_sequences, max_context, n_vocab, n_threads;
     uint32_t dim;                       /* of hidden states: the model's, or those that a drafter wants; 0: it wants none */
     uint32_t first_kv_head, n_kv_heads; /* of a verifier: the heads of the model whose KV it holds; 0 of them: it moves none */
-    char shm_address[PROTO_ADDRESS_BYTES], mpi_address[PROTO_ADDRESS_BYTES], tcp_address[PROTO_ADDRESS_BYTES]; /* empty: none */
+    uint32_t n_addresses;
+    proto_address addresses[PROTO_MAX_TRANSPORTS]; /* [n_addresses] the best first, each of another kind */
 } proto_register;
 
 /* ---- moves: the KV of one sequence goes from the ranks of one group to those of another (docs/kv-transfer.md) ---- */
 
 /* What a rank sends to one of the other group, or gets from it. */
 typedef struct {
-    uint32_t peer;                /* rank in its group */
-    uint32_t first_head, n_heads; /* numbered as in the whole model */
-    const char *shm, *mpi, *tcp;  /* addresses of the peer; one at least is not empty */
-    const uint8_t *key;           /* [PROTO_KEY_BYTES] of the link; both ends are told the same */
+    uint32_t peer;                  /* rank in its group */
+    uint32_t first_head, n_heads;   /* numbered as in the whole model */
+    uint32_t n_addresses;           /* 1 .. PROTO_MAX_TRANSPORTS */
+    const proto_address *addresses; /* [n_addresses] of the peer, as in its proto_register */
+    const uint8_t *key;             /* [PROTO_KEY_BYTES] of the link; both ends are told the same */
 } proto_flow;
 
 /* Instead of blocks: memory of no content, to measure with. */
@@ -213,11 +222,11 @@ typedef struct {
     uint32_t n_ready;    /* source: so many of its blocks are computed; PROTO_MSG_MOVE_READY tells of more */
     uint32_t by_layer;   /* 0: all layers of a block first, 1: all blocks of a layer first */
     uint32_t lease_ms, retry_ms;
-    char way[8];             /* only by this transport; empty: by the first that reaches */
-    uint32_t n_blocks;       /* as many as n_tokens fill; 0 with scratch */
-    const uint32_t *blocks;  /* [n_blocks] indices in this group's store */
-    uint32_t n_flows;        /* <= PROTO_MAX_FLOWS; 0: another rank of the group has all that is to be sent */
-    const proto_flow *flows; /* [n_flows] of this rank */
+    char way[PROTO_TRANSPORT_BYTES]; /* only by this transport; empty: by the first that reaches */
+    uint32_t n_blocks;               /* as many as n_tokens fill; 0 with scratch */
+    const uint32_t *blocks;          /* [n_blocks] indices in this group's store */
+    uint32_t n_flows;                /* <= PROTO_MAX_FLOWS; 0: another rank of the group has all that is to be sent */
+    const proto_flow *flows;         /* [n_flows] of this rank */
     proto_scratch scratch;
 } proto_move;
 
@@ -226,8 +235,8 @@ typedef struct {
     uint64_t id;
     st_code code; /* ST_OK, of a target: each piece is in its block */
     char message[ST_MESSAGE_BYTES];
-    char way[8];             /* the transport; "several", or empty: none */
-    uint64_t bytes, took_ns; /* of pieces that it sent or stored; from the order to the end */
+    char way[PROTO_TRANSPORT_BYTES]; /* the transport; "several", or empty: none */
+    uint64_t bytes, took_ns;         /* of pieces that it sent or stored; from the order to the end */
 } proto_moved;
 
 #endif

@@ -14,7 +14,7 @@
  * need more memory than `a` has left). */
 ST_CHECKED st_code proto_wire_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *bytes, size_t n, arena *a,
                                      st_code bad, st_code full, void *out, st_error *e);
-/* For messages without arrays: unpacks into `room`. */
+/* For messages without arrays, or with a short one: unpacks into `room`. */
 typedef struct {
     _Alignas(64) uint8_t bytes[8192];
 } wire_room;
@@ -40,6 +40,9 @@ ST_CHECKED st_code proto_wire_copy_word(const char *field, ProtobufCBinaryData d
 /* Text for people, cut to dst_bytes, which may quote foreign bytes or end in half a character: what does not print on one line
  * becomes '?', since a reason must not get lost for its looks. */
 void proto_wire_copy_reason(ProtobufCBinaryData d, char *dst, size_t dst_bytes);
+/* One more for list[*n], of at most PROTO_MAX_TRANSPORTS: both words not empty, no transport twice. */
+ST_CHECKED st_code proto_wire_add_address(const char *field, ProtobufCBinaryData transport, ProtobufCBinaryData address,
+                                          proto_address *list, uint32_t *n, st_code bad, st_error *e);
 /* 32 bytes exactly. */
 ST_CHECKED st_code proto_wire_copy_hash(const char *field, ProtobufCBinaryData d, uint8_t dst[32], st_code bad, st_error *e);
 

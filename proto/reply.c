@@ -172,8 +172,27 @@ st_code proto_reply_decode(const uint8_t *bytes, size_t n, arena *a, proto_reply
     N(late_drafts)                                                                                                               \
     N(cluster_epoch)
 
-static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w) {
+/* Scratch of one worker. */
+typedef struct {
+    Consort__V1__TransportAddress addresses[PROTO_MAX_TRANSPORTS], *list[PROTO_MAX_TRANSPORTS];
+} worker_parts;
+
+static void encode_addresses(const proto_register *r, Consort__V1__Worker *w, worker_parts *parts) {
+    INVARIANT(r->n_addresses <= PROTO_MAX_TRANSPORTS);
+    for (uint32_t i = 0; i < r->n_addresses; i++) {
+        Consort__V1__TransportAddress *m = parts->list[i] = &parts->addresses[i];
+        consort__v1__transport_address__init(m);
+        m->has_transport = m->has_address = 1;
+        m->transport = proto_wire_text(r->addresses[i].transport);
+        m->address = proto_wire_text(r->addresses[i].address);
+    }
+    w->n_addresses = r->n_addresses;
+    w->addresses = parts->list;
+}
+
+static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w, worker_parts *parts) {
     consort__v1__worker__init(w);
+    encode_addresses(&s->info, w, parts);
 #define U(f)    w->has_##f = 1, w->f = s->info.f;
 #define WORD(f) w->has_##f = 1, w->f = proto_wire_text(s->info.f);
 #define HASH(f) w->has_##f = 1, w->f = proto_wire_data(s->info.f, sizeof s->info.f);
@@ -196,8 +215,9 @@ static void encode_worker(const proto_worker_status *s, Consort__V1__Worker *w) 
 st_code proto_status_encode(const proto_status *s, proto_bytes *out) {
     Consort__V1__StatusReply m = CONSORT__V1__STATUS_REPLY__INIT;
     Consort__V1__Worker *workers = mem_alloc(s->n_workers, sizeof *workers), **list = mem_alloc(s->n_workers, sizeof(void *));
-    st_code code = workers && list ? ST_OK : ST_FATAL_MEMORY;
-    for (uint32_t i = 0; !code && i < s->n_workers; i++) encode_worker(&s->workers[i], list[i] = &workers[i]);
+    worker_parts *scratch = mem_alloc(s->n_workers, sizeof *scratch);
+    st_code code = workers && list && scratch ? ST_OK : ST_FATAL_MEMORY;
+    for (uint32_t i = 0; !code && i < s->n_workers; i++) encode_worker(&s->workers[i], list[i] = &workers[i], &scratch[i]);
 #define N(f) m.has_##f = 1, m.f = s->f;
     STATUS_NUMBERS(N)
 #undef N
@@ -212,6 +232,7 @@ st_code proto_status_encode(const proto_status *s, proto_bytes *out) {
     m.workers = list;
     if (!code) code = proto_wire_pack(&m.base, out);
     mem_free(workers);
+    mem_free(scratch);
     mem_free(list);
     return code;
 }
@@ -227,6 +248,9 @@ static st_code decode_worker(const Consort__V1__Worker *w, uint32_t i, proto_wor
 #undef U
 #undef WORD
 #undef HASH
+    for (size_t k = 0; !code && k < w->n_addresses; k++)
+        code = proto_wire_add_address("addresses", w->addresses[k]->transport, w->addresses[k]->address, s->info.addresses,
+                                      &s->info.n_addresses, BAD, e);
     s->up = w->up;
     s->drained = w->drained;
     s->requests = w->requests;

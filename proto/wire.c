@@ -7,6 +7,7 @@
 #include "proto/proto_int.h"
 
 #include "base/mem.h"
+#include <stdio.h>
 #include <string.h>
 
 typedef struct {
@@ -130,6 +131,26 @@ st_code proto_wire_copy_word(const char *field, ProtobufCBinaryData d, char *dst
     memset(dst, 0, dst_bytes);
     if (d.len) memcpy(dst, d.data, d.len);
     return ST_OK;
+}
+
+static st_code add_word(const char *field, uint32_t i, const char *part, ProtobufCBinaryData d, char *dst, size_t dst_bytes,
+                        st_code bad, st_error *e) {
+    char name[64];
+    snprintf(name, sizeof name, "%s[%u].%s", field, i, part);
+    return d.len ? proto_wire_copy_word(name, d, dst, dst_bytes, bad, e) : st_fail(e, bad, "%s: is empty", name);
+}
+
+st_code proto_wire_add_address(const char *field, ProtobufCBinaryData transport, ProtobufCBinaryData address, proto_address *list,
+                               uint32_t *n, st_code bad, st_error *e) {
+    if (*n == PROTO_MAX_TRANSPORTS) return st_fail(e, bad, "%s: more than %d", field, PROTO_MAX_TRANSPORTS);
+    proto_address *to = &list[*n];
+    st_code code = add_word(field, *n, "transport", transport, to->transport, sizeof to->transport, bad, e);
+    if (!code) code = add_word(field, *n, "address", address, to->address, sizeof to->address, bad, e);
+    for (uint32_t i = 0; !code && i < *n; i++)
+        if (!strcmp(list[i].transport, to->transport))
+            code = st_fail(e, bad, "%s[%u].transport: %s, as in [%u]", field, *n, to->transport, i);
+    if (!code) ++*n;
+    return code;
 }
 
 static st_code check_logs(const char *field, const float *logs, size_t n, st_code bad, st_error *e) {

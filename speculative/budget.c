@@ -1,4 +1,5 @@
-/* Budgets: how many drafted tokens a step verifies, and whether drafters are asked at all (design/speculation.md, 5).
+/* Budgets: what a step takes, and how many drafted tokens it verifies (design/speculation.md, 5); whether drafters are asked at
+ * all is worth.c's.
  *
  * What a step takes is a table over its rows, learned from the steps themselves: time = level * shape[rows]. A shared machine is
  * a third slower for minutes; the level follows that at once and takes the rows that are not run at the time along, so that their
@@ -11,12 +12,7 @@
  *
  * Drafts: nodes of all sequences in order of path probability, and the best of all prefixes of that order (SmartSpec, arXiv
  * 2406.14066, with a global maximum, since the time is a staircase). The wait for drafters is spent by then, and counts in both.
- *
- * Whether to wait: each round that asked knows what it would have given without; the sums of both fade. They are kept by the
- * number of decoding sequences, in powers of two, since what pays for one does not for thirty; and by what lookup alone would
- * bring, since where the text repeats itself there is little that others could add. What is not known yet is held to be as
- * where waiting gains rather more, else each of some ten kinds would have to pay for its own first rounds; and all that do not
- * pay share one allowance for probes. */
+ */
 #include "speculative/speculative.h"
 
 #include "base/fmath.h"
@@ -29,15 +25,11 @@
 #define SHAPE_RATE  0.03 /* at least; 2 / (seen + 3) before, so that the first, when the level was not yet found, fade */
 #define MARGIN      1.02 /* that drafts must gain to be verified at all */
 #define CLEAR       1.2  /* ... to need no closer look at what a step without them takes */
-#define WORTH       1.01 /* ... and to be waited for */
-#define WORTH_KEPT  0.9
 enum {
     WARM_STEPS = 8 /* only the level learns */,
     STALE_STEPS = 4096,
     EXACT = 32,
     AN_OCTAVE = 8,
-    FIRST_ROUNDS = 4,
-    PROBE_WAITS = 200,
     ENOUGH = 8 /* steps of a bucket to know it by */,
     BEYOND = 4 /* nodes */
 };
@@ -188,52 +180,4 @@ spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n) {
     while (n_best-- > 0 && take(&h, &path)) {
     }
     return best;
-}
-
-/* ---- whether to ask ---- */
-
-uint32_t spec_worth_kind(uint32_t n_sequences, double gain) {
-    static const double edges[SPEC_GAINS - 1] = {0.25, 0.8, 2}; /* nothing; a guess; a short match; a copy */
-    uint32_t load = 0, g = 0;
-    while (load < SPEC_LOADS - 1 && n_sequences >> (load + 1)) load++;
-    while (g < SPEC_GAINS - 1 && gain >= edges[g]) g++;
-    return load * SPEC_GAINS + g;
-}
-
-static bool is_known(const spec_worth *w, uint32_t kind) { return w->kind[kind].n_rounds >= FIRST_ROUNDS; }
-
-static bool pays(const spec_worth *w, uint32_t kind) {
-    const spec_yield *with = &w->kind[kind].with, *without = &w->kind[kind].without;
-    return with->tokens * without->ns > without->tokens * with->ns * WORTH;
-}
-
-/* The kind itself, or the nearest known one in which waiting gains rather more: with less that is there anyway, or half, a
- * quarter
- * ... as many sequences. SPEC_ROUND_KINDS: none is known. */
-static uint32_t evidence(const spec_worth *w, uint32_t kind) {
-    for (uint32_t load = kind / SPEC_GAINS + 1; load-- > 0;)
-        for (uint32_t gain = kind % SPEC_GAINS + 1; gain-- > 0;)
-            if (is_known(w, load * SPEC_GAINS + gain)) return load * SPEC_GAINS + gain;
-    return SPEC_ROUND_KINDS;
-}
-
-bool spec_worth_asking(const spec_worth *w, uint32_t kind, uint64_t now_ns) {
-    uint32_t as = evidence(w, kind);
-    if (as == SPEC_ROUND_KINDS || pays(w, as)) return true;
-    uint64_t last_ns = w->kind[kind].asked_ns > w->probed_ns ? w->kind[kind].asked_ns : w->probed_ns;
-    return (double)(now_ns - last_ns) >= PROBE_WAITS * w->kind[as].wait_ns;
-}
-
-static spec_yield faded(spec_yield sum, spec_yield y) {
-    return (spec_yield){sum.tokens * WORTH_KEPT + y.tokens, sum.ns * WORTH_KEPT + y.ns};
-}
-
-void spec_worth_learn(spec_worth *w, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns, uint64_t now_ns) {
-    double rate = w->kind[kind].n_rounds < FIRST_ROUNDS ? 1.0 / (w->kind[kind].n_rounds + 1.0) : 1 - WORTH_KEPT;
-    w->kind[kind].with = faded(w->kind[kind].with, with);
-    w->kind[kind].without = faded(w->kind[kind].without, without);
-    w->kind[kind].wait_ns += ((double)wait_ns - w->kind[kind].wait_ns) * rate;
-    w->kind[kind].n_rounds += w->kind[kind].n_rounds < FIRST_ROUNDS;
-    w->kind[kind].asked_ns = now_ns;
-    if (!pays(w, kind)) w->probed_ns = now_ns;
 }

@@ -6,8 +6,8 @@
  * is followed. Drafters are scored at different times; so hits are their share times the tokens that the longest scored one has.
  * Those with a weight of at least LEAST are asked, at most SPEC_HEDGE_MOST.
  *
- * The share starts from the prior's, worth PRIOR tokens: today that of all requests; a profile of the prompt can stand in its
- * place. With nothing seen all weights are equal, and the prior's order decides. */
+ * The share starts from the prior's, worth PRIOR tokens: what the prompt says of each drafter (prior.c). With nothing seen all
+ * weights are equal, and the prior's order decides. */
 #include "speculative/speculative.h"
 
 #include "base/fmath.h"

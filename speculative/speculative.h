@@ -173,16 +173,38 @@ typedef struct {
  * expected of the best, also where the step explores. */
 spec_yield spec_divide(const spec_step *step, spec_share *shares, uint32_t n);
 
-/* Whether it pays to wait for drafters, in rounds that are alike (spec_worth_kind). Zero: nothing known. */
+/* ---- worth: whether drafters are waited for, and how they go on ---- */
+
+/* How the drafters that a round asks go on: each alone, and their trees are joined; or together, a token at a time. */
+typedef enum { SPEC_MERGE, SPEC_LOCKSTEP, SPEC_FUSIONS } spec_fusion;
+
+/* A round of n_sequences that has waited for drafters: what is expected of it, the wait counted, and of a step without drafters
+ * and wait; and how often it waited for answers, one behind the other. */
+typedef struct {
+    spec_fusion fusion;
+    uint32_t kind; /* spec_worth_kind */
+    uint32_t n_sequences, n_trips;
+    spec_yield with, without;
+    uint64_t wait_ns; /* in with.ns */
+} spec_round;
+
+/* Of rounds of one fusion and kind: sums that fade, once of few rounds; and once of many, the waits not in them but counted. */
+typedef struct {
+    spec_yield with, without, longer, longer_without;
+    double n_longer, n_trips, trip_ns; /* trip_ns: of late */
+    double wait_ns;                    /* of a round, of late */
+    uint32_t n_rounds;
+    uint64_t asked_ns; /* when the last of them ended */
+} spec_worth_rounds;
+
+/* Zero: nothing known. */
 enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAINS };
 typedef struct {
-    struct {
-        spec_yield with, without; /* of rounds that asked: what they gave, and what they would have given; both fade */
-        uint32_t n_rounds;
-        double wait_ns;
-        uint64_t asked_ns; /* when the last of them began */
-    } kind[SPEC_ROUND_KINDS];
-    uint64_t probed_ns; /* likewise, of all kinds that do not pay */
+    spec_worth_rounds kind[SPEC_FUSIONS][SPEC_ROUND_KINDS];
+    spec_trust kept[SPEC_FUSIONS]; /* drafts that sequences were promised by such rounds, and those that they got; both fade */
+    uint64_t probed_ns;            /* the last round of a kind that does not pay */
+    uint64_t quiet_ns,
+        turn_ns; /* after a try of the other fusion nobody tries anything before the one; no fusion before the other */
 } spec_worth;
 
 /* Rounds are alike in how many sequences decode at once, and in what lookup, which nobody waits for, is expected to bring each:
@@ -191,8 +213,14 @@ uint32_t spec_worth_kind(uint32_t n_sequences, double gain);
 /* True where asking pays, or pays where fewer decode or less is expected of lookup and this kind is not known; where nothing is
  * known; and from time to time to see whether it does by now: so seldom that the waits cost half a hundredth. kind <
  * SPEC_ROUND_KINDS. */
-bool spec_worth_asking(const spec_worth *w, uint32_t kind, uint64_t now_ns);
-void spec_worth_learn(spec_worth *w, uint32_t kind, spec_yield with, spec_yield without, uint64_t wait_ns, uint64_t now_ns);
+bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64_t now_ns);
+/* The fusion that gives more, for a round that may ask several drafters for up to `depth` tokens; *tries: it is not that one, but
+ * the other one's turn, which comes so seldom that it costs a quarter of a hundredth: such a round asks, whether it pays or not.
+ */
+spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool *tries, uint64_t now_ns);
+void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns);
+/* A sequence for which such a round expected `promised` drafts to be accepted has had n_accepted. */
+void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_accepted);
 
 /* ---- hedge: drafters by their hits ---- */
 
@@ -200,10 +228,32 @@ enum { SPEC_HEDGE_MOST = 3 /* drafters that a request asks at once */ };
 
 /* n_tokens were committed and the drafter's own choice was n_hits of them; where it had none, that is a miss. */
 void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits);
-/* Of the tokens that come, those that the drafter is expected to choose, too: 0 .. 1; `hits` of one request, `prior` of all. */
+/* Of the tokens that come, those that the drafter is expected to choose, too: 0 .. 1; `prior`: as was to be expected before. */
 float spec_hedge_share(const spec_tally *hits, const spec_tally *prior);
 /* Of the candidates of n drafters, the few whose weights are near the best one's; arrays as of spec_record. */
 uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32_t n, uint32_t candidates);
+
+/* ---- prior: what a prompt says of drafters ---- */
+
+enum { SPEC_PROFILE_BITS = 11, SPEC_PROFILE_BUCKETS = 1 << SPEC_PROFILE_BITS };
+
+/* Which tokens a prompt has, as a set of hashes. */
+typedef struct {
+    uint64_t word[SPEC_PROFILE_BUCKETS / 64];
+    uint32_t n; /* of them set */
+} spec_profile;
+
+/* Of one drafter, from the answers that it has followed. Zero: nothing seen. */
+typedef struct {
+    spec_tally all; /* over answers: their number, and the shares of tokens that it hit; both fade */
+    float weight[SPEC_PROFILE_BUCKETS];
+} spec_prior;
+
+void spec_profile_of(spec_profile *p, const uint32_t *tokens, uint32_t n);
+/* What to expect of an answer to such a prompt, as a tally that spec_hedge_share starts from; with nothing seen, nothing. */
+spec_tally spec_prior_of(const spec_prior *d, const spec_profile *p);
+/* An answer is over in which the drafter had these hits; nothing, where it was not scored. */
+void spec_prior_learn(spec_prior *d, const spec_profile *p, const spec_tally *hits);
 
 /* ---- cosine: drafters by how sure and how near to the target they are ---- */
 
@@ -251,7 +301,7 @@ spec_roster spec_roster_of(const char *const *names, uint32_t n, bool corpus);
 /* What a policy may know of a request. */
 typedef struct {
     const spec_tally *hits;    /* [roster.n] of this request: tokens by which each drafter was scored, and its hits */
-    const spec_tally *prior;   /* [roster.n] the same over all requests, or over those that are like it */
+    const spec_tally *prior;   /* [roster.n] the same, as was to be expected when it began */
     uint64_t round;            /* steps that chose tokens for it */
     const spec_cosine *cosine; /* [roster.n] of this request */
     float accepted;            /* drafts that its steps accepted of late, in the mean */

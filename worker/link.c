@@ -10,6 +10,7 @@
  * task); the coordinator says when to leave. */
 #include "worker/worker.h"
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/mailbox.h"
 #include "base/mem.h"
@@ -246,6 +247,29 @@ static void on_wake(worker *w, const net_frame *f) {
         leave(w, ST_FATAL_INTERNAL, "the mailbox is full");
 }
 
+/* Here and not on the step thread: a rank that hangs is one that a fault may be wanted of. */
+static void on_faults(worker *w, const net_frame *f) {
+    proto_faults_order order;
+    proto_faults told;
+    proto_bytes b = {0};
+    st_error e = {0};
+    st_code code = ST_OK;
+    if (!w->welcomed || proto_faults_order_decode(f->payload, f->n, &order, &e)) {
+        leave(w, ST_FATAL_PROTOCOL, e.message[0] ? e.message : "FAULTS before WELCOME");
+        return;
+    }
+    if (strcmp(w->o->topology->debug, "on"))
+        code = st_fail(&e, ST_ERR_MISMATCH, "its topology does not say debug: on; do all hosts read the same file?");
+    else if (order.set)
+        code = fault_plan(order.plan, &e);
+    proto_faults_of_this_process(&told);
+    told.id = order.id;
+    told.code = code;
+    if (code) snprintf(told.message, sizeof told.message, "%s", e.message);
+    code = proto_faults_encode(&told, &b);
+    send_bytes(w, PROTO_MSG_FAULTS_TOLD, &b, code);
+}
+
 static void on_frame(void *context, net_link *k, const net_frame *f) {
     worker *w = context;
     proto_bytes none = {0};
@@ -265,6 +289,7 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     case PROTO_MSG_MOVE: on_move(w, f, MAIL_MOVE); break;
     case PROTO_MSG_MOVE_READY: on_move(w, f, MAIL_MOVE_READY); break;
     case PROTO_MSG_MOVE_CANCEL: on_move(w, f, MAIL_MOVE_CANCEL); break;
+    case PROTO_MSG_FAULTS: on_faults(w, f); break;
     case PROTO_MSG_STOP:
         send_bytes(w, PROTO_MSG_GOODBYE, &none, ST_OK);
         leave(w, ST_OK, "stopped by the coordinator");
@@ -308,6 +333,20 @@ static void deinit(worker *w) {
     mailbox_destroy(w->mail, drop_mail);
 }
 
+_Static_assert((int)PROTO_MAX_TRANSPORTS >= (int)TRANSPORT_MAX_KINDS && (int)PROTO_TRANSPORT_BYTES >= (int)TRANSPORT_NAME_BYTES &&
+                   (int)PROTO_ADDRESS_BYTES >= (int)TRANSPORT_ADDRESS_BYTES,
+               "messages have room for the addresses of a rank");
+
+static void tell_addresses(const worker_options *o, proto_register *r) {
+    INVARIANT(o->n_transports <= PROTO_MAX_TRANSPORTS);
+    for (uint32_t i = 0; i < o->n_transports; i++) {
+        const transport *t = o->transports[i];
+        proto_address *to = &r->addresses[r->n_addresses++];
+        snprintf(to->transport, sizeof to->transport, "%s", t->ops->name);
+        snprintf(to->address, sizeof to->address, "%s", t->address);
+    }
+}
+
 static st_code make_part(worker *w) {
     const worker_options *o = w->o;
     bool drafts = w->config->role == CONFIG_DRAFTER;
@@ -327,11 +366,7 @@ static st_code make_part(worker *w) {
     snprintf(i->name, sizeof i->name, "%s", w->config->name);
     w->part->moved = moved;
     w->part->moved_context = w;
-    for (uint32_t k = 0; !drafts && k < o->n_transports; k++) {
-        const char *name = o->transports[k]->ops->name;
-        char *to = !strcmp(name, "shm") ? i->shm_address : !strcmp(name, "mpi") ? i->mpi_address : i->tcp_address;
-        snprintf(to, PROTO_ADDRESS_BYTES, "%s", o->transports[k]->address);
-    }
+    if (!drafts) tell_addresses(o, i);
     if (gethostname(i->hostname, sizeof i->hostname - 1)) snprintf(i->hostname, sizeof i->hostname, "unknown");
     w->info = *i;
     return ST_OK;

@@ -46,7 +46,7 @@ typedef struct move move;
 typedef struct {
     move *m;
     proto_flow said; /* addresses below */
-    char address[3][PROTO_ADDRESS_BYTES];
+    proto_address addresses[PROTO_MAX_TRANSPORTS];
     uint8_t key[PROTO_KEY_BYTES];
     transport *way;
     transport_link *link; /* NULL: not open any more, and neither are t and raw */
@@ -212,12 +212,19 @@ static void on_event(const transport_event *e) {
 
 /* ---- to open one ---- */
 
+/* Of the peer, on a transport of that name; NULL: it has none. */
+static const char *address_of(const flow *f, const char *name) {
+    for (uint32_t i = 0; i < f->said.n_addresses; i++)
+        if (!strcmp(f->addresses[i].transport, name)) return f->addresses[i].address;
+    return NULL;
+}
+
 static transport *choose(const mover *v, const flow *f, const char **address) {
     for (uint32_t i = 0; i < v->o.n_transports; i++) {
         transport *t = v->o.transports[i];
         const char *name = t->ops->name, *way = f->m->order.way;
-        *address = !strcmp(name, "shm") ? f->address[0] : !strcmp(name, "mpi") ? f->address[1] : f->address[2];
-        if ((!way[0] || !strcmp(way, name)) && (*address)[0] && t->ops->reaches(t, *address)) return t;
+        *address = address_of(f, name);
+        if ((!way[0] || !strcmp(way, name)) && *address && t->ops->reaches(t, *address)) return t;
     }
     return NULL;
 }
@@ -510,11 +517,12 @@ st_code mover_order(mover *v, const proto_move *order) {
     if (order->n_blocks) memcpy(m->blocks, order->blocks, order->n_blocks * sizeof *m->blocks);
     for (uint32_t i = 0; i < order->n_flows; i++) {
         const proto_flow *from = &order->flows[i];
-        const char *const addresses[3] = {from->shm, from->mpi, from->tcp};
         flow *f = &m->flows[i];
+        INVARIANT(from->n_addresses <= PROTO_MAX_TRANSPORTS);
         f->m = m;
-        f->said = (proto_flow){.peer = from->peer, .first_head = from->first_head, .n_heads = from->n_heads};
-        for (int k = 0; k < 3; k++) snprintf(f->address[k], sizeof f->address[k], "%s", addresses[k]);
+        f->said = (proto_flow){
+            .peer = from->peer, .first_head = from->first_head, .n_heads = from->n_heads, .n_addresses = from->n_addresses};
+        memcpy(f->addresses, from->addresses, from->n_addresses * sizeof *f->addresses);
         memcpy(f->key, from->key, sizeof f->key);
     }
     return post(v, MAIL_ORDER, m);

@@ -112,6 +112,25 @@ def test_drafts_ahead_give_the_same_bytes_and_are_of_use(new_cluster, alone, ech
     assert figures["consort_draft_ahead_bets_total", ""] > figures["consort_draft_ahead_won_total", ""] > 0 and cluster.is_idle()
 
 
+def test_fusion_as_it_is_measured_gives_the_same_bytes_and_tries_both(new_cluster, alone, echo):
+    """The clock decides which rounds are in lockstep."""
+    cluster = new_cluster(drafters=[CODE, MATH, echo("Q8_0")], threads=1, draft_budget=4, draft_floor=0, **PATIENT)  # auto is the default
+    in_lockstep = 0
+    for _ in range(20):
+        for policy in ("all", "hedge", "cosine"):
+            answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS])
+            assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone], policy
+        in_lockstep = cluster.metrics()["consort_lockstep_rounds_total", ""]
+        if in_lockstep:
+            break
+    figures = cluster.metrics()
+    assert 0 < in_lockstep < figures["consort_asked_rounds_total", ""] and figures["consort_late_drafts_total", ""] == 0
+    asked = {"max_tokens": 24, "ignore_end": True}
+    for _ in range(2):  # one drafter has nobody to go on from
+        cluster.generate(STORY, speculation="fixed:head", **asked)
+    assert cluster.metrics()["consort_lockstep_rounds_total", ""] == in_lockstep and cluster.is_idle()
+
+
 @pytest.mark.parametrize("budgets", ["fixed", "adaptive"])
 def test_drafters_in_lockstep_give_the_same_bytes_and_are_of_use(new_cluster, alone, echo, budgets):
     cluster = new_cluster(drafters=[CODE, MATH, echo("Q8_0")], threads=1, draft_budget=4, draft_floor=0, fusion="lockstep", draft_budgets=budgets, **PATIENT)

@@ -79,13 +79,35 @@ def test_a_prompt_moves_while_it_is_computed_whoever_dies(new_cluster, cluster, 
 
 
 def test_the_transports_of_a_cluster_are_measured(new_cluster):
-    cluster = new_cluster(drafters=[SECOND], threads=1)
-    rows = json.loads(consort("bench", "kv", "--json", "--server", cluster.server).stdout)
+    cluster = new_cluster(drafters=[SECOND, CODE], threads=1)
+    told = [[(a.transport, len(a.address) > 0) for a in w.addresses] for w in cluster.status().workers]
+    assert told == [[(t, True) for t in ("shm", "mpi", "tcp")]] * 2 + [[]]
+    rows = json.loads(consort("bench", "kv", "--prompt", 0, "--json", "--server", cluster.server).stdout)
     assert [(r["transport"], r["block_bytes"]) for r in rows] == [(t, n) for t in ("shm", "mpi", "tcp") for n in (25600, 720896, 8388608)]
+    assert all(set(r) == {"transport", "block_bytes", "gb_s", "raw_gb_s", "source", "target"} for r in rows)
     assert all(r["gb_s"] > 0 and r["raw_gb_s"] > 0 and (r["source"], r["target"]) == (1, 2) for r in rows)
     assert cluster.is_idle()
-    table = consort("bench", "kv", "--server", cluster.server).stdout.splitlines()
-    assert len(table) == 9 and all("GB/s" in line for line in table)
+
+
+PROMPT_FIELDS = {"prompt_tokens", "move_ms", "recompute_ms", "crossover_tokens", "move_token_ns", "prompt_token_ns"}
+
+
+def test_the_kv_of_a_prompt_is_measured_moved_and_computed(new_cluster):
+    cluster = new_cluster(drafters=[{**SECOND, "tensor_parallel": 2}], kv_tokens=4096, threads=1, kv_transport="tcp", move_tokens=64)
+    rows = json.loads(consort("bench", "kv", "--json", "--server", cluster.server).stdout)
+    piece = 2 * 2 * 64 * 32 * 2  # bytes of K and V of a block: the ranks of the second hold two heads of three
+    assert [r["block_bytes"] for r in rows] == [25600, 720896, 8388608, piece] and all(r["gb_s"] > 0 and r["raw_gb_s"] > 0 for r in rows)
+    assert [PROMPT_FIELDS & set(r) for r in rows] == [set(), set(), set(), PROMPT_FIELDS]
+    row = rows[-1]
+    assert row["prompt_tokens"] == 1000 and row["move_ms"] == pytest.approx(30 * 32 * piece / row["gb_s"] / 1e6, rel=1e-3)
+    assert row["crossover_tokens"] == 64 and row["move_token_ns"] is None  # no request has moved yet
+    assert row["recompute_ms"] > 0 and row["prompt_token_ns"] > 0
+    assert cluster.metrics()["consort_prefix_cache_hits_total", ""] == 0, "a prompt that is to be computed was found in the cache"
+    table = consort("bench", "kv", "--prompt", 100, "--server", cluster.server).stdout.splitlines()
+    assert len(table) == 5 and all("GB/s" in line for line in table[:4]) and "a prompt of 100 tokens moves in" in table[4] and "moves from 64 tokens on" in table[4]
+    done = consort("bench", "kv", "--prompt", 4096, "--server", cluster.server, check=False)
+    assert done.returncode == 1 and "--prompt 4096" in done.stderr and "at most 4095" in done.stderr
+    assert cluster.is_idle()
 
 
 def test_a_cluster_of_one_rank_says_what_it_takes_to_be_measured(cluster):

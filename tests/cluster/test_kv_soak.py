@@ -5,6 +5,7 @@ Rounds, each with a cluster of its own, whose seed says what is done to it. CONS
 what happened, round by round. CONSORT_SOAK_SEED is the first round's.
 """
 import collections
+import json
 import os
 import random
 import signal
@@ -22,7 +23,8 @@ FIRST_SEED = int(os.environ.get("CONSORT_SOAK_SEED", 1))
 ROUND_SECONDS = 40.0
 N_CLIENTS = 10
 N_REQUESTS = 16 + int(SECONDS / 10)  # different ones
-FAULTS = "move.flip=100,move.short=100,move.stall=300,move.cut=300"
+FAULTS = "move.flip=100,move.short=100,move.stall=300,move.cut=300"  # from the start; others come and go
+PLANS = (FAULTS, "move.flip=20", "move.cut=60,move.stall=100", "move.short=30,move.flip=200", "off")
 TRANSPORTS = ("auto", "tcp", "mpi")
 # Blocks of 32 tokens: a request takes up to 13, so that those who run together soon want more than there are.
 GROUPS = [{"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 1024, "threads": 1, "tensor_parallel": 2},
@@ -123,7 +125,7 @@ class Disturber:
 
     def one_thing(self):
         self.look()
-        what = self.rng.choice(("cancel", "cancel", "drain", "drain", "undo", "pause"))
+        what = self.rng.choice(("cancel", "cancel", "drain", "drain", "undo", "pause", "change faults"))
         if what == "cancel" and (call := self.rng.choice(self.load.clients).call):
             call.cancel()
         elif what == "drain" and (free := [g for g in self.alive if g not in self.drained]):
@@ -136,9 +138,20 @@ class Disturber:
             self.drained.remove(group)
         elif what == "pause" and len(self.alive) > 1:
             self.pause()
+        elif what == "change faults":
+            return self.change_faults()
         else:
             return
         self.done[what] += 1
+
+    def change_faults(self):
+        """Everywhere, or in one group; who is lost at that moment is named."""
+        plan = self.rng.choice(PLANS)
+        plan = plan if plan == "off" else f"{plan},seed={self.rng.randint(0, 99)}"
+        where = self.rng.choice(([], ["--group", self.rng.choice(self.alive)]))
+        done = consort("debug", "faults", plan, *where, "--server", self.cluster.server, check=False)
+        assert done.returncode == 0 or "consort debug: rank " in done.stderr, done
+        self.done["faults changed"] += 1
 
     def undo_all(self):
         for group in self.drained:
@@ -214,6 +227,7 @@ def soak(cluster, seed, requests, seconds):
     until(cluster.is_idle, "the first answers to be over")
     load = Load(cluster, seed, requests)
     disturber = Disturber(cluster, load, rng)
+    disturber.change_faults()
     pids = {pid: n_files(pid) for pid in (*disturber.ranks, cluster.run["pid"])}
     began = time.monotonic()
     kill_at = [began + seconds * share for share in (0.5, 0.8)]
@@ -228,6 +242,8 @@ def soak(cluster, seed, requests, seconds):
     until(cluster.is_idle, "all blocks to be free")
     end = cluster.metrics()
     assert value(end, "kv_cache_blocks_used") == value(end, "kv_cache_blocks_reserved") == value(end, "kv_moves_running") == 0
+    left = json.loads(consort("debug", "forget", "--json", "--server", cluster.server).stdout)
+    assert left["used"] == left["reserved"] == left["kept"] == 0, left
     for pid in set(pids) & {cluster.run["pid"], *cluster.worker_pids()}:
         until(lambda: n_files(pid) <= pids[pid], f"process {pid} to close its files: {n_files(pid)}, before {pids[pid]}")
     happened = count(cluster, before, disturber)
@@ -249,7 +265,7 @@ def compare(seed, requests, heard, undisturbed):
 def run_round(new_cluster, monkeypatch, seed, requests, seconds):
     monkeypatch.setenv("CONSORT_FAULTS", f"{FAULTS},seed={seed}")
     mine = new_cluster(drafters=[*GROUPS, CODE], kv_tokens=768, threads=1, serves="prefill" if seed % 2 else "both", kv_transport=TRANSPORTS[(seed - 1) % len(TRANSPORTS)],
-                       prefill_chunk=64, **FIXED)
+                       prefill_chunk=64, debug="on", **FIXED)
     monkeypatch.delenv("CONSORT_FAULTS")
     try:
         heard, happened = soak(mine, seed, requests, seconds)

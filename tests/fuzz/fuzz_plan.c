@@ -65,6 +65,15 @@ static void result(const uint8_t *data, size_t size, bool first) {
     arena_deinit(&a);
 }
 
+static void check_addresses(const proto_address *list, uint32_t n, uint32_t n_min) {
+    INVARIANT(n >= n_min && n <= PROTO_MAX_TRANSPORTS);
+    for (uint32_t i = 0; i < n; i++) {
+        INVARIANT(list[i].transport[0] && strnlen(list[i].transport, PROTO_TRANSPORT_BYTES) < PROTO_TRANSPORT_BYTES);
+        INVARIANT(list[i].address[0] && strnlen(list[i].address, PROTO_ADDRESS_BYTES) < PROTO_ADDRESS_BYTES);
+        for (uint32_t k = 0; k < i; k++) INVARIANT(strcmp(list[i].transport, list[k].transport));
+    }
+}
+
 static void move(const uint8_t *data, size_t size, bool first) {
     arena a;
     proto_move m;
@@ -73,6 +82,7 @@ static void move(const uint8_t *data, size_t size, bool first) {
     if (arena_init(&a, proto_arena_bytes(size))) return;
     if (!proto_move_decode(data, size, &a, &m, &e)) {
         INVARIANT(m.id && m.generation && m.n_flows <= PROTO_MAX_FLOWS && m.n_ready <= m.n_blocks);
+        for (uint32_t i = 0; i < m.n_flows; i++) check_addresses(m.flows[i].addresses, m.flows[i].n_addresses, 1);
         INVARIANT(m.scratch.n_pieces ? !m.n_blocks : m.n_blocks == ((uint64_t)m.n_tokens + 31) / 32);
         INVARIANT(!proto_move_encode(&m, &b));
         if (first)
@@ -105,6 +115,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     proto_welcome w;
     proto_heartbeat h;
     proto_abort ab;
+    proto_faults_order fo;
+    proto_faults ft;
     st_error e;
     if (!size) return 0;
     uint8_t *payload = malloc(size); /* its own piece, so that a read before or past it is seen */
@@ -113,7 +125,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     switch (data[0]) {
     case PROTO_MSG_REGISTER:
     case PROTO_MSG_READY:
-        if (!proto_register_decode(payload, size, &r, &e)) INVARIANT(strnlen(r.hostname, sizeof r.hostname) < sizeof r.hostname);
+        if (proto_register_decode(payload, size, &r, &e)) break;
+        INVARIANT(strnlen(r.hostname, sizeof r.hostname) < sizeof r.hostname);
+        check_addresses(r.addresses, r.n_addresses, 0);
         break;
     case PROTO_MSG_WELCOME:
         if (!proto_welcome_decode(payload, size, &w, &e)) INVARIANT(w.heartbeat_ms);
@@ -123,6 +137,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case PROTO_MSG_ABORT:
         if (!proto_abort_decode(payload, size, &ab, &e)) INVARIANT(ab.code && ab.code < ST_N_CODES);
+        break;
+    case PROTO_MSG_FAULTS:
+        if (!proto_faults_order_decode(payload, size, &fo, &e)) INVARIANT(strnlen(fo.plan, sizeof fo.plan) < sizeof fo.plan);
+        break;
+    case PROTO_MSG_FAULTS_TOLD:
+        if (!proto_faults_decode(payload, size, &ft, &e)) INVARIANT(ft.n_points <= PROTO_MAX_FAULTS && ft.code < ST_N_CODES);
         break;
     case PROTO_MSG_PLAN: plan(payload, size, true); break;
     case PROTO_MSG_RESULT: result(payload, size, true); break;

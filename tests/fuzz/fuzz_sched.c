@@ -101,7 +101,7 @@ static void one_event(world *w) {
     proto_result *result = &w->groups[ev.group].result;
     ev.result = result;
     static const sched_event_kind usual[] = {SCHED_REQUEST, SCHED_RESULT, SCHED_RESULT, SCHED_DRAFTS,
-                                             SCHED_MOVED,   SCHED_EMPTY,  SCHED_FILL,   SCHED_RESULT};
+                                             SCHED_MOVED,   SCHED_EMPTY,  SCHED_FILL,   SCHED_FORGET};
     proto_result drafts = {0};
     if (byte(w) % 4 != 0) ev.kind = usual[byte(w) % 8];
     if (ev.kind == SCHED_REQUEST && w->n_sent == REQUESTS) ev.kind = SCHED_RESULT;
@@ -158,7 +158,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     l.adaptive_budgets = l.draft_wait_ns % 2;
     l.draft_ahead = l.draft_wait_ns / 2 % 2;
     l.prefix_cache = l.draft_wait_ns / 4 % 2;
-    l.lockstep = l.draft_wait_ns / 4 % 2;
+    l.fusion = (sched_fusion)(l.draft_wait_ns / 4 % 3);
     l.drafter_blocks[0] = (uint32_t)(l.draft_wait_ns / 8 % 8);
     l.max_moves = l.draft_wait_ns / 8 % 4;
     l.min_move_tokens = 32;

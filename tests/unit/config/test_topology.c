@@ -63,11 +63,12 @@ static void a_short_file_gets_the_defaults(void **state) {
     assert_string_equal(t->groups[0].table, "");
     assert_string_equal(t->speculation, "all");
     assert_string_equal(t->draft_budgets, "adaptive");
-    assert_string_equal(t->fusion, "merge");
+    assert_string_equal(t->fusion, "auto");
     assert_int_equal(t->draft_budget, 4);
     assert_int_equal(t->draft_floor, 40);
     assert_int_equal(t->draft_wait_ms, 200);
     assert_int_equal(t->max_stall_ms, 200);
+    assert_string_equal(t->debug, "off");
     config_destroy(t);
 }
 

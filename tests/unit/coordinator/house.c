@@ -22,7 +22,8 @@ static void write_model(house *h) {
     w_key_text(&g, "general.architecture", "llama");
     w_key_u32(&g, "llama.context_length", CONTEXT);
     w_key_u32(&g, "llama.embedding_length", DIM);
-    g.bytes[16] += 3; /* the header's number of keys */
+    w_key_u32(&g, "llama.block_count", LAYERS);
+    g.bytes[16] += 4; /* the header's number of keys */
     memcpy(h->model, "/tmp/consort-test-XXXXXX", sizeof "/tmp/consort-test-XXXXXX");
     int fd = mkstemp(h->model);
     assert_true(fd >= 0 && write(fd, g.bytes, g.n) == (ssize_t)g.n && !close(fd));
@@ -130,7 +131,8 @@ static void on_move(member *m, const net_frame *f) {
     m->move.first_block = v.n_blocks ? v.blocks[0] : UINT32_MAX;
     m->move.scratch = v.scratch;
     snprintf(m->move.way, sizeof m->move.way, "%s", v.way);
-    snprintf(m->move.peer, sizeof m->move.peer, "%s", v.flows[0].tcp);
+    assert_int_equal(v.flows[0].n_addresses, 2);
+    snprintf(m->move.peer, sizeof m->move.peer, "%s", v.flows[0].addresses[1].address);
     memcpy(m->move.key, v.flows[0].key, sizeof m->move.key);
     m->n_moves++;
     arena_deinit(&a);
@@ -144,6 +146,17 @@ void member_say_moved(member *m, st_code code, const char *message, uint64_t byt
     send_encoded(m, PROTO_MSG_MOVED, code, &b);
 }
 
+void member_say_faults(member *m, st_code code, const char *message) {
+    proto_faults f = {.id = m->faults.id,
+                      .code = code,
+                      .n_points = 2,
+                      .points = {{"a.point", "what it does", 3, 30, 10}, {"another", "what that does", 0, 0, 0}}};
+    proto_bytes b = {0};
+    snprintf(f.message, sizeof f.message, "%s", message);
+    code = proto_faults_encode(&f, &b);
+    send_encoded(m, PROTO_MSG_FAULTS_TOLD, code, &b);
+}
+
 static void on_frame(void *context, net_link *k, const net_frame *f) {
     member *m = context;
     uint64_t id;
@@ -155,6 +168,10 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
         m->n_welcomes++;
     }
     m->n_aborts += f->type == PROTO_MSG_ABORT;
+    if (f->type == PROTO_MSG_FAULTS) {
+        assert_int_equal(proto_faults_order_decode(f->payload, f->n, &m->faults, NULL), ST_OK);
+        m->n_faults++;
+    }
     if (f->type == PROTO_MSG_PLAN) on_plan(m, f);
     if (f->type == PROTO_MSG_MOVE) on_move(m, f);
     if (f->type == PROTO_MSG_MOVE_READY)
@@ -227,10 +244,35 @@ static void on_measured(void *context, const uint8_t *message, size_t n) {
     net_loop_stop(h->loop);
 }
 
-void house_measure(house *h) {
+void house_measure(house *h, uint32_t prompt_tokens) {
+    proto_bytes b = {0};
     h->n_measured = 0;
-    call(&h->measure, "/consort.v1.Admin/MeasureKv", &(proto_bytes){0}, on_measured, &h->measuring);
+    assert_int_equal(proto_measure_request_encode(prompt_tokens, &b), ST_OK);
+    call(&h->measure, "/consort.v1.Admin/MeasureKv", &b, on_measured, &h->measuring);
+    proto_bytes_free(&b);
 }
+
+static void on_told(void *context, const uint8_t *message, size_t n) {
+    house *h = ((outcome *)context)->h;
+    assert_true(h->n_told < sizeof h->told / sizeof *h->told);
+    assert_int_equal(proto_faults_reply_decode(message, n, &h->told[h->n_told++], NULL), ST_OK);
+    net_loop_stop(h->loop);
+}
+
+void house_faults(house *h, const proto_faults_request *q) {
+    proto_bytes b = {0};
+    assert_int_equal(proto_faults_request_encode(q, &b), ST_OK);
+    h->n_told = 0;
+    call(&h->faults, "/consort.v1.Admin/Faults", &b, on_told, &h->faulting);
+    proto_bytes_free(&b);
+}
+
+static void on_forgotten(void *context, const uint8_t *message, size_t n) {
+    house *h = ((outcome *)context)->h;
+    assert_int_equal(proto_blocks_decode(message, n, &h->blocks, NULL), ST_OK);
+}
+
+void house_forget(house *h) { call(&h->forget, "/consort.v1.Admin/ForgetKv", &(proto_bytes){0}, on_forgotten, NULL); }
 
 void house_ask(house *h, uint32_t max_tokens) {
     proto_request r = proto_request_default();
@@ -345,12 +387,15 @@ static void describe_members(house *h) {
         memcpy(r->precision, "fast", sizeof "fast");
         memcpy(r->kv_type, "f16", sizeof "f16");
         r->kv_blocks = KV_TOKENS / NOUNS_BLOCK_TOKENS;
+        r->kv_bytes =
+            r->kv_blocks * LAYERS * (i == SECOND ? PIECE_BYTES : 2 * PIECE_BYTES) - 1; /* of a layer of a block: less than that */
         r->max_context = CONTEXT;
         r->dim = DIM;
         r->max_rows = MAX_ROWS;
         r->n_kv_heads = 2;
-        snprintf(r->shm_address, sizeof r->shm_address, "@%s", names[i]);
-        snprintf(r->tcp_address, sizeof r->tcp_address, "%s:1", names[i]);
+        r->n_addresses = 2;
+        r->addresses[0] = (proto_address){.transport = "shm", .address = {'@', names[i][0]}};
+        r->addresses[1] = (proto_address){.transport = "tcp", .address = {names[i][0], ':', '1'}};
     }
 }
 
@@ -366,7 +411,7 @@ static void describe(house *h, const house_options *o) {
                                     .corpus = "",
                                     .draft_budgets = "fixed",
                                     .draft_ahead = "off",
-                                    .fusion = "merge",
+                                    .fusion = "auto",
                                     .kv_transport = "auto",
                                     .kv_listen = "127.0.0.1",
                                     .control_listen = address,
@@ -390,14 +435,16 @@ static void describe(house *h, const house_options *o) {
     describe_members(h);
 }
 
-house *house_start(const house_options *o) {
+static house *start(const house_options *o, bool debug) {
+    static char off[] = "off", on[] = "on";
     house *h = calloc(1, sizeof *h);
     st_error e;
     unsigned port = 0;
     h->n_members = o->n_members;
-    h->request.h = h->status.h = h->stop.h = h->drain.h = h->undo.h = h->measure.h = h;
+    h->request.h = h->status.h = h->stop.h = h->drain.h = h->undo.h = h->measure.h = h->faults.h = h->forget.h = h;
     write_model(h);
     describe(h, o);
+    h->topology.debug = debug ? on : off;
     snprintf(h->run_file, sizeof h->run_file, "%s.run", h->model);
     h->options =
         (coordinator_options){.topology = &h->topology, .secret = house_secret, .cluster_epoch = EPOCH, .run_file = h->run_file};
@@ -415,6 +462,10 @@ house *house_start(const house_options *o) {
     on_beat(h);
     return h;
 }
+
+house *house_start(const house_options *o) { return start(o, false); }
+
+house *house_start_debug(const house_options *o) { return start(o, true); }
 
 void house_drain(outcome *o, const proto_drain *d) {
     proto_bytes b = {0};

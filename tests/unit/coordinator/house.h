@@ -19,8 +19,9 @@
 #include "proto/proto.h"
 #include <pthread.h>
 
-enum { CONTEXT = 64, BUDGET = 2 }; /* tokens of a sequence; nodes of a draft tree */
-enum { GIVE_UP_MS = 60000 };       /* a limit for hangs, not a measure */
+enum { CONTEXT = 64, BUDGET = 2 };       /* tokens of a sequence; nodes of a draft tree */
+enum { LAYERS = 5, PIECE_BYTES = 1024 }; /* of the model; of a layer of a block, the SECOND's */
+enum { GIVE_UP_MS = 60000 };             /* a limit for hangs, not a measure */
 enum { VERIFIER, DRAFTER, SECOND, MAX_MEMBERS };
 extern const uint8_t house_secret[NET_SECRET_BYTES];
 
@@ -43,6 +44,8 @@ typedef struct {
         uint32_t n_answered; /* of the first that it opens: tokens that another had chosen */
         uint32_t start;      /* of its first work */
     } plan;                  /* the last with work or drafts */
+    uint32_t n_faults;
+    proto_faults_order faults; /* the last */
     uint32_t n_moves, n_cancels;
     struct {
         uint64_t id, after_plan;
@@ -80,9 +83,13 @@ struct house {
     member members[MAX_MEMBERS];
 
     net_grpc_client *client;
-    outcome request, status, stop, drain, undo, measure;
+    outcome request, status, stop, drain, undo, measure, faults, forget;
     proto_measurement measured; /* the last reply */
     uint32_t n_measured;
+    proto_faults_reply told[1 + MAX_MEMBERS]; /* [n_told] of h->faults, in the order in which they came */
+    uint32_t n_told;
+    void *faulting;      /* the call, to be cancelled */
+    proto_blocks blocks; /* of h->forget */
     void *requesting;
     void *measuring;   /* the call, to be cancelled */
     uint32_t n_tokens; /* of the request */
@@ -98,6 +105,7 @@ typedef struct {
     uint32_t dead_after_ms, drain_timeout_ms, join_timeout_ms, draft_wait_ms;
 } house_options;
 house *house_start(const house_options *o);
+house *house_start_debug(const house_options *o); /* with debug: on */
 bool house_stop(house *h); /* stops the cluster and waits for its end; true: a rank did not leave, but was lost */
 
 /* Turns the loop until the condition holds. */
@@ -120,9 +128,13 @@ void member_say_result(member *m, uint64_t plan_id, uint32_t n_items);
 
 void member_say_moved(member *m, st_code code, const char *message, uint64_t bytes, uint64_t took_ns); /* of the last order */
 
+void member_say_faults(member *m, st_code code, const char *message); /* answers the last order, with two points */
+
 /* ---- the client ---- */
 
-void house_measure(house *h); /* MeasureKv; h->measure tells of it */
+void house_faults(house *h, const proto_faults_request *q); /* Faults; h->faults and h->told tell of it */
+void house_forget(house *h);                                /* ForgetKv; h->forget and h->blocks */
+void house_measure(house *h, uint32_t prompt_tokens);       /* MeasureKv; h->measure tells of it */
 
 bool house_is_ready(house *h);                      /* so says Status, with h->reason */
 void house_ask(house *h, uint32_t max_tokens);      /* a prompt of three tokens; h->request tells of it */

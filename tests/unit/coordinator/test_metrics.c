@@ -34,6 +34,7 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .expected = 12.5,
                                             .asked_rounds = 15,
                                             .unasked_rounds = 16,
+                                            .lockstep_rounds = 14,
                                             .held_steps = 17,
                                             .mixed_steps = 26,
                                             .mixed_ns = 2500000000,
@@ -96,6 +97,7 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_spec_decode_expected_tokens_total 12.5"));
     assert_true(has_line(&t, "consort_asked_rounds_total 15"));
     assert_true(has_line(&t, "consort_unasked_rounds_total 16"));
+    assert_true(has_line(&t, "consort_lockstep_rounds_total 14"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));
     assert_true(has_line(&t, "consort_mixed_steps_total 26"));
     assert_true(has_line(&t, "consort_mixed_step_seconds_total 2.5"));

@@ -23,7 +23,7 @@ static void both_are_told(house *h, uint32_t n_moves) {
 static void one_verifier_of_one_rank_cannot_be_measured(void **state) {
     (void)state;
     house *h = start(1);
-    house_measure(h);
+    house_measure(h, 0);
     UNTIL(h, h->measure.done);
     assert_int_equal(h->measure.status, st_grpc(ST_ERR_MISMATCH));
     assert_non_null(strstr(h->measure.message, "two groups of role verifier"));
@@ -34,7 +34,7 @@ static void two_ranks_are_told_the_same_and_each_its_part(void **state) {
     (void)state;
     house *h = start(3);
     member *source = &h->members[SECOND], *target = &h->members[VERIFIER];
-    house_measure(h);
+    house_measure(h, 0);
     both_are_told(h, 1);
     assert_true(source->move.id == target->move.id && source->move.id >> 63);
     assert_true(target->move.target && !source->move.target);
@@ -59,7 +59,7 @@ static void a_figure_is_the_median_of_what_the_target_says(void **state) {
     house *h = start(3);
     member *source = &h->members[SECOND], *target = &h->members[VERIFIER];
     uint32_t n_raw = 0, most = 0;
-    house_measure(h);
+    house_measure(h, 0);
     for (uint32_t n = 1; n <= 60; n++) { /* 2 ways, 3 sizes, 5 rounds of 2 */
         both_are_told(h, n);
         bool raw = source->move.scratch.raw, odd = n % 10 == 3;
@@ -84,11 +84,44 @@ static void a_figure_is_the_median_of_what_the_target_says(void **state) {
     assert_false(house_stop(h));
 }
 
+/* As many pieces as a prompt has, of the size that the model has; each takes 10 ns a byte. */
+static void the_kv_of_a_prompt_is_measured_behind_the_sizes(void **state) {
+    (void)state;
+    enum { TOKENS = 65, BYTES = 3 * LAYERS * PIECE_BYTES };
+    house *h = start(3);
+    member *source = &h->members[SECOND], *target = &h->members[VERIFIER];
+    house_measure(h, TOKENS);
+    for (uint32_t n = 1; n <= 80; n++) { /* 2 ways, 3 sizes and the prompt, 5 rounds of 2 */
+        both_are_told(h, n);
+        bool prompt = (n - 1) / 10 % 4 == 3;
+        const proto_scratch *s = &source->move.scratch;
+        assert_int_equal(s->raw, n % 2);
+        if (prompt) assert_true(s->piece_bytes == PIECE_BYTES && s->n_pieces == 3 * LAYERS);
+        member_say_moved(target, ST_OK, "", 1000, 10000);
+        member_say_moved(source, ST_OK, "", 1000, 1);
+        if (n % 10) continue;
+        UNTIL(h, h->n_measured == n / 10);
+        const proto_measurement *v = &h->measured;
+        assert_int_equal(v->prompt_tokens, prompt ? TOKENS : 0);
+        assert_in_range(v->move_ns, prompt ? 99 * BYTES / 10 : 0, prompt ? 101 * BYTES / 10 : 0);
+        assert_int_equal(v->crossover_tokens, prompt ? 32 : 0); /* nothing is learnt yet: move_tokens */
+        assert_true(v->move_token_ns == 0 && v->prompt_token_ns == 0);
+        assert_string_equal(v->transport, n <= 40 ? "shm" : "tcp");
+    }
+    UNTIL(h, h->measure.done);
+    assert_int_equal(h->measure.status, 0);
+    house_measure(h, 32 * 65536 / LAYERS);
+    UNTIL(h, h->measure.done);
+    assert_int_equal(h->measure.status, st_grpc(ST_ERR_INVALID_ARGUMENT));
+    assert_non_null(strstr(h->measure.message, "prompt_tokens: 419430 in 5 layers are 65540 pieces; expected at most 65536"));
+    assert_false(house_stop(h));
+}
+
 static void a_way_that_does_not_lead_there_is_passed_over(void **state) {
     (void)state;
     house *h = start(3);
     member *source = &h->members[SECOND], *target = &h->members[VERIFIER];
-    house_measure(h);
+    house_measure(h, 0);
     both_are_told(h, 1);
     member_say_moved(source, ST_ERR_UNSUPPORTED, "not this way", 0, 1);
     UNTIL(h, target->n_cancels == 1); /* it need not wait for who never calls */
@@ -108,7 +141,7 @@ static void what_fails_at_one_is_cancelled_at_the_other_and_over_when_that_has_a
     (void)state;
     house *h = start(3);
     member *source = &h->members[SECOND], *target = &h->members[VERIFIER];
-    house_measure(h);
+    house_measure(h, 0);
     both_are_told(h, 1);
     member_say_moved(target, ST_ERR_DEADLINE, "no word of it", 0, 1);
     UNTIL(h, source->n_cancels == 1);
@@ -129,7 +162,7 @@ static void the_targets_word_counts(void **state) {
     (void)state;
     house *h = start(3);
     member *source = &h->members[SECOND], *target = &h->members[VERIFIER];
-    house_measure(h);
+    house_measure(h, 0);
     both_are_told(h, 1);
     member_say_moved(target, ST_OK, "", 1, 1);
     member_say_moved(source, ST_ERR_DEADLINE, "no word of the peer", 0, 1);
@@ -142,7 +175,7 @@ static void a_lost_rank_has_answered(void **state) {
     for (int who = 0; who < 2; who++) {
         house *h = start(3);
         member *lost = &h->members[who ? SECOND : VERIFIER], *other = &h->members[who ? VERIFIER : SECOND];
-        house_measure(h);
+        house_measure(h, 0);
         both_are_told(h, 1);
         member_say_abort(lost, "no memory left");
         UNTIL(h, other->n_cancels == 1);
@@ -162,7 +195,7 @@ static void an_answer_from_the_life_before_is_dropped(void **state) {
     member_say_abort(target, "no memory left");
     UNTIL(h, !target->link);
     member_become_ready(target);
-    house_measure(h);
+    house_measure(h, 0);
     both_are_told(h, 1);
     uint32_t epoch = target->group_epoch;
     target->group_epoch = old;
@@ -189,10 +222,10 @@ static void one_measures_at_a_time_and_not_beside_requests(void **state) {
     (void)state;
     house *h = start(3);
     member *source = &h->members[SECOND], *target = &h->members[VERIFIER];
-    house_measure(h);
+    house_measure(h, 0);
     both_are_told(h, 1);
     void *call = h->measuring;
-    house_measure(h);
+    house_measure(h, 0);
     UNTIL(h, h->measure.done);
     assert_int_equal(h->measure.status, st_grpc(ST_ERR_RESOURCE_EXHAUSTED));
     net_grpc_cancel(h->client, call); /* who does not listen any more */
@@ -202,7 +235,7 @@ static void one_measures_at_a_time_and_not_beside_requests(void **state) {
     assert_true(house_is_ready(h));
     house_ask(h, 4);
     UNTIL(h, source->n_plans + target->n_plans > 0);
-    house_measure(h);
+    house_measure(h, 0);
     UNTIL(h, h->measure.done);
     assert_int_equal(h->measure.status, st_grpc(ST_ERR_RESOURCE_EXHAUSTED));
     assert_non_null(strstr(h->measure.message, "requests are running"));
@@ -316,6 +349,7 @@ int main(void) {
         cmocka_unit_test(one_verifier_of_one_rank_cannot_be_measured),
         cmocka_unit_test(two_ranks_are_told_the_same_and_each_its_part),
         cmocka_unit_test(a_figure_is_the_median_of_what_the_target_says),
+        cmocka_unit_test(the_kv_of_a_prompt_is_measured_behind_the_sizes),
         cmocka_unit_test(a_way_that_does_not_lead_there_is_passed_over),
         cmocka_unit_test(what_fails_at_one_is_cancelled_at_the_other_and_over_when_that_has_answered),
         cmocka_unit_test(the_targets_word_counts),

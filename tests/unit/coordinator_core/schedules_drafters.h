@@ -56,9 +56,9 @@ static inline void draft(world *w, drafter *d, const proto_draft *ask, uint32_t 
     CHECK(w, memcmp(tokens, c->prompt, n_prompt * sizeof *tokens) == 0 && *n - n_prompt <= c->n_alone);
     CHECK(w, memcmp(tokens + n_prompt, c->alone, (*n - n_prompt) * sizeof *tokens) == 0);
     CHECK(w, (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
-    CHECK(w, w->limits.draft_ahead || ask->budget <= (w->limits.lockstep ? 1 : w->limits.max_tree));
-    CHECK(w, w->limits.draft_ahead || w->limits.lockstep || ask->n_tentative == 0);
-    w->n_agreed += w->limits.lockstep && ask->budget == 1 && ask->n_tentative > 0;
+    CHECK(w, w->limits.draft_ahead || ask->budget <= (w->limits.fusion == SCHED_LOCKSTEP ? 1 : w->limits.max_tree));
+    CHECK(w, w->limits.draft_ahead || w->limits.fusion != SCHED_MERGE || ask->n_tentative == 0);
+    w->n_agreed += w->limits.fusion != SCHED_MERGE && ask->budget == 1 && ask->n_tentative > 0;
     CHECK(w, ask->n_tentative <= w->limits.max_tree && (!ask->n_tentative || *n + ask->n_tentative + 1 < CONTEXT));
     for (uint32_t k = 0; k < i; k++) CHECK(w, d->items[k].seq.value != ask->seq.value);
     bool wants = *n > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1); /* of a prompt nothing was chosen */

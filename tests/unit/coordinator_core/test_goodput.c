@@ -40,6 +40,7 @@ typedef struct {
     bool ahead;
     bool repeats; /* every other answer says its prompt over and over */
     bool alike;   /* all drafters are right, and wrong, at the same places */
+    uint32_t n_prompt;
     uint64_t seed;
 } setting;
 
@@ -74,7 +75,7 @@ static double draw(world *w) {
     return (double)(w->random >> 33) / 2147483648.0;
 }
 
-static const uint32_t prompt[] = {1, 2, 3};
+static uint32_t prompt[CONTEXT - ANSWER]; /* 1, 2, 3, ... */
 
 static bool repeats(const world *w, uint64_t seq) { return w->of->repeats && seq % 2; }
 
@@ -147,7 +148,9 @@ static void step(world *w, const sched_event *ev) {
 }
 
 static void ask(world *w) {
-    step(w, &(sched_event){.kind = SCHED_REQUEST, .seq = {++w->next_seq}, .tokens = prompt, .n_tokens = 3, .max_tokens = ANSWER});
+    step(w,
+         &(sched_event){
+             .kind = SCHED_REQUEST, .seq = {++w->next_seq}, .tokens = prompt, .n_tokens = w->of->n_prompt, .max_tokens = ANSWER});
 }
 
 static void begin(world *w, const setting *of) {
@@ -156,6 +159,7 @@ static void begin(world *w, const setting *of) {
     w->of = of;
     w->random = 12345 + of->seed;
     w->now_ns = 1000000;
+    for (uint32_t i = 0; i < CONTEXT - ANSWER; i++) prompt[i] = i + 1;
     const sched_limits l = {.max_requests = CLIENTS + 2,
                             .max_running = CLIENTS,
                             .max_queue = 2,
@@ -231,7 +235,8 @@ static double linear(uint32_t rows) { return 300 + 1000.0 * rows; }
 static double roof(uint32_t rows) { return rows < 40 ? 4000 : 100.0 * rows; }
 static double steps_of_eight(uint32_t rows) { return 2000.0 * ((rows + 7) / 8); }
 
-static const setting good = {.policy = "all", .adaptive = true, .max_tree = 8, .n_drafters = 1, .drafters = {{200000, 0.7, 0.7}}};
+static const setting good = {
+    .policy = "all", .adaptive = true, .max_tree = 8, .n_prompt = 3, .n_drafters = 1, .drafters = {{200000, 0.7, 0.7}}};
 
 static void drafts_that_pay_are_verified(void **state) {
     (void)state;
@@ -275,25 +280,27 @@ static void what_does_not_pay_costs_next_to_nothing(void **state) {
         uint32_t n_clients;
         double (*step_us)(uint32_t);
         skill of;
-    } cases[] = {{"a saturated verifier, alone", 1, linear, {200000, 0.7, 0.7}},
-                 {"a saturated verifier, a crowd", 48, linear, {200000, 0.7, 0.7}},
-                 {"a full roof", 48, roof, {300000, 0.6, 0.6}},
-                 {"a drafter slower than a step", 1, flat_to_four, {9000000, 0.5, 0.5}},
-                 {"a drafter that boasts", 1, flat_to_four, {200000, 0.03, 0.95}},
-                 {"a drafter that boasts, to a crowd", 16, linear, {200000, 0.03, 0.95}},
-                 {"a drafter that lets all wait for 100 ms", 1, flat_to_four, {100000000, 0.9, 0.9}},
-                 {"a drafter that lets a crowd wait for 100 ms", 16, roof, {100000000, 0.9, 0.9}}};
+        uint32_t n_prompt;
+    } cases[] = {{"a saturated verifier, alone", 1, linear, {200000, 0.7, 0.7}, 3},
+                 {"a saturated verifier, a crowd", 48, linear, {200000, 0.7, 0.7}, 3},
+                 {"a saturated verifier, a crowd whose prompts take as long", 16, linear, {200000, 0.7, 0.7}, CONTEXT - ANSWER},
+                 {"a full roof", 48, roof, {300000, 0.6, 0.6}, 3},
+                 {"a drafter slower than a step", 1, flat_to_four, {9000000, 0.5, 0.5}, 3},
+                 {"a drafter that boasts", 1, flat_to_four, {200000, 0.03, 0.95}, 3},
+                 {"a drafter that boasts, to a crowd", 16, linear, {200000, 0.03, 0.95}, 3},
+                 {"a drafter that lets all wait for 100 ms", 1, flat_to_four, {100000000, 0.9, 0.9}, 3},
+                 {"a drafter that lets a crowd wait for 100 ms", 16, roof, {100000000, 0.9, 0.9}, 3}};
     double worst = 1;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         setting of = good;
         of.n_clients = cases[i].n_clients;
         of.step_us = cases[i].step_us;
         of.drafters[0] = cases[i].of;
-        for (of.seed = 0; of.seed < N_SEEDS; of.seed++) {
-            double gain = gain_of(of);
-            print_message("%s: %.3f\n", cases[i].name, gain);
-            worst = gain < worst ? gain : worst;
-        }
+        of.n_prompt = cases[i].n_prompt;
+        double gain = 0;
+        for (of.seed = 0; of.seed < N_SEEDS; of.seed++) gain += gain_of(of) / N_SEEDS;
+        print_message("%s: %.3f\n", cases[i].name, gain);
+        worst = gain < worst ? gain : worst;
     }
     assert_true(worst > 0.98);
 }

@@ -134,6 +134,58 @@ static void who_takes_over_a_chain_has_no_proposals_of_the_one_before(void **sta
     mem_free(memory);
 }
 
+enum { ALIKE = 40, DRAFTERS = 5 };
+
+/* One request behind the other, of two kinds of prompts, each known by half of its tokens. At one drafters 0 and 1 are often
+ * right, at the other 3 and 4; of the last of each kind, those that its first round asks. */
+static uint32_t first_asked(sched *s, bool other, uint64_t *n_plans, uint64_t number, bool goes_on) {
+    static uint32_t prompt[8]; /* outlives the request */
+    uint64_t now_ns = number * 10 + 10;
+    for (uint32_t i = 0; i < 8; i++) prompt[i] = i % 2 ? i : (other ? 100 : 200) + i;
+    const sched_event ask = {.kind = SCHED_REQUEST, .seq = {number + 1}, .tokens = prompt, .n_tokens = 8, .max_tokens = 50};
+    sched_step(s, now_ns, &ask);
+    sched_request *r = sched_find(s, ask.seq);
+    assert_non_null(r);
+    uint32_t asked = sched_route(s, r) & ((1U << DRAFTERS) - 1);
+    for (uint32_t d = 0; goes_on && d < DRAFTERS; d++)
+        spec_hedge_learn(&sched_hits(s, r)[d], 40, (other ? d < 2 : d > 2) ? 20 : 2);
+    sched_step(s, now_ns + 1,
+               &(sched_event){.kind = SCHED_CANCEL, .seq = ask.seq, .code = ST_ERR_CANCELLED, .finish = SCHED_FINISH_CANCELLED});
+    for (int i = 0; i < 2; i++) /* of the prompt; and the one that closes it */
+        sched_step(s, now_ns + 2, &(sched_event){.kind = SCHED_RESULT, .result = &(proto_result){.plan_id = ++*n_plans}});
+    return asked;
+}
+
+static void a_prompt_like_others_begins_with_the_drafters_that_were_right_there(void **state) {
+    (void)state;
+    static const char *const names[] = {"a", "b", "c", "d", "e"};
+    const sched_limits l = {.max_requests = 2,
+                            .max_running = 2,
+                            .max_rows = 64,
+                            .max_batch = 2,
+                            .prefill_chunk = 16,
+                            .max_tree = 4,
+                            .max_context = 64,
+                            .n_groups = 1,
+                            .n_blocks = {8},
+                            .n_drafters = DRAFTERS,
+                            .drafter_names = names,
+                            .n_vocab = 1000,
+                            .draft_wait_ns = 1000,
+                            .speculation = "hedge"};
+    void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+    uint64_t n_plans = 0;
+    sched *s;
+    assert_int_equal(sched_init(memory, &l, &s, NULL), ST_OK);
+    sched_step(s, 1, &(sched_event){.kind = SCHED_GROUP_UP});
+    for (uint32_t d = 0; d < DRAFTERS; d++) sched_step(s, 2, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = d});
+    assert_int_equal(first_asked(s, true, &n_plans, 0, false), 1 | 2 | 4); /* nothing is known */
+    for (uint32_t i = 1; i <= ALIKE; i++) first_asked(s, i % 2, &n_plans, i, true);
+    assert_int_equal(first_asked(s, true, &n_plans, ALIKE + 1, false) & (1 | 2), 1 | 2);
+    assert_int_equal(first_asked(s, false, &n_plans, ALIKE + 2, false) & (8 | 16), 8 | 16);
+    mem_free(memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_is_cut_where_a_step_of_one_token_each_would_have_ended_it),
@@ -141,6 +193,7 @@ int main(void) {
         cmocka_unit_test(accepted_drafts_are_cached_and_the_bonus_is_not),
         cmocka_unit_test(a_prompt_gets_the_rows_that_are_left_but_no_more_than_its_chunk_beside_decodes),
         cmocka_unit_test(who_takes_over_a_chain_has_no_proposals_of_the_one_before),
+        cmocka_unit_test(a_prompt_like_others_begins_with_the_drafters_that_were_right_there),
         cmocka_unit_test(the_longest_a_request_can_become_is_bounded_by_the_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -122,7 +122,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     l.max_stall_ns = number_of(words, n, "max_stall", 0);
     l.prefix_cache = number_of(words, n, "prefix_cache", 0);
     l.adaptive_budgets = number_of(words, n, "adaptive", 0);
-    l.lockstep = number_of(words, n, "lockstep", 0);
+    l.fusion = number_of(words, n, "lockstep", 0) ? SCHED_LOCKSTEP : SCHED_MERGE;
     l.draft_floor = (float)number_of(words, n, "floor", 0) / 100;
     sc->n_drafters = l.n_drafters;
     sc->n_groups = l.n_groups;
@@ -336,8 +336,10 @@ static void say_groups(text *out, const sched *s, uint32_t n_groups) {
         say(out, "    group %u: %s%s, %u running, blocks: %u used, %u reserved of %u, %llu steps, %llu rows\n", i,
             g.up ? "up" : "down", g.emptied ? ", drained" : "", g.running, g.blocks_used, g.blocks_reserved, g.blocks_total,
             (unsigned long long)g.steps, (unsigned long long)g.rows);
+        if (!g.moves_pay) say(out, "        a token is computed in %.0f ns: moves to it do not pay\n", g.prompt_token_ns);
     }
     sched_stats st = sched_get_stats(s);
+    if (st.move_token_ns > 0) say(out, "    a token moves in %.0f ns\n", st.move_token_ns);
     say(out, "    displaced: %llu\n", (unsigned long long)st.displaced);
     if (st.moves + st.moving > 0)
         say(out, "    moves: %u in flight, %llu over, %llu of them failed, %llu tokens moved\n", st.moving,
@@ -359,6 +361,7 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
                                         [SCHED_MOVED] = "moved",
                                         [SCHED_EMPTY] = "empty",
                                         [SCHED_FILL] = "fill",
+                                        [SCHED_FORGET] = "forget",
                                         [SCHED_TIMER] = "timer"};
     result_memory m = {0};
     char *at = strchr(words[0], '@');

@@ -26,9 +26,9 @@ static proto_register sample_register(void) {
                         .n_threads = 2,
                         .first_kv_head = 2,
                         .n_kv_heads = 3,
-                        .shm_address = "@consort",
-                        .mpi_address = "12",
-                        .tcp_address = "[::1]:65535"};
+                        .n_addresses = PROTO_MAX_TRANSPORTS,
+                        .addresses = {{"shm", "@consort"}, {"mpi", "12"}, {"7-bytes", "[::1]:65535"}, {.transport = "x"}}};
+    memset(r.addresses[3].address, 'a', PROTO_ADDRESS_BYTES - 1);
     for (int i = 0; i < 32; i++) r.model_hash[i] = (uint8_t)i, r.vocabulary_hash[i] = (uint8_t)(255 - i);
     return r;
 }
@@ -64,6 +64,7 @@ static void assert_register_refused(const proto_register *r, const char *expecte
 
 static void a_bad_registration_is_refused_by_its_field(void **state) {
     (void)state;
+    static const uint8_t key[32] = {1};
     proto_register r = sample_register();
     r.role[0] = 0;
     assert_register_refused(&r, "Register.role: is empty");
@@ -71,6 +72,14 @@ static void a_bad_registration_is_refused_by_its_field(void **state) {
     assert_register_refused(&r, "Register.hostname: byte 0x0a at 1: expected printable ASCII without spaces");
     r = sample_register(), r.group_rank = 2;
     assert_register_refused(&r, "Register.group_rank: 2 is not below group_size 2");
+    r = sample_register(), r.addresses[1].transport[0] = 0;
+    assert_register_refused(&r, "Register.addresses[1].transport: is empty");
+    r = sample_register(), r.addresses[2].address[0] = 0;
+    assert_register_refused(&r, "Register.addresses[2].address: is empty");
+    r = sample_register(), r.addresses[0].address[1] = '\x80';
+    assert_register_refused(&r, "Register.addresses[0].address: byte 0x80 at 1: expected printable ASCII without spaces");
+    r = sample_register(), r.addresses[2] = r.addresses[0];
+    assert_register_refused(&r, "Register.addresses[2].transport: shm, as in [0]");
     raw_message m = {.n = 0};
     st_error e;
     put_bytes(&m, 8, "12345678", 8);
@@ -79,6 +88,14 @@ static void a_bad_registration_is_refused_by_its_field(void **state) {
     m.n = 0, put_bytes(&m, 9, "short", 5);
     assert_int_equal(proto_register_decode(m.bytes, m.n, &r, &e), ST_FATAL_PROTOCOL);
     assert_string_equal(e.message, "Register.model_hash: 5 bytes; expected 32");
+    m.n = 0;
+    for (char i = 'a'; i <= 'e'; i++) {
+        const char address[] = {10, 1, i, 18, 1, 'x'};
+        put_bytes(&m, 26, address, sizeof address);
+    }
+    put_bytes(&m, 9, key, sizeof key), put_bytes(&m, 10, key, sizeof key);
+    assert_int_equal(proto_register_decode(m.bytes, m.n, &r, &e), ST_FATAL_PROTOCOL);
+    assert_string_equal(e.message, "Register.addresses: more than 4");
     m.n = 0;
     for (int i = 0; i < 4000; i++) put_bytes(&m, 99, "unknown", 7);
     assert_int_equal(proto_register_decode(m.bytes, m.n, &r, &e), ST_FATAL_PROTOCOL);

@@ -3,9 +3,10 @@
 
 static const uint8_t key[PROTO_KEY_BYTES] = {1, 2, 3, [15] = 255};
 static const uint32_t blocks[3] = {7, 0, UINT32_MAX};
+static const proto_address two[2] = {{"shm", "@x"}, {"tcp", "h:1"}}, one[1] = {{"mpi", "12"}};
 static const proto_flow flows[2] = {
-    {.peer = 3, .first_head = 4, .n_heads = 2, .shm = "@x", .mpi = "", .tcp = "h:1", .key = key},
-    {.peer = 0, .first_head = 0, .n_heads = 4, .shm = "", .mpi = "12", .tcp = "", .key = key},
+    {.peer = 3, .first_head = 4, .n_heads = 2, .n_addresses = 2, .addresses = two, .key = key},
+    {.peer = 0, .first_head = 0, .n_heads = 4, .n_addresses = 1, .addresses = one, .key = key},
 };
 
 static proto_move sample(void) {
@@ -35,9 +36,7 @@ static void assert_same(const proto_move *a, const proto_move *b) {
     for (uint32_t i = 0; i < a->n_flows; i++) {
         const proto_flow *f = &a->flows[i], *g = &b->flows[i];
         assert_true(f->peer == g->peer && f->first_head == g->first_head && f->n_heads == g->n_heads);
-        assert_string_equal(f->shm, g->shm);
-        assert_string_equal(f->mpi, g->mpi);
-        assert_string_equal(f->tcp, g->tcp);
+        assert_same_addresses(f->addresses, f->n_addresses, g->addresses, g->n_addresses);
         assert_memory_equal(f->key, g->key, PROTO_KEY_BYTES);
     }
     assert_memory_equal(&a->scratch, &b->scratch, sizeof a->scratch);
@@ -72,10 +71,9 @@ static void an_order_to_move_comes_back_as_it_went(void **state) {
 static void an_order_that_cannot_be_is_refused_by_its_field(void **state) {
     (void)state;
     proto_flow f[1] = {flows[0]};
+    proto_address addresses[2];
     proto_move back;
     arena a;
-    char longest[PROTO_ADDRESS_BYTES + 1];
-    memset(longest, 'x', sizeof longest), longest[PROTO_ADDRESS_BYTES] = 0;
     static const char *const said[] = {
         "Move: id: 0 is none",
         "Move: generation: 0; expected 1 or more",
@@ -87,9 +85,9 @@ static void an_order_that_cannot_be_is_refused_by_its_field(void **state) {
         "Move: blocks: 3 for 64 tokens",
         "Move: n_ready: 4 of 3 blocks",
         "Move: flows[0]: n_heads: 0; expected 1 or more",
-        "Move: flows[0]: shm, mpi, tcp: the peer has no address",
-        "Move: flows[0]: tcp: 128 bytes are outside 0 .. 127",
-        "Move: flows[0]: shm: byte 0x20 at 1: expected printable ASCII without spaces",
+        "Move: flows[0]: addresses: 0; expected 1 to 4",
+        "Move: flows[0]: addresses[1].transport: shm, as in [0]",
+        "Move: flows[0]: addresses[0].address: byte 0x20 at 1: expected printable ASCII without spaces",
         "Move: scratch: 1 pieces of 8388864 bytes; expected up to 65536 of a multiple of 256 up to 8388608",
         "Move: scratch: 65537 pieces of 256 bytes; expected up to 65536 of a multiple of 256 up to 8388608",
         "Move: scratch: 1 pieces of 255 bytes; expected up to 65536 of a multiple of 256 up to 8388608",
@@ -98,6 +96,8 @@ static void an_order_that_cannot_be_is_refused_by_its_field(void **state) {
         proto_move m = sample();
         st_error e = {0};
         f[0] = flows[0];
+        memcpy(addresses, two, sizeof two);
+        f[0].addresses = addresses;
         if (i >= 9) m.flows = f, m.n_flows = 1;
         switch (i) {
         case 0: m.id = 0; break;
@@ -110,9 +110,9 @@ static void an_order_that_cannot_be_is_refused_by_its_field(void **state) {
         case 7: m.n_tokens = 64; break;
         case 8: m.n_ready = 4; break;
         case 9: f[0].n_heads = 0; break;
-        case 10: f[0].shm = f[0].tcp = ""; break;
-        case 11: f[0].tcp = longest; break;
-        case 12: f[0].shm = "a b"; break;
+        case 10: f[0].n_addresses = 0; break;
+        case 11: addresses[1] = addresses[0]; break;
+        case 12: addresses[0].address[1] = ' '; break;
         case 13: m.scratch = (proto_scratch){PROTO_MAX_SCRATCH_BYTES + 256, 1, false}; break;
         case 14: m.scratch = (proto_scratch){256, PROTO_MAX_SCRATCH_PIECES + 1, false}; break;
         case 15: m.scratch = (proto_scratch){255, 1, false}; break;
@@ -148,7 +148,7 @@ static void more_flows_than_a_rank_takes_are_refused(void **state) {
     raw_message m = {.n = 0}, f = {.n = 0};
     proto_move back;
     st_error e = {0};
-    put_number(&f, 3, 1), put_bytes(&f, 4, "x", 1), put_bytes(&f, 7, key, sizeof key);
+    put_number(&f, 3, 1), put_bytes(&f, 4, "\x0a\1s\x12\1x", 6), put_bytes(&f, 5, key, sizeof key);
     put_number(&m, 1, 1), put_number(&m, 2, 1), put_number(&m, 5, 1), put_number(&m, 8, 4), put_number(&m, 9, 1);
     put_number(&m, 11, 0);
     for (uint32_t i = 0; i <= PROTO_MAX_FLOWS; i++) {
@@ -163,6 +163,34 @@ static void more_flows_than_a_rank_takes_are_refused(void **state) {
     assert_int_equal(proto_move_decode(m.bytes, m.n, &a, &back, &e), ST_FATAL_PROTOCOL);
     assert_string_equal(e.message, "Move: flows: 65 are over 64");
     arena_deinit(&a);
+}
+
+/* Longer than any of ours. */
+static void an_address_too_many_or_too_long_is_refused(void **state) {
+    (void)state;
+    static const char *const said[] = {"Move: flows[0]: addresses: 5; expected 1 to 4",
+                                       "Move: flows[0]: addresses[0].transport: 8 bytes are outside 0 .. 7",
+                                       "Move: flows[0]: addresses[0].address: 128 bytes are outside 0 .. 127"};
+    char longest[PROTO_ADDRESS_BYTES];
+    memset(longest, 'x', sizeof longest);
+    for (int i = 0; i < 3; i++) {
+        raw_message m = {.n = 0}, f = {.n = 0};
+        proto_move back;
+        st_error e = {0};
+        for (char name = 'a'; name <= (i ? 'a' : 'e'); name++) {
+            raw_message address = {.n = 0};
+            put_bytes(&address, 1, i == 1 ? "12345678" : &name, i == 1 ? 8 : 1);
+            put_bytes(&address, 2, longest, i == 2 ? PROTO_ADDRESS_BYTES : 1);
+            put_bytes(&f, 4, address.bytes, address.n);
+        }
+        put_number(&f, 3, 1), put_bytes(&f, 5, key, sizeof key);
+        put_number(&m, 1, 1), put_number(&m, 2, 1), put_number(&m, 5, 1), put_number(&m, 8, 4), put_number(&m, 9, 1);
+        put_number(&m, 11, 0), put_bytes(&m, 12, f.bytes, f.n);
+        arena a = arena_for(m.n);
+        assert_int_equal(proto_move_decode(m.bytes, m.n, &a, &back, &e), ST_FATAL_PROTOCOL);
+        assert_string_equal(e.message, said[i]);
+        arena_deinit(&a);
+    }
 }
 
 static void what_follows_an_order_comes_back_as_it_went(void **state) {
@@ -217,6 +245,7 @@ int main(void) {
         cmocka_unit_test(an_order_that_cannot_be_is_refused_by_its_field),
         cmocka_unit_test(cut_orders_are_no_orders),
         cmocka_unit_test(more_flows_than_a_rank_takes_are_refused),
+        cmocka_unit_test(an_address_too_many_or_too_long_is_refused),
         cmocka_unit_test(what_follows_an_order_comes_back_as_it_went),
         cmocka_unit_test(what_follows_an_order_is_refused_where_it_cannot_be),
     };

@@ -170,6 +170,8 @@ static proto_status sample_status(proto_worker_status *workers, uint32_t n) {
         proto_register *r = &workers[i].info;
         *r = (proto_register){.rank = i, .group_size = 1, .role = "verifier", .hostname = "localhost", .kv_blocks = any64(&s)};
         for (int k = 0; k < 32; k++) r->model_hash[k] = (uint8_t)draw(&s);
+        for (; r->n_addresses < i % (PROTO_MAX_TRANSPORTS + 1); r->n_addresses++)
+            r->addresses[r->n_addresses] = (proto_address){{(char)('a' + r->n_addresses)}, "somewhere"};
     }
     return x;
 }
@@ -203,6 +205,43 @@ static void assert_same_status(const proto_status *a, const proto_status *b) {
         assert_true(x->followed == y->followed && x->kv_blocks_held == y->kv_blocks_held && x->dropped == y->dropped);
         assert_int_equal(x->steps, y->steps);
         assert_true(x->drained == y->drained && x->requests == y->requests);
+    }
+}
+
+static void a_measurement_comes_back_as_it_went(void **state) {
+    (void)state;
+    proto_measurement v = {"shm", 25600, 1, 2, 2.5e9, 4e9, .prompt_tokens = 0}, back;
+    proto_bytes b;
+    st_error e = {0};
+    for (int i = 0; i < 2; i++) { /* and one of a prompt */
+        assert_int_equal(proto_measurement_encode(&v, &b), ST_OK);
+        if (proto_measurement_decode(b.bytes, b.n, &back, &e)) fail_msg("%s", e.message);
+        assert_string_equal(back.transport, v.transport);
+        assert_true(back.block_bytes == v.block_bytes && back.source == v.source && back.target == v.target);
+        assert_true(back.bytes_per_s == v.bytes_per_s && back.raw_bytes_per_s == v.raw_bytes_per_s);
+        assert_true(back.prompt_tokens == v.prompt_tokens && back.move_ns == v.move_ns);
+        assert_true(back.crossover_tokens == v.crossover_tokens);
+        assert_true(back.move_token_ns == v.move_token_ns && back.prompt_token_ns == v.prompt_token_ns);
+        proto_bytes_free(&b);
+        v.prompt_tokens = 1000, v.move_ns = UINT64_MAX, v.crossover_tokens = 32, v.move_token_ns = 1.5, v.prompt_token_ns = 7e5;
+    }
+    v.prompt_token_ns = NAN;
+    assert_int_equal(proto_measurement_encode(&v, &b), ST_OK);
+    assert_int_equal(proto_measurement_decode(b.bytes, b.n, &back, &e), ST_ERR_FORMAT);
+    proto_bytes_free(&b);
+}
+
+static void a_call_to_measure_names_a_prompt_or_none(void **state) {
+    (void)state;
+    const uint32_t tokens[] = {0, 1, PROTO_MAX_PROMPT_TOKENS, PROTO_MAX_PROMPT_TOKENS + 1};
+    for (int i = 0; i < 4; i++) {
+        proto_bytes b;
+        uint32_t back = 7;
+        st_error e = {0};
+        assert_int_equal(proto_measure_request_encode(tokens[i], &b), ST_OK);
+        assert_int_equal(proto_measure_request_decode(b.bytes, b.n, &back, &e), i < 3 ? ST_OK : ST_ERR_INVALID_ARGUMENT);
+        assert_int_equal(back, i < 3 ? tokens[i] : 7);
+        proto_bytes_free(&b);
     }
 }
 
@@ -360,6 +399,8 @@ int main(void) {
         cmocka_unit_test(bad_spans_are_refused),
         cmocka_unit_test(habits_come_back_as_they_went),
         cmocka_unit_test(a_reply_with_bad_figures_is_refused),
+        cmocka_unit_test(a_measurement_comes_back_as_it_went),
+        cmocka_unit_test(a_call_to_measure_names_a_prompt_or_none),
         cmocka_unit_test(a_call_to_drain_comes_back_as_it_went),
         cmocka_unit_test(a_status_comes_back_as_it_went),
         cmocka_unit_test(a_status_with_a_bad_worker_is_refused_by_its_index),

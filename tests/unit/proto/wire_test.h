@@ -112,6 +112,14 @@ static inline float *some_bias(source *s, arena *a, uint32_t n) {
     return p;
 }
 
+static inline void assert_same_addresses(const proto_address *a, uint32_t n_a, const proto_address *b, uint32_t n_b) {
+    assert_int_equal(n_a, n_b);
+    for (uint32_t i = 0; i < n_a; i++) {
+        assert_string_equal(a[i].transport, b[i].transport);
+        assert_string_equal(a[i].address, b[i].address);
+    }
+}
+
 /* Member by member: padding has no value. */
 static inline void assert_same_register(const proto_register *a, const proto_register *b) {
 #define U(name)    assert_int_equal(a->name, b->name);
@@ -121,6 +129,7 @@ static inline void assert_same_register(const proto_register *a, const proto_reg
 #undef U
 #undef WORD
 #undef HASH
+    assert_same_addresses(a->addresses, a->n_addresses, b->addresses, b->n_addresses);
 }
 
 /* Bytes of a message written by hand: varints, tags, lengths. */

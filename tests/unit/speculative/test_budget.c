@@ -240,91 +240,8 @@ static void any_division_is_the_best_prefix_of_all_nodes_in_order(void **state) 
 
 /* ---- whether to ask ---- */
 
-static void waiting_that_does_not_pay_is_given_up_and_tried_now_and_then(void **state) {
-    (void)state;
-    spec_worth w = {0};
-    const spec_yield good = {2, 5e6}, plain = {1, 4e6}, bad = {1.05, 5e6};
-    uint64_t now = 1000000000;
-    for (int i = 0; i < 20; i++, now += 5000000) {
-        assert_true(spec_worth_asking(&w, spec_worth_kind(1, 0), now));
-        spec_worth_learn(&w, spec_worth_kind(1, 0), good, plain, 1000000, now);
-    }
-    uint32_t n_more = 0; /* rounds until it is given up */
-    for (; spec_worth_asking(&w, spec_worth_kind(1, 0), now) && n_more < 100; n_more++, now += 5000000)
-        spec_worth_learn(&w, spec_worth_kind(1, 0), bad, plain, 1000000, now);
-    assert_true(n_more > 5 && n_more < 40);
-    assert_false(spec_worth_asking(&w, spec_worth_kind(9, 0), now)); /* what does not pay for one does not for nine */
-    uint32_t asked = 0;
-    for (uint32_t i = 0; i < 1000; i++, now += 4000000)
-        if (spec_worth_asking(&w, spec_worth_kind(1, 0), now)) {
-            asked++;
-            spec_worth_learn(&w, spec_worth_kind(1, 0), bad, plain, 1000000, now);
-        }
-    assert_in_range(asked, 15, 21); /* each costs 1 ms of 4 s */
-    uint32_t n_probes = 0;          /* from when on it pays again */
-    for (; n_probes < 50; now += 4000000) {
-        if (!spec_worth_asking(&w, spec_worth_kind(1, 0), now)) continue;
-        spec_worth_learn(&w, spec_worth_kind(1, 0), good, plain, 1000000, now);
-        if (spec_worth_asking(&w, spec_worth_kind(1, 0), now)) break; /* not for the time that has passed */
-        n_probes++;
-    }
-    assert_true(n_probes < 5);
-}
-
-static void a_first_bad_round_does_not_decide(void **state) {
-    (void)state;
-    spec_worth w = {0};
-    for (uint32_t i = 0; i < 4; i++) {
-        assert_true(spec_worth_asking(&w, spec_worth_kind(40, 0), 100 + i));
-        spec_worth_learn(&w, spec_worth_kind(40, 0), (spec_yield){40, 9e6}, (spec_yield){40, 8e6}, 1000000, 100 + i);
-    }
-    assert_false(spec_worth_asking(&w, spec_worth_kind(40, 0), 104));
-    assert_false(spec_worth_asking(&w, spec_worth_kind(33, 0), 104)); /* the same power of two */
-    assert_true(spec_worth_asking(&w, spec_worth_kind(31, 0), 104));
-    assert_true(spec_worth_asking(&w, spec_worth_kind(0, 0), 104)); /* of fewer nothing is known */
-    assert_false(spec_worth_asking(&w, spec_worth_kind(UINT32_MAX, 0), 104));
-    assert_false(spec_worth_asking(&w, spec_worth_kind(40, 0.5), 104)); /* nor where lookup has a guess */
-    assert_int_equal(spec_worth_kind(40, 0.5), spec_worth_kind(63, 0.7));
-    assert_true(spec_worth_kind(UINT32_MAX, 1e9) == SPEC_ROUND_KINDS - 1 && spec_worth_kind(0, 0) == 0);
-}
-
-static void an_unknown_kind_is_held_to_be_as_the_nearest_known(void **state) {
-    (void)state;
-    spec_worth w = {0};
-    const spec_yield good = {2, 5e6}, plain = {1, 4e6}, bad = {1.05, 5e6};
-    for (int i = 0; i < 4; i++) {
-        spec_worth_learn(&w, spec_worth_kind(1, 0), good, plain, 1000000, 100);
-        spec_worth_learn(&w, spec_worth_kind(8, 1), bad, plain, 1000000, 100);
-    }
-    assert_true(spec_worth_asking(&w, spec_worth_kind(1, 3), 104) && spec_worth_asking(&w, spec_worth_kind(7, 3), 104));
-    assert_true(spec_worth_asking(&w, spec_worth_kind(16, 0), 104)); /* the load of 8 is only known where there is a match */
-    assert_false(spec_worth_asking(&w, spec_worth_kind(8, 3), 104) || spec_worth_asking(&w, spec_worth_kind(16, 1), 104));
-    for (int i = 0; i < 4; i++) spec_worth_learn(&w, spec_worth_kind(16, 1), good, plain, 1000000, 100);
-    assert_true(spec_worth_asking(&w, spec_worth_kind(16, 1), 104)); /* its own rounds say otherwise */
-    assert_false(spec_worth_asking(&w, spec_worth_kind(8, 3), 104));
-}
-
-static void kinds_that_do_not_pay_share_their_probes(void **state) {
-    (void)state;
-    spec_worth w = {0};
-    const spec_yield plain = {1, 4e6}, bad = {1.05, 5e6};
-    const uint32_t kinds[] = {spec_worth_kind(8, 0), spec_worth_kind(16, 0), spec_worth_kind(16, 1), spec_worth_kind(16, 3)};
-    uint64_t now = 1000000000;
-    uint32_t asked = 0;
-    for (int i = 0; i < 4; i++)
-        for (int k = 0; k < 4; k++) spec_worth_learn(&w, kinds[k], bad, plain, 1000000, now);
-    for (uint32_t i = 0; i < 1000; i++, now += 4000000)
-        if (spec_worth_asking(&w, kinds[i % 4], now)) {
-            asked++;
-            spec_worth_learn(&w, kinds[i % 4], bad, plain, 1000000, now);
-        }
-    assert_in_range(asked, 15, 21); /* each costs 1 ms of 4 s, whatever its kind */
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_unknown_kind_is_held_to_be_as_the_nearest_known),
-        cmocka_unit_test(kinds_that_do_not_pay_share_their_probes),
         cmocka_unit_test(before_a_measurement_a_row_more_is_held_for_a_tenth),
         cmocka_unit_test(a_staircase_is_learned_from_noisy_steps),
         cmocka_unit_test(rows_that_nobody_runs_follow_the_machine_and_their_neighbours),
@@ -337,8 +254,6 @@ int main(void) {
         cmocka_unit_test(what_no_step_has_shown_is_explored),
         cmocka_unit_test(what_was_waited_makes_more_drafts_pay),
         cmocka_unit_test(any_division_is_the_best_prefix_of_all_nodes_in_order),
-        cmocka_unit_test(waiting_that_does_not_pay_is_given_up_and_tried_now_and_then),
-        cmocka_unit_test(a_first_bad_round_does_not_decide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -155,13 +155,16 @@ static void end(world *w) {
 typedef struct {
     proto_move move;
     proto_flow flows[2];
+    proto_address addresses[2][PROTO_MAX_TRANSPORTS];
     uint8_t keys[2][PROTO_KEY_BYTES];
 } order;
 
-static const char *address_of(const rank *r, const char *name) {
-    for (uint32_t i = 0; i < r->n_transports; i++)
-        if (!strcmp(r->transports[i]->ops->name, name)) return r->transports[i]->address;
-    return "";
+static uint32_t addresses_of(const rank *r, proto_address *out) {
+    for (uint32_t i = 0; i < r->n_transports; i++) {
+        snprintf(out[i].transport, sizeof out[i].transport, "%s", r->transports[i]->ops->name);
+        snprintf(out[i].address, sizeof out[i].address, "%s", r->transports[i]->address);
+    }
+    return r->n_transports;
 }
 
 /* Heads 0-1 come from rank 0, head 2 from rank 1. */
@@ -184,9 +187,8 @@ static void fill(order *o, const world *w, uint64_t id, uint32_t i) {
         o->flows[n] = (proto_flow){.peer = target ? s : 0,
                                    .first_head = s ? 2 : 0,
                                    .n_heads = s ? 1 : 2,
-                                   .shm = address_of(peer, "shm"),
-                                   .mpi = "",
-                                   .tcp = address_of(peer, "tcp"),
+                                   .n_addresses = addresses_of(peer, o->addresses[n]),
+                                   .addresses = o->addresses[n],
                                    .key = o->keys[n]};
     }
     o->move.flows = o->flows;
@@ -385,8 +387,8 @@ static void orders_that_a_rank_cannot_carry_out_are_answered(void **state) {
         case 1: o.flows[1].n_heads = 2; break;
         case 2: o.flows[0].first_head = UINT32_MAX; break;
         case 3: snprintf(o.move.way, sizeof o.move.way, "shm"), expected = ST_ERR_UNSUPPORTED; break;
-        case 4: o.flows[0].tcp = "", expected = ST_ERR_UNSUPPORTED; break;
-        default: o.move.n_flows = 0, expected = ST_OK; /* another rank has it all */
+        case 4: o.addresses[0][0].transport[0] = 'x', expected = ST_ERR_UNSUPPORTED; break; /* a kind that it does not have */
+        default: o.move.n_flows = 0, expected = ST_OK;                                      /* another rank has it all */
         }
         assert_int_equal(mover_order(r->mover, &o.move), ST_OK);
         proto_moved m = wait_for(r, i + 1);
