@@ -112,7 +112,8 @@ typedef struct {
     const void *(*host)(kernels_device *d, kernels_view v, size_t n_bytes);
     void (*copy)(kernels_device *d, kernels_view to, kernels_view from, size_t n_bytes); /* must not overlap */
     /* Bytes of a buffer from at_bytes on, of any alignment, to and from the host; done when they return. Unlike all else these
-     * may be called by a second thread while the device computes with other bytes (KV that moves between groups). */
+     * may be called by a second thread while the device computes with other bytes (KV that moves between groups). What is poked
+     * is taken to be read later, not at once. */
     void (*peek)(kernels_device *d, void *to, const kernels_buffer *from, size_t at_bytes, size_t n_bytes);
     void (*poke)(kernels_device *d, kernels_buffer *to, size_t at_bytes, const void *from, size_t n_bytes);
     ST_CHECKED st_code (*wait)(kernels_device *d); /* all operations before are done */
@@ -175,5 +176,9 @@ typedef struct {
  * or "auto": the one that the environment variable CONSORT_ISA names, if it is set, or the best that this processor has. Static.
  * Errors: ST_ERR_UNSUPPORTED names what was asked and what there is. */
 ST_CHECKED st_code kernels_pick(const char *isa, const kernels_ops **out, st_error *e);
+
+/* memcpy for what is not read soon: past the caches, where the processor can and n is worth it. Written before anything that
+ * comes after it. Any thread. */
+void kernels_copy_past_cache(void *to, const void *from, size_t n);
 
 #endif

@@ -42,9 +42,9 @@ size_t kv_store_bytes(const kv_store *s);
 /* Takes note that a plan names these blocks. Errors: ST_FATAL_PROTOCOL (index out of range, or a generation older than the last).
  */
 ST_CHECKED st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t n, st_error *e);
-/* A piece of a transfer out of a block, and into it. p->heads are counted among those of the store, and p->block is not looked
- * at. No generation is looked at either: those are the step thread's. Errors: ST_ERR_INVALID_ARGUMENT (block, layer, heads,
- * tokens, rows or n not as the store has them; nothing was read or written). */
+/* A part of a piece out of a block, and into it: bytes[n], of its rows from p->first_byte on. p->heads are counted among those of
+ * the store, and p->block is not looked at. No generation is looked at either: those are the step thread's. Errors:
+ * ST_ERR_INVALID_ARGUMENT (block, layer, heads, tokens, rows or bytes not as the store has them; nothing was read or written). */
 ST_CHECKED st_code kv_store_load(const kv_store *s, uint32_t block, const kv_piece *p, uint8_t *bytes, size_t n);
 ST_CHECKED st_code kv_store_store(kv_store *s, uint32_t block, const kv_piece *p, const uint8_t *bytes, size_t n);
 

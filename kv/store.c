@@ -98,8 +98,10 @@ static st_code find_runs(const kv_store *s, uint32_t block, const kv_piece *p, s
     const size_t row[2] = {kernels_kv_row_bytes(v->type[0], v->head_dim), kernels_kv_row_bytes(v->type[1], v->head_dim)};
     if (block >= v->n_blocks || p->layer >= v->n_layers || p->heads.n < 1 || p->heads.first >= v->n_kv_heads ||
         p->heads.n > v->n_kv_heads - p->heads.first || p->n_tokens < 1 || p->n_tokens > NOUNS_BLOCK_TOKENS ||
-        p->token_bytes != row[0] + row[1] || n != (row[0] + row[1]) * p->n_tokens * p->heads.n)
+        p->token_bytes != row[0] + row[1])
         return ST_ERR_INVALID_ARGUMENT;
+    const size_t all = (row[0] + row[1]) * p->n_tokens * p->heads.n;
+    if (n < 1 || p->first_byte >= all || n > all - p->first_byte) return ST_ERR_INVALID_ARGUMENT;
     size_t at = block * kernels_kv_block_bytes(v) + p->layer * kernels_kv_layer_bytes(v);
     for (int i = 0; i < 2; i++) {
         const size_t head = row[i] * NOUNS_BLOCK_TOKENS, first = at + p->heads.first * head;
@@ -110,20 +112,38 @@ static st_code find_runs(const kv_store *s, uint32_t block, const kv_piece *p, s
     return ST_OK;
 }
 
+typedef struct {
+    size_t at, skip, n; /* in the store; bytes of the part before it; its bytes, 0: none */
+} share;
+
+/* What of a run, with so many bytes of rows before it, belongs to the part. */
+static share share_of(const runs *k, uint32_t r, size_t before, const kv_piece *p, size_t n) {
+    const size_t first = p->first_byte, run_end = before + k->run_bytes, end = run_end < first + n ? run_end : first + n;
+    const size_t begin = before < first ? first : before;
+    if (begin >= end) return (share){0};
+    return (share){k->at + r * k->stride_bytes + (begin - before), begin - first, end - begin};
+}
+
 st_code kv_store_load(const kv_store *s, uint32_t block, const kv_piece *p, uint8_t *bytes, size_t n) {
     runs k[2];
+    size_t before = 0;
     st_code code = find_runs(s, block, p, n, k);
     for (int i = 0; !code && i < 2; i++)
-        for (uint32_t r = 0; r < k[i].n_runs; r++, bytes += k[i].run_bytes)
-            s->ops->peek(s->device, bytes, s->view.at.buffer, k[i].at + r * k[i].stride_bytes, k[i].run_bytes);
+        for (uint32_t r = 0; r < k[i].n_runs; r++, before += k[i].run_bytes) {
+            const share h = share_of(&k[i], r, before, p, n);
+            if (h.n) s->ops->peek(s->device, bytes + h.skip, s->view.at.buffer, h.at, h.n);
+        }
     return code;
 }
 
 st_code kv_store_store(kv_store *s, uint32_t block, const kv_piece *p, const uint8_t *bytes, size_t n) {
     runs k[2];
+    size_t before = 0;
     st_code code = find_runs(s, block, p, n, k);
     for (int i = 0; !code && i < 2; i++)
-        for (uint32_t r = 0; r < k[i].n_runs; r++, bytes += k[i].run_bytes)
-            s->ops->poke(s->device, s->view.at.buffer, k[i].at + r * k[i].stride_bytes, bytes, k[i].run_bytes);
+        for (uint32_t r = 0; r < k[i].n_runs; r++, before += k[i].run_bytes) {
+            const share h = share_of(&k[i], r, before, p, n);
+            if (h.n) s->ops->poke(s->device, s->view.at.buffer, h.at, bytes + h.skip, h.n);
+        }
     return code;
 }

@@ -1,21 +1,23 @@
-/* One end of a flow of KV pieces.
+/* One end of a flow of KV.
  *
  *     target ── HELLO: nonce T, flow ───────────────────────────────────────────> source
  *     target <── WELCOME: nonce S, flow, tag "source" ─────────────────────────── source
- *     target ── ASK: first piece it lacks, bits of the WINDOW from there, tag "target" ──> source     again and again
- *     target <── PIECE: rows ... or ALIVE: none of these is ready ─────────────── source
+ *     target ── ASK: first part it lacks, bits of the WINDOW from there, tag "target" ───> source     again and again
+ *     target <── PART: rows ... or ALIVE: none of these is ready ──────────────── source
  *     either ── END: why, tag ──────────────────────────────────────────────────> the other
  *
  * What: the target asks, the source only answers, so all that has to be known about lost messages is one window of bits at the
- * target. An ASK that says `again` wants what its bits say, another one only pieces that were never sent. A message is a head, a
+ * target. An ASK that says `again` wants what its bits say, another one only parts that were never sent. A message is a head, a
  * body and the XXH3-64 of both under the session's key (0 before there is one):
  *
  *     0 magic "CKV1" | 4 version | 8 type | 12 generation | 16 id | 24 serial | 28 index | 32 n | 36 body [n] | 36 + n check
  *
  * Tags and key are hooks.tag (HMAC-SHA256 under the cluster's secret) of a label and of both ends' nonce and flow: who has not
- * the secret ends no transfer, is sent no piece and has none stored; a message of another session or generation does not check.
+ * the secret ends no transfer, is sent no part and has none stored; a message of another session or generation does not check.
  * Why slots: a transport writes into slots and never into blocks, so bytes are checked before they touch a block, and a block has
- * no write in flight, whatever the peer does. Road not taken: to receive into the block, which saves a copy.
+ * no write in flight, whatever the peer does. Road not taken: to receive into the block, which saves a copy. Why parts: a slot
+ * is written, read for its checksum and read by the transport, or the other way round; where all slots together fit a processor's
+ * own cache, only the block and the wire are memory.
  * Limits: one size of block (block_tokens is compared, not converted); the last END may be lost, the source then waits for its
  * lease to run out; who can read the wire can read the KV. */
 #include "kv/transfer.h"
@@ -25,24 +27,26 @@
 #include <string.h>
 
 enum {
-    VERSION = 1,
-    WINDOW = 64, /* pieces: bits of an ASK */
-    N_NUMBERS = 11,
+    VERSION = 2,
+    WINDOW = 64, /* parts: bits of an ASK */
+    N_NUMBERS = 12,
     FLOW_BYTES = KV_TRANSFER_HASH_BYTES + 16 + 4 * N_NUMBERS,
     HALF_BYTES = KV_TRANSFER_NONCE_BYTES + FLOW_BYTES, /* what one end says of itself */
     LABEL_BYTES = 16,
     TRANSCRIPT_BYTES = LABEL_BYTES + 12 + 2 * HALF_BYTES,
     HEAD_BYTES = 36,
     CHECK_BYTES = 8,
-    SMALL_BYTES = HEAD_BYTES + HALF_BYTES + KV_TRANSFER_TAG_BYTES + CHECK_BYTES, /* a WELCOME, the longest but for pieces */
+    SMALL_BYTES = HEAD_BYTES + HALF_BYTES + KV_TRANSFER_TAG_BYTES + CHECK_BYTES, /* a WELCOME, the longest but for parts */
     MAX_TOKEN_BYTES = 1 << 15, /* with the next: sizes fit 64 bits with room to spare */
     MAX_HEADS = 1 << 12,
     MAX_PIECES = 1 << 24, /* 128 layers of 4 million tokens */
+    MAX_PARTS = 1 << 30,
+    LINE_BYTES = 64,
     MAX_SLOTS = KV_TRANSFER_MAX_SLOTS + KV_TRANSFER_CONTROL_SLOTS,
 };
 static const uint32_t MAGIC = 0x31564b43; /* "CKV1" */
 
-typedef enum { HELLO = 1, WELCOME, ASK, PIECE, ALIVE, END } message_type; /* those behind WELCOME belong to a session */
+typedef enum { HELLO = 1, WELCOME, ASK, PART, ALIVE, END } message_type; /* those behind WELCOME belong to a session */
 typedef enum { BECAUSE_DONE, BECAUSE_CANCELLED, BECAUSE_FAILED, BECAUSE_MISMATCH, N_REASONS } reason;
 typedef enum { ACCEPTED, DOUBLED, STALE, DAMAGED } verdict;
 typedef enum { RUNNING, CLOSING, CLOSED_SOON, OVER } phase; /* CLOSING: posts are in flight; CLOSED_SOON: KV_CLOSE was said */
@@ -72,14 +76,14 @@ struct kv_transfer {
     bool proven;            /* the peer's tag was right */
     uint32_t other_version; /* that a whole message had; 0: none */
     uint32_t serial, heard; /* last sent; newest received */
-    uint32_t base;          /* target: the first piece not stored; source: the same, as it was told */
+    uint32_t base;          /* target: the first part not stored; source: the same, as it was told */
     uint64_t bits;          /* of base ...: target: stored; source: to be sent */
-    uint32_t next;          /* source: no piece from here on was ever sent */
+    uint32_t next;          /* source: no part from here on was ever sent */
     uint32_t asked_base, tries, n_failed;
     bool again;
-    uint64_t lease_at, asked_at, piece_at, close_at; /* times in ns */
-    uint32_t *ready;                                 /* source: [n_layers] blocks */
-    slot slots[MAX_SLOTS];                           /* n_slots for pieces, then the control slots */
+    uint64_t lease_at, asked_at, part_at, close_at; /* times in ns */
+    uint32_t *ready;                                /* source: [n_layers] blocks */
+    slot slots[MAX_SLOTS];                          /* n_slots for parts, then the control slots */
 };
 
 /* ---- which flows there are ---- */
@@ -113,33 +117,54 @@ st_code kv_transfer_heads(const kv_heads *held, uint32_t n_ranks, uint32_t sourc
 
 /* ---- sizes ---- */
 
+static size_t aligned(size_t bytes) { return (bytes + LINE_BYTES - 1) & ~(size_t)(LINE_BYTES - 1); }
+
 static uint32_t blocks_of(const kv_flow *f) {
     return (uint32_t)(((uint64_t)f->n_tokens + f->block_tokens - 1) / f->block_tokens);
 }
 
-static kv_piece piece_of(const kv_flow *f, uint32_t index) {
-    uint32_t n_blocks = blocks_of(f), by_block = f->order == KV_BY_BLOCK;
-    kv_piece p = {.heads = f->heads, .token_bytes = f->token_bytes, .n_tokens = f->block_tokens};
-    p.block = by_block ? index / f->n_layers : index % n_blocks;
-    p.layer = by_block ? index % f->n_layers : index / n_blocks;
-    if (p.block == n_blocks - 1) p.n_tokens = f->n_tokens - p.block * f->block_tokens;
-    return p;
+static uint32_t tokens_of(const kv_flow *f, uint32_t block) { /* of a sequence in this block */
+    return block < blocks_of(f) - 1 ? f->block_tokens : f->n_tokens - block * f->block_tokens;
 }
 
-static size_t piece_bytes(const kv_piece *p) { return (size_t)p->heads.n * p->n_tokens * p->token_bytes; }
+static size_t piece_bytes(const kv_flow *f, uint32_t n_tokens) { return (size_t)f->heads.n * n_tokens * f->token_bytes; }
+
+static uint32_t parts_of(const kv_flow *f, uint32_t n_tokens) { /* of a piece with so many */
+    return (uint32_t)((piece_bytes(f, n_tokens) + f->part_bytes - 1) / f->part_bytes);
+}
+
+static uint64_t count_parts(const kv_flow *f) {
+    const uint32_t last = blocks_of(f) - 1;
+    return f->n_layers * ((uint64_t)last * parts_of(f, f->block_tokens) + parts_of(f, tokens_of(f, last)));
+}
+
+/* The parts of a piece are of one size, in whole cache lines, but for the last. *n: bytes of this one. */
+static kv_piece part_of(const kv_flow *f, uint32_t index, size_t *n) {
+    const uint32_t last = blocks_of(f) - 1, n_full = parts_of(f, f->block_tokens), n_last = parts_of(f, tokens_of(f, last));
+    const uint32_t n_layers = f->order == KV_BY_BLOCK ? f->n_layers : 1; /* that stand side by side */
+    const uint32_t run = n_layers * (last * n_full + n_last), at = index % run, before = n_layers * last * n_full;
+    const uint32_t n_parts = at < before ? n_full : n_last, piece = (at < before ? at : at - before) / n_parts;
+    kv_piece p = {.heads = f->heads, .token_bytes = f->token_bytes};
+    p.block = at < before ? piece / n_layers : last;
+    p.layer = f->order == KV_BY_BLOCK ? piece % n_layers : index / run;
+    p.n_tokens = tokens_of(f, p.block);
+    const size_t all = piece_bytes(f, p.n_tokens), each = aligned((all + n_parts - 1) / n_parts);
+    p.first_byte = (at < before ? at : at - before) % n_parts * each;
+    *n = all - p.first_byte < each ? all - p.first_byte : each;
+    return p;
+}
 
 static bool flow_ok(const kv_flow *f) {
     return f->order <= KV_BY_LAYER && f->n_layers && f->head_dim && f->block_tokens && f->n_tokens && f->token_bytes &&
            f->token_bytes <= MAX_TOKEN_BYTES && f->n_kv_heads && f->n_kv_heads <= MAX_HEADS && f->heads.n &&
            (uint64_t)f->heads.first + f->heads.n <= f->n_kv_heads && (uint64_t)blocks_of(f) * f->n_layers <= MAX_PIECES &&
-           (uint64_t)f->heads.n * f->token_bytes * f->block_tokens <= KV_TRANSFER_MAX_PIECE_BYTES;
+           (uint64_t)f->heads.n * f->token_bytes * f->block_tokens <= KV_TRANSFER_MAX_PIECE_BYTES && f->part_bytes &&
+           f->part_bytes <= KV_TRANSFER_MAX_PIECE_BYTES && f->part_bytes % LINE_BYTES == 0 && count_parts(f) <= MAX_PARTS;
 }
 
-static size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
 static size_t large_slot_bytes(const kv_flow *f) {
-    size_t piece = (size_t)f->heads.n * f->block_tokens * f->token_bytes + HEAD_BYTES + CHECK_BYTES;
-    return piece > SMALL_BYTES ? piece : SMALL_BYTES;
+    const size_t piece = piece_bytes(f, f->block_tokens), part = piece < f->part_bytes ? piece : f->part_bytes;
+    return part + HEAD_BYTES + CHECK_BYTES > SMALL_BYTES ? part + HEAD_BYTES + CHECK_BYTES : SMALL_BYTES;
 }
 
 size_t kv_transfer_bytes(const kv_transfer_config *c) {
@@ -168,6 +193,7 @@ static const struct {
                         {"block_tokens", offsetof(kv_flow, block_tokens)},
                         {"token_bytes", offsetof(kv_flow, token_bytes)},
                         {"n_tokens", offsetof(kv_flow, n_tokens)},
+                        {"part_bytes", offsetof(kv_flow, part_bytes)},
                         {"source rank", offsetof(kv_flow, source)},
                         {"target rank", offsetof(kv_flow, target)},
                         {"first KV head", offsetof(kv_flow, heads.first)},
@@ -188,8 +214,8 @@ static void write_half(const kv_transfer_config *c, uint8_t out[HALF_BYTES]) {
     }
 }
 
-static uint32_t room(const kv_transfer *t) { /* pieces from base on, at most the window */
-    uint32_t left = t->counts.n_pieces - t->base;
+static uint32_t room(const kv_transfer *t) { /* parts from base on, at most the window */
+    uint32_t left = t->counts.n_parts - t->base;
     return left < WINDOW ? left : WINDOW;
 }
 
@@ -302,7 +328,7 @@ static verdict open_message(kv_transfer *t, const uint8_t *bytes, size_t n, mess
     return version == VERSION ? ACCEPTED : DAMAGED;
 }
 
-/* A message but a PIECE counts once, and not after one that was sent later. */
+/* A message but a PART counts once, and not after one that was sent later. */
 static verdict in_turn(kv_transfer *t, uint64_t now_ns, const message *m) {
     if (m->serial <= t->heard) return DOUBLED;
     t->heard = m->serial;
@@ -327,7 +353,7 @@ static verdict take_welcome(kv_transfer *t, uint64_t now_ns, const message *m) {
     }
     t->owed = 1u << ASK;
     t->again = true;
-    t->asked_at = t->piece_at = now_ns;
+    t->asked_at = t->part_at = now_ns;
     prove(t, now_ns);
     return ACCEPTED;
 }
@@ -339,7 +365,7 @@ static verdict take_ask(kv_transfer *t, uint64_t now_ns, const message *m) {
     const uint8_t *tag = cursor_take(&c, KV_TRANSFER_TAG_BYTES);
     if (!cursor_ok(&c) || cursor_left(&c) || !tag_right(t, tag)) return DAMAGED;
     if (m->serial <= t->heard) return DOUBLED;
-    if (m->index >= t->counts.n_pieces || m->index < t->base || again > 1) return DAMAGED;
+    if (m->index >= t->counts.n_parts || m->index < t->base || again > 1) return DAMAGED;
     if (!t->proven) prove(t, now_ns);
     if (t->phase != RUNNING) return ACCEPTED;
     uint32_t up = m->index - t->base, n_known = t->next > m->index ? t->next - m->index : 0;
@@ -351,23 +377,24 @@ static verdict take_ask(kv_transfer *t, uint64_t now_ns, const message *m) {
     return in_turn(t, now_ns, m);
 }
 
-static verdict take_piece(kv_transfer *t, uint64_t now_ns, const message *m) {
+static verdict take_part(kv_transfer *t, uint64_t now_ns, const message *m) {
     if (m->index < t->base) return DOUBLED;
     uint32_t ahead = m->index - t->base;
     if (ahead >= room(t)) return DAMAGED;
     if (t->bits >> ahead & 1) return DOUBLED;
-    kv_piece p = piece_of(&t->c.flow, m->index);
-    if (m->n != piece_bytes(&p)) return DAMAGED;
+    size_t n;
+    const kv_piece p = part_of(&t->c.flow, m->index, &n);
+    if (m->n != n) return DAMAGED;
     st_code code = t->c.hooks.store(t->c.hooks.context, &p, m->body, m->n);
     if (code != ST_OK) {
         FINISH(t, now_ns, true, code, "KV transfer: layer %u of block %u could not be stored", p.layer, p.block);
         return ACCEPTED;
     }
     t->bits |= UINT64_C(1) << ahead;
-    t->piece_at = now_ns;
+    t->part_at = now_ns;
     for (; t->bits & 1; t->bits >>= 1, t->base++) t->tries = 0;
     t->counts.n_stored = t->base;
-    if (t->base == t->counts.n_pieces)
+    if (t->base == t->counts.n_parts)
         FINISH(t, now_ns, true, ST_OK, "KV transfer: done");
     else if (t->base - t->asked_base >= WINDOW / 2)
         t->owed |= 1u << ASK;
@@ -399,7 +426,7 @@ static verdict take(kv_transfer *t, uint64_t now_ns, const uint8_t *bytes, size_
     case HELLO: return source ? take_hello(t, now_ns, &m) : DAMAGED;
     case WELCOME: return source ? DAMAGED : take_welcome(t, now_ns, &m);
     case ASK: return source ? take_ask(t, now_ns, &m) : DAMAGED;
-    case PIECE: return source ? DAMAGED : take_piece(t, now_ns, &m);
+    case PART: return source ? DAMAGED : take_part(t, now_ns, &m);
     case ALIVE: return source ? DAMAGED : take_alive(t, now_ns, &m);
     case END: return take_end(t, now_ns, &m);
     default: return DAMAGED;
@@ -428,13 +455,14 @@ static size_t compose_end(kv_transfer *t, uint8_t *out) {
     return seal(t, out, END, reason_of(t->end.code), KV_TRANSFER_TAG_BYTES);
 }
 
-/* The first piece that is wanted and ready; 0: there is none. */
-static size_t compose_piece(kv_transfer *t, uint64_t now_ns, uint8_t *out) {
+/* The first part that is wanted and ready; 0: there is none. */
+static size_t compose_part(kv_transfer *t, uint64_t now_ns, uint8_t *out) {
     for (uint64_t left = t->bits; left; left &= left - 1) {
         uint32_t ahead = (uint32_t)__builtin_ctzll(left), index = t->base + ahead;
-        kv_piece p = piece_of(&t->c.flow, index);
+        size_t n;
+        const kv_piece p = part_of(&t->c.flow, index, &n);
         if (p.block >= t->ready[p.layer]) continue;
-        st_code code = t->c.hooks.load(t->c.hooks.context, &p, out + HEAD_BYTES, piece_bytes(&p));
+        st_code code = t->c.hooks.load(t->c.hooks.context, &p, out + HEAD_BYTES, n);
         if (code != ST_OK) {
             FINISH(t, now_ns, true, code, "KV transfer: layer %u of block %u could not be read", p.layer, p.block);
             return compose_end(t, out);
@@ -442,7 +470,7 @@ static size_t compose_piece(kv_transfer *t, uint64_t now_ns, uint8_t *out) {
         t->bits &= ~(UINT64_C(1) << ahead);
         if (index >= t->next) t->next = index + 1;
         t->owed &= ~(1u << ALIVE);
-        return seal(t, out, PIECE, index, piece_bytes(&p));
+        return seal(t, out, PART, index, n);
     }
     return 0;
 }
@@ -464,7 +492,7 @@ static size_t compose(kv_transfer *t, uint64_t now_ns, uint8_t *out) {
                                  : seal(t, out, WELCOME, 0, HALF_BYTES + KV_TRANSFER_TAG_BYTES);
     }
     if (owes(t, ASK)) return compose_ask(t, out);
-    size_t n = role == KV_SOURCE ? compose_piece(t, now_ns, out) : 0;
+    size_t n = role == KV_SOURCE ? compose_part(t, now_ns, out) : 0;
     return n == 0 && owes(t, ALIVE) ? seal(t, out, ALIVE, 0, 0) : n;
 }
 
@@ -475,7 +503,7 @@ kv_transfer *kv_transfer_init(void *memory, const kv_transfer_config *c, uint64_
     uint8_t *at = memory;
     kv_transfer *t = memory;
     *t = (kv_transfer){.c = *c, .lease_at = now_ns + c->lease_ns, .asked_at = now_ns};
-    t->counts.n_pieces = blocks_of(&c->flow) * c->flow.n_layers;
+    t->counts.n_parts = (uint32_t)count_parts(&c->flow);
     t->ready = (uint32_t *)(void *)(at += aligned(sizeof *t));
     memset(t->ready, 0, c->flow.n_layers * sizeof *t->ready);
     at += aligned(c->flow.n_layers * sizeof *t->ready);
@@ -536,10 +564,10 @@ static void on_time(kv_transfer *t, uint64_t now_ns) {
     if (t->c.role != KV_TARGET || now_ns < t->asked_at + t->c.retry_ns) return;
     t->asked_at = now_ns;
     t->owed |= t->proven ? 1u << ASK : 1u << HELLO;
-    if (!t->proven || now_ns < t->piece_at + t->c.retry_ns) return;
+    if (!t->proven || now_ns < t->part_at + t->c.retry_ns) return;
     t->again = true;
     if (++t->tries > t->c.max_tries)
-        FINISH(t, now_ns, true, ST_ERR_UNAVAILABLE, "KV transfer: piece %u did not come whole after %u tries", t->base,
+        FINISH(t, now_ns, true, ST_ERR_UNAVAILABLE, "KV transfer: part %u did not come whole after %u tries", t->base,
                t->c.max_tries);
 }
 
@@ -595,11 +623,11 @@ const kv_transfer_counts *kv_transfer_counted(const kv_transfer *t) { return &t-
 
 void kv_transfer_check(const kv_transfer *t) {
     bool target = t->c.role == KV_TARGET;
-    INVARIANT(t->base <= t->counts.n_pieces && (t->bits & ~lowest(room(t))) == 0);
+    INVARIANT(t->base <= t->counts.n_parts && (t->bits & ~lowest(room(t))) == 0);
     INVARIANT(!target || (!(t->bits & 1) && t->counts.n_stored == t->base));
     INVARIANT(!t->proven || t->greeted);
     INVARIANT(target || t->base == 0 || t->proven);
-    INVARIANT(t->phase == RUNNING || target == false || t->end.code != ST_OK || t->base == t->counts.n_pieces);
+    INVARIANT(t->phase == RUNNING || target == false || t->end.code != ST_OK || t->base == t->counts.n_parts);
     for (uint32_t i = 0; i < t->c.n_slots + KV_TRANSFER_CONTROL_SLOTS; i++) {
         bool sends = !target == (i < t->c.n_slots);
         INVARIANT(t->slots[i].use != (sends ? RECEIVING : SENDING) && (t->slots[i].use == RECEIVING || !t->slots[i].cancelled));

@@ -1,8 +1,9 @@
 /* kv/transfer.h: the KV cache of one sequence moves from the ranks of one group to those of another. Pure, like the block table.
  *
  * Nouns: a flow (what one rank of the source sends to one rank of the target: a range of KV heads of every block and layer), a
- * piece (one layer of one block of a flow: one message), a transfer (one end of a flow; its state machine). An event comes in,
- * actions go out; they are the five verbs of a transport: post_send, post_recv, test, cancel, close.
+ * piece (one layer of one block of a flow), a part (what of a piece goes in one message: all of it, if that is not too much), a
+ * transfer (one end of a flow; its state machine). An event comes in, actions go out; they are the five verbs of a transport:
+ * post_send, post_recv, test, cancel, close.
  *
  *     any degree of tensor parallelism to any other:  kv_transfer_heads says which flows there are
  *     nothing foreign is trusted:                     a message counts by its place, exact size, checksum and generation
@@ -38,6 +39,7 @@ typedef struct {
     uint32_t n_layers, n_kv_heads, head_dim, block_tokens;
     uint32_t token_bytes;    /* of the K and V of one token in one head */
     uint32_t n_tokens;       /* of the sequence; of its last block only the rows that are filled travel */
+    uint32_t part_bytes;     /* of rows in one message at most; a multiple of 64, up to KV_TRANSFER_MAX_PIECE_BYTES */
     uint32_t source, target; /* ranks in their groups */
     kv_heads heads;
 } kv_flow;
@@ -52,9 +54,11 @@ typedef struct {
     uint32_t layer, block; /* the block's place in the sequence: its id stays with the caller */
     kv_heads heads;
     uint32_t n_tokens, token_bytes;
-} kv_piece; /* [K, V][heads.n][n_tokens] rows; those of K and of V may differ in size */
+    size_t first_byte; /* of the rows: where the part begins that is meant */
+} kv_piece;            /* [K, V][heads.n][n_tokens] rows; those of K and of V may differ in size */
 
-/* The bytes of blocks and the cluster's secret are the caller's to reach. None of these is called once the transfer has ended. */
+/* The bytes of blocks and the cluster's secret are the caller's to reach. bytes[n]: of the rows of `p`, from p->first_byte on.
+ * None of these is called once the transfer has ended. */
 typedef struct {
     void *context;
     st_code (*load)(void *context, const kv_piece *p, uint8_t *bytes, size_t n);                      /* source: from the block */
@@ -70,10 +74,10 @@ typedef struct {
     kv_transfer_handle handle;
     kv_flow flow;
     uint8_t nonce[KV_TRANSFER_NONCE_BYTES]; /* random, new with each transfer */
-    uint32_t n_slots;                       /* pieces in flight, 1 ... KV_TRANSFER_MAX_SLOTS */
+    uint32_t n_slots;                       /* parts in flight, 1 ... KV_TRANSFER_MAX_SLOTS */
     uint64_t lease_ns;                      /* without a word of the peer the transfer ends */
-    uint64_t retry_ns;                      /* without a piece the target asks again; at most a quarter of the lease */
-    uint32_t max_tries;                     /* so often in a row for one piece; not counted while the source has none ready */
+    uint64_t retry_ns;                      /* without a part the target asks again; at most a quarter of the lease */
+    uint32_t max_tries;                     /* so often in a row for one part; not counted while the source has none ready */
     kv_transfer_hooks hooks;
 } kv_transfer_config;
 
@@ -110,7 +114,7 @@ typedef struct {
 
 typedef struct {
     uint64_t accepted, doubled, stale, damaged; /* messages received; the last three were refused */
-    uint32_t n_pieces, n_stored;                /* of the flow; n_stored: from the first on without a gap (target) */
+    uint32_t n_parts, n_stored;                 /* of the flow; n_stored: from the first on without a gap (target) */
 } kv_transfer_counts;
 
 typedef struct kv_transfer kv_transfer;

@@ -59,6 +59,7 @@ typedef struct {
 
 typedef struct {
     const char *name; /* of its row in transports.def */
+    bool polled;      /* nothing wakes who waits: with little in flight a link stands still until it is tested again */
     /* Whether a rank of that address can be reached from here: shm: on the same host. */
     bool (*reaches)(const transport *t, const char *address);
     /* Never waits: what goes wrong later is PEER_LOST. Errors: ST_ERR_RESOURCE_EXHAUSTED (links), ST_ERR_INVALID_ARGUMENT (the

@@ -451,6 +451,7 @@ static void destroy(transport *base) {
 }
 
 static const transport_ops ops = {.name = "mpi",
+                                  .polled = true,
                                   .reaches = reaches,
                                   .open = open_link,
                                   .post_send = post_send,

@@ -25,12 +25,16 @@
 enum {
     MAILBOX_ITEMS = 512,
     MAX_MOVES = 64,
-    MOVE_BYTES = 1 << 20, /* in flight, or two pieces: what is checked and copied is then still in a cache */
+    PART_BYTES = 128 << 10, /* of a message: see kv/transfer.c */
+    MOVE_BYTES = 512 << 10, /* in flight, or two parts: what is checked and copied is then still in a cache of its own */
+    POLLED_BYTES = 2 << 20, /* a source's, by a transport that naps between looks: the target is not to wait for the next look */
     SCRATCH_BYTES = 2 * PROTO_MAX_SCRATCH_BYTES, /* of a measurement: more than a cache of its own holds */
     SCRATCH_TOKEN = PROTO_SCRATCH_UNIT,
     MAX_TRIES = 32,      /* nearly a lease: a host with much to do is not a broken link */
     EVENTS_A_TURN = 256, /* of a transport, before others and the mail have theirs */
     QUIT_MS = 500,
+    TIMER_SLACK_NS =
+        1000,       /* naps between looks at MPI are of 20 us: with the usual 50 us more the source has nothing in flight */
     STALL_MS = 100, /* a fault */
 };
 static const uint64_t MS = 1000000;
@@ -60,7 +64,8 @@ struct move {
     proto_moved result;
     bool cancelled;
     uint32_t n_open;                      /* flows */
-    uint64_t began_ns, first_ns, last_ns; /* first, last: a piece of scratch */
+    uint64_t began_ns, first_ns, last_ns; /* first, last: a message of scratch */
+    size_t first_bytes;                   /* of the first */
     uint8_t *scratch;                     /* [SCRATCH_BYTES] */
     uint32_t *blocks;                     /* [order.n_blocks] behind the flows */
     flow flows[];                         /* [order.n_flows] */
@@ -113,24 +118,26 @@ static st_code store(void *context, const kv_piece *p, const uint8_t *bytes, siz
 /* Two at least, as the largest piece says. */
 static uint32_t scratch_places(const proto_move *m) { return SCRATCH_BYTES / m->scratch.piece_bytes; }
 
-static uint8_t *scratch_at(const move *m, uint32_t piece) {
-    return m->scratch + (size_t)(piece % scratch_places(&m->order)) * m->order.scratch.piece_bytes;
+static uint8_t *scratch_at(const move *m, const kv_piece *p) {
+    return m->scratch + (size_t)(p->block % scratch_places(&m->order)) * m->order.scratch.piece_bytes + p->first_byte;
 }
 
-static void note_piece(move *m) {
+static void note_message(move *m, size_t n) {
     m->last_ns = parallel_now_ns();
-    if (!m->first_ns) m->first_ns = m->last_ns;
+    if (m->first_ns) return;
+    m->first_ns = m->last_ns;
+    m->first_bytes = n;
 }
 
 static st_code load_scratch(void *context, const kv_piece *p, uint8_t *bytes, size_t n) {
-    memcpy(bytes, scratch_at(((flow *)context)->m, p->block), n);
+    memcpy(bytes, scratch_at(((flow *)context)->m, p), n);
     return ST_OK;
 }
 
 static st_code store_scratch(void *context, const kv_piece *p, const uint8_t *bytes, size_t n) {
     move *m = ((flow *)context)->m;
-    memcpy(scratch_at(m, p->block), bytes, n);
-    note_piece(m);
+    kernels_copy_past_cache(scratch_at(m, p), bytes, n); /* as into a block */
+    note_message(m, n);
     return ST_OK;
 }
 
@@ -184,7 +191,7 @@ static void step(flow *f, const kv_event *e) {
     uint64_t now = parallel_now_ns();
     if (!f->link) return;
     if (f->is_raw) {
-        if (e->kind == KV_EVENT_RECEIVED) note_piece(f->m);
+        if (e->kind == KV_EVENT_RECEIVED) note_message(f->m, e->n_bytes);
         raw_flow_step(&f->raw, now, e, &a);
     } else
         kv_transfer_step(f->t, now, e, &a);
@@ -233,6 +240,7 @@ static kv_flow describe(const mover *v, const flow *f) {
                  .token_bytes = (uint32_t)(kernels_kv_row_bytes(kv->type[0], kv->head_dim) +
                                            kernels_kv_row_bytes(kv->type[1], kv->head_dim)),
                  .n_tokens = m->n_tokens,
+                 .part_bytes = PART_BYTES,
                  .source = m->target ? f->said.peer : v->o.rank,
                  .target = m->target ? v->o.rank : f->said.peer,
                  .heads = {f->said.first_head, f->said.n_heads}};
@@ -252,8 +260,9 @@ static kv_flow describe(const mover *v, const flow *f) {
 
 static size_t piece_bytes(const kv_flow *d) { return (size_t)d->heads.n * d->block_tokens * d->token_bytes; }
 
-static uint32_t count_slots(const move *m, size_t piece) {
-    size_t n = MOVE_BYTES / m->order.n_flows / piece;
+static uint32_t count_slots(const flow *f, size_t message) {
+    const proto_move *m = &f->m->order;
+    size_t n = (!m->target && f->way->ops->polled ? POLLED_BYTES : MOVE_BYTES) / m->n_flows / message;
     return n < 2 ? 2 : n > KV_TRANSFER_MAX_SLOTS ? KV_TRANSFER_MAX_SLOTS : (uint32_t)n;
 }
 
@@ -268,8 +277,9 @@ static st_code make_transfer(const mover *v, flow *f, void **memory, st_error *e
                             .retry_ns = m->retry_ms * MS,
                             .max_tries = MAX_TRIES,
                             .hooks = {f, scratch ? load_scratch : load, scratch ? store_scratch : store, tag}};
-    c.n_slots = count_slots(f->m, piece_bytes(&c.flow));
-    f->bytes = piece_bytes(&c.flow) / c.flow.block_tokens * c.flow.n_tokens * c.flow.n_layers;
+    const size_t piece = piece_bytes(&c.flow);
+    c.n_slots = count_slots(f, piece < PART_BYTES ? piece : PART_BYTES);
+    f->bytes = piece / c.flow.block_tokens * c.flow.n_tokens * c.flow.n_layers;
     size_t bytes = kv_transfer_bytes(&c);
     if (!bytes) return st_fail(e, ST_ERR_INVALID_ARGUMENT, "no flow of this size");
     if (getrandom(c.nonce, sizeof c.nonce, 0) != (ssize_t)sizeof c.nonce)
@@ -284,7 +294,7 @@ static st_code make_raw(flow *f, void **memory, st_error *e) {
     const proto_move *m = &f->m->order;
     f->is_raw = true;
     f->raw = (raw_flow){.role = m->target ? KV_TARGET : KV_SOURCE,
-                        .n_slots = count_slots(f->m, m->scratch.piece_bytes),
+                        .n_slots = count_slots(f, m->scratch.piece_bytes),
                         .n_places = scratch_places(m),
                         .piece_bytes = m->scratch.piece_bytes,
                         .n_pieces = m->scratch.n_pieces,
@@ -407,9 +417,9 @@ static void free_move(move *m) {
 static void answer(move *m) {
     proto_moved *r = &m->result;
     r->took_ns = parallel_now_ns() - m->began_ns;
-    if (m->order.scratch.n_pieces > 1 && m->order.target && !r->code) { /* from the first piece on: without the handshake */
+    if (m->order.scratch.n_pieces > 1 && m->order.target && !r->code) { /* from the first message on: without the handshake */
         r->took_ns = m->last_ns - m->first_ns;
-        r->bytes -= m->order.scratch.piece_bytes;
+        r->bytes -= m->first_bytes;
     }
     for (uint32_t i = 0; i < m->order.n_flows; i++) {
         const transport *way = m->flows[i].way;

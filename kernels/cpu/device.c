@@ -108,7 +108,7 @@ static void peek(kernels_device *d, void *to, const kernels_buffer *from, size_t
 static void poke(kernels_device *d, kernels_buffer *to, size_t at, const void *from, size_t n) {
     (void)d;
     INVARIANT(at <= to->size_bytes && n <= to->size_bytes - at);
-    if (n) memcpy((char *)to->bytes + at, from, n);
+    kernels_copy_past_cache((char *)to->bytes + at, from, n);
 }
 
 static st_code wait_all(kernels_device *d) {

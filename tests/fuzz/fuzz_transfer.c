@@ -1,5 +1,5 @@
 /* One end of a transfer against any messages: as they come, and with head and checksum made right, as a member of the cluster
- * that knows the secret could send them (tags and key are zero here). It may refuse anything; what it stores must be a piece of
+ * that knows the secret could send them (tags and key are zero here). It may refuse anything; what it stores must be a part of
  * its flow, once and whole, and when it is cancelled it must come to an end. */
 #include "base/mem.h"
 #include "kv/transfer.h"
@@ -8,7 +8,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { HEAD_BYTES = 36, TOKEN_BYTES = 10, TOKENS = 4, N_TOKENS = 10, LAYERS = 30, BLOCKS = 3 };
+enum { HEAD_BYTES = 36, TOKEN_BYTES = 10, TOKENS = 4, N_TOKENS = 10, LAYERS = 30, BLOCKS = 3, PART_BYTES = 64 };
+
+typedef struct {
+    bool in_parts; /* of PART_BYTES, which a piece of a full block has two of */
+    bool stored[LAYERS * BLOCKS][2];
+} cache;
 
 static st_code load(void *context, const kv_piece *p, uint8_t *bytes, size_t n) {
     (void)context;
@@ -18,12 +23,15 @@ static st_code load(void *context, const kv_piece *p, uint8_t *bytes, size_t n) 
 }
 
 static st_code store(void *context, const kv_piece *p, const uint8_t *bytes, size_t n) {
-    bool *stored = context;
+    cache *c = context;
+    const size_t piece = (size_t)2 * TOKEN_BYTES * (p->block == BLOCKS - 1 ? N_TOKENS % TOKENS : TOKENS);
+    const size_t most = c->in_parts ? PART_BYTES : piece, part = p->first_byte / PART_BYTES;
     (void)bytes;
     INVARIANT(p->layer < LAYERS && p->block < BLOCKS && p->heads.first == 1 && p->heads.n == 2);
-    INVARIANT(n == (size_t)2 * TOKEN_BYTES * (p->block == BLOCKS - 1 ? N_TOKENS % TOKENS : TOKENS));
-    INVARIANT(!stored[p->layer * BLOCKS + p->block]);
-    stored[p->layer * BLOCKS + p->block] = true;
+    INVARIANT(p->first_byte < piece && p->first_byte % most == 0);
+    INVARIANT(n == (piece - p->first_byte < most ? piece - p->first_byte : most));
+    INVARIANT(!c->stored[p->layer * BLOCKS + p->block][part]);
+    c->stored[p->layer * BLOCKS + p->block][part] = true;
     return ST_OK;
 }
 
@@ -34,7 +42,7 @@ static st_code tag(void *context, const uint8_t *text, size_t n, uint8_t out[KV_
 }
 
 static size_t mend(uint8_t *m, size_t n, uint32_t serial) {
-    uint32_t head[] = {0x31564b43, 1, n > 8 ? m[8] % 8 : 0, 3}, body;
+    uint32_t head[] = {0x31564b43, 2, n > 8 ? m[8] % 8 : 0, 3}, body;
     uint64_t id = 9, check;
     if (n < HEAD_BYTES + sizeof check) return n;
     memcpy(m, head, sizeof head);
@@ -47,7 +55,7 @@ static size_t mend(uint8_t *m, size_t n, uint32_t serial) {
     return n;
 }
 
-static kv_transfer_config config_of(uint8_t choice, bool *stored) {
+static kv_transfer_config config_of(uint8_t choice, cache *stored) {
     return (kv_transfer_config){.role = choice & 1,
                                 .handle = {9, 3},
                                 .flow = {.type = "q8",
@@ -58,6 +66,7 @@ static kv_transfer_config config_of(uint8_t choice, bool *stored) {
                                          .block_tokens = TOKENS,
                                          .token_bytes = TOKEN_BYTES,
                                          .n_tokens = N_TOKENS,
+                                         .part_bytes = stored->in_parts ? PART_BYTES : KV_TRANSFER_MAX_PIECE_BYTES,
                                          .heads = {1, 2}},
                                 .n_slots = 2,
                                 .lease_ns = 400,
@@ -67,9 +76,9 @@ static kv_transfer_config config_of(uint8_t choice, bool *stored) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    bool stored[LAYERS * BLOCKS] = {0};
     if (size < 1) return 0;
-    kv_transfer_config c = config_of(data[0], stored);
+    cache stored = {.in_parts = data[0] >> 2 & 1};
+    kv_transfer_config c = config_of(data[0], &stored);
     void *memory = mem_alloc_aligned(1, kv_transfer_bytes(&c), 64);
     if (!memory) return 0;
     uint64_t now_ns = 0;

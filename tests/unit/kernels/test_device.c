@@ -163,6 +163,25 @@ static void bytes_go_up_and_down_and_across(void **state) {
     rig_close(&r);
 }
 
+/* Of any size and alignment, and not a byte more. */
+static void a_copy_past_the_caches_is_a_copy(void **state) {
+    (void)state;
+    enum { N = 3 * 4096 };
+    uint8_t *from = mem_alloc_aligned(1, N + 128, 64), *to = mem_alloc_aligned(1, N + 128, 64);
+    for (size_t i = 0; i < N + 128; i++) from[i] = (uint8_t)(i * 31 + (i >> 8));
+    static const size_t sizes[] = {0, 1, 63, 64, 4095, 4096, 4097, 4096 + 63, 8192, N};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (size_t a = 0; a < 64; a += 1 + a / 4)
+            for (size_t b = 0; b < 64; b += 1 + b / 4) {
+                memset(to, 0xee, N + 128);
+                kernels_copy_past_cache(to + a, from + b, sizes[s]);
+                assert_memory_equal(to + a, from + b, sizes[s]);
+                for (size_t i = 0; i < a; i++) assert_int_equal(to[i], 0xee);
+                for (size_t i = a + sizes[s]; i < N + 128; i++) assert_int_equal(to[i], 0xee);
+            }
+    mem_free(from), mem_free(to);
+}
+
 static void embedding_and_gathering_pick_rows(void **state) {
     (void)state;
     enum { ROWS = 37, COLS = 512 };
@@ -343,6 +362,7 @@ int main(void) {
         cmocka_unit_test(weights_outside_their_matrix_are_refused),
         cmocka_unit_test(many_weights_come_and_go),
         cmocka_unit_test(bytes_go_up_and_down_and_across),
+        cmocka_unit_test(a_copy_past_the_caches_is_a_copy),
         cmocka_unit_test(embedding_and_gathering_pick_rows),
         cmocka_unit_test(bad_rows_are_found_and_only_they),
         cmocka_unit_test(queued_operations_do_what_they_do_one_by_one),

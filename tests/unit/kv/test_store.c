@@ -170,13 +170,49 @@ static void a_piece_is_the_rows_of_its_heads_and_tokens(void **state) {
     }
 }
 
+/* Cut anywhere, also in the middle of a row, and put together in any order. */
+static void the_parts_of_a_piece_are_the_piece(void **state) {
+    const machine *m = *state;
+    const kv_type *t;
+    for (uint32_t i = 0; (t = kv_type_at(i)); i++) {
+        kv_store *s = create(m, t->name);
+        const size_t token = kernels_kv_row_bytes(t->k, 32) + kernels_kv_row_bytes(t->v, 32), n_store = kv_store_bytes(s);
+        uint8_t *before = mem_alloc(n_store, 1), *whole = mem_alloc(2 * 32 * token, 1), *part = mem_alloc(2 * 32 * token, 1);
+        for (size_t k = 0; k < n_store; k++) before[k] = byte_at(k);
+        for (uint32_t tokens = 5; tokens <= 32; tokens += 27)
+            for (size_t each = 1; each < 2 * tokens * token; each = each * 3 + 4) {
+                kv_piece p = {.layer = 1, .heads = {0, 2}, .n_tokens = tokens, .token_bytes = (uint32_t)token};
+                const size_t bytes = 2 * tokens * token;
+                m->ops->upload(m->device, kv_store_view(s)->at, before, n_store);
+                assert_int_equal(ST_OK, kv_store_load(s, 2, &p, whole, bytes));
+                for (size_t at = (bytes - 1) / each * each;; at -= each) {
+                    const size_t n = bytes - at < each ? bytes - at : each;
+                    p.first_byte = at;
+                    assert_int_equal(ST_OK, kv_store_load(s, 2, &p, part, n));
+                    assert_memory_equal(part, whole + at, n);
+                    assert_int_equal(ST_OK, kv_store_store(s, 4, &p, part, n));
+                    if (!at) break;
+                }
+                p.first_byte = 0;
+                assert_int_equal(ST_OK, kv_store_load(s, 4, &p, part, bytes));
+                assert_memory_equal(part, whole, bytes);
+                const uint8_t *after = m->ops->host(m->device, kv_store_view(s)->at, n_store);
+                size_t n_changed = 0;
+                for (size_t k = 0; k < n_store; k++) n_changed += after[k] != before[k];
+                assert_true(n_changed <= bytes); /* and no others */
+            }
+        mem_free(before), mem_free(whole), mem_free(part);
+        kv_store_destroy(s);
+    }
+}
+
 static void a_piece_that_the_store_does_not_have_is_refused(void **state) {
     const machine *m = *state;
     kv_store *s = create(m, "f16");
     const uint32_t row = 64;
     uint8_t bytes[2 * 3 * 33 * 64];
     const kv_piece good = {.layer = 2, .heads = {0, 2}, .n_tokens = 32, .token_bytes = 2 * row};
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 14; i++) {
         kv_piece p = good;
         uint32_t block = 4;
         size_t n = 2 * 2 * 32 * row;
@@ -190,7 +226,11 @@ static void a_piece_that_the_store_does_not_have_is_refused(void **state) {
         case 6: p.n_tokens = 33, n = 2 * 2 * 33 * row; break;
         case 7: p.n_tokens = 0, n = 0; break;
         case 8: p.token_bytes = 64, n /= 2; break;
-        default: n--;
+        case 9: n++; break;
+        case 10: n = 0; break;
+        case 11: p.first_byte = 1; break;
+        case 12: p.first_byte = n, n = 1; break;
+        default: p.first_byte = SIZE_MAX, n = 2;
         }
         assert_int_equal(i ? ST_ERR_INVALID_ARGUMENT : ST_OK, kv_store_load(s, block, &p, bytes, n));
         assert_int_equal(i ? ST_ERR_INVALID_ARGUMENT : ST_OK, kv_store_store(s, block, &p, bytes, n));
@@ -225,6 +265,7 @@ int main(void) {
         cmocka_unit_test(a_plan_may_name_a_block_again_and_under_a_newer_generation_but_not_an_older),
         cmocka_unit_test(blocks_out_of_range_and_without_a_generation_are_refused),
         cmocka_unit_test(a_piece_is_the_rows_of_its_heads_and_tokens),
+        cmocka_unit_test(the_parts_of_a_piece_are_the_piece),
         cmocka_unit_test(a_piece_that_the_store_does_not_have_is_refused),
         cmocka_unit_test(creation_survives_any_failed_allocation),
     };

@@ -113,6 +113,7 @@ static void move_between(const kv_type *type, uint32_t n_sources, uint32_t n_tar
                             .block_tokens = B,
                             .token_bytes = (uint32_t)kv_type_token_bytes(type, HEAD_DIM),
                             .n_tokens = N_TOKENS,
+                            .part_bytes = KV_TRANSFER_MAX_PIECE_BYTES,
                             .source = s,
                             .target = t};
             memcpy(flow.type, type->name, strlen(type->name));

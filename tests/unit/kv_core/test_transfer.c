@@ -13,7 +13,8 @@
 #define N_MESSAGES 1000000
 #endif
 
-enum { MAX_RANKS = 6, MAX_HEADS = 6, MAX_LAYERS = 16, MAX_BLOCKS = 8, MAX_ROW = 12, POOL = 24, N_OLD = 64 };
+enum { MAX_RANKS = 6, MAX_HEADS = 6, MAX_LAYERS = 16, MAX_BLOCKS = 8, MAX_ROW = 12, POOL = 24, N_OLD = 64, LINE = 64 };
+enum { MAX_PIECE = MAX_HEADS * B * 2 * MAX_ROW };
 #define MS UINT64_C(1000000)
 
 /* ---- which flows there are ---- */
@@ -86,7 +87,7 @@ typedef struct {
     kv_heads held; /* by the source rank */
     uint32_t n_blocks, chunk_at, chunk_layer;
     uint32_t ready[MAX_LAYERS];
-    bool stored[MAX_LAYERS][MAX_BLOCKS];
+    bool stored[MAX_LAYERS][MAX_BLOCKS][MAX_PIECE / LINE]; /* lines of a piece: a part begins with one */
     bool ended[2];
 } move;
 
@@ -102,32 +103,47 @@ static void known_block(const move *m, kv_transfer_role role, const kv_piece *p)
     assert_true(kv_block_live(m->w->tables[role], m->ids[role][p->block]));
 }
 
+static void known_part(const move *m, const kv_piece *p, size_t n) {
+    const size_t all = (size_t)p->heads.n * p->n_tokens * m->flow.token_bytes;
+    assert_true(p->first_byte % LINE == 0 && n > 0 && n <= m->flow.part_bytes && p->first_byte + n <= all);
+    assert_true(all > m->flow.part_bytes || n == all);
+}
+
+/* Of the rows of a piece in these blocks: into rows[MAX_PIECE], or out of it. Returns their bytes. */
+static size_t copy_rows(const move *m, const kv_piece *p, block_bytes *b, uint8_t *rows, bool out) {
+    uint8_t *at = rows;
+    for (uint32_t v = 0; v < 2; v++)
+        for (uint32_t h = p->heads.first, n_row = row_bytes(&m->flow, v); h < p->heads.first + p->heads.n; h++)
+            for (uint32_t i = 0; i < p->n_tokens; i++, at += n_row)
+                memcpy(out ? row_of(b, p, v, h, i) : at, out ? at : row_of(b, p, v, h, i), n_row);
+    return (size_t)(at - rows);
+}
+
 static st_code load(void *context, const kv_piece *p, uint8_t *bytes, size_t n) {
     move *m = context;
     known_block(m, KV_SOURCE, p);
     assert_true(p->block < m->ready[p->layer]);
-    uint8_t *at = bytes;
-    for (uint32_t v = 0; v < 2; v++)
-        for (uint32_t h = p->heads.first, n_row = row_bytes(&m->flow, v); h < p->heads.first + p->heads.n; h++) {
-            assert_true(h >= m->held.first && h < m->held.first + m->held.n);
-            for (uint32_t i = 0; i < p->n_tokens; i++, at += n_row)
-                memcpy(at, row_of(&m->w->source[m->ids[KV_SOURCE][p->block].index], p, v, h, i), n_row);
-        }
-    assert_int_equal(at - bytes, n);
+    assert_true(p->heads.first >= m->held.first && p->heads.first + p->heads.n <= m->held.first + m->held.n);
+    known_part(m, p, n);
+    uint8_t rows[MAX_PIECE];
+    assert_true(p->first_byte + n <= copy_rows(m, p, &m->w->source[m->ids[KV_SOURCE][p->block].index], rows, false));
+    memcpy(bytes, rows + p->first_byte, n);
     return ST_OK;
 }
 
 static st_code store(void *context, const kv_piece *p, const uint8_t *bytes, size_t n) {
     move *m = context;
     known_block(m, KV_TARGET, p);
-    assert_false(m->stored[p->layer][p->block]); /* once */
-    m->stored[p->layer][p->block] = true;
-    const uint8_t *at = bytes;
-    for (uint32_t v = 0; v < 2; v++)
-        for (uint32_t h = p->heads.first, n_row = row_bytes(&m->flow, v); h < p->heads.first + p->heads.n; h++)
-            for (uint32_t i = 0; i < p->n_tokens; i++, at += n_row)
-                memcpy(row_of(&m->w->target[m->flow.target][m->ids[KV_TARGET][p->block].index], p, v, h, i), at, n_row);
-    assert_int_equal(at - bytes, n);
+    known_part(m, p, n);
+    for (size_t line = p->first_byte / LINE; line * LINE < p->first_byte + n; line++) {
+        assert_false(m->stored[p->layer][p->block][line]); /* once */
+        m->stored[p->layer][p->block][line] = true;
+    }
+    block_bytes *to = &m->w->target[m->flow.target][m->ids[KV_TARGET][p->block].index];
+    uint8_t rows[MAX_PIECE];
+    copy_rows(m, p, to, rows, false);
+    memcpy(rows + p->first_byte, bytes, n);
+    copy_rows(m, p, to, rows, true);
     return ST_OK;
 }
 
@@ -218,6 +234,7 @@ static void begin_move(world *w, move *m, uint32_t n_layers, uint32_t n_tokens) 
     m->flow.token_bytes = 2 * m->flow.head_dim + 4;
     m->flow.block_tokens = B;
     m->flow.n_tokens = n_tokens;
+    m->flow.part_bytes = draw_below(&w->random, 2) ? KV_TRANSFER_MAX_PIECE_BYTES : LINE * (1 + draw_below(&w->random, 24));
     m->n_blocks = kv_blocks_for(n_tokens);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(kv_reserve(w->tables[i], n_tokens, &m->chains[i]), ST_OK);
@@ -390,7 +407,8 @@ typedef struct {
 static rig *new_rig(void) {
     rig *r = mem_alloc(1, sizeof *r);
     new_world(&r->w, 99);
-    begin_move(&r->w, &r->m, MAX_LAYERS, MAX_BLOCKS * B - 7); /* two windows */
+    begin_move(&r->w, &r->m, MAX_LAYERS, MAX_BLOCKS * B - 7); /* two windows at least */
+    r->m.flow.part_bytes = 8 * LINE;
     r->m.flow.n_kv_heads = 4;
     r->m.flow.heads = r->m.held = (kv_heads){1, 3};
     for (int i = 0; i < 2; i++) r->c[i] = config_of(&r->m, (kv_transfer_role)i, 5);
@@ -405,16 +423,17 @@ static void end_rig(rig *r) {
 
 static void ends_that_mean_different_flows_say_in_what(void **state) {
     (void)state;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         rig *r = new_rig();
         kv_flow *f = &r->c[KV_SOURCE].flow;
-        static const char *const said[] = {"another model", "KV type is q4, here q8", "head_dim", "n_tokens",
-                                           "first KV head is 0, here 1"};
+        static const char *const said[] = {"another model", "KV type is q4, here q8",    "head_dim", "n_tokens",
+                                           "part_bytes",    "first KV head is 0, here 1"};
         switch (i) {
         case 0: f->model[31] ^= 1; break;
         case 1: memcpy(f->type, "q4", 3); break;
         case 2: f->head_dim++; break;
         case 3: f->n_tokens++; break;
+        case 4: f->part_bytes = 2 * LINE; break;
         default: f->heads.first = 0; break;
         }
         outcome o = run_flow(&r->w, &r->m, r->c, (link_plan){0});
@@ -518,7 +537,7 @@ static void a_slow_prefill_is_waited_for(void **state) {
 static void impossible_flows_have_no_size(void **state) {
     (void)state;
     rig *r = new_rig();
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 12; i++) {
         kv_transfer_config c = r->c[KV_TARGET];
         switch (i) {
         case 0: c.flow.n_tokens = 0; break;
@@ -528,6 +547,13 @@ static void impossible_flows_have_no_size(void **state) {
         case 4: c.flow.block_tokens = UINT32_MAX; break;
         case 5: c.n_slots = KV_TRANSFER_MAX_SLOTS + 1; break;
         case 6: c.retry_ns = c.lease_ns; break;
+        case 7: c.flow.part_bytes = 0; break;
+        case 8: c.flow.part_bytes = LINE + 1; break;
+        case 9: c.flow.part_bytes = KV_TRANSFER_MAX_PIECE_BYTES + LINE; break;
+        case 10: /* more parts than are counted; each limit by itself is kept */
+            c.flow.token_bytes = 1 << 15, c.flow.block_tokens = 1 << 9, c.flow.heads.n = 1;
+            c.flow.n_tokens = c.flow.block_tokens << 10, c.flow.part_bytes = LINE;
+            break;
         default: c.handle.generation = 0; break;
         }
         assert_int_equal(kv_transfer_bytes(&c), 0);

@@ -454,6 +454,17 @@ static void links_are_bounded_and_keys_are_told_apart(contract_end *end) {
     part(end, one_more, &error);
 }
 
+static void who_cannot_be_woken_says_so(contract_end *end) {
+    st_error error = {0};
+    transport_link *k = contract_open(end, 14, NULL, &error);
+    in_step(end, k, &error);
+    int fd;
+    uint64_t wake_ns;
+    end->t->ops->wait_on(end->t, &fd, &wake_ns);
+    MUST((fd < 0) == end->t->ops->polled && (fd >= 0 || wake_ns < UINT64_MAX));
+    part(end, k, &error);
+}
+
 /* ---- a transfer ---- */
 
 enum { LAYERS = 5, HEADS = 4, BLOCK_TOKENS = 32, N_TOKENS = 300, ROW_BYTES = 128 };
@@ -528,6 +539,7 @@ static void a_kv_transfer_moves_a_sequence(contract_end *end) {
                             .hooks = {&here, load, store, tag}};
     c.flow.token_bytes = 2 * ROW_BYTES;
     c.flow.n_tokens = N_TOKENS;
+    c.flow.part_bytes = KV_TRANSFER_MAX_PIECE_BYTES;
     c.flow.heads = (kv_heads){0, HEADS};
     if (!end->calls) fill(here.bytes, n_bytes, 5);
     void *memory = bytes_of(kv_transfer_bytes(&c));
@@ -576,6 +588,7 @@ const contract_case contract_cases[] = {
     CASE(it_arrives_even_if_the_other_end_speaks_after_that),
     CASE(both_ends_may_close_at_once_in_the_middle_of_everything),
     CASE(links_are_bounded_and_keys_are_told_apart),
+    CASE(who_cannot_be_woken_says_so),
     CASE(a_kv_transfer_moves_a_sequence),
 };
 const uint32_t n_contract_cases = sizeof contract_cases / sizeof *contract_cases;
