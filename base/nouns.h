@@ -12,6 +12,7 @@
 enum {
     NOUNS_BLOCK_TOKENS = 32, /* tokens in a KV block; also the attention's chunk of keys (numerics.md) */
     NOUNS_MAX_TREE = 64,     /* draft nodes of one sequence in one step */
+    NOUNS_MAX_SWAPS = 1024,  /* of one step */
 };
 
 typedef struct {
@@ -21,6 +22,12 @@ typedef struct {
 typedef struct {
     uint32_t index, generation;
 } block_id; /* a block of one group's KV store; the coordinator owns them all */
+
+/* What a block holds goes to a slot of the swap file that each rank of its group has, or comes back from there. */
+typedef struct {
+    uint32_t block, slot;
+    bool in; /* from the slot into the block */
+} block_swap;
 
 /* A draft tree under the last token of a sequence: flat arrays, parents first. parent[i] is a node's index < i, or
  * NOUNS_TREE_ROOT for a child of the last token. The arrays belong to whoever made the tree. */

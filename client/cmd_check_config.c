@@ -110,12 +110,11 @@ static void print_rank(const config_topology *t, uint32_t rank, uint32_t group, 
         printf("  rank %u  verifier %s, %u of %u", rank, g->name, group_rank + 1, g->tensor_parallel);
     else
         printf("  rank %u  drafter %s, kind %s, of %s", rank, g->name, g->kind, g->table[0] ? g->table : g->model);
-    if (g->table[0])
-        putchar('\n');
-    else if (g->role == CONFIG_DRAFTER && spec_kind_find(g->kind)->wants_hidden)
-        printf(": %s\n", threads);
-    else
-        printf(": %s, %u tokens of KV in %s\n", threads, g->kv_tokens, kv_name(t, g));
+    if (!g->table[0]) printf(": %s", threads);
+    if (!g->table[0] && !(g->role == CONFIG_DRAFTER && spec_kind_find(g->kind)->wants_hidden))
+        printf(", %u tokens of KV in %s", g->kv_tokens, kv_name(t, g));
+    if (g->swap_tokens) printf(", %u on disk in %s", g->swap_tokens, g->swap_directory);
+    putchar('\n');
 }
 
 static void print_summary(const char *path, const config_topology *t, const model_info *info) {

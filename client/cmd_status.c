@@ -54,13 +54,14 @@ static st_code wait_ready(client_rpc *r, state *s, double seconds, st_error *e) 
 
 static json_t *worker_json(const proto_worker_status *w) {
     const proto_register *i = &w->info;
-    return json_pack("{s:i s:s s:s s:s s:s s:b s:b s:I s:i s:i s:i s:s s:s s:s s:i s:I s:I s:I s:f s:I s:i s:I s:I}", "rank",
+    return json_pack("{s:i s:s s:s s:s s:s s:b s:b s:I s:i s:i s:i s:s s:s s:s s:i s:I s:I s:I s:I s:f s:I s:i s:I s:I}", "rank",
                      i->rank, "role", i->role, "kind", i->kind, "name", i->name, "hostname", i->hostname, "up", w->up, "drained",
                      w->drained, "requests", (json_int_t)w->requests, "group", i->group, "group_rank", i->group_rank,
                      "group_size", i->group_size, "isa", i->isa, "precision", i->precision, "kv_type", i->kv_type, "threads",
-                     i->n_threads, "kv_blocks", (json_int_t)i->kv_blocks, "weight_bytes", (json_int_t)i->weight_bytes, "kv_bytes",
-                     (json_int_t)i->kv_bytes, "step_ms", w->step_ms, "steps", (json_int_t)w->steps, "followed", w->followed,
-                     "kv_blocks_held", (json_int_t)w->kv_blocks_held, "dropped", (json_int_t)w->dropped);
+                     i->n_threads, "kv_blocks", (json_int_t)i->kv_blocks, "kv_slots", (json_int_t)i->kv_slots, "weight_bytes",
+                     (json_int_t)i->weight_bytes, "kv_bytes", (json_int_t)i->kv_bytes, "step_ms", w->step_ms, "steps",
+                     (json_int_t)w->steps, "followed", w->followed, "kv_blocks_held", (json_int_t)w->kv_blocks_held, "dropped",
+                     (json_int_t)w->dropped);
 }
 
 static int print_json(const proto_status *s) {
@@ -95,6 +96,9 @@ static int print_text(const proto_status *s) {
                w->up ? "up" : "down", w->drained ? ", drained" : "", r->role, r->kind[0] ? " " : "", r->kind, r->name,
                r->hostname, r->n_threads, r->isa[0] ? " of " : "", r->isa, r->precision[0] ? ", " : "", r->precision,
                (double)r->weight_bytes / 1e6, (double)r->kv_bytes / 1e6, w->step_ms);
+        if (r->kv_slots)
+            printf("  swap file of %llu KV blocks beside %llu in memory\n", (unsigned long long)r->kv_slots,
+                   (unsigned long long)r->kv_blocks);
         if (!strcmp(r->role, "drafter") && r->kv_blocks)
             printf("  follows %u requests, in %llu of %llu KV blocks; has had to drop %llu for others\n", w->followed,
                    (unsigned long long)w->kv_blocks_held, (unsigned long long)r->kv_blocks, (unsigned long long)w->dropped);

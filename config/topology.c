@@ -162,6 +162,21 @@ static st_code check_verifier(const config_topology *t, uint32_t i, st_error *e)
     return st_fail(e, ST_ERR_INVALID_ARGUMENT, "%s: is for drafters; a verifier runs the model of the top level", key);
 }
 
+static st_code check_swap(const config_topology *t, const config_group *g, st_error *e) {
+    if (g->swap_tokens % NOUNS_BLOCK_TOKENS)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "swap_tokens: %u is not a multiple of %d; try %u", g->swap_tokens,
+                       NOUNS_BLOCK_TOKENS, g->swap_tokens - g->swap_tokens % NOUNS_BLOCK_TOKENS);
+    if (g->swap_tokens && g->role == CONFIG_DRAFTER)
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT,
+                       "swap_tokens: is for verifiers; a drafter computes again what it has given up");
+    if (g->swap_tokens && strcmp(t->prefix_cache, "on"))
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT,
+                       "swap_tokens: %u, but prefix_cache is off: expected on, which finds what lies there", g->swap_tokens);
+    if (g->swap_tokens && !g->swap_directory[0])
+        return st_fail(e, ST_ERR_INVALID_ARGUMENT, "swap_directory: is empty; expected a directory on a local disk");
+    return ST_OK;
+}
+
 static st_code check_group(const config_topology *t, uint32_t i, st_error *e) {
     const config_group *g = &t->groups[i];
     size_t n = strlen(g->name);
@@ -176,6 +191,7 @@ static st_code check_group(const config_topology *t, uint32_t i, st_error *e) {
     if (g->kv_tokens % NOUNS_BLOCK_TOKENS)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "kv_tokens: %u is not a multiple of %d; try %u", g->kv_tokens,
                        NOUNS_BLOCK_TOKENS, g->kv_tokens - g->kv_tokens % NOUNS_BLOCK_TOKENS);
+    if (check_swap(t, g, e)) return e->code;
     return g->role == CONFIG_DRAFTER ? check_drafter(g, e) : check_verifier(t, i, e);
 }
 
@@ -302,6 +318,7 @@ void config_destroy(config_topology *t) {
         mem_free(t->groups[i].model);
         mem_free(t->groups[i].table);
         mem_free(t->groups[i].kv_type);
+        mem_free(t->groups[i].swap_directory);
         mem_free(t->groups[i].isa);
     }
     mem_free(t->groups);

@@ -51,7 +51,8 @@ typedef struct {
                                always; 0: any number */
     uint32_t max_tree;      /* largest draft tree, reserved for each sequence; 0: nobody drafts */
     uint32_t max_context;   /* tokens of a sequence, prompt and answer */
-    uint32_t n_blocks[SCHED_MAX_GROUPS];    /* [n_groups] KV blocks of each group */
+    uint32_t n_blocks[SCHED_MAX_GROUPS];    /* [n_groups] KV blocks of each group ... */
+    uint32_t n_slots[SCHED_MAX_GROUPS];     /* ... and slots of its swap files; 0: it has none */
     sched_service serves[SCHED_MAX_GROUPS]; /* [n_groups] */
     uint32_t max_moves;                     /* of a group, in and out; 0: KV never moves, and is computed anew */
     uint32_t min_move_tokens;               /* fewer are computed anew: that is less than a move costs */
@@ -204,8 +205,10 @@ typedef struct {
     uint64_t preempted;         /* times that one had to wait again, as those who came before needed its blocks */
     uint64_t moves, moves_failed; /* of KV, that are over; and that brought nothing, cancelled ones too */
     uint64_t moved_tokens;        /* whose KV came with the others */
-    uint32_t moving;              /* in flight */
-    double move_token_ns;         /* that a move of KV takes for each of its tokens, of late; 0: not known */
+    uint64_t swapped_out, swapped_in, swap_out_ns, swap_in_ns; /* KV blocks; and what that took */
+    uint32_t slots_total, slots_used;                          /* of swap files */
+    uint32_t moving;                                           /* in flight */
+    double move_token_ns; /* that a move of KV takes for each of its tokens, of late; 0: not known */
     uint32_t groups_up;
     bool draining;
 } sched_stats;
@@ -216,6 +219,8 @@ typedef struct {
     uint32_t coming; /* moves to it in flight; an emptied group with nothing coming and none running has nothing left */
     uint32_t running, blocks_total, blocks_used, blocks_reserved, blocks_kept;
     uint64_t steps, rows, busy_ns, idle_ns, looked_up, shared;
+    uint64_t swapped_out, swapped_in, swap_out_ns, swap_in_ns;
+    uint32_t slots_total, slots_used;
     double prompt_token_ns; /* that a prompt takes here for each of its tokens, of late; 0: not known */
     bool moves_pay;         /* to it: they take no longer than to compute, as far as both are known */
 } sched_group_stats;

@@ -172,6 +172,7 @@ static void describe_groups(sched_limits *l, const config_topology *t) {
         uint32_t n_blocks = g->kv_tokens / NOUNS_BLOCK_TOKENS;
         if (g->role == CONFIG_VERIFIER) {
             l->serves[l->n_groups] = service_of(g);
+            l->n_slots[l->n_groups] = g->swap_tokens / NOUNS_BLOCK_TOKENS;
             l->n_blocks[l->n_groups++] = n_blocks;
         } else
             l->drafter_blocks[n_drafters++] = sched_keeps_kv(g->kind) ? n_blocks : 0;

@@ -165,6 +165,7 @@ static void on_register(coordinator *c, net_link *k, const net_frame *f) {
 static bool agrees(const coordinator *c, const proto_register *r, char *text, size_t n) {
     bool drafts = c->members.groups[r->group].drafts;
     uint32_t n_blocks = c->t->groups[r->group].kv_tokens / NOUNS_BLOCK_TOKENS;
+    uint32_t n_slots = c->t->groups[r->group].swap_tokens / NOUNS_BLOCK_TOKENS;
     if (!drafts && memcmp(r->model_hash, c->model_hash, sizeof c->model_hash))
         snprintf(text, n,
                  "rank %u (%s) holds another model file than the coordinator (SHA-256 differs): copy %s to that host again",
@@ -188,6 +189,9 @@ static bool agrees(const coordinator *c, const proto_register *r, char *text, si
                  "topology?",
                  r->rank, r->hostname, (unsigned long long)r->kv_blocks, r->max_context, r->max_rows, n_blocks,
                  c->limits.max_context, c->limits.max_rows);
+    else if (r->kv_slots != n_slots)
+        snprintf(text, n, "rank %u (%s) has a swap file of %llu KV blocks; expected %u: do all hosts read the same topology?",
+                 r->rank, r->hostname, (unsigned long long)r->kv_slots, n_slots);
     else if (drafts && sched_keeps_kv(c->t->groups[r->group].kind) && r->kv_blocks != n_blocks)
         snprintf(text, n, "rank %u (%s, %s) holds %llu KV blocks; expected %u: do all hosts read the same topology?", r->rank,
                  c->t->groups[r->group].name, r->hostname, (unsigned long long)r->kv_blocks, n_blocks);

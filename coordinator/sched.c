@@ -3,7 +3,8 @@
  * What: sched_step is the whole control flow: an event changes requests, those that came free of a plan are retired, waiting ones
  * are admitted, and whoever is idle (a group, a drafter) gets its next plan. All arithmetic is in leaves: sched_admit.c (who
  * may come in), sched_batch.c (what goes into a step, what is accepted of a result), sched_draft.c (whom to ask for drafts, what
- * comes of the answers), sched_move.c (who goes on in another group), sched_state.c (slots, lists, the way out).
+ * comes of the answers), sched_move.c (who goes on in another group), sched_swap.c (what goes to disk, and comes back),
+ * sched_state.c (slots, lists, the way out).
  *
  * Why one plan a step and no queue of steps: continuous batching (Orca, OSDI 2022) wants each step built from what is true when
  * it starts. Today one plan of a group is in flight; sched_group.reported and sched_request.last_plan are written so that a
@@ -14,8 +15,8 @@
  * Why a request that lost its group waits like one that is new: admission is the one way in. What it brings besides is its place,
  * with the tokens that it has and what drafters know of it, and its rank among those that wait.
  * Why preemption costs little: blocks of who is sent away are kept (kv/prefix.c) until the room is needed, those that it used
- * last go first, and what is left of them it has again when it comes back. The road not taken is to reserve for the longest
- * answer: nobody would be sent away, and short answers would hold blocks that they never use.
+ * last go first, and what is left of them, in blocks or on disk, it has again when it comes back. The road not taken is to
+ * reserve for the longest answer: nobody would be sent away, and short answers would hold blocks that they never use.
  *
  * Limits: O(running) an event; O(requests) when a deadline passes or a group is lost. */
 #include "coordinator/sched_int.h"
@@ -40,7 +41,7 @@ static uint32_t chain_blocks(const sched_limits *l) { return kv_blocks_for((uint
 
 static uint32_t n_places(const sched_limits *l) { return l->n_groups * l->max_running; }
 
-static sched_group lay_out_group(layout *at, const sched_limits *l, uint32_t n_blocks) {
+static sched_group lay_out_group(layout *at, const sched_limits *l, uint32_t n_blocks, uint32_t n_slots) {
     sched_group g = {.next_plan = 1, .asks = true};
     g.flight.items = place(at, l->max_batch, sizeof *g.flight.items);
     g.ended = place(at, l->max_running, sizeof *g.ended);
@@ -48,10 +49,11 @@ static sched_group lay_out_group(layout *at, const sched_limits *l, uint32_t n_b
     g.open = place(at, l->max_batch, sizeof *g.open);
     g.work = place(at, l->max_batch, sizeof *g.work);
     g.trees = place(at, l->max_tree ? l->max_batch : 0, sizeof *g.trees);
-    size_t kv_bytes = kv_table_bytes(n_blocks, l->max_running, chain_blocks(l));
+    g.swaps = place(at, n_slots > 0 ? NOUNS_MAX_SWAPS : 0, sizeof *g.swaps);
+    size_t kv_bytes = kv_table_bytes(n_blocks, n_slots, l->max_running, chain_blocks(l));
     INVARIANT(kv_bytes > 0); /* bounded, too */
     void *kv_memory = place(at, 1, kv_bytes);
-    if (kv_memory) g.kv = kv_table_init(kv_memory, n_blocks, l->max_running, chain_blocks(l));
+    if (kv_memory) g.kv = kv_table_init(kv_memory, n_blocks, n_slots, l->max_running, chain_blocks(l));
     return g;
 }
 
@@ -110,7 +112,7 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     }
     shape.groups = place(&at, l->n_groups, sizeof *shape.groups);
     for (uint32_t i = 0; i < l->n_groups; i++) {
-        sched_group g = lay_out_group(&at, l, l->n_blocks[i]);
+        sched_group g = lay_out_group(&at, l, l->n_blocks[i], l->n_slots[i]);
         g.s = s;
         g.serves = l->serves[i];
         if (base) shape.groups[i] = g;
@@ -277,12 +279,13 @@ static void on_result(sched *s, sched_group *g, const proto_result *result) {
         s->stats.stale_results++;
         return;
     }
-    const sched_flight f = g->flight;
+    sched_flight f = g->flight;
     g->flight.id = 0;
     g->reported = f.id;
     g->stats.steps++;
     g->stats.rows += f.n_rows;
     s->stats.moved_kv += result->n_moved;
+    sched_learn_swaps(g, &f, result);
     sched_learn_step(g, &f);
     sched_learn_prompts(g, &f);
     for (uint32_t i = 0; i < f.n_items; i++) {
@@ -315,6 +318,7 @@ static void on_group_down(sched *s, sched_group *g) {
     sched_retire_reported(g);
     g->n_ended = 0;
     kv_forget(g->kv);
+    (void)kv_take_swaps(g->kv, g->swaps); /* they were for its ranks */
     end_stranded(s);
 }
 
@@ -322,7 +326,7 @@ static void on_group_up(sched *s, sched_group *g) {
     if (g->up) on_group_down(s, g); /* it came back before its loss was noticed */
     g->up = true;
     g->next_plan = 1; /* ids count from 1 in each group epoch */
-    g->reported = 0;
+    g->reported = g->last_swaps = 0;
 }
 
 st_code sched_may_empty(const sched *s, uint32_t group, st_error *e) {
@@ -518,6 +522,8 @@ sched_group_stats sched_get_group(const sched *s, uint32_t group) {
     out.blocks_total = kv_total_blocks(g->kv);
     out.blocks_used = kv_used_blocks(g->kv);
     out.blocks_kept = kv_kept_blocks(g->kv);
+    out.slots_total = kv_total_slots(g->kv);
+    out.slots_used = kv_used_slots(g->kv);
     out.blocks_reserved = out.blocks_total - out.blocks_used - kv_free_blocks(g->kv);
     out.prompt_token_ns = g->prompt_ns;
     out.moves_pay = sched_moves_pay(g);
@@ -537,6 +543,12 @@ static void add_group(sched_stats *to, sched_group_stats g) {
     to->idle_ns += g.idle_ns;
     to->looked_up += g.looked_up;
     to->shared += g.shared;
+    to->slots_total += g.slots_total;
+    to->slots_used += g.slots_used;
+    to->swapped_out += g.swapped_out;
+    to->swapped_in += g.swapped_in;
+    to->swap_out_ns += g.swap_out_ns;
+    to->swap_in_ns += g.swap_in_ns;
 }
 
 sched_stats sched_get_stats(const sched *s) {

@@ -41,6 +41,10 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
         if (l->n_blocks[g] < 1 || l->n_blocks[g] > 1 << 28)
             return st_fail(e, ST_ERR_INVALID_ARGUMENT, "scheduler: n_blocks of group %u is %u, must be 1 to %u", g,
                            l->n_blocks[g], 1U << 28);
+    for (uint32_t g = 0; g < l->n_groups; g++)
+        if (l->n_slots[g] > 1 << 28)
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "scheduler: n_slots of group %u is %u, must be 0 to %u", g, l->n_slots[g],
+                           1U << 28);
     if (l->n_drafters > 0 && l->n_groups * l->max_running > PROTO_MAX_PLAN_SEQUENCES)
         return st_fail(e, ST_ERR_INVALID_ARGUMENT,
                        "scheduler: max_running is %u in %u groups, must be at most %d together, as a "
@@ -155,7 +159,7 @@ static void take_place(sched *s, sched_request *r) {
     sched_forget_trust(s, r);
 }
 
-static void share(sched_request *r, uint32_t n) {
+void sched_share(sched_request *r, uint32_t n) {
     r->n_cached += n;
     r->group->stats.shared += n;
     if (r->epoch == 1) r->n_shared += n;
@@ -173,7 +177,7 @@ void sched_admit(sched *s) {
         INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, sched_to_share(r), sched_first_tokens(s, r), &r->chain, &n) ==
                   ST_OK);
         g->stats.looked_up += r->n_known;
-        share(r, n);
+        sched_share(r, n);
         if (r->n_known - r->n_cached > 1)
             sched_move(s, r, SCHED_PREFILL);
         else
@@ -208,5 +212,5 @@ void sched_keep(sched_request *r) {
 
 void sched_adopt(sched_group *g) {
     for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(g->s, r))
-        share(r, kv_adopt(g->kv, r->chain, r->salt, r->known, sched_to_share(r)));
+        sched_share(r, kv_adopt(g->kv, r->chain, r->salt, r->known, sched_to_share(r)));
 }

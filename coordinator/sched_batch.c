@@ -90,6 +90,20 @@ static bool is_computed(const sched_group *g, const sched_request *r) {
     return false;
 }
 
+/* waits: those whose next tokens lie in a slot sit the step out. */
+static void add_prompts(sched_group *g, bool waits) {
+    const sched_limits *l = &g->s->limits;
+    uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */
+    bool others_decode = g->flight.n_decoding > 0;
+    for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(g->s, r)) {
+        if (is_computed(g, r) || (waits && sched_waits_for_slots(g, r))) continue;
+        uint32_t rows_left = sched_prompt_room(g, &g->flight);
+        n_opened += r->open ? 0 : r->n_known;
+        if (rows_left == 0 || g->plan.n_work == l->max_batch || n_opened > PROTO_MAX_PROMPT_TOKENS) break;
+        add_work(g, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, others_decode), NULL);
+    }
+}
+
 bool sched_build_plan(sched_group *g) {
     sched *s = g->s;
     const sched_limits *l = &s->limits;
@@ -98,6 +112,7 @@ bool sched_build_plan(sched_group *g) {
     g->n_trees = 0;
     sched_make_room(g);
     add_close(g);
+    sched_fetch(g);
 
     uint32_t n_decode = g->lists[SCHED_DECODE].n, places = l->max_batch - (g->lists[SCHED_PREFILL].n > 0);
     if (n_decode > places) n_decode = places;
@@ -111,15 +126,10 @@ bool sched_build_plan(sched_group *g) {
         sched_move(s, r, SCHED_DECODE);
     }
     g->flight.n_decoding = g->flight.n_rows;
-    uint64_t n_opened = 0; /* tokens: opens bring whole prompts, and a plan must not be longer than a message may be */
-    for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(s, r)) {
-        if (is_computed(g, r)) continue;
-        uint32_t rows_left = sched_prompt_room(g, &g->flight);
-        n_opened += r->open ? 0 : r->n_known;
-        if (rows_left == 0 || g->plan.n_work == l->max_batch || n_opened > PROTO_MAX_PROMPT_TOKENS) break;
-        add_work(g, r, sched_prompt_share(r->n_known - r->n_cached, rows_left, l->prefill_chunk, n_decode > 0), NULL);
-    }
-    if (g->plan.n_work == 0 && g->plan.n_close == 0) return false;
+    add_prompts(g, true);
+    if (g->plan.n_work == 0 && kv_n_swaps(g->kv) == 0) add_prompts(g, false); /* nothing would come that they could wait for */
+    sched_add_swaps(g);
+    if (g->plan.n_work == 0 && g->plan.n_close == 0 && g->plan.n_swaps == 0) return false;
     g->flight.id = g->plan.id;
     g->flight.sent_ns = s->now_ns;
     g->flight.decodes = n_decode > 0 && n_decode == g->plan.n_work;

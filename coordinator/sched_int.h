@@ -113,8 +113,12 @@ typedef struct {
     bool prompts; /* ... or none is */
     uint32_t n_items, n_rows;
     uint32_t n_decoding, n_choosing; /* of the rows: of sequences that decode, drafts too; and with the last ones of prompts */
+    uint32_t n_swapped[2];           /* KV blocks out and in (sched_way), before all else ... */
+    double swap_ns;                  /* ... which are expected to take so long */
     sched_asked *items;              /* [max_batch] */
 } sched_flight;
+
+typedef enum { SCHED_OUT, SCHED_IN } sched_way; /* of a swap */
 
 /* One item of a drafter's plan in flight. */
 typedef struct {
@@ -164,13 +168,17 @@ struct sched_group {
     uint32_t n_ended;
     sched_tree *trees; /* [max_batch] of the plan in flight */
     uint32_t n_trees;
-    proto_plan plan;  /* views of the next three */
-    seq_id *close;    /* [max_running] */
-    proto_open *open; /* [max_batch] */
-    proto_work *work; /* [max_batch] */
-    spec_cost cost;   /* of its steps, their ways included ... */
-    spec_stall stall; /* ... of those that compute prompts beside decoding sequences ... */
-    double prompt_ns; /* ... and of a token of a prompt, of late; 0: not known */
+    proto_plan plan;     /* views of the next three */
+    seq_id *close;       /* [max_running] */
+    proto_open *open;    /* [max_batch] */
+    proto_work *work;    /* [max_batch] */
+    block_swap *swaps;   /* [NOUNS_MAX_SWAPS] of the plan in flight; none where there are no slots */
+    uint64_t last_swaps; /* the last plan that had some; 0: none */
+    uint32_t n_quiet;    /* plans from now on that are to have none, as a move waits for that */
+    double swap_ns[2];   /* a block, out and in, of late; 0: not known */
+    spec_cost cost;      /* of its steps, their ways included ... */
+    spec_stall stall;    /* ... of those that compute prompts beside decoding sequences ... */
+    double prompt_ns;    /* ... and of a token of a prompt, of late; 0: not known */
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
     bool lockstep;           /* ... which go on together, if there are several ... */
@@ -283,10 +291,25 @@ void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last, e
 /* Before a step: those who decode have the blocks for it. The youngest make room where there are too few; the oldest only
  * where KV that comes holds the rest, which cannot be had before SCHED_MOVED. */
 void sched_make_room(sched_group *g);
+void sched_share(sched_request *r, uint32_t n); /* so many of its tokens are in the cache, without being computed for it */
 /* What an item of the group's last step has brought into the cache is there for others, too ... */
 void sched_keep(sched_request *r);
 /* ... and prompts which begin like that go on behind it. No plan is in flight. */
 void sched_adopt(sched_group *g);
+
+/* sched_swap.c: KV blocks that go to the group's swap files, and come back. */
+/* Before a step: how much may be swapped in it; prompts go on behind what comes back with it. */
+void sched_fetch(sched_group *g);
+/* What comes next of the prompt lies in a slot, and is fetched rather than computed. */
+bool sched_waits_for_slots(const sched_group *g, const sched_request *r);
+void sched_add_swaps(sched_group *g); /* to the plan, which is otherwise made */
+/* It gives its blocks back, and will want them again. */
+void sched_expect_again(const sched_request *r);
+/* A result has come; takes what swaps took off the time of the step. */
+void sched_learn_swaps(sched_group *g, sched_flight *f, const proto_result *result);
+/* No swap of the group is to come or under way, so that its blocks may be read and written by a move. If not, plans without swaps
+ * come soon. */
+bool sched_swaps_rest(sched_group *g);
 
 /* sched_move.c: KV that moves to another group. */
 uint32_t sched_n_coming(const sched_group *g);

@@ -113,15 +113,26 @@ static void pause_it(sched *s, sched_request *r) {
     sched_move(s, r, SCHED_MOVING);
 }
 
-/* Its first n_tokens, whole blocks; one more may be known by the time that they have come. False: no room after all. */
+/* Blocks for it in `to`, which are written at once: not before what is in them went to a slot, so that goes nowhere. */
+static st_code reserve_there(const sched_request *r, sched_group *to, uint32_t n_tokens, kv_chain *chain, uint32_t *n_shared) {
+    uint32_t first, n_new;
+    kv_swap_rule rule = kv_rule_swaps(to->kv, (kv_swap_rule){0});
+    st_code code =
+        kv_reserve_known(to->kv, r->salt, r->known, sched_to_share(r), sched_first_tokens(to->s, r) + 1, chain, n_shared);
+    if (code == ST_OK) INVARIANT(kv_extend(to->kv, *chain, n_tokens, &first, &n_new) == ST_OK);
+    kv_rule_swaps(to->kv, rule);
+    return code;
+}
+
+/* Its first n_tokens, whole blocks; one more may be known by the time that they have come. False: no room after all, or not yet.
+ */
 static bool begin(sched_request *r, sched_group *to, uint32_t n_tokens) {
     sched_group *g = r->group;
     sched *s = g->s;
     uint32_t n_shared = 0, first, n_new, at = 0;
     kv_chain chain;
-    if (kv_reserve_known(to->kv, r->salt, r->known, sched_to_share(r), sched_first_tokens(s, r) + 1, &chain, &n_shared) != ST_OK)
-        return false;
-    INVARIANT(kv_extend(to->kv, chain, n_tokens, &first, &n_new) == ST_OK);
+    bool here = sched_swaps_rest(g), there = sched_swaps_rest(to);
+    if (!here || !there || reserve_there(r, to, n_tokens, &chain, &n_shared) != ST_OK) return false;
     INVARIANT(kv_extend(g->kv, r->chain, n_tokens, &first, &n_new) == ST_OK);
     while (s->moves[at].id > 0) at++; /* there is one: each group has at most max_moves */
     sched_transfer *m = &s->moves[at];

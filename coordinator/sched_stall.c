@@ -3,8 +3,8 @@
  * A step lasts until its last row is computed, so rows of prompts make each decoding stream in it wait. Those that decode come
  * first, with their drafts; prompts together get what is expected to keep the step within limits.max_stall_ns (spec_stall), and
  * LEAST rows at any rate, since a prompt is somebody's wait too: where those take longer, or the decoding rows alone do, the
- * bound gives way. The last row of a prompt counts with the decoding ones: a token is chosen at it, and where the vocabulary is
- * large that is most of what it takes. Pure arithmetic. */
+ * bound gives way. What the swaps before them are expected to take counts with them. The last row of a prompt counts with the
+ * decoding ones: a token is chosen at it, and where the vocabulary is large that is most of what it takes. Pure arithmetic. */
 #include "coordinator/sched_int.h"
 
 enum { LEAST = 8 };
@@ -13,7 +13,8 @@ uint32_t sched_prompt_room(const sched_group *g, const sched_flight *f) {
     const sched_limits *l = &g->s->limits;
     uint32_t left = l->max_rows - f->n_rows, taken = f->n_rows - f->n_decoding, n_prompt = f->n_rows - f->n_choosing;
     if (f->n_decoding == 0 || l->max_stall_ns == 0) return left;
-    uint32_t n = spec_stall_rows(&g->stall, &g->cost, f->n_choosing, n_prompt + left, l->max_stall_ns);
+    uint64_t swap_ns = (uint64_t)f->swap_ns, bound_ns = swap_ns < l->max_stall_ns ? l->max_stall_ns - swap_ns : 0;
+    uint32_t n = spec_stall_rows(&g->stall, &g->cost, f->n_choosing, n_prompt + left, bound_ns);
     uint32_t least = taken < LEAST ? LEAST - taken : 0;
     n = n > n_prompt ? n - n_prompt : 0;
     if (n < least) n = least;

@@ -193,6 +193,7 @@ void sched_preempt(sched_request *r) {
     sched_group *g = r->group;
     INVARIANT(r->last_plan <= g->reported);
     sched_close_there(r);
+    sched_expect_again(r);
     wait_again(g->s, r);
     g->s->stats.preempted++;
 }

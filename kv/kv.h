@@ -2,8 +2,9 @@
  *
  * Nouns: a store (all blocks of one rank, in device memory), a KV type (how K and V are rounded; one file and one row in
  * kv/types/). The store does as plans say and decides nothing; it remembers the generation under which each
- * block was last named, and refuses an older one. Owner: the worker's step thread; kv_store_load and kv_store_store may be called
- * by a second thread meanwhile, for blocks that no plan names: it is the coordinator who sees to that. */
+ * block was last named, and refuses an older one. A swap file holds further blocks on disk. Owner: the worker's step thread;
+ * kv_store_load and kv_store_store may be called by a second thread meanwhile, for blocks that no plan names: it is the
+ * coordinator who sees to that. */
 #ifndef CONSORT_KV_H
 #define CONSORT_KV_H
 
@@ -46,5 +47,16 @@ ST_CHECKED st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t
  * ST_ERR_INVALID_ARGUMENT (block, layer, heads, tokens, rows or bytes not as the store has them; nothing was read or written). */
 ST_CHECKED st_code kv_store_load(const kv_store *s, uint32_t block, const kv_piece *p, uint8_t *bytes, size_t n);
 ST_CHECKED st_code kv_store_store(kv_store *s, uint32_t block, const kv_piece *p, const uint8_t *bytes, size_t n);
+
+typedef struct kv_swap_file kv_swap_file;
+/* A file without a name in `directory` with room for n_slots blocks of the store, set aside at once. All must outlive it. Errors:
+ * ST_ERR_IO (names the directory, the bytes, the keys to change), ST_FATAL_MEMORY. */
+ST_CHECKED st_code kv_swap_file_create(const kernels_ops *ops, kernels_device *device, const kv_store *store,
+                                       const char *directory, uint32_t n_slots, kv_swap_file **out, st_error *e);
+void kv_swap_file_destroy(kv_swap_file *f); /* NULL-safe */
+/* Copies the block to the slot or the slot to the block, all of it; the device has done what it was told before. After an error
+ * the rank must leave: ST_FATAL_PROTOCOL (no such block or slot, or nothing was put in), ST_ERR_IO (the file fails, or the slot
+ * holds other bytes than were put in; then the block is untouched). Allocates nothing. Thread: the step thread. */
+ST_CHECKED st_code kv_swap_file_do(kv_swap_file *f, const block_swap *s, st_error *e);
 
 #endif

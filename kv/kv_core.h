@@ -6,6 +6,10 @@
  * a fork shares all full blocks, and so do sequences that begin with the same tokens under the same salt. A block whose tokens
  * are known stays when nobody holds it any more, until its room is needed (kept blocks; the one used longest ago goes first).
  *
+ * Where there are slots (a second, slower tier: a file of each rank), a kept block whose room is needed goes to one if it is
+ * likely to be wanted again, and comes back into some block when it is (kv_fetch). The table says what is to be copied where, as
+ * swaps, in the order in which they must be done: all of them before anything that is planned later reads or writes a block.
+ *
  * All memory is the caller's, sized by kv_table_bytes; no clock, allocation or I/O. Owner: the scheduler. */
 #ifndef CONSORT_KV_CORE_H
 #define CONSORT_KV_CORE_H
@@ -29,9 +33,10 @@ static inline uint32_t kv_blocks_for(uint64_t n_tokens) {
     return (uint32_t)((n_tokens + NOUNS_BLOCK_TOKENS - 1) / NOUNS_BLOCK_TOKENS);
 }
 
-size_t kv_table_bytes(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks);
+/* 0: more than memory can hold. n_slots may be 0. */
+size_t kv_table_bytes(uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks);
 /* `memory`: kv_table_bytes() bytes, 64-byte aligned, owned by the caller for as long as the table is used. */
-kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks);
+kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks);
 
 /* A new empty chain that may grow to n_tokens. Errors: ST_ERR_NO_BLOCKS (retryable, nothing changed), ST_ERR_INVALID_ARGUMENT
  * (can never fit this table). */
@@ -41,7 +46,7 @@ ST_CHECKED st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out);
  * there. */
 ST_CHECKED st_code kv_reserve_known(kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens,
                                     kv_chain *out, uint32_t *n_shared);
-/* What kv_reserve_known would find, in tokens; *n_blocks: free blocks that it would take. */
+/* What kv_reserve_known would find, and kv_fetch behind it, in tokens; *n_blocks: free blocks that they would take. */
 uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens,
                   uint32_t *n_blocks);
 /* The chain goes on with kept blocks that hold the next of its first n_known tokens, computed for another since it was reserved.
@@ -50,8 +55,27 @@ uint32_t kv_adopt(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens,
 /* The cache of the chain now holds n_cached tokens, which are `tokens`: its full blocks may be shared from here on, and are kept.
  * For a chain of kv_reserve_known, with the same salt; n_cached never falls. */
 void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_cached);
-/* Nothing is kept that no chain holds, and what chains hold is not shared any more. */
+/* Nothing is kept that no chain holds, neither in a block nor in a slot, and what chains hold is not shared any more. Swaps that
+ * were noted stay: chains may need them. */
 void kv_forget(kv_table *t);
+
+/* The swaps that may be noted until kv_take_swaps: in all, and which. At first none. */
+typedef struct {
+    uint32_t most; /* <= NOUNS_MAX_SWAPS */
+    bool out, in;
+} kv_swap_rule;
+kv_swap_rule kv_rule_swaps(kv_table *t, kv_swap_rule rule); /* returns the one before */
+/* Whoever holds the chain is about to give it back and will come again: its kept blocks are worth a slot. (So is a block that a
+ * second chain has taken up.) */
+void kv_expect(kv_table *t, kv_chain c);
+/* As kv_adopt, and behind that from slots, as far as the rule allows. What comes from a slot is in its block once the swaps have
+ * been done. */
+uint32_t kv_fetch(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known);
+/* Whether kv_fetch would go on with a slot, now or when more swaps are allowed. */
+bool kv_can_fetch(const kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known);
+uint32_t kv_n_swaps(const kv_table *t); /* noted and not taken yet */
+/* Moves them to out[NOUNS_MAX_SWAPS], in their order; returns how many. */
+uint32_t kv_take_swaps(kv_table *t, block_swap *out);
 /* The chain may grow to n_tokens, if it might not already. Errors as kv_reserve. */
 ST_CHECKED st_code kv_grow(kv_table *t, kv_chain c, uint64_t n_tokens);
 /* Makes the chain hold n_tokens tokens. *first and *n_new tell which of its blocks are new (kv_chain_blocks()[first ...]).
@@ -72,8 +96,11 @@ uint32_t kv_free_blocks(const kv_table *t); /* neither used nor promised; kept o
 uint32_t kv_used_blocks(const kv_table *t); /* that chains hold */
 uint32_t kv_kept_blocks(const kv_table *t); /* that no chain holds */
 uint32_t kv_total_blocks(const kv_table *t);
+uint32_t kv_used_slots(const kv_table *t);
+uint32_t kv_total_slots(const kv_table *t);
 
-/* INVARIANTs: counts, references, reservations and generations agree. O(blocks); debug builds call it each step. */
+/* INVARIANTs: counts, references, reservations, generations and slots agree. O(blocks + slots); debug builds call it each step.
+ */
 void kv_check(const kv_table *t);
 
 #endif

@@ -6,12 +6,18 @@
  *     blocks = used (references >= 1) + kept (a node of the prefix tree, references 0) + on the stack
  *     kept + on the stack = promised + what kv_free_blocks() offers
  *
- * A new block comes from the stack; when that is empty, from the kept block that was used longest ago.
+ * A new block comes from the stack; when that is empty, from the kept block that was used longest ago. What that one holds goes
+ * to a slot if it is worth it: whoever gave it back will come again, or it was taken up before, or blocks behind it lie in slots.
+ * Where all slots are full, the one filled longest ago is given up.
  *
  * Why reservations: a prompt that has been admitted is computed to its end, and a step that was planned has its blocks. They
  * cover what is needed for certain; who answers at length asks for more (kv_grow), and the scheduler sends the youngest away when
  * there is none.
  * Why generations: a plan that names a block which was freed since can be told from one that names its new owner.
+ * Why swaps are one list in one order, and not what goes out and what comes in: a block that went out takes what comes in, a slot
+ * that was emptied is filled again, all before the list is taken. Done one by one, each finds what it expects.
+ * Why a block that comes back gives up its slot: a copy there would save the next way out, and hold room that others lack now.
+ *
  * Limits: a shared block is never written: a fork shares full blocks only. max_chains * max_chain_blocks ids are kept, whether
  * they are used or not; that is 8 bytes for 32 tokens. */
 #include "kv/prefix_int.h"
@@ -29,15 +35,19 @@ typedef struct {
 } chain;
 
 struct kv_table {
-    uint32_t n_blocks, max_chains, max_chain_blocks;
-    uint32_t n_free;   /* blocks on the stack */
-    uint32_t promised; /* sum over chains of n_reserved - n_blocks; <= n_free and kept ones */
+    uint32_t n_blocks, n_slots, max_chains, max_chain_blocks;
+    uint32_t n_free, n_free_slots; /* blocks on the stack; slots on theirs */
+    uint32_t promised;             /* sum over chains of n_reserved - n_blocks; <= n_free and kept ones */
     kv_prefix prefix;
     uint32_t free_chain;                      /* first of the list */
     uint32_t *generation, *references, *free; /* [n_blocks]; free: a stack of indices, top at n_free - 1 */
-    uint32_t *count;                          /* [n_blocks] scratch of kv_check */
-    chain *chains;                            /* [max_chains] */
-    block_id *ids;                            /* [max_chains][max_chain_blocks] */
+    uint32_t *free_slots;                     /* [n_slots] a stack likewise */
+    uint32_t *count, *slot_count;             /* [n_blocks], [n_slots] scratch of kv_check */
+    block_swap *swaps;                        /* [NOUNS_MAX_SWAPS] noted; none without slots */
+    uint32_t n_swaps;
+    kv_swap_rule rule;
+    chain *chains; /* [max_chains] */
+    block_id *ids; /* [max_chains][max_chain_blocks] */
 };
 
 /* ---- memory: one walk lays the arrays out, without memory to find the size, with it to set the pointers ---- */
@@ -59,14 +69,20 @@ static void *place(layout *l, size_t n, size_t size_bytes) {
 }
 
 static size_t lay_out(unsigned char *base, kv_table shape, kv_table **out) {
-    layout l = {.base = base};
+    layout l = {.base = base, .overflow = shape.n_slots > UINT32_MAX - shape.n_blocks};
     kv_table *t = place(&l, 1, sizeof *t);
     shape.generation = place(&l, shape.n_blocks, sizeof *shape.generation);
     shape.references = place(&l, shape.n_blocks, sizeof *shape.references);
     shape.free = place(&l, shape.n_blocks, sizeof *shape.free);
+    shape.free_slots = place(&l, shape.n_slots, sizeof *shape.free_slots);
     shape.count = place(&l, shape.n_blocks, sizeof *shape.count);
-    shape.prefix.n_buckets = kv_prefix_buckets(shape.n_blocks);
-    shape.prefix.nodes = place(&l, shape.n_blocks, sizeof *shape.prefix.nodes);
+    shape.slot_count = place(&l, shape.n_slots, sizeof *shape.slot_count);
+    shape.swaps = place(&l, shape.n_slots > 0 ? NOUNS_MAX_SWAPS : 0, sizeof *shape.swaps);
+    shape.prefix.n_blocks = shape.n_blocks;
+    shape.prefix.n_nodes = shape.n_blocks + shape.n_slots;
+    shape.prefix.n_buckets = kv_prefix_buckets(shape.prefix.n_nodes);
+    shape.prefix.nodes = place(&l, shape.prefix.n_nodes, sizeof *shape.prefix.nodes);
+    shape.prefix.of_block = place(&l, shape.n_blocks, sizeof *shape.prefix.of_block);
     shape.prefix.buckets = place(&l, shape.prefix.n_buckets, sizeof *shape.prefix.buckets);
     shape.chains = place(&l, shape.max_chains, sizeof *shape.chains);
     shape.ids = place(&l, (size_t)shape.max_chains * shape.max_chain_blocks, sizeof *shape.ids);
@@ -78,21 +94,30 @@ static size_t lay_out(unsigned char *base, kv_table shape, kv_table **out) {
     return l.overflow ? 0 : l.used_bytes;
 }
 
-size_t kv_table_bytes(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {
-    kv_table shape = {.n_blocks = n_blocks, .max_chains = max_chains, .max_chain_blocks = max_chain_blocks};
-    return lay_out(NULL, shape, NULL);
+static kv_table shape_of(uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks) {
+    return (kv_table){.n_blocks = n_blocks, .n_slots = n_slots, .max_chains = max_chains, .max_chain_blocks = max_chain_blocks};
 }
 
-kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {
-    kv_table shape = {.n_blocks = n_blocks, .max_chains = max_chains, .max_chain_blocks = max_chain_blocks}, *t = NULL;
+size_t kv_table_bytes(uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks) {
+    return lay_out(NULL, shape_of(n_blocks, n_slots, max_chains, max_chain_blocks), NULL);
+}
+
+static void free_all_slots(kv_table *t) {
+    for (uint32_t i = 0; i < t->n_slots; i++) t->free_slots[i] = t->n_slots - 1 - i; /* slot 0 on top */
+    t->n_free_slots = t->n_slots;
+}
+
+kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks) {
+    kv_table *t = NULL;
     INVARIANT(memory && ((uintptr_t)memory & 63) == 0);
-    INVARIANT(lay_out(memory, shape, &t) > 0);
+    INVARIANT(lay_out(memory, shape_of(n_blocks, n_slots, max_chains, max_chain_blocks), &t) > 0);
     for (uint32_t i = 0; i < n_blocks; i++) {
         t->generation[i] = 1;
         t->free[i] = n_blocks - 1 - i; /* block 0 on top */
     }
     t->n_free = n_blocks;
-    kv_prefix_init(&t->prefix, n_blocks);
+    free_all_slots(t);
+    kv_prefix_init(&t->prefix);
     for (uint32_t i = 0; i < max_chains; i++) t->chains[i].next_free = i + 1 < max_chains ? i + 1 : NO_CHAIN;
     t->free_chain = max_chains > 0 ? 0 : NO_CHAIN;
     return t;
@@ -113,10 +138,42 @@ static void free_block(kv_table *t, uint32_t index) {
     t->free[t->n_free++] = index;
 }
 
+/* A node that no chain holds, with all behind it, which lies in slots. Its own block is still to be freed. */
+static void drop_tree(kv_table *t, uint32_t node) {
+    const kv_node *nodes = t->prefix.nodes;
+    for (uint32_t at = node, parent;; at = parent) {
+        while (nodes[at].first_child != KV_NONE) at = nodes[at].first_child;
+        parent = nodes[at].parent;
+        if (nodes[at].state == KV_SWAPPED) t->free_slots[t->n_free_slots++] = nodes[at].at;
+        kv_prefix_remove(&t->prefix, at);
+        if (at == node) return;
+    }
+}
+
+static void note_swap(kv_table *t, uint32_t block, uint32_t slot, bool in) {
+    INVARIANT(t->n_swaps < t->rule.most && t->rule.most <= NOUNS_MAX_SWAPS);
+    t->swaps[t->n_swaps++] = (block_swap){block, slot, in};
+}
+
+static bool is_worth_a_slot(const kv_node *n) { return n->awaited || n->found || n->first_child != KV_NONE; }
+
+/* False: it must be given up. */
+static bool swap_out(kv_table *t, uint32_t node) {
+    const kv_node *n = &t->prefix.nodes[node];
+    if (!t->rule.out || t->n_swaps >= t->rule.most || !is_worth_a_slot(n)) return false;
+    if (t->n_free_slots == 0 && t->prefix.swapped.n > 0) drop_tree(t, t->prefix.swapped.oldest);
+    if (t->n_free_slots == 0) return false; /* the last one is about to be fetched */
+    uint32_t slot = t->free_slots[--t->n_free_slots];
+    note_swap(t, n->at, slot, false);
+    kv_prefix_swap(&t->prefix, node, slot);
+    return true;
+}
+
 static void evict(kv_table *t) {
-    uint32_t index = t->prefix.oldest;
-    INVARIANT(index != KV_NO_BLOCK);
-    kv_prefix_remove(&t->prefix, index);
+    uint32_t node = t->prefix.resting.oldest;
+    INVARIANT(node != KV_NONE);
+    uint32_t index = t->prefix.nodes[node].at;
+    if (!swap_out(t, node)) drop_tree(t, node);
     free_block(t, index);
 }
 
@@ -133,8 +190,8 @@ static void take_block(kv_table *t, chain *c, block_id *ids) {
 static void drop_block(kv_table *t, uint32_t index) {
     INVARIANT(t->references[index] > 0);
     if (--t->references[index] > 0) return;
-    if (t->prefix.nodes[index].there)
-        kv_prefix_rest(&t->prefix, index);
+    if (t->prefix.of_block[index] != KV_NONE)
+        kv_prefix_rest(&t->prefix, t->prefix.of_block[index]);
     else
         free_block(t, index);
 }
@@ -164,17 +221,18 @@ st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out) {
 }
 
 typedef struct {
-    uint32_t n, n_resting; /* blocks; of these no chain holds so many */
+    uint32_t n, n_resting, n_swapped; /* blocks; of these no chain holds so many; and so many lie in slots */
 } run;
 
 /* The longest run of blocks that hold the first of n_known tokens, but for the last token. */
 static run find_run(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
     run r = {0};
-    uint32_t at = KV_NO_BLOCK, most = n_known > 0 ? (n_known - 1) / NOUNS_BLOCK_TOKENS : 0;
+    uint32_t at = KV_NONE, most = n_known > 0 ? (n_known - 1) / NOUNS_BLOCK_TOKENS : 0;
     for (; r.n < most && r.n < t->max_chain_blocks; r.n++) {
         at = kv_prefix_find(&t->prefix, salt, at, tokens + (size_t)r.n * NOUNS_BLOCK_TOKENS);
-        if (at == KV_NO_BLOCK) break;
-        r.n_resting += t->prefix.nodes[at].rests;
+        if (at == KV_NONE || (t->prefix.nodes[at].state == KV_SWAPPED && !t->rule.in)) break;
+        r.n_resting += t->prefix.nodes[at].state == KV_RESTS;
+        r.n_swapped += t->prefix.nodes[at].state == KV_SWAPPED;
     }
     return r;
 }
@@ -182,25 +240,103 @@ static run find_run(const kv_table *t, kv_salt salt, const uint32_t *tokens, uin
 uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens,
                   uint32_t *n_blocks) {
     run r = find_run(t, salt, tokens, n_known);
-    *n_blocks = kv_blocks_for(n_tokens) - r.n + r.n_resting; /* a resting one that it takes cannot be promised to others */
+    *n_blocks = kv_blocks_for(n_tokens) - r.n + r.n_resting /* a resting one that it takes cannot be promised to others */
+                + r.n_swapped;                              /* and one in a slot needs a block, as one to be computed does */
     return r.n * NOUNS_BLOCK_TOKENS;
 }
 
-uint32_t kv_adopt(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
+/* The node of block n_before of the chain, whose blocks up to there are nodes; or, behind the last, where one would be added. */
+static uint32_t parent_of(const kv_table *t, const block_id *ids, uint32_t n_before) {
+    return n_before > 0 ? t->prefix.of_block[ids[n_before - 1].index] : KV_NONE;
+}
+
+/* The node that the chain could go on with, of n_known tokens, one of which is to be left. */
+static uint32_t next_node(const kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
+    const chain *ch = chain_of(t, c);
+    if (ch->apart || ch->n_kept < ch->n_blocks || n_known <= (ch->n_blocks + 1) * NOUNS_BLOCK_TOKENS) return KV_NONE;
+    INVARIANT(n_known <= (uint64_t)ch->n_reserved * NOUNS_BLOCK_TOKENS);
+    return kv_prefix_find(&t->prefix, salt, parent_of(t, ids_of(t, c), ch->n_blocks),
+                          tokens + (size_t)ch->n_blocks * NOUNS_BLOCK_TOKENS);
+}
+
+/* The chain goes on with a node that has a block. */
+static void take_node(kv_table *t, kv_chain c, uint32_t node) {
+    chain *ch = chain_of(t, c);
+    kv_node *n = &t->prefix.nodes[node];
+    if (t->references[n->at]++ == 0) kv_prefix_wake(&t->prefix, node);
+    t->promised--;
+    ids_of(t, c)[ch->n_blocks++] = (block_id){n->at, t->generation[n->at]};
+}
+
+/* ... or with one that lies in a slot. While it gets a block, another may have to go to a slot: never to its own. */
+static void fetch_node(kv_table *t, kv_chain c, uint32_t node) {
     chain *ch = chain_of(t, c);
     block_id *ids = ids_of(t, c);
-    uint32_t before = ch->n_blocks;
-    if (ch->apart || ch->n_kept < ch->n_blocks) return 0;
-    INVARIANT(n_known <= (uint64_t)ch->n_reserved * NOUNS_BLOCK_TOKENS);
-    for (; n_known > (ch->n_blocks + 1) * NOUNS_BLOCK_TOKENS; ch->n_kept = ++ch->n_blocks) {
-        uint32_t parent = ch->n_blocks > 0 ? ids[ch->n_blocks - 1].index : KV_NO_BLOCK;
-        uint32_t next = kv_prefix_find(&t->prefix, salt, parent, tokens + (size_t)ch->n_blocks * NOUNS_BLOCK_TOKENS);
-        if (next == KV_NO_BLOCK) break;
-        if (t->references[next]++ == 0) kv_prefix_wake(&t->prefix, next);
-        t->promised--;
-        ids[ch->n_blocks] = (block_id){next, t->generation[next]};
+    uint32_t slot = kv_prefix_raise(&t->prefix, node);
+    take_block(t, ch, ids);
+    uint32_t block = ids[ch->n_blocks - 1].index;
+    kv_prefix_settle(&t->prefix, node, block);
+    note_swap(t, block, slot, true);
+    t->free_slots[t->n_free_slots++] = slot;
+}
+
+/* One in, and one out to make room for it. */
+static bool may_fetch_now(const kv_table *t) { return t->rule.in && t->n_swaps + 2 <= t->rule.most; }
+
+/* Who was to come again has come, or another has: then it is found. */
+static void note_taken(kv_node *n) {
+    if (!n->awaited) n->found = true;
+    n->awaited = false;
+}
+
+static uint32_t go_on(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known, bool fetches) {
+    chain *ch = chain_of(t, c);
+    uint32_t before = ch->n_blocks, node;
+    while ((node = next_node(t, c, salt, tokens, n_known)) != KV_NONE) {
+        bool swapped = t->prefix.nodes[node].state == KV_SWAPPED;
+        if (swapped && !(fetches && may_fetch_now(t))) break;
+        if (swapped)
+            fetch_node(t, c, node);
+        else
+            take_node(t, c, node);
+        note_taken(&t->prefix.nodes[node]);
+        ch->n_kept = ch->n_blocks;
     }
     return (ch->n_blocks - before) * NOUNS_BLOCK_TOKENS;
+}
+
+uint32_t kv_adopt(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
+    return go_on(t, c, salt, tokens, n_known, false);
+}
+
+uint32_t kv_fetch(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
+    return go_on(t, c, salt, tokens, n_known, true);
+}
+
+bool kv_can_fetch(const kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known) {
+    uint32_t node = t->rule.in ? next_node(t, c, salt, tokens, n_known) : KV_NONE;
+    return node != KV_NONE && t->prefix.nodes[node].state == KV_SWAPPED;
+}
+
+void kv_expect(kv_table *t, kv_chain c) {
+    const chain *ch = chain_of(t, c);
+    for (uint32_t i = 0; i < ch->n_kept; i++) t->prefix.nodes[t->prefix.of_block[ids_of(t, c)[i].index]].awaited = true;
+}
+
+kv_swap_rule kv_rule_swaps(kv_table *t, kv_swap_rule rule) {
+    kv_swap_rule before = t->rule;
+    INVARIANT(rule.most <= NOUNS_MAX_SWAPS);
+    t->rule = rule;
+    return before;
+}
+
+uint32_t kv_n_swaps(const kv_table *t) { return t->n_swaps; }
+
+uint32_t kv_take_swaps(kv_table *t, block_swap *out) {
+    uint32_t n = t->n_swaps;
+    if (n > 0) memcpy(out, t->swaps, n * sizeof *out);
+    t->n_swaps = 0;
+    return n;
 }
 
 st_code kv_reserve_known(kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens, kv_chain *out,
@@ -219,11 +355,18 @@ void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint
     const block_id *ids = ids_of(t, c);
     INVARIANT(n_cached <= (uint64_t)ch->n_blocks * NOUNS_BLOCK_TOKENS);
     for (; !ch->apart && ch->n_kept < n_cached / NOUNS_BLOCK_TOKENS; ch->n_kept++) {
-        uint32_t parent = ch->n_kept > 0 ? ids[ch->n_kept - 1].index : KV_NO_BLOCK;
+        uint32_t parent = parent_of(t, ids, ch->n_kept), block = ids[ch->n_kept].index;
         const uint32_t *of_block = tokens + (size_t)ch->n_kept * NOUNS_BLOCK_TOKENS;
-        ch->apart = kv_prefix_find(&t->prefix, salt, parent, of_block) != KV_NO_BLOCK;
-        if (ch->apart) return;
-        kv_prefix_add(&t->prefix, ids[ch->n_kept].index, salt, parent, of_block);
+        uint32_t same = kv_prefix_find(&t->prefix, salt, parent, of_block);
+        if (same == KV_NONE) {
+            kv_prefix_add(&t->prefix, block, salt, parent, of_block);
+        } else if (t->prefix.nodes[same].state == KV_SWAPPED) { /* it was not worth to be fetched, and was computed again */
+            t->free_slots[t->n_free_slots++] = kv_prefix_raise(&t->prefix, same);
+            kv_prefix_settle(&t->prefix, same, block);
+        } else {
+            ch->apart = true;
+            return;
+        }
     }
 }
 
@@ -239,12 +382,17 @@ st_code kv_grow(kv_table *t, kv_chain c, uint64_t n_tokens) {
 }
 
 void kv_forget(kv_table *t) {
-    while (t->prefix.oldest != KV_NO_BLOCK) evict(t);
+    while (t->prefix.resting.n > 0) {
+        uint32_t node = t->prefix.resting.oldest, index = t->prefix.nodes[node].at;
+        drop_tree(t, node);
+        free_block(t, index);
+    }
     for (uint32_t i = 0; i < t->max_chains; i++) { /* what is left, chains hold */
         t->chains[i].apart = t->chains[i].in_use;
         t->chains[i].n_kept = 0;
     }
-    kv_prefix_init(&t->prefix, t->n_blocks);
+    kv_prefix_init(&t->prefix);
+    free_all_slots(t);
 }
 
 st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, uint32_t *n_new) {
@@ -304,10 +452,12 @@ bool kv_block_live(const kv_table *t, block_id id) {
     return id.index < t->n_blocks && t->references[id.index] > 0 && t->generation[id.index] == id.generation;
 }
 
-uint32_t kv_free_blocks(const kv_table *t) { return t->n_free + t->prefix.n_resting - t->promised; }
-uint32_t kv_used_blocks(const kv_table *t) { return t->n_blocks - t->n_free - t->prefix.n_resting; }
-uint32_t kv_kept_blocks(const kv_table *t) { return t->prefix.n_resting; }
+uint32_t kv_free_blocks(const kv_table *t) { return t->n_free + t->prefix.resting.n - t->promised; }
+uint32_t kv_used_blocks(const kv_table *t) { return t->n_blocks - t->n_free - t->prefix.resting.n; }
+uint32_t kv_kept_blocks(const kv_table *t) { return t->prefix.resting.n; }
 uint32_t kv_total_blocks(const kv_table *t) { return t->n_blocks; }
+uint32_t kv_used_slots(const kv_table *t) { return t->n_slots - t->n_free_slots; }
+uint32_t kv_total_slots(const kv_table *t) { return t->n_slots; }
 
 /* ---- the check ---- */
 
@@ -321,27 +471,42 @@ static uint64_t check_chains(const kv_table *t) {
         promised += ch->n_reserved - ch->n_blocks;
         const block_id *ids = ids_of(t, (kv_chain){i});
         for (uint32_t b = 0; b < ch->n_blocks; b++) {
-            INVARIANT(kv_block_live(t, ids[b]) && (b >= ch->n_kept || t->prefix.nodes[ids[b].index].there));
+            INVARIANT(kv_block_live(t, ids[b]) && (b >= ch->n_kept || t->prefix.of_block[ids[b].index] != KV_NONE));
             t->count[ids[b].index]++;
         }
     }
     return promised;
 }
 
+/* Each slot is free, or that of one node; what is noted is within bounds. */
+static void check_slots(const kv_table *t) {
+    memset(t->slot_count, 0, t->n_slots * sizeof *t->slot_count);
+    for (uint32_t i = t->prefix.swapped.oldest; i != KV_NONE; i = t->prefix.nodes[i].newer) {
+        INVARIANT(t->prefix.nodes[i].at < t->n_slots);
+        t->slot_count[t->prefix.nodes[i].at]++;
+    }
+    for (uint32_t i = 0; i < t->n_free_slots; i++) t->slot_count[t->free_slots[i]]++;
+    for (uint32_t i = 0; i < t->n_slots; i++) INVARIANT(t->slot_count[i] == 1);
+    INVARIANT(t->n_free_slots + t->prefix.swapped.n == t->n_slots && t->n_swaps <= NOUNS_MAX_SWAPS);
+    for (uint32_t i = 0; i < t->n_swaps; i++) INVARIANT(t->swaps[i].block < t->n_blocks && t->swaps[i].slot < t->n_slots);
+}
+
 void kv_check(const kv_table *t) {
     memset(t->count, 0, t->n_blocks * sizeof *t->count);
     uint64_t promised = check_chains(t);
-    INVARIANT(t->promised == promised && t->promised <= t->n_free + t->prefix.n_resting && t->n_free <= t->n_blocks);
+    INVARIANT(t->promised == promised && t->promised <= t->n_free + t->prefix.resting.n && t->n_free <= t->n_blocks);
     uint32_t n_used = 0;
     for (uint32_t i = 0; i < t->n_blocks; i++) {
+        uint32_t node = t->prefix.of_block[i];
         INVARIANT(t->count[i] == t->references[i] && t->generation[i] > 0);
-        INVARIANT((t->prefix.nodes[i].there && t->references[i] == 0) == (t->prefix.nodes[i].there && t->prefix.nodes[i].rests));
+        INVARIANT(node == KV_NONE || t->prefix.nodes[node].state == (t->references[i] > 0 ? KV_HELD : KV_RESTS));
         n_used += t->references[i] > 0;
     }
-    INVARIANT(n_used + t->prefix.n_resting + t->n_free == t->n_blocks);
-    kv_prefix_check(&t->prefix, t->n_blocks);
+    INVARIANT(n_used + t->prefix.resting.n + t->n_free == t->n_blocks);
+    kv_prefix_check(&t->prefix);
+    check_slots(t);
     for (uint32_t i = 0; i < t->n_free; i++) { /* free ones: each once, held by nobody */
-        INVARIANT(t->free[i] < t->n_blocks && t->count[t->free[i]] == 0 && !t->prefix.nodes[t->free[i]].there);
+        INVARIANT(t->free[i] < t->n_blocks && t->count[t->free[i]] == 0 && t->prefix.of_block[t->free[i]] == KV_NONE);
         t->count[t->free[i]] = 1;
     }
     uint32_t n_chains = 0;

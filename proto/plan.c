@@ -53,7 +53,9 @@ typedef struct {
     wire_work **work_list;
     wire_draft *draft;
     wire_draft **draft_list;
+    uint32_t *swap_block, *swap_slot;
     uint32_t *numbers; /* block index and generation, parents */
+    protobuf_c_boolean *swap_in;
 } plan_parts;
 
 static size_t count_numbers(const proto_plan *p) {
@@ -65,7 +67,8 @@ static size_t count_numbers(const proto_plan *p) {
 static size_t parts_bytes(const proto_plan *p) {
     size_t open = sizeof(wire_open) + sizeof(wire_sampling) + sizeof(wire_open *), work = sizeof(wire_work) + sizeof(wire_work *),
            draft = sizeof(wire_draft) + sizeof(wire_draft *);
-    return p->n_open * open + p->n_work * work + p->n_draft * draft + count_numbers(p) * sizeof(uint32_t);
+    size_t swap = 2 * sizeof(uint32_t) + sizeof(protobuf_c_boolean);
+    return p->n_open * open + p->n_work * work + p->n_draft * draft + count_numbers(p) * sizeof(uint32_t) + p->n_swaps * swap;
 }
 
 static plan_parts carve(void *memory, const proto_plan *p) {
@@ -77,7 +80,10 @@ static plan_parts carve(void *memory, const proto_plan *p) {
     t.work_list = (wire_work **)(t.work + p->n_work);
     t.draft = (wire_draft *)(t.work_list + p->n_work);
     t.draft_list = (wire_draft **)(t.draft + p->n_draft);
-    t.numbers = (uint32_t *)(t.draft_list + p->n_draft);
+    t.swap_block = (uint32_t *)(t.draft_list + p->n_draft);
+    t.swap_slot = t.swap_block + p->n_swaps;
+    t.numbers = t.swap_slot + p->n_swaps;
+    t.swap_in = (protobuf_c_boolean *)(t.numbers + count_numbers(p));
     return t;
 }
 
@@ -137,11 +143,24 @@ static void encode_draft(const proto_draft *d, wire_draft *m) {
     m->tentative = packed(d->tentative);
 }
 
+static void encode_swaps(const proto_plan *p, const plan_parts *t, wire_plan *m) {
+    for (uint32_t i = 0; i < p->n_swaps; i++) {
+        t->swap_block[i] = p->swaps[i].block;
+        t->swap_slot[i] = p->swaps[i].slot;
+        t->swap_in[i] = p->swaps[i].in;
+    }
+    m->n_swap_block = m->n_swap_slot = m->n_swap_in = p->n_swaps;
+    m->swap_block = t->swap_block;
+    m->swap_slot = t->swap_slot;
+    m->swap_in = t->swap_in;
+}
+
 st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
     wire_plan m = CONSORT__CONTROL__V1__PLAN__INIT;
     void *memory = mem_alloc(parts_bytes(p), 1);
     if (!memory) return ST_FATAL_MEMORY;
     plan_parts t = carve(memory, p);
+    encode_swaps(p, &t, &m); /* before t.numbers moves on */
     for (uint32_t i = 0; i < p->n_open; i++) encode_open(&p->open[i], &t.sampling[i], t.open_list[i] = &t.open[i]);
     for (uint32_t i = 0; i < p->n_work; i++) t.numbers = encode_work(&p->work[i], t.numbers, t.work_list[i] = &t.work[i]);
     for (uint32_t i = 0; i < p->n_draft; i++) encode_draft(&p->draft[i], t.draft_list[i] = &t.draft[i]);
@@ -299,6 +318,12 @@ static st_code check_plan(const wire_plan *m, st_error *e) {
     if (m->kind == PROTO_PLAN_STEP && m->n_draft) return st_fail(e, BAD, "draft: %zu in a plan for a verifier", m->n_draft);
     if (m->kind == PROTO_PLAN_STEP && m->ahead) return st_fail(e, BAD, "ahead: in a plan for a verifier");
     if (m->kind == PROTO_PLAN_DRAFT && m->n_work) return st_fail(e, BAD, "work: %zu in a plan for a drafter", m->n_work);
+    if (m->n_swap_block > NOUNS_MAX_SWAPS)
+        return st_fail(e, BAD, "swap_block: %zu are over %d", m->n_swap_block, NOUNS_MAX_SWAPS);
+    if (m->n_swap_slot != m->n_swap_block || m->n_swap_in != m->n_swap_block)
+        return st_fail(e, BAD, "swap_slot, swap_in: %zu and %zu for %zu blocks", m->n_swap_slot, m->n_swap_in, m->n_swap_block);
+    if (m->kind == PROTO_PLAN_DRAFT && m->n_swap_block)
+        return st_fail(e, BAD, "swap_block: %zu in a plan for a drafter", m->n_swap_block);
     for (size_t i = 0; i < m->n_close; i++)
         if (!m->close[i]) return st_fail(e, BAD, "close[%zu]: 0 is none", i);
     return ST_OK;
@@ -308,9 +333,11 @@ static st_code decode_lists(const wire_plan *m, arena *a, proto_plan *p, st_erro
     proto_open *open = arena_alloc(a, m->n_open, sizeof *open);
     proto_work *work = arena_alloc(a, m->n_work, sizeof *work);
     proto_draft *draft = arena_alloc(a, m->n_draft, sizeof *draft);
-    if (!open || !work || !draft)
-        return st_fail(e, ST_FATAL_MEMORY, "no memory left for %zu opens, %zu works and %zu drafts", m->n_open, m->n_work,
-                       m->n_draft);
+    block_swap *swaps = arena_alloc(a, m->n_swap_block, sizeof *swaps);
+    if (!open || !work || !draft || !swaps)
+        return st_fail(e, ST_FATAL_MEMORY, "no memory left for %zu opens, %zu works, %zu drafts and %zu swaps", m->n_open,
+                       m->n_work, m->n_draft, m->n_swap_block);
+    for (size_t i = 0; i < m->n_swap_block; i++) swaps[i] = (block_swap){m->swap_block[i], m->swap_slot[i], m->swap_in[i]};
     for (size_t i = 0; i < m->n_open; i++)
         if (decode_open(m->open[i], &open[i], e)) return st_prefix(e, "open[%zu]", i);
     for (size_t i = 0; i < m->n_work; i++)
@@ -319,10 +346,12 @@ static st_code decode_lists(const wire_plan *m, arena *a, proto_plan *p, st_erro
         if (decode_draft(m->draft[i], &draft[i], e)) return st_prefix(e, "draft[%zu]", i);
     *p = (proto_plan){.id = m->id,
                       .kind = (proto_plan_kind)m->kind,
+                      .n_swaps = (uint32_t)m->n_swap_block,
                       .n_close = (uint32_t)m->n_close,
                       .n_open = (uint32_t)m->n_open,
                       .n_work = (uint32_t)m->n_work,
                       .n_draft = (uint32_t)m->n_draft,
+                      .swaps = swaps,
                       .close = (const seq_id *)m->close, /* seq_id is one uint64_t */
                       .open = open,
                       .work = work,
@@ -380,6 +409,8 @@ st_code proto_result_encode(const proto_result *r, proto_bytes *out) {
     }
     m.plan_id = r->plan_id;
     m.step_ns = r->step_ns;
+    m.swap_out_ns = r->swap_out_ns;
+    m.swap_in_ns = r->swap_in_ns;
     m.n_rows = r->n_rows;
     m.n_moved = r->n_moved;
     m.n_items = r->n_items;
@@ -417,6 +448,8 @@ static st_code decode_items(const wire_result *m, arena *a, proto_result *r, st_
         if (decode_item(m->items[i], &items[i], e)) return st_prefix(e, "items[%zu]", i);
     *r = (proto_result){.plan_id = m->plan_id,
                         .step_ns = m->step_ns,
+                        .swap_out_ns = m->swap_out_ns,
+                        .swap_in_ns = m->swap_in_ns,
                         .n_rows = m->n_rows,
                         .n_moved = m->n_moved,
                         .n_items = (uint32_t)m->n_items,

@@ -122,11 +122,12 @@ typedef struct {
 typedef struct {
     uint64_t id; /* 1, 2, ... in a group epoch */
     proto_plan_kind kind;
-    uint32_t n_close, n_open, n_work, n_draft; /* carried out in this order */
-    const seq_id *close;                       /* [n_close] */
-    const proto_open *open;                    /* [n_open] */
-    const proto_work *work;                    /* [n_work] <= PROTO_MAX_PLAN_SEQUENCES; STEP only */
-    const proto_draft *draft;                  /* [n_draft] <= PROTO_MAX_PLAN_SEQUENCES; DRAFT only */
+    uint32_t n_swaps, n_close, n_open, n_work, n_draft; /* carried out in this order */
+    const block_swap *swaps;                            /* [n_swaps] <= NOUNS_MAX_SWAPS; one after the other; STEP only */
+    const seq_id *close;                                /* [n_close] */
+    const proto_open *open;                             /* [n_open] */
+    const proto_work *work;                             /* [n_work] <= PROTO_MAX_PLAN_SEQUENCES; STEP only */
+    const proto_draft *draft;                           /* [n_draft] <= PROTO_MAX_PLAN_SEQUENCES; DRAFT only */
     bool ahead; /* DRAFT only: of no use once another plan has come behind it: may end early then, with what there is */
 } proto_plan;
 
@@ -147,7 +148,8 @@ typedef struct {
 
 typedef struct {
     uint64_t plan_id;
-    uint64_t step_ns;
+    uint64_t step_ns; /* of it the swaps took, out and in: */
+    uint64_t swap_out_ns, swap_in_ns;
     uint32_t n_rows;  /* tokens computed */
     uint32_t n_moved; /* tokens whose KV was moved, since the accepted path was not the first of its tree */
     uint32_t n_items; /* one for each proto_work or proto_draft, in its order */
@@ -188,7 +190,7 @@ typedef struct {
     char isa[16];
     char precision[8], kv_type[8]; /* of a rank that holds a model */
     uint8_t model_hash[32], vocabulary_hash[32];
-    uint64_t kv_blocks, weight_bytes, kv_bytes;
+    uint64_t kv_blocks, kv_slots, weight_bytes, kv_bytes; /* kv_slots: blocks that its swap file holds */
     uint32_t max_rows, max_sequences, max_context, n_vocab, n_threads;
     uint32_t dim;                       /* of hidden states: the model's, or those that a drafter wants; 0: it wants none */
     uint32_t first_kv_head, n_kv_heads; /* of a verifier: the heads of the model whose KV it holds; 0 of them: it moves none */

@@ -212,7 +212,7 @@ static void place(draft_model *d, uint32_t max_blocks, size_t table_bytes) {
     const draft_model_options *o = &d->o;
     arena *a = &d->memory;
     void *table = arena_alloc(a, table_bytes, 1);
-    d->table = kv_table_init(table, o->n_blocks, o->max_sequences, max_blocks);
+    d->table = kv_table_init(table, o->n_blocks, 0, o->max_sequences, max_blocks);
     d->caches = arena_alloc(a, o->max_sequences, sizeof *d->caches);
     for (uint32_t i = 0; i < o->max_sequences; i++) {
         d->caches[i].tokens = arena_alloc(a, room_tokens(o), sizeof(uint32_t));
@@ -229,7 +229,7 @@ static void place(draft_model *d, uint32_t max_blocks, size_t table_bytes) {
 
 st_code draft_model_create(const draft_model_options *o, spec_drafter **out) {
     uint32_t max_blocks = kv_blocks_for(room_tokens(o));
-    size_t table_bytes = kv_table_bytes(o->n_blocks, o->max_sequences, max_blocks);
+    size_t table_bytes = kv_table_bytes(o->n_blocks, 0, o->max_sequences, max_blocks);
     size_t cache_bytes = sizeof(cache) + (2 * (size_t)room_tokens(o) + max_blocks) * sizeof(uint32_t) + 3 * 64;
     size_t bytes = table_bytes + o->max_sequences * (cache_bytes + 2 * sizeof(void *)) +
                    (size_t)o->max_rows * 5 * sizeof(uint32_t) + (size_t)model_get_info(o->model)->n_vocab * sizeof(uint64_t) +

@@ -21,7 +21,8 @@ typedef struct {
     part_engine engine;
     exchange *exchange; /* NULL: a group of one */
     step *step;
-    const uint32_t *words; /* [n_words] the leader's decisions on the last step; in `step` */
+    kv_swap_file *swap_file; /* NULL: none */
+    const uint32_t *words;   /* [n_words] the leader's decisions on the last step; in `step` */
     uint32_t n_words;
     uint64_t last_plan; /* the last that was run */
     mover *mover;       /* NULL: this rank has no transports */
@@ -61,7 +62,26 @@ static st_code load(part *p, st_error *e) {
     if (code)
         return st_fail(e, code, "no memory for the sequences of a rank (max_running %u, context %u)", t->max_running,
                        n->max_context);
-    return p->o->n_transports ? start_mover(v, e) : ST_OK;
+    p->info.kv_slots = p->config->swap_tokens / NOUNS_BLOCK_TOKENS;
+    if (p->info.kv_slots > 0)
+        code = kv_swap_file_create(n->ops, n->device, n->kv, p->config->swap_directory, (uint32_t)p->info.kv_slots, &v->swap_file,
+                                   e);
+    return code || !p->o->n_transports ? code : start_mover(v, e);
+}
+
+/* Before the plan's step, and behind all that was decided on the one before: took_ns[0] out, [1] in. */
+static st_code swap_blocks(verifier *v, const proto_plan *plan, uint64_t took_ns[2], st_error *e) {
+    took_ns[0] = took_ns[1] = 0;
+    if (plan->n_swaps && !v->swap_file)
+        return st_fail(e, ST_FATAL_PROTOCOL, "plan %llu swaps KV blocks, but this rank has no swap file",
+                       (unsigned long long)plan->id);
+    for (uint32_t i = 0; i < plan->n_swaps; i++) {
+        uint64_t start = net_now_ns();
+        st_code code = kv_swap_file_do(v->swap_file, &plan->swaps[i], e);
+        if (code) return code;
+        took_ns[plan->swaps[i].in] += net_now_ns() - start;
+    }
+    return ST_OK;
 }
 
 /* The leader's step: the others hear the last decisions and the plan, all compute, the leader decides. */
@@ -69,19 +89,22 @@ static st_code lead(part *p, const uint8_t *bytes, size_t n, proto_bytes *out, s
     verifier *v = of(p);
     proto_plan plan;
     proto_result result;
-    uint64_t start = net_now_ns();
+    uint64_t start = net_now_ns(), swaps_ns[2];
     exchange_message m = {v->words, v->n_words, bytes, (uint32_t)n};
     st_code code = part_decode(p, bytes, n, &plan, e);
     if (!code && v->exchange) code = exchange_send(v->exchange, &m, e);
     if (code) return code;
     mem_step_begin();
-    code = step_run(v->step, &plan, e);
+    code = swap_blocks(v, &plan, swaps_ns, e);
+    if (!code) code = step_run(v->step, &plan, e);
     if (!code) v->words = step_decide(v->step, &v->n_words);
     if (!code) code = step_apply(v->step, v->words, v->n_words, &result, e);
     v->last_plan = plan.id;
     mem_step_end();
     if (code) return code;
     result.step_ns = net_now_ns() - start;
+    result.swap_out_ns = swaps_ns[0];
+    result.swap_in_ns = swaps_ns[1];
     code = proto_result_encode(&result, out);
     return code ? st_fail(e, code, "cannot encode the result of plan %llu", (unsigned long long)plan.id) : ST_OK;
 }
@@ -90,6 +113,7 @@ static st_code lead(part *p, const uint8_t *bytes, size_t n, proto_bytes *out, s
 static st_code take_part(verifier *v, const exchange_message *m, st_error *e) {
     proto_plan plan;
     proto_result result;
+    uint64_t swaps_ns[2];
     v->part.ended = !m->n_plan && !m->n_words;
     if (v->part.ended) return ST_OK;
     st_code code = step_apply(v->step, m->words, m->n_words, &result, e);
@@ -97,7 +121,8 @@ static st_code take_part(verifier *v, const exchange_message *m, st_error *e) {
     code = part_decode(&v->part, m->plan, m->n_plan, &plan, e);
     if (code) return code;
     mem_step_begin();
-    code = step_run(v->step, &plan, e);
+    code = swap_blocks(v, &plan, swaps_ns, e);
+    if (!code) code = step_run(v->step, &plan, e);
     mem_step_end();
     v->last_plan = plan.id;
     return code;
@@ -198,6 +223,7 @@ static void destroy(part *p) {
     mover_stop(v->mover); /* it reads and writes the store */
     arena_deinit(&p->arena);
     step_destroy(v->step);
+    kv_swap_file_destroy(v->swap_file);
     part_engine_deinit(&v->engine);
     exchange_destroy(v->exchange);
     mem_free(v);

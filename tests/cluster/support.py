@@ -159,7 +159,7 @@ def consort(*arguments, text=None, check=True):
 
 def topology_text(directory, drafters=(), **changes):
     """YAML. Keys of a group go to the one verifier, the others to the top level; drafters: groups, as dicts."""
-    group = {"name": "target", "role": "verifier", "tensor_parallel": 1, "threads": 0, "kv_type": "f16", "kv_tokens": 4096, "isa": "auto", "serves": "both"}
+    group = {"name": "target", "role": "verifier", "tensor_parallel": 1, "threads": 0, "kv_type": "f16", "kv_tokens": 4096, "swap_tokens": 0, "swap_directory": "/var/tmp", "isa": "auto", "serves": "both"}
     top = {"model": MODEL, "listen": "127.0.0.1:0", "control_listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
     for key, value in changes.items():
         (group if key in group else top)[key] = value

@@ -48,6 +48,8 @@ def test_check_config_of_a_good_topology_tells_the_ranks(tmp_path):
     path.write_text(topology_text(str(tmp_path)), encoding="utf-8")
     assert "rank 1  verifier target" in consort("check-config", path).stdout
     assert consort("check-config", path, "--ranks").stdout == "2\n"
+    path.write_text(topology_text(str(tmp_path), swap_tokens=640, swap_directory="/tmp"), encoding="utf-8")
+    assert "4096 tokens of KV in f16, 640 on disk in /tmp\n" in consort("check-config", path).stdout
 
 
 def test_check_config_knows_the_drafters_that_a_policy_may_name(tmp_path):

@@ -27,7 +27,7 @@ FAULTS = "move.flip=100,move.short=100,move.stall=300,move.cut=300"  # from the 
 PLANS = (FAULTS, "move.flip=20", "move.cut=60,move.stall=100", "move.short=30,move.flip=200", "off")
 TRANSPORTS = ("auto", "tcp", "mpi")
 # Blocks of 32 tokens: a request takes up to 13, so that those who run together soon want more than there are.
-GROUPS = [{"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 1024, "threads": 1, "tensor_parallel": 2},
+GROUPS = [{"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 1024, "swap_tokens": 1024, "threads": 1, "tensor_parallel": 2},
           {"name": "third", "role": "verifier", "kv_type": "f16", "kv_tokens": 768, "threads": 1}]
 FIRST_RANK = {"target": 1, "second": 2, "third": 4}
 
@@ -208,6 +208,7 @@ def count(cluster, before, disturber):
     end, said = cluster.metrics(), cluster.output()
     moved = {r: int(value(end, "kv_moves_total", f'result="{r}"')) for r in ("done", "failed", "cancelled")}
     return collections.Counter({**disturber.done, **{f"moves {r}": n for r, n in moved.items()}, "preemptions": int(value(end, "num_preemptions_total")),
+                                "swapped out": int(value(end, "kv_swapped_out_blocks_total")), "swapped in": int(value(end, "kv_swapped_in_blocks_total")),
                                 "displaced": int(value(end, "displaced_requests_total")), "prefix hits": int(value(end, "prefix_cache_hits_total") - value(before, "prefix_cache_hits_total")),
                                 "faults": said.count("INFO  fault") + said.count("INFO fault")})
 
@@ -264,7 +265,7 @@ def compare(seed, requests, heard, undisturbed):
 
 def run_round(new_cluster, monkeypatch, seed, requests, seconds):
     monkeypatch.setenv("CONSORT_FAULTS", f"{FAULTS},seed={seed}")
-    mine = new_cluster(drafters=[*GROUPS, CODE], kv_tokens=768, threads=1, serves="prefill" if seed % 2 else "both", kv_transport=TRANSPORTS[(seed - 1) % len(TRANSPORTS)],
+    mine = new_cluster(drafters=[*GROUPS, CODE], kv_tokens=768, swap_tokens=2048, threads=1, serves="prefill" if seed % 2 else "both", kv_transport=TRANSPORTS[(seed - 1) % len(TRANSPORTS)],
                        prefill_chunk=64, debug="on", **FIXED)
     monkeypatch.delenv("CONSORT_FAULTS")
     try:

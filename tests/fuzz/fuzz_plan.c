@@ -15,7 +15,8 @@ static void check_tree(const token_tree *t) {
 
 static void check_plan(const proto_plan *p) {
     INVARIANT(p->id && p->n_work <= PROTO_MAX_PLAN_SEQUENCES && p->n_draft <= PROTO_MAX_PLAN_SEQUENCES);
-    INVARIANT(p->kind == PROTO_PLAN_STEP ? !p->n_draft : !p->n_work);
+    INVARIANT(p->kind == PROTO_PLAN_STEP ? !p->n_draft : !p->n_work && !p->n_swaps);
+    INVARIANT(p->n_swaps <= NOUNS_MAX_SWAPS);
     for (uint32_t i = 0; i < p->n_work; i++) {
         INVARIANT(p->work[i].n_prefix);
         check_tree(&p->work[i].tree);

@@ -43,6 +43,8 @@ static void answer(world *w, uint32_t group, const proto_plan *p) {
     INVARIANT(group < GROUPS);
     proto_item *items = w->groups[group].items;
     w->groups[group].result = (proto_result){.plan_id = p->id, .n_items = p->n_work, .items = items};
+    for (uint32_t i = 0; i < p->n_swaps; i++)
+        *(p->swaps[i].in ? &w->groups[group].result.swap_in_ns : &w->groups[group].result.swap_out_ns) += p->id % 8;
     for (uint32_t i = 0; i < p->n_work; i++) {
         uint32_t n_tokens = byte(w) % 4 != 0; /* right or wrong, as it happens: a chunk takes none */
         items[i] = (proto_item){.seq = p->work[i].seq, .n_tokens = n_tokens, .tokens = tokens + byte(w) % 128};
@@ -162,6 +164,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     l.drafter_blocks[0] = (uint32_t)(l.draft_wait_ns / 8 % 8);
     l.max_moves = l.draft_wait_ns / 8 % 4;
     l.min_move_tokens = 32;
+    for (uint32_t g = 0; g < GROUPS && l.prefix_cache; g++) l.n_slots[g] = (uint32_t)(l.draft_wait_ns / 16 % 8 * (1 + g));
     for (uint32_t g = 0; g < GROUPS; g++) l.serves[g] = (sched_service)(l.draft_wait_ns / 16 / (1 + g) % 3);
     size_t n = sched_bytes(&l);
     if (n == 0) return 0;

@@ -57,6 +57,8 @@ static void a_short_file_gets_the_defaults(void **state) {
     assert_string_equal(t->precision, "fast");
     assert_string_equal(t->groups[0].kv_type, "auto");
     assert_int_equal(t->groups[0].kv_tokens, 65536);
+    assert_int_equal(t->groups[0].swap_tokens, 0);
+    assert_string_equal(t->groups[0].swap_directory, "/var/tmp");
     assert_string_equal(t->groups[0].isa, "auto");
     assert_string_equal(t->groups[0].kind, "model");
     assert_string_equal(t->groups[0].model, "m.gguf");
@@ -99,7 +101,7 @@ static void every_number_takes_its_range_and_nothing_else(void **state) {
             assert_non_null(strstr(e.message, k.range));
         }
     }
-    assert_int_equal(n, 19);
+    assert_int_equal(n, 20);
 }
 
 static void values_are_taken_as_written(void **state) {
@@ -171,6 +173,14 @@ static void what_does_not_fit_together_is_refused(void **state) {
     assert_refused("model: ''\ngroups: [{name: a}]\n", "x.yaml: model: is empty; expected the path of a GGUF file");
     assert_refused("model: m\ngroups: [{name: a}]\nmax_rows: 63\nmax_batch: 1\nprefill_chunk: 1\ndraft_budget: 63\n",
                    "x.yaml: draft_budget: 63 and the token before it are over max_rows 63");
+    assert_refused("model: m\nprefix_cache: off\ngroups: [{name: a, swap_tokens: 64}]\n",
+                   "x.yaml: groups[0]: swap_tokens: 64, but prefix_cache is off: expected on, which finds what lies there");
+    assert_refused("model: m\ngroups: [{name: a, swap_tokens: 65}]\n",
+                   "x.yaml: groups[0]: swap_tokens: 65 is not a multiple of 32; try 64");
+    assert_refused("model: m\ngroups: [{name: a}, {name: b, role: drafter, swap_tokens: 32}]\n",
+                   "x.yaml: groups[1]: swap_tokens: is for verifiers; a drafter computes again what it has given up");
+    assert_refused("model: m\ngroups: [{name: a, swap_tokens: 32, swap_directory: ''}]\n",
+                   "x.yaml: groups[0]: swap_directory: is empty; expected a directory on a local disk");
     char text[2048] = "model: m\ngroups:\n- {name: v}\n";
     for (int i = 0; i < 32; i++) snprintf(text + strlen(text), 64, "- {name: g%d, role: drafter}\n", i);
     assert_refused(text, "x.yaml: groups: 32 drafters are over 30");

@@ -421,6 +421,20 @@ static void a_drafter_with_another_vocabulary_is_refused_and_requests_are_served
     house_stop(h);
 }
 
+static void a_verifier_whose_swap_file_is_not_as_large_as_the_topology_says_is_refused(void **state) {
+    (void)state;
+    house *h = start_three(GIVE_UP_MS, PATIENT);
+    member *second = &h->members[SECOND];
+    member_become_ready(&h->members[VERIFIER]);
+    second->info.kv_slots++;
+    member_join_and_load(second);
+    member_say_register(second, PROTO_MSG_READY);
+    UNTIL(h, !second->link);
+    assert_non_null(strstr(second->said, "rank 1 (here) has a swap file of 1 KV blocks; expected 0"));
+    assert_true(house_is_ready(h));
+    house_stop(h);
+}
+
 static void a_drafter_with_another_kv_cache_than_the_scheduler_counts_is_refused(void **state) {
     (void)state;
     house *h = start_two(GIVE_UP_MS, GIVE_UP_MS);
@@ -576,6 +590,7 @@ int main(void) {
         cmocka_unit_test(a_request_goes_on_in_the_other_verifier_and_the_lost_one_may_come_back),
         cmocka_unit_test(a_verifier_that_never_answers_does_not_hold_up_the_end),
         cmocka_unit_test(a_verifier_with_less_kv_cache_than_its_group_should_have_is_refused),
+        cmocka_unit_test(a_verifier_whose_swap_file_is_not_as_large_as_the_topology_says_is_refused),
         cmocka_unit_test(the_cluster_is_ready_when_its_drafter_is),
         cmocka_unit_test(the_cluster_does_not_wait_for_a_drafter_that_is_lost_while_it_loads),
         cmocka_unit_test(the_cluster_does_not_wait_for_ever_for_a_drafter_that_does_not_join),

@@ -44,6 +44,12 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .blocks_kept = 22,
                                             .looked_up = 23,
                                             .shared = 24,
+                                            .slots_total = 31,
+                                            .slots_used = 30,
+                                            .swapped_out = 29,
+                                            .swapped_in = 28,
+                                            .swap_out_ns = 1500000000,
+                                            .swap_in_ns = 250000000,
                                             .bets = 18,
                                             .bets_won = 19,
                                             .bets_dropped = 20,
@@ -84,6 +90,12 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_kv_cache_blocks_kept 22"));
     assert_true(has_line(&t, "consort_prefix_cache_queries_total 23"));
     assert_true(has_line(&t, "consort_prefix_cache_hits_total 24"));
+    assert_true(has_line(&t, "consort_kv_swap_slots 31"));
+    assert_true(has_line(&t, "consort_kv_swap_slots_used 30"));
+    assert_true(has_line(&t, "consort_kv_swapped_out_blocks_total 29"));
+    assert_true(has_line(&t, "consort_kv_swapped_in_blocks_total 28"));
+    assert_true(has_line(&t, "consort_kv_swap_out_seconds_total 1.5"));
+    assert_true(has_line(&t, "consort_kv_swap_in_seconds_total 0.25"));
     assert_true(has_line(&t, "consort_prompt_tokens_total 9007199254740992"));
     assert_true(has_line(&t, "consort_request_success_total{finished_reason=\"stop\"} 5"));
     assert_true(has_line(&t, "consort_request_success_total{finished_reason=\"length\"} 0"));

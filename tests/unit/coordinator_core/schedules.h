@@ -18,6 +18,7 @@ enum {
     CONTEXT = 160,
     VOCABULARY = 60,
     BLOCKS = 64,
+    SLOTS = 40,
     GUARD_BYTES = 64,
     ITEM_TOKENS = NOUNS_MAX_TREE + 2,
     DRAFTERS = 3,
@@ -54,10 +55,15 @@ typedef struct {
     bool up;
     uint64_t steps;
     rank_sequence ranks[CLIENTS];
-    uint32_t generation[BLOCKS];                 /* the last one seen of each block */
-    uint32_t moved_here[BLOCKS];                 /* the generation in which it was moved here; 0: none */
-    uint64_t cache[BLOCKS * NOUNS_BLOCK_TOKENS]; /* what a slot holds: a hash of the salt and all tokens up to this one's */
-    proto_result result;                         /* of the plan in flight; plan_id 0: none */
+    uint32_t generation[BLOCKS];                   /* the last one seen of each block */
+    uint32_t moved_here[BLOCKS];                   /* the generation in which it was moved here; 0: none */
+    uint64_t cache[BLOCKS * NOUNS_BLOCK_TOKENS];   /* of each token's place: a hash of the salt and all tokens up to this one's */
+    uint64_t swap_file[SLOTS][NOUNS_BLOCK_TOKENS]; /* likewise, of what lies there ... */
+    bool filled[SLOTS];
+    bool fetched[BLOCKS]; /* ... and came back, and was not named by a plan since */
+    uint32_t n_swaps;     /* of the plan in flight */
+    block_swap swaps[NOUNS_MAX_SWAPS];
+    proto_result result; /* of the plan in flight; plan_id 0: none */
     proto_item items[BATCH];
     uint32_t tokens[BATCH][ITEM_TOKENS];
     uint16_t hidden[BATCH][ITEM_TOKENS][DIM];
@@ -108,8 +114,11 @@ typedef struct {
     uint64_t last_move, n_ok, n_vain, n_called_off,
         n_early;                   /* moves: that came; failed; were cancelled; began with their prompt */
     uint64_t n_lost, n_moved;      /* groups with requests; requests that one with an answer begun was given by another */
+    uint32_t most_swap_ns;         /* that a block takes */
+    uint32_t answers;              /* most tokens of those that say */
     bool quotes;                   /* prompts begin with what was asked and answered before */
     uint64_t n_shared;             /* blocks that hold what was computed for another */
+    uint64_t n_swapped[2];         /* blocks out and in */
     uint64_t n_branches, n_agreed; /* nodes beside another in the trees that it got; tokens asked for behind those agreed on */
     drafter drafters[DRAFTERS];
     uint64_t n_again; /* requests that a drafter was given again, after it had closed them */

@@ -28,6 +28,23 @@ static inline bool is_moving(const world *w, uint32_t group, uint32_t block, uin
     return false;
 }
 
+/* A move in flight writes the block, or may read it. */
+static inline bool touches(const world *w, const kv_move *m, uint32_t group, uint32_t block) {
+    for (uint32_t b = 0; m->id > 0 && b < m->n_blocks; b++)
+        if ((b < m->n_ready && m->from == group && !m->from_lost && m->from_blocks[b].index == block) ||
+            (m->to == group && !m->to_lost && m->to_blocks[b].index == block))
+            return true;
+    (void)w;
+    return false;
+}
+
+/* Swaps are done at some time while their plan is in flight, moves go on all the time: they must have no block in common. */
+static inline void check_swaps_and_move(world *w, const kv_move *m) {
+    for (uint32_t g = 0; g < w->limits.n_groups; g++)
+        for (uint32_t i = 0; w->verifiers[g].result.plan_id && i < w->verifiers[g].n_swaps; i++)
+            CHECK(w, !touches(w, m, g, w->verifiers[g].swaps[i].block));
+}
+
 static inline bool moves_away(const world *w, uint32_t group, uint64_t at) {
     for (const kv_move *m = w->moves; m < w->moves + MOVES; m++)
         if (m->id > 0 && m->client == at && m->from == group && !m->from_lost) return true;
@@ -71,7 +88,9 @@ static inline void begin_move(world *w, const sched_action *a) {
         m->from_blocks[b] = a->from_blocks[b];
         CHECK(w, id.index < w->limits.n_blocks[a->to] && id.generation > to->generation[id.index]);
         to->generation[id.index] = id.generation;
+        to->fetched[id.index] = false;
     }
+    check_swaps_and_move(w, m);
     if (draw(w, 2)) copy_ready(w, m);
 }
 
@@ -79,6 +98,7 @@ static inline void more_is_ready(world *w, const sched_action *a) {
     kv_move *m = move_with(w, a->move);
     CHECK(w, m && !m->cancelled && a->n_ready > m->n_ready && a->n_ready <= m->n_blocks);
     m->n_ready = a->n_ready;
+    check_swaps_and_move(w, m);
     if (draw(w, 2)) copy_ready(w, m);
 }
 

@@ -46,7 +46,7 @@ static void invent(world *w, client *c) {
     if (c->n_prompt < n_quoted) c->n_prompt = n_quoted;
     for (uint32_t i = n_quoted; i < c->n_prompt; i++) c->prompt[i] = draw(w, VOCABULARY);
     c->salt = w->quotes && draw(w, 4) == 0;
-    c->max_tokens = draw(w, 8) == 0 ? 0 : 1 + draw(w, 50);
+    c->max_tokens = draw(w, 8) == 0 ? 0 : 1 + draw(w, w->answers);
     c->n_ends = draw(w, 4);
     for (uint32_t i = 0; i < c->n_ends; i++) c->ends[i] = draw(w, VOCABULARY);
     static const char *const policies[] = {
@@ -137,8 +137,10 @@ static void take_blocks(world *w, verifier *v, rank_sequence *r, const proto_wor
         bool is_shared = (r->n_blocks + 1) * NOUNS_BLOCK_TOKENS <= work->start;
         CHECK(w, id.index < w->limits.n_blocks[number_of(w, v)] && (is_shared || n_holders(v, id.index) == 0));
         CHECK(w, is_shared || !is_moving(w, number_of(w, v), id.index, work->seq.value - 1));
-        CHECK(w, is_shared ? id.generation == v->generation[id.index] : id.generation > v->generation[id.index]);
+        bool is_known = is_shared && !v->fetched[id.index];
+        CHECK(w, is_known ? id.generation == v->generation[id.index] : id.generation > v->generation[id.index]);
         v->generation[id.index] = id.generation;
+        v->fetched[id.index] = false;
         r->blocks[r->n_blocks++] = id;
         w->n_shared += is_shared && v->moved_here[id.index] != id.generation;
     }
@@ -233,10 +235,31 @@ static void check_open(world *w, const proto_open *o) {
     w->n_moved += o->n_answered > 0;
 }
 
+/* One after the other, before all else. What comes back comes into a block that nobody has; who is closed by this plan had it. */
+static void swap_blocks(world *w, verifier *v, const proto_plan *p) {
+    uint32_t g = number_of(w, v);
+    for (uint32_t i = 0; i < p->n_close; i++) rank_of(w, v, p->close[i])->n_blocks = 0;
+    v->n_swaps = p->n_swaps;
+    if (p->n_swaps > 0) memcpy(v->swaps, p->swaps, p->n_swaps * sizeof *v->swaps);
+    for (uint32_t i = 0; i < p->n_swaps; i++) {
+        const block_swap *s = &p->swaps[i];
+        CHECK(w, s->block < w->limits.n_blocks[g] && s->slot < w->limits.n_slots[g] && n_holders(v, s->block) == 0);
+        for (const kv_move *m = w->moves; m < w->moves + MOVES; m++) CHECK(w, !touches(w, m, g, s->block));
+        uint64_t *block = &v->cache[s->block * NOUNS_BLOCK_TOKENS], *slot = v->swap_file[s->slot];
+        CHECK(w, !s->in || v->filled[s->slot]);
+        memcpy(s->in ? block : slot, s->in ? slot : block, sizeof v->swap_file[0]);
+        if (s->in) memset(slot, 0xdd, sizeof v->swap_file[0]); /* it is free from here on */
+        v->filled[s->slot] = !s->in;
+        v->fetched[s->block] |= s->in;
+        w->n_swapped[s->in]++;
+    }
+}
+
 static void carry_out(world *w, verifier *v, const proto_plan *p) {
     CHECK(w, v->result.plan_id == 0 && v->up); /* one in flight */
-    CHECK(w, p->n_work <= w->limits.max_batch && p->n_work + p->n_close > 0);
+    CHECK(w, p->n_work <= w->limits.max_batch && p->n_work + p->n_close + p->n_swaps > 0);
     v->steps++;
+    swap_blocks(w, v, p);
     for (uint32_t i = 0; i < p->n_close; i++) {
         CHECK(w, rank_of(w, v, p->close[i])->open);
         rank_of(w, v, p->close[i])->open = false;
@@ -263,6 +286,8 @@ static void carry_out(world *w, verifier *v, const proto_plan *p) {
     CHECK(w, rows <= w->limits.max_rows && n_open <= w->limits.max_running);
     check_turns(w, v);
     v->result = (proto_result){.plan_id = p->id, .n_rows = rows, .n_items = p->n_work, .items = v->items};
+    v->result.swap_out_ns = p->n_swaps * (uint64_t)draw(w, w->most_swap_ns + 1);
+    v->result.swap_in_ns = p->n_swaps * (uint64_t)draw(w, w->most_swap_ns + 1);
 }
 
 /* ---- the loop around the scheduler ---- */
@@ -450,7 +475,7 @@ static void deliver_move(world *w) {
 /* What requests hold stays theirs, whatever they share, and nothing else is held. */
 static void forget(world *w) {
     step(w, &(sched_event){.kind = SCHED_FORGET});
-    CHECK(w, sched_get_stats(w->s).blocks_kept == 0);
+    CHECK(w, sched_get_stats(w->s).blocks_kept == 0 && sched_get_stats(w->s).slots_used == 0);
 }
 
 static void move_event(world *w) {
@@ -573,6 +598,13 @@ static void begin(world *w, uint64_t seed) {
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     for (uint32_t g = 0; g < w->limits.n_groups; g++)
         w->limits.n_blocks[g] = g > 0 && draw(w, 2) ? w->limits.n_blocks[0] : 3 + draw(w, BLOCKS - 3);
+    bool swaps = w->limits.prefix_cache && draw(w, 3), tight_swaps = draw(w, 3);
+    w->most_swap_ns = draw(w, 3) ? 1 + draw(w, 20) : draw(w, 2) * 200;
+    w->answers = swaps && draw(w, 3) ? 110 : 50;
+    for (uint32_t g = 0; swaps && g < w->limits.n_groups; g++) {
+        w->limits.n_slots[g] = draw(w, 5) ? 1 + draw(w, draw(w, 4) ? SLOTS : 4) : 0;
+        if (tight_swaps) w->limits.n_blocks[g] = 6 + draw(w, 8);
+    }
     for (uint32_t i = 0; i < w->limits.n_drafters; i++)
         if (draw(w, 2)) w->limits.drafter_blocks[i] = 1 + draw(w, draw(w, 2) ? 8 : BLOCKS);
     bool roles = draw(w, 2), tight = draw(w, 2);
@@ -628,7 +660,7 @@ static void check_drafters(world *w) {
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
     uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus, agreed, tried, moved,
-        shared, preempted, gave_way, again, actions, kv_moves, vain_moves, called_off, early_moves;
+        shared, preempted, swapped[2], gave_way, again, actions, kv_moves, vain_moves, called_off, early_moves;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -654,6 +686,8 @@ static void reap(const world *w, harvest *h) {
     CHECK(w,
           st.shared <= st.looked_up && st.shared >= w->n_shared * NOUNS_BLOCK_TOKENS && (w->limits.prefix_cache || !st.shared));
     h->preempted += st.preempted;
+    for (int i = 0; i < 2; i++) h->swapped[i] += w->n_swapped[i];
+    CHECK(w, st.swapped_out <= w->n_swapped[0] && st.swapped_in <= w->n_swapped[1]); /* less those of lost verifiers */
     CHECK(w, st.displaced + st.preempted + st.moves - st.moves_failed >= w->n_moved);
     CHECK(w, w->limits.n_groups > 1 || st.displaced == 0);
     CHECK(w, st.moves == w->last_move && st.moves_failed >= w->n_vain && st.moves - st.moves_failed <= w->n_ok);
@@ -713,6 +747,8 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
                   (unsigned long long)h.vain_moves, (unsigned long long)h.called_off, (unsigned long long)h.early_moves);
     assert_true(h.kv_moves > N_SEEDS / 4 && h.vain_moves > N_SEEDS / 8 && h.called_off > N_SEEDS / 64 &&
                 h.early_moves > N_SEEDS / 8);
+    print_message("%llu blocks swapped out, %llu in\n", (unsigned long long)h.swapped[0], (unsigned long long)h.swapped[1]);
+    assert_true(h.swapped[0] > N_SEEDS / 3 && h.swapped[1] > N_SEEDS / 12);
     assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4 && h.shared > N_SEEDS && h.preempted > N_SEEDS / 8);
 }
 

@@ -115,6 +115,7 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     uint32_t n_listed = list_of(value_of(words, n, "n_blocks"), l.n_blocks, SCHED_MAX_GROUPS); /* the last one for the rest */
     if (n_listed == 0) l.n_blocks[n_listed++] = 32;
     for (; n_listed < SCHED_MAX_GROUPS; n_listed++) l.n_blocks[n_listed] = l.n_blocks[n_listed - 1];
+    list_of(value_of(words, n, "n_slots"), l.n_slots, SCHED_MAX_GROUPS);
     list_of(value_of(words, n, "drafter_blocks"), l.drafter_blocks, PROTO_MAX_DRAFTERS);
     for (const char *v = value_of(words, n, "serves"), *g = v; v && *g && *g != ' '; g++) /* as in: serves=pdb */
         l.serves[g - v] = *g == 'p' ? SCHED_PREFILLS : *g == 'd' ? SCHED_DECODES : SCHED_BOTH;
@@ -190,7 +191,9 @@ static void read_tree(result_memory *m, proto_item *item, const char *from) {
 
 static void read_result(const script *sc, result_memory *m, char **words, uint32_t n, bool drafts) {
     m->result = (proto_result){.plan_id = strtoull(words[0], NULL, 10), .items = m->items};
-    for (uint32_t i = 1; i < n; i++) {
+    m->result.swap_out_ns = number_of(words, n, "out", 0);
+    m->result.swap_in_ns = number_of(words, n, "in", 0);
+    for (uint32_t i = 1; i < n && (drafts || !strchr(words[i], '=')); i++) {
         proto_item *item = &m->items[m->result.n_items++];
         char *end;
         *item = (proto_item){.seq = {strtoull(words[i], &end, 10)}, .tokens = m->tokens[i]};
@@ -228,6 +231,10 @@ static void say_open(text *out, const proto_open *o) {
 
 static void say_plan(text *out, const proto_plan *p) {
     say(out, " %llu\n", (unsigned long long)p->id);
+    if (p->n_swaps > 0) say(out, "        swap");
+    for (uint32_t i = 0; i < p->n_swaps; i++)
+        say(out, "%s block %u %s slot %u", i ? "," : "", p->swaps[i].block, p->swaps[i].in ? "<-" : "->", p->swaps[i].slot);
+    if (p->n_swaps > 0) say(out, "\n");
     if (p->n_close > 0) say(out, "        close");
     for (uint32_t i = 0; i < p->n_close; i++) say(out, " %llu", (unsigned long long)p->close[i].value);
     if (p->n_close > 0) say(out, "\n");
@@ -316,6 +323,9 @@ static void say_stats(text *out, const sched *s, uint32_t n_drafters) {
     if (st.shared > 0)
         say(out, "    prefix cache: %llu of %llu tokens, %u blocks kept\n", (unsigned long long)st.shared,
             (unsigned long long)st.looked_up, st.blocks_kept);
+    if (st.swapped_out > 0)
+        say(out, "    swap: %llu blocks out, %llu in, %u of %u slots used\n", (unsigned long long)st.swapped_out,
+            (unsigned long long)st.swapped_in, st.slots_used, st.slots_total);
     if (n_drafters == 0) return;
     say(out, "    ");
     say_drafts(out, &st.drafts, st.by_drafter, st.n_by_drafter);

@@ -13,13 +13,18 @@
 
 enum { B = NOUNS_BLOCK_TOKENS };
 
-static inline kv_table *new_table(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {
-    size_t n = kv_table_bytes(n_blocks, max_chains, max_chain_blocks);
+static inline kv_table *new_table_with_slots(uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains,
+                                             uint32_t max_chain_blocks) {
+    size_t n = kv_table_bytes(n_blocks, n_slots, max_chains, max_chain_blocks);
     assert_true(n > 0);
     void *memory = mem_alloc_aligned(1, n, 64);
     assert_non_null(memory);
     memset(memory, 0xa5, n); /* init must not lean on zeroed memory */
-    return kv_table_init(memory, n_blocks, max_chains, max_chain_blocks);
+    return kv_table_init(memory, n_blocks, n_slots, max_chains, max_chain_blocks);
+}
+
+static inline kv_table *new_table(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {
+    return new_table_with_slots(n_blocks, 0, max_chains, max_chain_blocks);
 }
 
 static inline uint32_t draw_below(uint64_t *random, uint32_t n) { /* xorshift64* */

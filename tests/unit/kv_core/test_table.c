@@ -148,8 +148,9 @@ static void a_fork_that_cannot_be_changes_nothing(void **state) {
 
 static void a_size_beyond_the_address_space_is_no_size(void **state) {
     (void)state;
-    assert_int_equal(kv_table_bytes(UINT32_MAX, UINT32_MAX, UINT32_MAX), 0);
-    assert_true(kv_table_bytes(0, 0, 0) > 0);
+    assert_int_equal(kv_table_bytes(UINT32_MAX, 0, UINT32_MAX, UINT32_MAX), 0);
+    assert_int_equal(kv_table_bytes(8, UINT32_MAX, 1, 1), 0);
+    assert_true(kv_table_bytes(0, 0, 0, 0) > 0);
 }
 
 /* ---- against a model ---- */

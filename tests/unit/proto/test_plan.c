@@ -63,8 +63,14 @@ static proto_plan random_plan(source *s, arena *a) {
         for (uint32_t k = 0; k < n; k++) blocks[k] = (block_id){any32(s), any32(s)};
         work[i] = (proto_work){{1 + any64(s) / 2}, below(s, 4096), 1 + below(s, 512), n, blocks, random_tree(s, a)};
     }
+    uint32_t n_swaps = below(s, 3) ? 0 : below(s, below(s, 2) ? 20 : NOUNS_MAX_SWAPS + 1);
+    block_swap *swaps = arena_alloc(a, n_swaps, sizeof *swaps);
+    assert_non_null(swaps);
+    for (uint32_t i = 0; i < n_swaps; i++) swaps[i] = (block_swap){any32(s), any32(s), below(s, 2)};
     return (proto_plan){.id = 1 + any64(s) / 2,
                         .kind = PROTO_PLAN_STEP,
+                        .n_swaps = n_swaps,
+                        .swaps = swaps,
                         .n_close = n_close,
                         .n_open = n_open,
                         .n_work = n_work,
@@ -78,7 +84,7 @@ static proto_plan random_draft_plan(source *s, arena *a) {
     proto_draft *draft = arena_alloc(a, p.n_draft = below(s, below(s, 8) ? 16 : PROTO_MAX_PLAN_SEQUENCES + 1), sizeof *draft);
     assert_non_null(draft);
     p.kind = PROTO_PLAN_DRAFT;
-    p.n_work = 0;
+    p.n_work = p.n_swaps = 0;
     for (uint32_t i = 0; i < p.n_draft; i++) {
         uint32_t n = below(s, 70);
         uint32_t ahead = below(s, 4) ? 0 : below(s, NOUNS_MAX_TREE + 1);
@@ -120,6 +126,12 @@ static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
         assert_same_rules(&a->open[i].rules, &b->open[i].rules);
         assert_int_equal(a->open[i].n_answered, b->open[i].n_answered);
         assert_same_numbers(a->open[i].tokens, a->open[i].n_tokens, b->open[i].tokens, b->open[i].n_tokens);
+    }
+    assert_int_equal(a->n_swaps, b->n_swaps);
+    for (uint32_t i = 0; i < a->n_swaps; i++) {
+        assert_int_equal(a->swaps[i].block, b->swaps[i].block);
+        assert_int_equal(a->swaps[i].slot, b->swaps[i].slot);
+        assert_int_equal(a->swaps[i].in, b->swaps[i].in);
     }
     assert_int_equal(a->n_work, b->n_work);
     for (uint32_t i = 0; i < a->n_work; i++) assert_same_work(&a->work[i], &b->work[i]);
@@ -215,6 +227,12 @@ static void the_bytes_of_a_plan_are_frozen(void **state) {
     assert_bytes(&x.draft_plan, "080c10021a0203043210080912040102ac0218042a040102ac02");
     x.draft_plan.ahead = true;
     assert_bytes(&x.draft_plan, "080c10021a0203043210080912040102ac0218042a040102ac023801");
+    static const block_swap swaps[] = {{300, 1, false}, {2, 1, true}};
+    proto_plan only = {.id = 12, .kind = PROTO_PLAN_STEP, .n_swaps = 2, .swaps = swaps};
+    assert_bytes(&only, "080c1001"
+                        "4203ac0202"
+                        "4a020101"
+                        "52020001");
 }
 
 static void assert_refused(const proto_plan *p, const char *expected) {
@@ -281,6 +299,8 @@ static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
     REFUSED((x.plan.n_draft = 1, x.plan.draft = &x.draft), "Plan: draft: 1 in a plan for a verifier");
     REFUSED(x.plan.ahead = true, "Plan: ahead: in a plan for a verifier");
     REFUSED(x.plan.kind = PROTO_PLAN_DRAFT, "Plan: work: 1 in a plan for a drafter");
+    static const block_swap one;
+    REFUSED((x.plan = x.draft_plan, x.plan.n_swaps = 1, x.plan.swaps = &one), "Plan: swap_block: 1 in a plan for a drafter");
 }
 
 static void a_plan_with_too_many_parts_is_refused(void **state) {
@@ -298,6 +318,8 @@ static void a_plan_with_too_many_parts_is_refused(void **state) {
     REFUSED((x.plan.close = close, x.plan.n_close = N), "Plan: close: 4097 are over 4096");
     REFUSED((x.plan.open = open, x.plan.n_open = N), "Plan: open: 4097 are over 4096");
     REFUSED((x.plan.work = work, x.plan.n_work = 257), "Plan: work: 257 are over 256");
+    static const block_swap swaps[NOUNS_MAX_SWAPS + 1];
+    REFUSED((x.plan.swaps = swaps, x.plan.n_swaps = NOUNS_MAX_SWAPS + 1), "Plan: swap_block: 1025 are over 1024");
     REFUSED((x.work.tree = (token_tree){NOUNS_MAX_TREE + 1, numbers, numbers, NULL}),
             "Plan: work[0]: tree_token: 65 nodes are over 64");
     REFUSED((x.plan = x.draft_plan, x.draft.tentative = numbers, x.draft.n_tentative = 65),
@@ -354,6 +376,12 @@ static void arrays_that_belong_together_have_one_length(void **state) {
     put_bytes(&open, 9, "\0\0\0\0", 4);
     put_number(&plan, 1, 1), put_number(&plan, 2, 1), put_bytes(&plan, 4, open.bytes, open.n);
     assert_bytes_refused(&plan, "Plan: open[0]: bias: 1 for 2 tokens");
+    raw_message swaps = {.n = 0};
+    put_number(&swaps, 1, 1), put_number(&swaps, 2, 1), put_bytes(&swaps, 8, "\1\2", 2);
+    put_bytes(&swaps, 9, "\1\2", 2), m = swaps, put_bytes(&m, 10, "\1", 1);
+    assert_bytes_refused(&m, "Plan: swap_slot, swap_in: 2 and 1 for 2 blocks");
+    put_bytes(&swaps, 9, "\1", 1), put_bytes(&swaps, 10, "\1\0", 2);
+    assert_bytes_refused(&swaps, "Plan: swap_slot, swap_in: 3 and 2 for 2 blocks");
 }
 
 /* Fields 4, 10, 11 and 12 of control.proto's Item. */
@@ -384,6 +412,8 @@ static void a_cut_or_bent_plan_never_breaks_the_decoder(void **state) {
     sample x;
     proto_bytes b;
     make_sample(&x);
+    static const block_swap swaps[] = {{300, 1, false}, {2, 1, true}};
+    x.plan.n_swaps = 2, x.plan.swaps = swaps;
     assert_int_equal(proto_plan_encode(&x.plan, &b), ST_OK);
     arena a = arena_for(b.n);
     for (int i = 0; i < 20000; i++) {
@@ -436,7 +466,7 @@ static void encoding_survives_each_failing_allocation(void **state) {
         assert_null(b.bytes);
     }
     proto_item item = {.seq = {1}, .n_tokens = 3, .tokens = prompt};
-    proto_result r = {1, 2, 3, 0, 1, &item};
+    proto_result r = {1, 2, 0, 0, 3, 0, 1, &item};
     for (uint64_t n = 1; n <= 2; n++) {
         mem_fail_at(n);
         assert_int_equal(proto_result_encode(&r, &b), ST_FATAL_MEMORY);
@@ -466,7 +496,7 @@ static void a_result_comes_back_as_it_went(void **state) {
             items[k].hidden = some_hidden(&s, &made, m);
             if (below(&s, 2)) items[k].tree = random_tree(&s, &made);
         }
-        proto_result r = {1 + any64(&s) / 2, any64(&s), any32(&s), any32(&s), n, items}, back;
+        proto_result r = {1 + any64(&s) / 2, any64(&s), any64(&s), any64(&s), any32(&s), any32(&s), n, items}, back;
         proto_bytes b;
         st_error e = {0};
         assert_int_equal(proto_result_encode(&r, &b), ST_OK);
@@ -475,6 +505,8 @@ static void a_result_comes_back_as_it_went(void **state) {
         assert_int_equal(r.plan_id, back.plan_id);
         assert_int_equal(r.step_ns, back.step_ns);
         assert_int_equal(r.n_rows, back.n_rows);
+        assert_int_equal(r.swap_out_ns, back.swap_out_ns);
+        assert_int_equal(r.swap_in_ns, back.swap_in_ns);
         assert_int_equal(r.n_moved, back.n_moved);
         assert_int_equal(r.n_items, back.n_items);
         for (uint32_t k = 0; k < n; k++) {
@@ -557,30 +589,30 @@ static void a_result_with_a_bad_field_is_refused_by_its_name(void **state) {
     proto_item items[PROTO_MAX_PLAN_SEQUENCES + 1];
     for (size_t i = 0; i < sizeof items / sizeof items[0]; i++)
         items[i] = (proto_item){.seq = {1}, .n_tokens = 3, .tokens = prompt};
-    assert_result_refused(&(proto_result){0, 1, 1, 0, 1, items}, "Result: plan_id: 0; plans count from 1");
-    assert_result_refused(&(proto_result){1, 1, 1, 0, 257, items}, "Result: items: 257 are over 256");
+    assert_result_refused(&(proto_result){0, 1, 0, 0, 1, 0, 1, items}, "Result: plan_id: 0; plans count from 1");
+    assert_result_refused(&(proto_result){1, 1, 0, 0, 1, 0, 257, items}, "Result: items: 257 are over 256");
     items[1].seq.value = 0;
-    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: seq: 0 is none");
+    assert_result_refused(&(proto_result){1, 1, 0, 0, 1, 0, 2, items}, "Result: items[1]: seq: 0 is none");
     items[1] = (proto_item){.seq = {1}, .code = (st_code)99};
-    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: code: 99 is outside 0 .. 15");
+    assert_result_refused(&(proto_result){1, 1, 0, 0, 1, 0, 2, items}, "Result: items[1]: code: 99 is outside 0 .. 15");
     items[1] = (proto_item){.seq = {1}, .n_tokens = NOUNS_MAX_TREE + 2, .tokens = many};
-    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: tokens: 66 are over 65");
+    assert_result_refused(&(proto_result){1, 1, 0, 0, 1, 0, 2, items}, "Result: items[1]: tokens: 66 are over 65");
     const float logs[3] = {-1, 0.5f, -2};
     items[1] = (proto_item){.seq = {1}, .n_tokens = 3, .tokens = prompt, .logprobs = {.own = logs}};
-    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items},
+    assert_result_refused(&(proto_result){1, 1, 0, 0, 1, 0, 2, items},
                           "Result: items[1]: logprobs[1]: 0.5 is no logarithm of a probability");
     items[1] = (proto_item){.seq = {1}, .n_tokens = 1, .tokens = prompt, .logprobs = {1, logs, prompt, logs + 1}};
-    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items},
+    assert_result_refused(&(proto_result){1, 1, 0, 0, 1, 0, 2, items},
                           "Result: items[1]: top_logprobs[0]: 0.5 is no logarithm of a probability");
     float tops[21] = {0};
     items[1].logprobs = (token_logprobs){21, logs, many, tops};
     assert_result_refused(
-        &(proto_result){1, 1, 1, 0, 2, items},
+        &(proto_result){1, 1, 0, 0, 1, 0, 2, items},
         "Result: items[1]: logprobs: 21 likeliest tokens and 21 logarithms for 1 tokens; expected at most 20 each");
     items[1] = (proto_item){.seq = {1}, .n_scored = 1, .n_hits = 2};
-    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items}, "Result: items[1]: n_hits: 2 are over n_scored 1");
+    assert_result_refused(&(proto_result){1, 1, 0, 0, 1, 0, 2, items}, "Result: items[1]: n_hits: 2 are over n_scored 1");
     items[1] = (proto_item){.seq = {1}, .tree = {2, prompt, prompt, NULL}};
-    assert_result_refused(&(proto_result){1, 1, 1, 0, 2, items},
+    assert_result_refused(&(proto_result){1, 1, 0, 0, 1, 0, 2, items},
                           "Result: items[1]: tree_parent[0]: node 1 does not come before it");
 }
 
