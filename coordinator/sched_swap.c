@@ -5,13 +5,13 @@
  * fetches them before a step, oldest first, and sits steps out as long as more of them lie there.
  * Why by plans and not by a task of its own beside them: ranks hear of all changes in one order, so that a block has one content
  * for all of them, and a step that reads it needs no waiting. The price is that a step takes longer by its swaps: they are
- * bounded by max_stall_ns where sequences decode, as prompts are, and by MOST_NS else, lest a rank be taken for dead. Whether it
+ * bounded by max_stall_ns where sequences decode, as prompts are, and by MOST_NS else. Whether it
  * pays is measured: ranks say what their swaps took, and a block is fetched only where that takes no longer than to compute it,
  * and goes out only where both ways together do not. What is not known is tried. What was found to be too slow is believed a
  * little less with each preemption, so that some day it is tried again.
  *
  * Moves (sched_move.c) read and write blocks beside plans: they begin when no swap is under way (sched_swaps_rest), and their
- * blocks are held, so no later swap names them. Limits: both ways of a group's ranks are taken for those of its leader. */
+ * blocks are held, so no later swap names them. */
 #include "coordinator/sched_int.h"
 
 enum {
