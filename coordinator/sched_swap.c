@@ -4,11 +4,11 @@
  * done; the next plan brings them to the ranks, which do them before all else in it. A prompt whose next blocks lie in slots
  * fetches them before a step, oldest first, and sits steps out as long as more of them lie there.
  * Why by plans and not by a task of its own beside them: ranks hear of all changes in one order, so that a block has one content
- * for all of them, and a step that reads it needs no waiting. The price is that a step takes longer by its swaps: they are
- * bounded by max_stall_ns where sequences decode, as prompts are, and by MOST_NS else. Whether it
- * pays is measured: ranks say what their swaps took, and a block is fetched only where that takes no longer than to compute it,
- * and goes out only where both ways together do not. What is not known is tried. What was found to be too slow is believed a
- * little less with each preemption, so that some day it is tried again.
+ * for all of them, and a step that reads it needs no waiting. The price is that a step takes longer by its swaps: what they are
+ * expected to take is bounded by max_stall_ns where sequences decode, as for prompts, and by MOST_NS else; LEAST are allowed
+ * whatever they take. Whether it pays is measured: ranks say what their swaps took, and a block is fetched only where that takes
+ * no longer than to compute it, and goes out only where both ways together do not. What is not known is tried. What was found to
+ * be too slow is believed a little less with each preemption, so that some day it is tried again.
  *
  * Moves (sched_move.c) read and write blocks beside plans: they begin when no swap is under way (sched_swaps_rest), and their
  * blocks are held, so no later swap names them. */
@@ -16,7 +16,7 @@
 
 enum {
     LEAST = 4,  /* swaps of a step, whatever they take: two blocks come back, and two make room */
-    FIRST = 16, /* while it is not known what they take */
+    FIRST = 16, /* while it is not known what one of the ways takes */
     QUIET = 4,  /* plans */
     MOST_NS = 1000000000
 };
@@ -33,6 +33,7 @@ static kv_swap_rule rule_of(const sched_group *g) {
     if (g->n_quiet > 0) return rule;
     if (stall_ns > 0 && stall_ns < bound_ns && g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n > 0) bound_ns = stall_ns;
     double most = slower > 0 ? (double)bound_ns / slower : FIRST;
+    if (most > FIRST && ((rule.out && ns[SCHED_OUT] <= 0) || (rule.in && ns[SCHED_IN] <= 0))) most = FIRST;
     rule.most = most < LEAST ? LEAST : most < NOUNS_MAX_SWAPS ? (uint32_t)most : NOUNS_MAX_SWAPS;
     return rule;
 }
@@ -70,7 +71,8 @@ void sched_expect_again(const sched_request *r) {
         for (sched_way way = SCHED_OUT; way <= SCHED_IN; way++) g->swap_ns[way] -= g->swap_ns[way] / 32;
 }
 
-static void learn(double *mean, double of) { *mean = *mean > 0 ? *mean * 7 / 8 + of / 8 : of; }
+/* What takes longer than was thought bounds the very next step; what takes less is believed by and by. */
+static void learn(double *mean, double of) { *mean = *mean > of ? *mean * 7 / 8 + of / 8 : of; }
 
 void sched_learn_swaps(sched_group *g, sched_flight *f, const proto_result *result) {
     uint64_t left_ns = g->s->now_ns - f->sent_ns, took_ns[2] = {result->swap_out_ns, result->swap_in_ns};
