@@ -51,6 +51,7 @@ void sched_fetch(sched_group *g) {
     for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(g->s, r)) {
         kv_rule_swaps(g->kv, fetches);
         sched_share(r, kv_fetch(g->kv, r->chain, r->salt, r->known, sched_to_share(r)));
+        if (!sched_waits_for_slots(g, r)) fetches.most = rule.most / 2; /* it computes: half the time is its, whoever comes later */
     }
     kv_rule_swaps(g->kv, rule);
     g->flight.swap_ns = expected_ns(g);
