@@ -46,12 +46,14 @@ static double expected_ns(const sched_group *g) {
 void sched_fetch(sched_group *g) {
     if (kv_total_slots(g->kv) == 0) return;
     kv_swap_rule rule = rule_of(g), fetches = rule;
-    fetches.most -= rule.most / 4; /* the step's own blocks are to be had yet, and what they take the place of may be worth a slot */
+    fetches.most -=
+        rule.most / 4; /* the step's own blocks are to be had yet, and what they take the place of may be worth a slot */
     if (g->n_quiet > 0) g->n_quiet--;
     for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(g->s, r)) {
         kv_rule_swaps(g->kv, fetches);
         sched_share(r, kv_fetch(g->kv, r->chain, r->salt, r->known, sched_to_share(r)));
-        if (!sched_waits_for_slots(g, r)) fetches.most = rule.most / 2; /* it computes: half the time is its, whoever comes later */
+        if (!sched_waits_for_slots(g, r))
+            fetches.most = rule.most / 2; /* it computes: half the time is its, whoever comes later */
     }
     kv_rule_swaps(g->kv, rule);
     g->flight.swap_ns = expected_ns(g);

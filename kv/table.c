@@ -174,7 +174,8 @@ static bool swap_out(kv_table *t, uint32_t node) {
     return true;
 }
 
-/* The one that has rested longest; or, lest slots that may be fetched are lost with it, one of the next that has nothing behind it. */
+/* The one that has rested longest; or, lest slots that may be fetched are lost with it, one of the next that has nothing behind
+ * it. */
 static uint32_t victim(const kv_table *t) {
     const kv_node *nodes = t->prefix.nodes;
     const uint32_t oldest = t->prefix.resting.oldest;

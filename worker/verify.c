@@ -74,9 +74,10 @@ static st_code load(part *p, st_error *e) {
     return code || !p->o->n_transports ? code : start_mover(v, e);
 }
 
-/* All ranks of the group have swapped; took_ns becomes what the slowest took each way. Without it a plan of swaps alone would have
- * no collective, and a rank whose disk is slower would fall behind, plan by plan, until the others find it missing in a sum. A slow
- * disk is no dead rank: the deadline is one of its own, and a rank that is dead ends the wait as the coordinator sees it. */
+/* All ranks of the group have swapped; took_ns becomes what the slowest took each way. Without it a plan of swaps alone would
+ * have no collective, and a rank whose disk is slower would fall behind, plan by plan, until the others find it missing in a sum.
+ * A slow disk is no dead rank: the deadline is one of its own, and a rank that is dead ends the wait as the coordinator sees it.
+ */
 static st_code meet(const verifier *v, uint64_t took_ns[2], st_error *e) {
     parallel_group *g = v->group;
     const uint32_t deadline_ms = g->deadline_ms;

@@ -1,5 +1,6 @@
 """KV blocks that go to disk when blocks run out, and come back: the bytes are the same, less is computed, no file is left."""
 import concurrent.futures
+import json
 import os
 import re
 
@@ -100,3 +101,6 @@ def test_a_rank_whose_disk_is_slow_is_waited_for_and_not_lost(new_cluster, tmp_p
     assert len(cluster.worker_pids()) == 2 and "lost" not in cluster.output()
     n_out, took = (after[name] - before[name] for name in ("kv_swapped_out_blocks_total", "kv_swap_out_seconds_total"))
     assert n_out >= 6 and took >= 0.5 * n_out  # the slowest rank's time, and not the leader's
+    assert after["kv_swap_slots_used"] > 0
+    left = json.loads(consort("debug", "forget", "--json", "--server", cluster.server).stdout)
+    assert left["slots"] == left["used"] == left["kept"] == 0, left
