@@ -57,7 +57,6 @@ void sched_fetch(sched_group *g) {
     if (kv_total_slots(g->kv) == 0) return;
     kv_swap_rule rule = rule_of(g), fetches = rule;
     fetches.most -= rule.most / 4; /* for what makes room for the step's own blocks, which come later */
-    if (g->n_quiet > 0) g->n_quiet--;
     for (sched_request *r = sched_first(g, SCHED_PREFILL); r; r = sched_next(g->s, r)) {
         kv_rule_swaps(g->kv, fetches);
         sched_share(r, kv_fetch(g->kv, r->chain, r->salt, r->known, sched_to_share(r)));
@@ -69,7 +68,7 @@ void sched_fetch(sched_group *g) {
 }
 
 bool sched_waits_for_slots(const sched_group *g, const sched_request *r) {
-    return kv_can_fetch(g->kv, r->chain, r->salt, r->known, sched_to_share(r));
+    return g->n_quiet == 0 && kv_can_fetch(g->kv, r->chain, r->salt, r->known, sched_to_share(r));
 }
 
 void sched_add_swaps(sched_group *g) {
