@@ -121,7 +121,7 @@ static st_code get(const kv_swap_file *f, const block_swap *s, st_error *e) {
     if (code) return code;
     if (kv_hash(f->buffer, f->block_bytes, s->slot) != f->sum[s->slot])
         return st_fail(e, ST_ERR_IO, "swap file: slot %u holds other bytes than were put in: is the disk in order?", s->slot);
-    f->ops->poke(f->device, f->blocks->at.buffer, s->block * f->block_bytes, f->buffer, f->block_bytes);
+    f->ops->poke(f->device, f->blocks->at.buffer, s->block * f->block_bytes, f->buffer, f->block_bytes, true);
     return ST_OK;
 }
 

@@ -61,7 +61,7 @@ static void fill(const machine *m, uint8_t *bytes, uint32_t block, uint32_t time
 
 static void write_block(const machine *m, uint32_t block, uint32_t time) {
     fill(m, m->a, block, time);
-    m->ops->poke(m->device, kv_store_view(m->store)->at.buffer, block * m->block_bytes, m->a, m->block_bytes);
+    m->ops->poke(m->device, kv_store_view(m->store)->at.buffer, block * m->block_bytes, m->a, m->block_bytes, false);
 }
 
 static void assert_block(const machine *m, uint32_t block, uint32_t of, uint32_t time) {
