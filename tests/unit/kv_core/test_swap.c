@@ -586,7 +586,7 @@ static void slots_agree_with_a_simple_model_for_millions_of_operations(void **st
                   (unsigned long long)w.n_out, (unsigned long long)w.n_in, (unsigned long long)w.n_gave_way,
                   (unsigned long long)w.n_trees, (unsigned long long)w.n_again, (unsigned long long)w.n_passed_over);
     assert_true(w.n_out > N_OPERATIONS / 200 && w.n_in > N_OPERATIONS / 400 && w.n_gave_way > N_OPERATIONS / 800 &&
-                w.n_trees > N_OPERATIONS / 4000 && w.n_again > N_OPERATIONS / 2000 && w.n_passed_over > N_OPERATIONS / 4000);
+                w.n_trees > N_OPERATIONS / 8000 && w.n_again > N_OPERATIONS / 2000 && w.n_passed_over > N_OPERATIONS / 4000);
 }
 
 int main(void) {
