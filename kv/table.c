@@ -299,7 +299,7 @@ static void fetch_node(kv_table *t, kv_chain c, uint32_t node) {
 /* One in, and one out to make room for it. */
 static bool may_fetch_now(const kv_table *t) { return t->rule.in && t->n_swaps + 2 <= t->rule.most; }
 
-/* Who was to come again has come, or another has: then it is found. */
+/* Who was to come again has come, or another has: then it is found. Also where they compute it, as to fetch it does not pay. */
 static void note_taken(kv_node *n) {
     if (!n->awaited) n->found = true;
     n->awaited = false;
@@ -379,6 +379,7 @@ void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint
         } else if (t->prefix.nodes[same].state == KV_SWAPPED) { /* it was not worth to be fetched, and was computed again */
             t->free_slots[t->n_free_slots++] = kv_prefix_raise(&t->prefix, same);
             kv_prefix_settle(&t->prefix, same, block);
+            note_taken(&t->prefix.nodes[same]);
         } else {
             ch->apart = true;
             return;

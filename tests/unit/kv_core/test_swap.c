@@ -209,6 +209,20 @@ static void what_was_computed_again_gives_its_slot_back(void **state) {
     mem_free(t);
 }
 
+/* Whoever was awaited has come, and computed it; a second time it is not kept for him. */
+static void what_was_awaited_and_computed_again_is_awaited_no_more(void **state) {
+    (void)state;
+    kv_table *t = swapping_table(4, 4);
+    preempt(t, computed(t, "ab"));
+    kv_release(t, computed(t, "wxyz"));
+    assert_int_equal(kv_n_swaps(t), 2);
+    kv_release(t, computed(t, "abc"));
+    kv_release(t, computed(t, "wxyz"));
+    assert_int_equal(kv_n_swaps(t), 2);
+    kv_check(t);
+    mem_free(t);
+}
+
 static void what_is_forgotten_is_in_no_slot(void **state) {
     (void)state;
     kv_table *t = swapping_table(4, 4);
@@ -497,6 +511,7 @@ static void keep(world *w) {
         w->n_again += same != NULL;
         while (!same && node->place) node++;
         if (!same) *node = (model_node){.salt = m->salt};
+        if (same) same->found |= !same->awaited, same->awaited = false;
         node->place = IN_BLOCK;
         node->block = m->ids[m->n_kept].index;
         memcpy(node->kinds, m->kinds, m->n_kept + 1);
@@ -599,6 +614,7 @@ int main(void) {
         cmocka_unit_test(what_the_rule_forbids_is_not_done),
         cmocka_unit_test(what_slots_stand_behind_stays_where_it_may_not_go_out),
         cmocka_unit_test(what_was_computed_again_gives_its_slot_back),
+        cmocka_unit_test(what_was_awaited_and_computed_again_is_awaited_no_more),
         cmocka_unit_test(what_is_forgotten_is_in_no_slot),
         cmocka_unit_test(slots_agree_with_a_simple_model_for_millions_of_operations),
     };
