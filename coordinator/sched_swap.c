@@ -12,8 +12,8 @@
  *
  * Moves (sched_move.c) read and write blocks beside plans: they begin when no swap is under way (sched_swaps_rest), and their
  * blocks are held, so no later swap has their room for another. One that begins with its prompt has blocks taken that are not
- * computed yet: what they held before may still go to a slot, with the next plan, ahead of what computes them; the move reads them
- * only behind that. */
+ * computed yet: what they held before may still go to a slot, with the next plan, ahead of what computes them; the move reads
+ * them only behind that. */
 #include "coordinator/sched_int.h"
 
 enum {
