@@ -3,13 +3,14 @@
 
     bench/prefix_cache.py [--quick] [--json] [--rounds N] [--model FILE] [--build DIR]
 
-Four clusters without drafters are started and stay, each a verifier on the first core and all else on the second: with and without
-the prefix cache, and both again with a KV cache too small for the second load (`tight`). --rounds times each load runs on those that
-it is for, by turns, another one first each round; figures are told with their share in those of `off` in the same round.
+Five clusters without drafters are started and stay, each a verifier on the first core and all else on the second: with and without
+the prefix cache, both again with a KV cache too small for the second load (`tight`), and the last once more with room on disk
+(`tight-disk`). --rounds times each load runs on those that it is for, by turns, another one first each round; figures are told with
+their share in those of `off` in the same round.
 
     chats    one at a time, three on `off` and `on`: `fresh`, where each begins with --prefix tokens that no one has seen; `shared`,
              where all begin with the same ones, like a system prompt, and one has been there before
-    answers  --streams at a time, of --tokens tokens each: on all four. What `tight` has room for is a quarter of what they want, so
+    answers  --streams at a time, of --tokens tokens each: on all five. What `tight` has room for is a quarter of what they want, so
              requests are preempted and go on later
 
 Every answer must have the same tokens on all clusters (consort bench serve --expect); else, or if the run ended early, the exit status
@@ -33,7 +34,7 @@ BLOCK = 32
 WORDS = "ship river doctor theorem garden engine letter winter market violin copper bridge planet summer window captain".split()
 TOKENS_A_WORD = 1.1  # of these, with their spaces, in vocabularies of some ten thousand tokens
 TOKENS_AROUND = 48   # of an answer's prompt: the question, and what the chat template adds
-NAMES = ("off", "on", "tight-off", "tight-on")
+NAMES = ("off", "on", "tight-off", "tight-on", "tight-disk")
 CHAT_TOKENS = 8
 TOPOLOGY = """\
 model: {model}
@@ -51,10 +52,11 @@ groups:
     threads: 1
     kv_type: f16
     kv_tokens: {kv_tokens}
+    swap_tokens: {swap_tokens}
 """
 
 Load = collections.namedtuple("Load", "name on requests streams tokens prefix")  # on: clusters; prefix: None, "fresh", "shared"
-Run = collections.namedtuple("Run", "first_token_ms_median first_token_ms_p90 tokens_per_s prompt_tokens cached_share preemptions")
+Run = collections.namedtuple("Run", "first_token_ms_median first_token_ms_p90 tokens_per_s prompt_tokens cached_share preemptions from_disk")
 
 
 def say(text):
@@ -85,6 +87,7 @@ class Bench:
         most = self.a.streams * (self.a.tokens + TOKENS_AROUND) // BLOCK * BLOCK
         context = max(self.a.prefix * 2, self.a.tokens + 4 * TOKENS_AROUND)
         text = TOPOLOGY.format(model=self.a.model, cache="off" if name.endswith("off") else "on", streams=self.a.streams, context=context,
+                               swap_tokens=2 * most if name.endswith("disk") else 0,
                                kv_tokens=max(most // 4 if name.startswith("tight") else 2 * most, context) // BLOCK * BLOCK + BLOCK)
         return Cluster(name, text, self.directory, self.a.build, two_cores(), http="127.0.0.1:0")
 
@@ -124,7 +127,7 @@ class Bench:
         return Run(statistics.median(first), statistics.quantiles(first, n=10)[8], summary["full"]["tokens_per_s"],
                    statistics.median(r["prompt_tokens"] for r in records),
                    spent["consort_prefix_cache_hits_total"] / spent["consort_prefix_cache_queries_total"],
-                   int(spent["consort_num_preemptions_total"]))
+                   int(spent["consort_num_preemptions_total"]), int(spent["consort_kv_swapped_in_blocks_total"]))
 
     def measure(self):
         with contextlib.ExitStack() as running:
@@ -135,7 +138,7 @@ class Bench:
                 run = self.run(clusters[name], load, r)
                 self.results.setdefault(load.name, {}).setdefault(name, []).append(run)
                 progress.say(f"{load.name}, {name}: {run.first_token_ms_median:.1f} ms to the first token, {run.tokens_per_s:.1f} tokens/s, "
-                             f"{run.cached_share:.0%} cached, {run.preemptions} preemptions")
+                             f"{run.cached_share:.0%} cached, {run.preemptions} preemptions, {run.from_disk} blocks from disk")
 
 
 # ---- figures ----
@@ -165,9 +168,10 @@ def print_tables(b):
                 ([f"{load.removesuffix(' chats')}, `{name}`", f"{m.first_token_ms_median:.1f}", f"{m.first_token_ms_p90:.1f}",
                   in_words(shares(b.results, load, name, "first_token_ms_median")), f"{m.prompt_tokens:.0f}", f"{m.cached_share:.0%}"]
                  for load in chats for name, runs in b.results[load].items() for m in [medians(runs)]))
-    print_table([f"answers of {a.tokens} tokens, {a.streams} at a time", "tokens/s", "share in `off`", "preemptions", "of what began in the cache"],
+    print_table([f"answers of {a.tokens} tokens, {a.streams} at a time", "tokens/s", "share in `off`", "preemptions", "of what began in the cache",
+                 "blocks from disk"],
                 ([f"`{name}`", f"{m.tokens_per_s:.1f}", in_words(shares(b.results, "answers", name, "tokens_per_s")), f"{m.preemptions:.0f} of {a.requests} requests",
-                  f"{m.cached_share:.0%}"] for name, runs in b.results.get("answers", {}).items() for m in [medians(runs)]))
+                  f"{m.cached_share:.0%}", f"{m.from_disk:.0f}"] for name, runs in b.results.get("answers", {}).items() for m in [medians(runs)]))
     print("\nNOT THE SAME BYTES:\n" + "\n".join(b.differences) if b.differences else "\nAll answers are the same, byte for byte.")
 
 
