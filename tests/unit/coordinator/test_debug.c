@@ -180,6 +180,16 @@ static void a_rank_that_is_lost_by_silence_is_not_only_late(void **state) {
     end(h);
 }
 
+static void a_rank_that_leaves_as_it_was_told_to_is_named(void **state) {
+    (void)state;
+    house *h = begin(1, PATIENT);
+    house_faults(h, &everywhere);
+    UNTIL(h, h->members[VERIFIER].n_faults == 1);
+    house_ask_stop(h);
+    assert_ended(h, ST_ERR_UNAVAILABLE, "rank 1 (g): it has left");
+    end(h);
+}
+
 static void one_call_at_a_time_and_one_that_left_holds_up_nobody(void **state) {
     (void)state;
     house *h = begin(1, PATIENT);
@@ -240,6 +250,7 @@ int main(void) {
         cmocka_unit_test(a_rank_that_is_lost_is_named),
         cmocka_unit_test(a_rank_that_lives_and_does_not_answer_is_named),
         cmocka_unit_test(a_rank_that_is_lost_by_silence_is_not_only_late),
+        cmocka_unit_test(a_rank_that_leaves_as_it_was_told_to_is_named),
         cmocka_unit_test(one_call_at_a_time_and_one_that_left_holds_up_nobody),
         cmocka_unit_test(who_answers_nonsense_is_lost),
         cmocka_unit_test(nothing_is_kept_once_it_is_to_be_forgotten),
