@@ -92,8 +92,8 @@ typedef struct {
     uint32_t prompt_tokens;
     uint64_t move_ns;          /* from the first message to the last */
     uint32_t crossover_tokens; /* so many leave a drained group and are not computed, as the scheduler sees it; 0: none do */
-    double move_token_ns,
-        prompt_token_ns; /* that a token moved takes, and one computed by the target's group, as it has learnt; 0: not known */
+    double move_token_ns;      /* that a token moved takes, as it has learnt; 0: not known */
+    double prompt_token_ns;    /* likewise of one that the target's group computed */
 } proto_measurement;
 ST_CHECKED st_code proto_measure_request_encode(uint32_t prompt_tokens, proto_bytes *out); /* 0: no prompt */
 /* Errors: ST_ERR_INVALID_ARGUMENT. */
