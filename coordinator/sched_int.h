@@ -315,8 +315,8 @@ bool sched_swaps_rest(sched_group *g);
 uint32_t sched_n_coming(const sched_group *g);
 /* Whether it is worth while to compute its tokens in a group that prefills, and to move their KV. */
 bool sched_prefills_apart(const sched *s, const sched_request *r);
-/* The request is over for its client. */
 bool sched_moves_pay(const sched_group *to); /* no longer than to compute there, as far as both are known */
+/* The request is over for its client. */
 void sched_cancel_move(sched *s, const sched_request *r);
 void sched_lose_moves(sched_group *g); /* that come and go: it is lost */
 void sched_take_moved(sched *s, const sched_event *ev);
