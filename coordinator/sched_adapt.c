@@ -122,11 +122,11 @@ double sched_local_gain(const sched *s, const sched_request *r) {
 void sched_decide_asking(sched_group *g, double gain, bool several) {
     const sched_limits *l = &g->s->limits;
     uint32_t kind = spec_worth_kind(sched_n_running(g), gain);
-    bool tries = false;
+    g->tries = false;
     g->lockstep = l->fusion == SCHED_LOCKSTEP;
     if (l->fusion == SCHED_FUSION_AUTO && several) /* with fixed budgets nothing is learnt, and all merge */
-        g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &tries, g->s->now_ns) == SPEC_LOCKSTEP;
-    g->asks = tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
+        g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &g->tries, g->s->now_ns) == SPEC_LOCKSTEP;
+    g->asks = g->tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
     if (g->asks) g->round_kind = kind;
 }
 
@@ -243,6 +243,7 @@ static bool describe_round(sched_group *g, uint32_t n_decode, spec_round *round)
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(g->s, r)) {
         uint32_t n_trips = !r->asked ? 0 : r->lockstep ? r->n_agreed + 1 : 1;
         if (r->asked && r->lockstep) round->fusion = SPEC_LOCKSTEP;
+        round->tries |= r->asked && r->tries;
         if (n_trips > round->n_trips) round->n_trips = n_trips;
     }
     return round->n_trips > 0;

@@ -92,6 +92,7 @@ static void begin_round(sched *s, sched_request *r) {
     r->asked = may_ask(s, r);
     s->stats.unasked_rounds += r->asked && !r->group->asks;
     r->asked = r->group->asks ? sched_with_room(s, r, r->asked) : 0;
+    r->tries = r->group->tries;
     r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && several(r->asked));
     s->stats.asked_rounds += r->asked > 0;
     s->stats.lockstep_rounds += r->asked && r->lockstep;

@@ -184,6 +184,7 @@ typedef struct {
     spec_fusion fusion;
     uint32_t kind; /* spec_worth_kind */
     uint32_t n_sequences, n_trips;
+    bool tries; /* it asked since the fusion was to be tried */
     spec_yield with, without;
     uint64_t wait_ns; /* in with.ns */
 } spec_round;
@@ -202,7 +203,7 @@ enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAI
 typedef struct {
     spec_worth_rounds kind[SPEC_FUSIONS][SPEC_ROUND_KINDS];
     spec_trust kept[SPEC_FUSIONS]; /* drafts that sequences were promised by such rounds, and those that they got; both fade */
-    uint64_t probed_ns;            /* the last round of a kind that does not pay */
+    uint64_t probed_ns;            /* the last round of a kind that does not pay, tries aside */
     uint64_t quiet_ns,
         turn_ns; /* after a try of the other fusion nobody tries anything before the one; no fusion before the other */
 } spec_worth;

@@ -4,7 +4,7 @@
  * number of decoding sequences, in powers of two, since what pays for one does not for thirty; and by what lookup alone would
  * bring, since where the text repeats itself there is little that others could add. What is not known yet is held to be as
  * where waiting gains rather more, else each of some ten kinds would have to pay for its own first rounds; and all that do not
- * pay share one allowance for probes.
+ * pay share one allowance for probes, which tries of a fusion do not spend.
  *
  * Lockstep or not: rounds in lockstep are one more kind of round, and what they give is learnt by having some. Lockstep brings
  * longer drafts where drafters know different things, and costs a round trip a token; so of both fusions are kept the tokens of
@@ -125,5 +125,5 @@ void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns) {
     k->n_trips = k->n_trips * LONG_KEPT + r->n_trips;
     k->n_rounds += k->n_rounds < FIRST_ROUNDS;
     k->asked_ns = now_ns;
-    if (!pays(w, r->fusion, r->kind)) w->probed_ns = now_ns;
+    if (!pays(w, r->fusion, r->kind) && !r->tries) w->probed_ns = now_ns;
 }

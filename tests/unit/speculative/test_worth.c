@@ -124,6 +124,7 @@ static void rounds(world *w, uint32_t n) {
         spec_round r = {.fusion = f,
                         .kind = kind,
                         .n_sequences = 1,
+                        .tries = tries,
                         .n_trips = (uint32_t)(trips[f] * u + 0.5) > 0 ? (uint32_t)(trips[f] * u + 0.5) : 1,
                         .with = {1 + promised, STEP_NS + wait_ns},
                         .without = {1, PLAIN_NS},
@@ -219,6 +220,47 @@ static void what_is_dear_to_try_has_its_turn_beside_what_is_cheap(void **state) 
     assert_true(n_tried > 100 && w.n[SPEC_LOCKSTEP] > 90);
 }
 
+/* Rounds of some kinds by turns, whose fusions give so much in that of rounds without. */
+static void ask_by_turns(world *w, const uint32_t *kinds, uint32_t n_kinds, const double gains[SPEC_FUSIONS], uint32_t n) {
+    static const double waits_ns[SPEC_FUSIONS] = {2e6, 4e6};
+    memset(w->n, 0, sizeof w->n);
+    for (uint32_t i = 0; i < n; i++) {
+        bool tries;
+        uint32_t kind = kinds[i % n_kinds];
+        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, &tries, w->now_ns);
+        double ns = STEP_NS + waits_ns[f];
+        bool asks = tries || spec_worth_asking(&w->w, f, kind, w->now_ns);
+        w->now_ns += asks ? (uint64_t)ns : PLAIN_NS;
+        if (!asks) continue;
+        w->n[f]++;
+        spec_round r = {.fusion = f,
+                        .kind = kind,
+                        .n_sequences = 1,
+                        .n_trips = trips[f],
+                        .tries = tries,
+                        .with = {gains[f] * ns / PLAIN_NS, ns},
+                        .without = {1, PLAIN_NS},
+                        .wait_ns = (uint64_t)waits_ns[f]};
+        spec_worth_learn(&w->w, &r, w->now_ns);
+    }
+}
+
+/* Tries of lockstep come so often there that they would leave nothing to the probes. */
+static void where_neither_fusion_pays_it_is_still_seen_when_one_does(void **state) {
+    (void)state;
+    const uint32_t kinds[] = {spec_worth_kind(1, 0), spec_worth_kind(1, 1)};
+    for (uint32_t n_kinds = 1; n_kinds <= 2; n_kinds++) {
+        world w = at_first;
+        ask_by_turns(&w, kinds, n_kinds, (double[]){0.99, 0.98}, 20000);
+        ask_by_turns(&w, kinds, n_kinds, (double[]){0.99, 0.98}, 20000);
+        print_message("%u kinds: %.0f probes of 20000 rounds, %.0f tries\n", n_kinds, w.n[SPEC_MERGE], w.n[SPEC_LOCKSTEP]);
+        assert_true(w.n[SPEC_MERGE] > 100 && w.n[SPEC_MERGE] < 1000 && w.n[SPEC_LOCKSTEP] < 4000);
+        ask_by_turns(&w, kinds, n_kinds, (double[]){1.3, 0.98}, 1000);
+        ask_by_turns(&w, kinds, n_kinds, (double[]){1.3, 0.98}, 1000);
+        assert_true(w.n[SPEC_MERGE] > 950);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_kind_is_held_to_be_as_the_nearest_known),
@@ -230,6 +272,7 @@ int main(void) {
         cmocka_unit_test(a_fusion_is_held_to_what_it_has_kept),
         cmocka_unit_test(what_is_dear_to_try_has_its_turn_beside_what_is_cheap),
         cmocka_unit_test(answers_that_take_longer_are_noticed_at_once),
+        cmocka_unit_test(where_neither_fusion_pays_it_is_still_seen_when_one_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
