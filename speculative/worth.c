@@ -13,7 +13,8 @@
  * little and can change at once, when a link does: that is a mean over a few. What the step would have given without is the unit,
  * since the text's and the machine's moods are in both. What is expected of a round is no measure between the two, unless it
  * comes: beliefs are calibrated over all rounds, and where drafters go on from each other's tokens they come true more often. So
- * both are held to what they have kept of their promises. The fusion that gives less is tried again as often as that costs a
+ * both are held to what they have kept of their promises; but where only one pays by its promises, which is what asking goes by,
+ * it is that one. The fusion that gives less is tried again as often as that costs a
  * quarter of a hundredth: often, where it gives hardly less; as much time behind a try is left to the probes above. What lockstep
  * costs before its first round is at most the wait for a draft that each makes alone, at each depth. Not taken: to reckon a round
  * in lockstep from the round trip and the time of a pass: neither is seen alone, and what counts most, the tokens that others
@@ -86,7 +87,8 @@ spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool
     double loss_ns = w->kind[SPEC_MERGE][merged].wait_ns * depth;
     if (as < SPEC_ROUND_KINDS && is_known(w, SPEC_MERGE, as)) {
         double of_merge = gain(w, SPEC_MERGE, as), of_lockstep = gain(w, SPEC_LOCKSTEP, as);
-        if (of_lockstep > of_merge * WORTH) better = SPEC_LOCKSTEP;
+        bool lockstep_pays = pays(w, SPEC_LOCKSTEP, as), one_pays = lockstep_pays != pays(w, SPEC_MERGE, merged);
+        if (one_pays ? lockstep_pays : of_lockstep > of_merge * WORTH) better = SPEC_LOCKSTEP; /* else nobody might be asked */
         double best = better == SPEC_LOCKSTEP ? of_lockstep : of_merge;
         loss_ns = lost_by_trying(w, better == SPEC_LOCKSTEP ? SPEC_MERGE : SPEC_LOCKSTEP, as, best > 1 ? best : 1);
     }

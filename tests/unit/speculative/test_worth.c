@@ -223,6 +223,7 @@ static void what_is_dear_to_try_has_its_turn_beside_what_is_cheap(void **state) 
 /* Rounds of some kinds by turns, whose fusions give so much in that of rounds without. */
 static void ask_by_turns(world *w, const uint32_t *kinds, uint32_t n_kinds, const double gains[SPEC_FUSIONS], uint32_t n) {
     static const double waits_ns[SPEC_FUSIONS] = {2e6, 4e6};
+    double owed[SPEC_FUSIONS] = {0}; /* drafts to be accepted */
     memset(w->n, 0, sizeof w->n);
     for (uint32_t i = 0; i < n; i++) {
         bool tries;
@@ -233,15 +234,19 @@ static void ask_by_turns(world *w, const uint32_t *kinds, uint32_t n_kinds, cons
         w->now_ns += asks ? (uint64_t)ns : PLAIN_NS;
         if (!asks) continue;
         w->n[f]++;
+        double n_drafts = gains[f] * ns / PLAIN_NS - 1;
         spec_round r = {.fusion = f,
                         .kind = kind,
                         .n_sequences = 1,
                         .n_trips = trips[f],
                         .tries = tries,
-                        .with = {gains[f] * ns / PLAIN_NS, ns},
+                        .with = {1 + n_drafts / w->kept[f], ns},
                         .without = {1, PLAIN_NS},
                         .wait_ns = (uint64_t)waits_ns[f]};
         spec_worth_learn(&w->w, &r, w->now_ns);
+        owed[f] += n_drafts;
+        spec_worth_judge(&w->w, f, n_drafts / w->kept[f], (uint32_t)owed[f]);
+        owed[f] -= (uint32_t)owed[f];
     }
 }
 
@@ -261,6 +266,18 @@ static void where_neither_fusion_pays_it_is_still_seen_when_one_does(void **stat
     }
 }
 
+/* Lockstep keeps more than it promises, and by what it promises it is not to be asked for. Merge is, which pays, too. */
+static void of_two_fusions_one_that_is_asked_for_is_taken(void **state) {
+    (void)state;
+    const uint32_t kind = spec_worth_kind(1, 0);
+    world w = at_first;
+    w.kept[SPEC_LOCKSTEP] = 1.4;
+    ask_by_turns(&w, &kind, 1, (double[]){1.06, 1.10}, 4000);
+    ask_by_turns(&w, &kind, 1, (double[]){1.06, 1.10}, 4000);
+    print_message("%.0f of 4000 rounds merge, %.0f in lockstep\n", w.n[SPEC_MERGE], w.n[SPEC_LOCKSTEP]);
+    assert_true(w.n[SPEC_MERGE] > 3000 && w.n[SPEC_MERGE] + w.n[SPEC_LOCKSTEP] > 3900);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_kind_is_held_to_be_as_the_nearest_known),
@@ -273,6 +290,7 @@ int main(void) {
         cmocka_unit_test(what_is_dear_to_try_has_its_turn_beside_what_is_cheap),
         cmocka_unit_test(answers_that_take_longer_are_noticed_at_once),
         cmocka_unit_test(where_neither_fusion_pays_it_is_still_seen_when_one_does),
+        cmocka_unit_test(of_two_fusions_one_that_is_asked_for_is_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
