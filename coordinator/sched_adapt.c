@@ -127,7 +127,7 @@ void sched_decide_asking(sched_group *g, double gain, bool several) {
     if (l->fusion == SCHED_FUSION_AUTO && several) /* with fixed budgets nothing is learnt, and all merge */
         g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &g->tries, g->s->now_ns) == SPEC_LOCKSTEP;
     g->asks = g->tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
-    if (g->asks) g->round_kind = kind;
+    g->round_kind = kind;
 }
 
 _Static_assert((int)SCHED_MAX_COSTS == (int)SPEC_COST_BUCKETS, "a place for each bucket");
@@ -230,20 +230,21 @@ static spec_yield divide(sched_group *g, spec_step *step, uint32_t n_decode, uin
 static void learn_worth(sched_group *g, const spec_step *step, spec_round *round) {
     uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
     if (n_all > g->s->limits.max_batch) n_all = g->s->limits.max_batch;
-    round->kind = g->round_kind;
     round->without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
     round->with.ns += (double)round->wait_ns - (double)step->wait_ns;
     spec_worth_learn(&g->worth, round, g->s->now_ns);
 }
 
-/* How the first n_decode sequences have asked; false: none has. */
+/* How the first n_decode sequences have asked, any in lockstep before all others; false: none has. */
 static bool describe_round(sched_group *g, uint32_t n_decode, spec_round *round) {
     sched_request *r = sched_first(g, SCHED_DECODE);
     *round = (spec_round){.n_sequences = n_decode};
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(g->s, r)) {
-        uint32_t n_trips = !r->asked ? 0 : r->lockstep ? r->n_agreed + 1 : 1;
-        if (r->asked && r->lockstep) round->fusion = SPEC_LOCKSTEP;
-        round->tries |= r->asked && r->tries;
+        if (!r->asked) continue;
+        uint32_t n_trips = r->lockstep ? r->n_agreed + 1 : 1;
+        if (round->n_trips == 0 || (r->lockstep && round->fusion == SPEC_MERGE)) round->kind = r->kind;
+        if (r->lockstep) round->fusion = SPEC_LOCKSTEP;
+        round->tries |= r->tries;
         if (n_trips > round->n_trips) round->n_trips = n_trips;
     }
     return round->n_trips > 0;

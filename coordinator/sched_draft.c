@@ -93,6 +93,7 @@ static void begin_round(sched *s, sched_request *r) {
     s->stats.unasked_rounds += r->asked && !r->group->asks;
     r->asked = r->group->asks ? sched_with_room(s, r, r->asked) : 0;
     r->tries = r->group->tries;
+    r->kind = r->group->round_kind;
     r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && several(r->asked));
     s->stats.asked_rounds += r->asked > 0;
     s->stats.lockstep_rounds += r->asked && r->lockstep;

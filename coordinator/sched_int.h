@@ -56,6 +56,7 @@ typedef struct {
     uint32_t awaited;     /* ... and waits for these now */
     bool lockstep;        /* they go on together */
     bool tries;           /* they were asked since a fusion was to be tried */
+    uint32_t kind;        /* of the round (spec_worth_kind) */
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
     uint64_t draft_by_ns; /* the round waits no longer */
@@ -184,7 +185,7 @@ struct sched_group {
     bool asks;               /* rounds that begin now wait for drafters ... */
     bool lockstep;           /* ... which go on together, if there are several ... */
     bool tries;              /* ... as a try of that fusion ... */
-    uint32_t round_kind;     /* ... and of this kind (spec_worth_kind) were those that last did */
+    uint32_t round_kind;     /* ... and are of this kind (spec_worth_kind) */
     uint64_t idle_since_ns;  /* the last result came */
     uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */
     sched_group_stats stats; /* the counters; the rest is filled in when asked */
