@@ -92,15 +92,15 @@ static void begin_round(sched *s, sched_request *r) {
     r->asked = may_ask(s, r);
     s->stats.unasked_rounds += r->asked && !r->group->asks;
     r->asked = r->group->asks ? sched_with_room(s, r, r->asked) : 0;
+    r->awaited = r->asked;
+    r->n_agreed = 0;
+    r->belief = 1;
+    sched_use_ahead(s, r);
     r->tries = r->group->tries;
     r->kind = r->group->round_kind;
     r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && several(r->asked));
     s->stats.asked_rounds += r->asked > 0;
     s->stats.lockstep_rounds += r->asked && r->lockstep;
-    r->awaited = r->asked;
-    r->n_agreed = 0;
-    r->belief = 1;
-    sched_use_ahead(s, r);
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */

@@ -90,9 +90,38 @@ static void a_round_teaches_what_it_began_as(void **state) {
     mem_free(w.memory);
 }
 
+/* What one of two has drafted ahead has come true: the other goes on alone. */
+static void who_is_left_alone_is_not_in_lockstep(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_FUSION_AUTO, true);
+    for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 62, d);
+    assert_int_equal(w.r->ahead & w.r->ahead_there, 3);
+    sched_aheads(w.s, w.r)[1].n = 0; /* it had no guess */
+    spec_worth *worth = &w.r->group->worth;
+    for (uint32_t i = 0; i < 8; i++) /* lockstep gives more */
+        for (uint32_t f = 0; f < SPEC_FUSIONS; f++)
+            spec_worth_learn(worth,
+                             &(spec_round){.fusion = (spec_fusion)f,
+                                           .n_sequences = 1,
+                                           .n_trips = 1,
+                                           .with = {f == SPEC_LOCKSTEP ? 4 : 2, 2000},
+                                           .without = {1, 1500},
+                                           .wait_ns = 500},
+                             100);
+    begin_round(&w);
+    assert_true(w.r->group->lockstep);
+    assert_int_equal(w.r->asked, 2);
+    assert_false(w.r->lockstep);
+    assert_int_equal(sched_get_stats(w.s).asked_rounds, 1);
+    assert_int_equal(sched_get_stats(w.s).lockstep_rounds, 0);
+    mem_free(w.memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
+        cmocka_unit_test(who_is_left_alone_is_not_in_lockstep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
