@@ -96,7 +96,8 @@ static void begin_round(sched *s, sched_request *r) {
     r->n_agreed = 0;
     r->belief = 1;
     sched_use_ahead(s, r);
-    r->tries = r->group->tries;
+    r->tries = r->asked && r->group->try_ns;
+    if (r->tries) spec_worth_try(&r->group->worth, r->group->try_ns, s->now_ns);
     r->kind = r->group->round_kind;
     r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && several(r->asked));
     s->stats.asked_rounds += r->asked > 0;

@@ -184,7 +184,7 @@ struct sched_group {
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
     bool lockstep;           /* ... which go on together, if there are several ... */
-    bool tries;              /* ... as a try of that fusion ... */
+    uint64_t try_ns;         /* ... as a try of that fusion, if > 0 (spec_worth_fusion) ... */
     uint32_t round_kind;     /* ... and are of this kind (spec_worth_kind) */
     uint64_t idle_since_ns;  /* the last result came */
     uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */

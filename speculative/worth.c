@@ -79,9 +79,9 @@ static double lost_by_trying(const spec_worth *w, spec_fusion f, uint32_t kind, 
     return round_ns(w, f, kind) * (part > LEAST_LOSS ? part : LEAST_LOSS);
 }
 
-spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool *tries, uint64_t now_ns) {
+spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth, uint64_t *try_ns, uint64_t now_ns) {
     uint32_t merged = evidence(w, SPEC_MERGE, kind), as = evidence(w, SPEC_LOCKSTEP, kind);
-    *tries = false;
+    *try_ns = 0;
     if (merged == SPEC_ROUND_KINDS) return SPEC_MERGE;
     spec_fusion better = SPEC_MERGE;
     double loss_ns = w->kind[SPEC_MERGE][merged].wait_ns * depth;
@@ -94,10 +94,13 @@ spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool
     }
     spec_fusion other = better == SPEC_LOCKSTEP ? SPEC_MERGE : SPEC_LOCKSTEP;
     if (now_ns < w->turn_ns || (double)(now_ns - w->kind[other][kind].asked_ns) < PROBE_WAITS * loss_ns) return better;
-    w->quiet_ns = now_ns + (uint64_t)(PROBE_WAITS * loss_ns);
-    w->turn_ns = w->quiet_ns + (uint64_t)(PROBE_WAITS * loss_ns); /* the time between is there for the other probes */
-    *tries = true;
+    *try_ns = 1 + (uint64_t)(PROBE_WAITS * loss_ns);
     return other;
+}
+
+void spec_worth_try(spec_worth *w, uint64_t try_ns, uint64_t now_ns) {
+    w->quiet_ns = now_ns + try_ns;
+    w->turn_ns = w->quiet_ns + try_ns; /* the time between is there for the other probes */
 }
 
 /* ---- what rounds teach ---- */

@@ -117,18 +117,19 @@ static double rate(const world *w, spec_fusion f) { return (1 + w->kept[f] * w->
 static void rounds(world *w, uint32_t n) {
     memset(w->n, 0, sizeof w->n);
     for (uint32_t i = 0; i < n; i++) {
-        bool tries;
+        uint64_t try_ns;
         uint32_t kind = spec_worth_kind(1, 0);
-        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, &tries, w->now_ns);
+        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, &try_ns, w->now_ns);
         double u = draw(w), promised = w->tokens[f] * u, wait_ns = trips[f] * w->trip_ns * u;
         spec_round r = {.fusion = f,
                         .kind = kind,
                         .n_sequences = 1,
-                        .tries = tries,
+                        .tries = try_ns > 0,
                         .n_trips = (uint32_t)(trips[f] * u + 0.5) > 0 ? (uint32_t)(trips[f] * u + 0.5) : 1,
                         .with = {1 + promised, STEP_NS + wait_ns},
                         .without = {1, PLAIN_NS},
                         .wait_ns = (uint64_t)wait_ns};
+        if (try_ns) spec_worth_try(&w->w, try_ns, w->now_ns);
         w->now_ns += (uint64_t)r.with.ns;
         spec_worth_learn(&w->w, &r, w->now_ns);
         uint32_t n_accepted = (uint32_t)(w->kept[f] * promised + draw(w) / 1.6);
@@ -226,11 +227,12 @@ static void ask_by_turns(world *w, const uint32_t *kinds, uint32_t n_kinds, cons
     double owed[SPEC_FUSIONS] = {0}; /* drafts to be accepted */
     memset(w->n, 0, sizeof w->n);
     for (uint32_t i = 0; i < n; i++) {
-        bool tries;
+        uint64_t try_ns;
         uint32_t kind = kinds[i % n_kinds];
-        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, &tries, w->now_ns);
+        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, &try_ns, w->now_ns);
         double ns = STEP_NS + waits_ns[f];
-        bool asks = tries || spec_worth_asking(&w->w, f, kind, w->now_ns);
+        bool asks = try_ns || spec_worth_asking(&w->w, f, kind, w->now_ns);
+        if (try_ns) spec_worth_try(&w->w, try_ns, w->now_ns);
         w->now_ns += asks ? (uint64_t)ns : PLAIN_NS;
         if (!asks) continue;
         w->n[f]++;
@@ -239,7 +241,7 @@ static void ask_by_turns(world *w, const uint32_t *kinds, uint32_t n_kinds, cons
                         .kind = kind,
                         .n_sequences = 1,
                         .n_trips = trips[f],
-                        .tries = tries,
+                        .tries = try_ns > 0,
                         .with = {1 + n_drafts / w->kept[f], ns},
                         .without = {1, PLAIN_NS},
                         .wait_ns = (uint64_t)waits_ns[f]};
@@ -278,6 +280,22 @@ static void of_two_fusions_one_that_is_asked_for_is_taken(void **state) {
     assert_true(w.n[SPEC_MERGE] > 3000 && w.n[SPEC_MERGE] + w.n[SPEC_LOCKSTEP] > 3900);
 }
 
+/* Nobody may be there to ask. */
+static void a_try_is_spent_when_it_begins(void **state) {
+    (void)state;
+    const uint32_t kind = spec_worth_kind(1, 0);
+    world w = at_first;
+    w.trip_ns = 0.2e6;
+    rounds(&w, 4);
+    w.now_ns += 1000000000;
+    uint64_t try_ns;
+    for (int i = 0; i < 2; i++) assert_true(spec_worth_fusion(&w.w, kind, DEPTH, &try_ns, w.now_ns) == SPEC_LOCKSTEP && try_ns);
+    spec_worth_try(&w.w, try_ns, w.now_ns);
+    uint64_t again_ns = w.now_ns + 2 * try_ns;
+    assert_true(spec_worth_fusion(&w.w, kind, DEPTH, &try_ns, again_ns - 1) == SPEC_MERGE && !try_ns);
+    assert_true(spec_worth_fusion(&w.w, kind, DEPTH, &try_ns, again_ns) == SPEC_LOCKSTEP && try_ns);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_kind_is_held_to_be_as_the_nearest_known),
@@ -291,6 +309,7 @@ int main(void) {
         cmocka_unit_test(answers_that_take_longer_are_noticed_at_once),
         cmocka_unit_test(where_neither_fusion_pays_it_is_still_seen_when_one_does),
         cmocka_unit_test(of_two_fusions_one_that_is_asked_for_is_taken),
+        cmocka_unit_test(a_try_is_spent_when_it_begins),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
