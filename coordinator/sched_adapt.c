@@ -125,7 +125,8 @@ void sched_decide_asking(sched_group *g, double gain, bool several) {
     g->try_ns = 0;
     g->lockstep = l->fusion == SCHED_LOCKSTEP;
     if (l->fusion == SCHED_FUSION_AUTO && several) /* with fixed budgets nothing is learnt, and all merge */
-        g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &g->try_ns, g->s->now_ns) == SPEC_LOCKSTEP;
+        g->lockstep =
+            spec_worth_fusion(&g->worth, kind, l->max_tree, l->draft_wait_ns, &g->try_ns, g->s->now_ns) == SPEC_LOCKSTEP;
     g->asks = g->try_ns || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
     g->round_kind = kind;
 }

@@ -215,10 +215,12 @@ uint32_t spec_worth_kind(uint32_t n_sequences, double gain);
  * known; and from time to time to see whether it does by now: so seldom that the waits cost half a hundredth. kind <
  * SPEC_ROUND_KINDS. */
 bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64_t now_ns);
-/* The fusion that gives more, for a round that may ask several drafters for up to `depth` tokens; *try_ns > 0: it is not that
- * one, but the other one's turn, which comes so seldom that it costs a quarter of a hundredth: such a round asks, whether it pays
- * or not, and for so long nobody else tries anything once it has begun (spec_worth_try). */
-spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth, uint64_t *try_ns, uint64_t now_ns);
+/* The fusion that gives more, for a round that may ask several drafters for up to `depth` tokens, and waits no longer than
+ * wait_ns; *try_ns > 0: it is not that one, but the other one's turn, which comes so seldom that it costs a quarter of a
+ * hundredth: such a round asks, whether it pays or not, and for so long nobody else tries anything once it has begun
+ * (spec_worth_try). */
+spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth, uint64_t wait_ns, uint64_t *try_ns,
+                              uint64_t now_ns);
 void spec_worth_try(spec_worth *w, uint64_t try_ns, uint64_t now_ns); /* a round that tries has asked */
 void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns);
 /* A sequence for which such a round expected `promised` drafts to be accepted has had n_accepted. */

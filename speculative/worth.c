@@ -16,7 +16,8 @@
  * both are held to what they have kept of their promises; but where only one pays by its promises, which is what asking goes by,
  * it is that one. The fusion that gives less is tried again as often as that costs a
  * quarter of a hundredth: often, where it gives hardly less; as much time behind a try is left to the probes above. What lockstep
- * costs before its first round is at most the wait for a draft that each makes alone, at each depth. Not taken: to reckon a round
+ * costs before its first round is at most the wait for a draft that each makes alone, at each depth, and what a round waits at
+ * all. Not taken: to reckon a round
  * in lockstep from the round trip and the time of a pass: neither is seen alone, and what counts most, the tokens that others
  * add, is not in them. Limits: each kind of round learns for itself, from one whose lockstep is not known yet to the next some
  * dozens of rounds. */
@@ -79,12 +80,14 @@ static double lost_by_trying(const spec_worth *w, spec_fusion f, uint32_t kind, 
     return round_ns(w, f, kind) * (part > LEAST_LOSS ? part : LEAST_LOSS);
 }
 
-spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth, uint64_t *try_ns, uint64_t now_ns) {
+spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth, uint64_t wait_ns, uint64_t *try_ns,
+                              uint64_t now_ns) {
     uint32_t merged = evidence(w, SPEC_MERGE, kind), as = evidence(w, SPEC_LOCKSTEP, kind);
     *try_ns = 0;
     if (merged == SPEC_ROUND_KINDS) return SPEC_MERGE;
     spec_fusion better = SPEC_MERGE;
     double loss_ns = w->kind[SPEC_MERGE][merged].wait_ns * depth;
+    if (loss_ns > (double)wait_ns) loss_ns = (double)wait_ns;
     if (as < SPEC_ROUND_KINDS && is_known(w, SPEC_MERGE, as)) {
         double of_merge = gain(w, SPEC_MERGE, as), of_lockstep = gain(w, SPEC_LOCKSTEP, as);
         bool lockstep_pays = pays(w, SPEC_LOCKSTEP, as), one_pays = lockstep_pays != pays(w, SPEC_MERGE, merged);

@@ -104,7 +104,7 @@ typedef struct {
     double tokens[SPEC_FUSIONS], lost_ns, n[SPEC_FUSIONS];
 } world;
 
-enum { STEP_NS = 12000000, PLAIN_NS = 11000000, DEPTH = 8 };
+enum { STEP_NS = 12000000, PLAIN_NS = 11000000, WAIT_NS = 500000000, DEPTH = 8 };
 static const uint32_t trips[SPEC_FUSIONS] = {1, 6};
 
 static double draw(world *w) { /* mean 1 */
@@ -119,7 +119,7 @@ static void rounds(world *w, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         uint64_t try_ns;
         uint32_t kind = spec_worth_kind(1, 0);
-        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, &try_ns, w->now_ns);
+        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, WAIT_NS, &try_ns, w->now_ns);
         double u = draw(w), promised = w->tokens[f] * u, wait_ns = trips[f] * w->trip_ns * u;
         spec_round r = {.fusion = f,
                         .kind = kind,
@@ -229,7 +229,7 @@ static void ask_by_turns(world *w, const uint32_t *kinds, uint32_t n_kinds, cons
     for (uint32_t i = 0; i < n; i++) {
         uint64_t try_ns;
         uint32_t kind = kinds[i % n_kinds];
-        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, &try_ns, w->now_ns);
+        spec_fusion f = spec_worth_fusion(&w->w, kind, DEPTH, WAIT_NS, &try_ns, w->now_ns);
         double ns = STEP_NS + waits_ns[f];
         bool asks = try_ns || spec_worth_asking(&w->w, f, kind, w->now_ns);
         if (try_ns) spec_worth_try(&w->w, try_ns, w->now_ns);
@@ -289,11 +289,26 @@ static void a_try_is_spent_when_it_begins(void **state) {
     rounds(&w, 4);
     w.now_ns += 1000000000;
     uint64_t try_ns;
-    for (int i = 0; i < 2; i++) assert_true(spec_worth_fusion(&w.w, kind, DEPTH, &try_ns, w.now_ns) == SPEC_LOCKSTEP && try_ns);
+    for (int i = 0; i < 2; i++)
+        assert_true(spec_worth_fusion(&w.w, kind, DEPTH, WAIT_NS, &try_ns, w.now_ns) == SPEC_LOCKSTEP && try_ns);
     spec_worth_try(&w.w, try_ns, w.now_ns);
     uint64_t again_ns = w.now_ns + 2 * try_ns;
-    assert_true(spec_worth_fusion(&w.w, kind, DEPTH, &try_ns, again_ns - 1) == SPEC_MERGE && !try_ns);
-    assert_true(spec_worth_fusion(&w.w, kind, DEPTH, &try_ns, again_ns) == SPEC_LOCKSTEP && try_ns);
+    assert_true(spec_worth_fusion(&w.w, kind, DEPTH, WAIT_NS, &try_ns, again_ns - 1) == SPEC_MERGE && !try_ns);
+    assert_true(spec_worth_fusion(&w.w, kind, DEPTH, WAIT_NS, &try_ns, again_ns) == SPEC_LOCKSTEP && try_ns);
+}
+
+static void no_try_is_held_to_cost_more_than_a_round_waits(void **state) {
+    (void)state;
+    const uint64_t short_ns = 10000000;
+    const uint32_t kind = spec_worth_kind(1, 0);
+    world w = at_first;
+    w.trip_ns = 6e6;
+    rounds(&w, 4);
+    w.now_ns += 20000000000;
+    uint64_t try_ns;
+    assert_true(spec_worth_fusion(&w.w, kind, DEPTH, WAIT_NS, &try_ns, w.now_ns) == SPEC_LOCKSTEP && try_ns > 300 * short_ns);
+    assert_true(spec_worth_fusion(&w.w, kind, DEPTH, short_ns, &try_ns, w.now_ns) == SPEC_LOCKSTEP);
+    assert_true(try_ns >= 200 * short_ns && try_ns < 201 * short_ns);
 }
 
 int main(void) {
@@ -310,6 +325,7 @@ int main(void) {
         cmocka_unit_test(where_neither_fusion_pays_it_is_still_seen_when_one_does),
         cmocka_unit_test(of_two_fusions_one_that_is_asked_for_is_taken),
         cmocka_unit_test(a_try_is_spent_when_it_begins),
+        cmocka_unit_test(no_try_is_held_to_cost_more_than_a_round_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
