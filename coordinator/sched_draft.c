@@ -319,6 +319,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
     d->n_asked = d->n_ended = 0;
     sched_forget_holds(s, d);
     for (uint32_t i = 0; i < s->limits.max_requests; i++) {
+        s->requests[i].asked &= ~bit(drafter); /* back again, it may be too far behind for the rest of a round */
         s->requests[i].awaited &= ~bit(drafter);
         s->requests[i].given_up &= ~bit(drafter);
         s->requests[i].ahead &= ~bit(drafter);

@@ -55,8 +55,7 @@ bool sched_agree(sched *s, sched_request *r) {
     uint32_t token = 0, goes_on = r->asked & s->roster.up & ~(r->given_up | s->late);
     if (r->draft_by_ns <= s->now_ns) return false; /* nor does it go on for a token that is late */
     float belief = goes_on && r->n_agreed + 1 < r->budget ? r->belief * surest(s, r, &token) : 0;
-    goes_on = belief > 0 ? sched_with_room(s, r, goes_on) : goes_on; /* one that has come back has none of it */
-    if (goes_on && belief > 0 && belief >= s->limits.draft_floor) {
+    if (belief > 0 && belief >= s->limits.draft_floor) {
         sched_agreed(s, r)[r->n_agreed++] = token;
         r->belief = belief;
         r->awaited = goes_on;

@@ -118,10 +118,25 @@ static void who_is_left_alone_is_not_in_lockstep(void **state) {
     mem_free(w.memory);
 }
 
+/* It lacks more than one plan brings. */
+static void who_comes_back_takes_no_part_in_the_round(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_LOCKSTEP, false);
+    begin_round(&w);
+    sched_step(w.s, 110, &(sched_event){.kind = SCHED_DRAFTER_DOWN, .drafter = 1});
+    sched_step(w.s, 120, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = 1});
+    answer(&w, 130, 0);
+    assert_int_equal(w.r->n_agreed, 1);
+    assert_int_equal(w.r->awaited, 1);
+    mem_free(w.memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
         cmocka_unit_test(who_is_left_alone_is_not_in_lockstep),
+        cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
