@@ -132,10 +132,28 @@ static void who_comes_back_takes_no_part_in_the_round(void **state) {
     mem_free(w.memory);
 }
 
+/* The path to what it drafted is the others'. */
+static void rounds_in_lockstep_teach_no_habits(void **state) {
+    (void)state;
+    for (int f = SCHED_MERGE; f <= SCHED_LOCKSTEP; f++) {
+        world w;
+        begin(&w, (sched_fusion)f, false);
+        begin_round(&w);
+        while (w.r->state == SCHED_DRAFTING)
+            for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 110, d);
+        finish_step(&w, 200, 3, 1);
+        uint64_t n = 0;
+        for (uint32_t bin = 0; bin < PROTO_HABIT_BINS; bin++) n += sched_get_habit(w.s, 0)->seen[0][0][bin];
+        assert_int_equal(n, f == SCHED_MERGE);
+        mem_free(w.memory);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
         cmocka_unit_test(who_is_left_alone_is_not_in_lockstep),
+        cmocka_unit_test(rounds_in_lockstep_teach_no_habits),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
