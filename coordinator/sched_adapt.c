@@ -40,12 +40,10 @@ void sched_learn_prior(sched *s, const sched_request *r) {
         spec_prior_learn(&s->priors[i], &s->profiles[r->place], &sched_hits(s, r)[i]);
 }
 
-/* Until an answer is over, what all that run have shown. */
-const spec_tally *sched_prior(const sched *s, const sched_request *r) {
-    const spec_tally *of_prompt = s->prior + (size_t)r->place * s->roster.n;
-    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-        if (of_prompt[i].seen > 0) return of_prompt;
-    return s->all_hits;
+/* Until an answer is over that it has followed, what all that run have shown. */
+spec_tally sched_prior(const sched *s, const sched_request *r, uint32_t drafter) {
+    spec_tally of_prompt = s->prior[(size_t)r->place * s->roster.n + drafter];
+    return of_prompt.seen > 0 ? of_prompt : s->all_hits[drafter];
 }
 
 void sched_learn_step(sched_group *g, const sched_flight *f) {

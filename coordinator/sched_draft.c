@@ -36,7 +36,9 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 uint32_t sched_lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
 uint32_t sched_route(const sched *s, const sched_request *r) {
-    const spec_record record = {sched_hits(s, r), sched_prior(s, r), r->drafts.steps, sched_cosine(s, r), r->accepted};
+    spec_tally prior[SPEC_MAX_DRAFTERS];
+    for (uint32_t i = 0; i < s->roster.n; i++) prior[i] = sched_prior(s, r, i);
+    const spec_record record = {sched_hits(s, r), prior, r->drafts.steps, sched_cosine(s, r), r->accepted};
     return spec_route_ask(&r->route, &s->roster, &record);
 }
 

@@ -405,10 +405,10 @@ void sched_graft(sched *s, const sched_request *r, uint32_t drafter, const spec_
 void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item);
 
 /* sched_adapt.c: what drafts are worth, and how many are verified. */
-void sched_forget_trust(sched *s, const sched_request *r);             /* its place is new; its prompt is known */
-void sched_learn_prior(sched *s, const sched_request *r);              /* it is over, and its place still its own */
-const spec_tally *sched_prior(const sched *s, const sched_request *r); /* [roster.n] */
-void sched_learn_step(sched_group *g, const sched_flight *f);          /* its result has come */
+void sched_forget_trust(sched *s, const sched_request *r); /* its place is new; its prompt is known */
+void sched_learn_prior(sched *s, const sched_request *r);  /* it is over, and its place still its own */
+spec_tally sched_prior(const sched *s, const sched_request *r, uint32_t drafter);
+void sched_learn_step(sched_group *g, const sched_flight *f); /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
 void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
 /* A drafter's proposals, with what its beliefs are worth. */

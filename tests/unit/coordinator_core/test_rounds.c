@@ -149,10 +149,21 @@ static void rounds_in_lockstep_teach_no_habits(void **state) {
     }
 }
 
+static void who_has_followed_no_answer_yet_is_known_by_its_hits(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_MERGE, false);
+    w.s->prior[w.r->place * w.s->roster.n] = (spec_tally){64, 16};
+    w.s->all_hits[0] = w.s->all_hits[1] = (spec_tally){64, 48};
+    assert_true(sched_prior(w.s, w.r, 0).hits == 16 && sched_prior(w.s, w.r, 1).hits == 48);
+    mem_free(w.memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
         cmocka_unit_test(who_is_left_alone_is_not_in_lockstep),
+        cmocka_unit_test(who_has_followed_no_answer_yet_is_known_by_its_hits),
         cmocka_unit_test(rounds_in_lockstep_teach_no_habits),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
