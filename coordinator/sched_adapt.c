@@ -244,6 +244,7 @@ static bool describe_round(sched_group *g, uint32_t n_decode, spec_round *round)
         if (round->n_trips == 0 || (r->lockstep && round->fusion == SPEC_MERGE)) round->kind = r->kind;
         if (r->lockstep) round->fusion = SPEC_LOCKSTEP;
         round->tries |= r->tries;
+        round->several |= r->lockstep || sched_several(r->asked);
         if (n_trips > round->n_trips) round->n_trips = n_trips;
     }
     return round->n_trips > 0;

@@ -87,8 +87,6 @@ static uint32_t may_ask(const sched *s, const sched_request *r) {
     return r->knows_hidden ? mask : mask & ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
 }
 
-static bool several(uint32_t mask) { return (mask & (mask - 1)) > 0; }
-
 static void begin_round(sched *s, sched_request *r) {
     r->budget = sched_most_drafts(s, r);
     r->asked = may_ask(s, r);
@@ -101,7 +99,7 @@ static void begin_round(sched *s, sched_request *r) {
     r->tries = r->asked && r->group->try_ns;
     if (r->tries) spec_worth_try(&r->group->worth, r->group->try_ns, s->now_ns);
     r->kind = r->group->round_kind;
-    r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && several(r->asked));
+    r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && sched_several(r->asked));
     s->stats.asked_rounds += r->asked > 0;
     s->stats.lockstep_rounds += r->asked && r->lockstep;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
@@ -126,7 +124,7 @@ void sched_begin_rounds(sched_group *g, const sched_flight *f) {
         if (!begins(r)) continue;
         draft_locally(s, r);
         gain += sched_local_gain(s, r);
-        any_several |= several(may_ask(s, r));
+        any_several |= sched_several(may_ask(s, r));
         n++;
     }
     if (n == 0) return;

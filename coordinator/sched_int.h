@@ -362,6 +362,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter);
 void sched_leave_drafters(sched *s, const sched_request *r);
 void sched_check_drafters(const sched *s);
 
+static inline bool sched_several(uint32_t mask) { return (mask & (mask - 1)) > 0; }
 /* Drafters with a rank that this request may ask now. */
 uint32_t sched_remote_route(const sched *s, const sched_request *r);
 /* Gives the drafter the next n_new tokens of the request, and asks for a draft of `budget` nodes, behind tentative[n] too. */

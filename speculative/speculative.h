@@ -184,18 +184,20 @@ typedef struct {
     spec_fusion fusion;
     uint32_t kind; /* spec_worth_kind */
     uint32_t n_sequences, n_trips;
-    bool tries; /* it asked since the fusion was to be tried */
+    bool several; /* one of them has asked more than one drafter */
+    bool tries;   /* it asked since the fusion was to be tried */
     spec_yield with, without;
     uint64_t wait_ns; /* in with.ns */
 } spec_round;
 
-/* Of rounds of one fusion and kind: sums that fade, once of few rounds; and once of many, the waits not in them but counted. */
+/* Of rounds of one fusion and kind: sums that fade, once of few rounds; and once of many that asked several drafters, the waits
+ * not in them but counted. */
 typedef struct {
     spec_yield with, without, longer, longer_without;
     double n_longer, n_trips, trip_ns; /* trip_ns: of late */
     double wait_ns;                    /* of a round, of late */
     uint32_t n_rounds;
-    uint64_t asked_ns; /* when the last of them ended */
+    uint64_t asked_ns, several_ns; /* when the last of them ended, and the last that asked several */
 } spec_worth_rounds;
 
 /* Zero: nothing known. */

@@ -105,6 +105,7 @@ static void who_is_left_alone_is_not_in_lockstep(void **state) {
                              &(spec_round){.fusion = (spec_fusion)f,
                                            .n_sequences = 1,
                                            .n_trips = 1,
+                                           .several = true,
                                            .with = {f == SPEC_LOCKSTEP ? 4 : 2, 2000},
                                            .without = {1, 1500},
                                            .wait_ns = 500},

@@ -125,6 +125,7 @@ static void rounds(world *w, uint32_t n) {
                         .kind = kind,
                         .n_sequences = 1,
                         .tries = try_ns > 0,
+                        .several = true,
                         .n_trips = (uint32_t)(trips[f] * u + 0.5) > 0 ? (uint32_t)(trips[f] * u + 0.5) : 1,
                         .with = {1 + promised, STEP_NS + wait_ns},
                         .without = {1, PLAIN_NS},
@@ -242,6 +243,7 @@ static void ask_by_turns(world *w, const uint32_t *kinds, uint32_t n_kinds, cons
                         .n_sequences = 1,
                         .n_trips = trips[f],
                         .tries = try_ns > 0,
+                        .several = true,
                         .with = {1 + n_drafts / w->kept[f], ns},
                         .without = {1, PLAIN_NS},
                         .wait_ns = (uint64_t)waits_ns[f]};
@@ -311,6 +313,21 @@ static void no_try_is_held_to_cost_more_than_a_round_waits(void **state) {
     assert_true(try_ns >= 200 * short_ns && try_ns < 201 * short_ns);
 }
 
+/* As with hedge, which often asks one drafter alone. */
+static void rounds_with_one_drafter_are_not_compared(void **state) {
+    (void)state;
+    world w = at_first;
+    double n_merged = 0, n_lockstep = 0;
+    w.trip_ns = 0.2e6;
+    for (int i = 0; i < 4000; i++) {
+        rounds(&w, 1);
+        if (i >= 2000) n_merged += w.n[SPEC_MERGE], n_lockstep += w.n[SPEC_LOCKSTEP];
+        learn(&w.w, spec_worth_kind(1, 0), 1, (spec_yield){6, STEP_NS + 1e6}, (spec_yield){1, PLAIN_NS}, w.now_ns);
+    }
+    print_message("%.0f of 2000 rounds merge\n", n_merged);
+    assert_true(n_lockstep > 1800 && n_merged > 10); /* tried beside the others */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_kind_is_held_to_be_as_the_nearest_known),
@@ -325,6 +342,7 @@ int main(void) {
         cmocka_unit_test(where_neither_fusion_pays_it_is_still_seen_when_one_does),
         cmocka_unit_test(of_two_fusions_one_that_is_asked_for_is_taken),
         cmocka_unit_test(a_try_is_spent_when_it_begins),
+        cmocka_unit_test(rounds_with_one_drafter_are_not_compared),
         cmocka_unit_test(no_try_is_held_to_cost_more_than_a_round_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
