@@ -18,8 +18,8 @@
  * that costs a quarter of a hundredth: often, where it gives hardly less; as much time behind a try is left to the probes above.
  * What lockstep costs before its first round is at most the wait for a draft that each makes alone, at each depth, and what a
  * round waits at all. Not taken: to reckon a round in lockstep from the round trip and the time of a pass: neither is seen alone,
- * and what counts most, the tokens that others add, is not in them. Limits: each kind of round learns for itself, from one whose
- * lockstep is not known yet to the next some dozens of rounds. */
+ * and what counts most, the tokens that others add, is not in them. Limits: each kind of round learns for itself: some dozens of
+ * rounds where lockstep is known of a kind beside it; else its first tries are as far apart as what they may cost demands. */
 #include "speculative/speculative.h"
 
 #define WORTH       1.01 /* that rounds must give to be waited for, in lockstep to be taken for those that are not */
