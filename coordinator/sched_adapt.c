@@ -12,7 +12,7 @@
  * that each have a step of their own. What drafts are worth is one table for all groups; what steps take, and with it whether to
  * ask, is each group's own.
  * Limits: in the division of a step the wait counts only as far as the group was idle in it; a step is judged by the longest wait
- * of its sequences. */
+ * of its sequences; where rows are free until the processor is full and a prompt fills it, drafts cost more than is reckoned. */
 #include "coordinator/sched_int.h"
 
 enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
