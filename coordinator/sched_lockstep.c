@@ -12,8 +12,9 @@
  * takes no part in the depths behind; who has no token at a depth is asked at the next.
  * Where the fusion is `auto` a round is in lockstep if such rounds give more (speculative/worth.c), but never for one drafter
  * alone: there is nobody whose token it could go on from, and what it drafts alone costs one round trip. Why a depth waits for
- * all: the paper does; whoever is slow costs all depths, where with `merge` it costs one. Limits: one round trip a depth. A tree
- * of a drafter has NOUNS_MAX_TREE nodes, path included; past that its tokens are lost. */
+ * all: the paper does; whoever is slow costs all depths, where with `merge` it costs one. Limits: one round trip a depth. Over
+ * ways too slow for that a round ends with all of its drafters late, and nobody asks them before what they are at has come
+ * (sched_draft.c). A tree of a drafter has NOUNS_MAX_TREE nodes, path included; past that its tokens are lost. */
 #include "coordinator/sched_int.h"
 
 #include <string.h>
