@@ -58,7 +58,7 @@ static st_code take(plan *out, const char *text, size_t n, st_error *e) {
     return ST_OK;
 }
 
-/* No point hits while the seed and the counts change. */
+/* None is set while the seed and the counts change; a pass begun before may still hit, by either seed, and be counted. */
 static void make(const plan *next, bool any) {
     for (int p = 0; p < FAULT_N_POINTS; p++) atomic_store(&one_in[p], 0);
     if (!any) return;

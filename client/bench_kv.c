@@ -17,8 +17,8 @@ typedef struct {
     uint32_t n_prompt; /* 0: none */
     double recompute_ms;
     /* of the cluster's verifiers */
-    uint32_t n_ranks, n_vocab, most_tokens;
-    uint64_t busy; /* requests */
+    uint32_t n_ranks, n_vocab, most_tokens; /* of a prompt */
+    uint64_t busy;                          /* requests */
     st_error *e;
 } table;
 
@@ -57,8 +57,10 @@ static void print_text(const table *t, const proto_measurement *m) {
            (double)m->move_ns / 1e6, t->recompute_ms);
     if (m->crossover_tokens)
         printf("moves from %u tokens on", m->crossover_tokens);
-    else
+    else if (m->move_token_ns > m->prompt_token_ns && m->prompt_token_ns > 0)
         printf("computes at any length");
+    else
+        printf("moves nothing between the two");
     printf(" (a token moved: ");
     print_learnt(m->move_token_ns);
     printf(", computed: ");
@@ -81,6 +83,14 @@ static st_code on_measurement(void *context, const uint8_t *message, size_t n) {
 
 /* ---- what it takes to compute a prompt ---- */
 
+/* One token is answered. How large a tree is reserved for it the cluster alone knows: room for the largest. */
+static uint64_t most_prompt(const proto_register *r) {
+    const uint64_t tokens = r->kv_blocks * NOUNS_BLOCK_TOKENS, reserved = 1 + NOUNS_MAX_TREE;
+    const uint64_t by_blocks = tokens > reserved ? tokens - reserved : 0,
+                   by_context = r->max_context > 1 ? r->max_context - 1 : 0;
+    return by_blocks < by_context ? by_blocks : by_context;
+}
+
 static st_code on_status(void *context, const uint8_t *message, size_t n) {
     table *t = context;
     proto_status s;
@@ -89,10 +99,11 @@ static st_code on_status(void *context, const uint8_t *message, size_t n) {
     code = code ? st_fail(t->e, code, "out of memory") : proto_status_decode(message, n, &a, &s, t->e);
     t->n_ranks = 0;
     t->most_tokens = UINT32_MAX;
+    t->n_vocab = 0;
     for (uint32_t i = 0; !code && i < s.n_workers; i++) {
         const proto_register *r = &s.workers[i].info;
         if (!s.workers[i].up || strcmp(r->role, "verifier")) continue;
-        uint64_t tokens = r->kv_blocks * NOUNS_BLOCK_TOKENS, most = tokens < r->max_context ? tokens : r->max_context;
+        uint64_t most = most_prompt(r);
         if (most < t->most_tokens) t->most_tokens = (uint32_t)most;
         t->n_vocab = r->n_vocab;
         t->n_ranks++;
@@ -167,12 +178,13 @@ static st_code compute_prompts(client_rpc *r, table *t) {
 static st_code prepare(client_rpc *r, table *t, bool usual) {
     st_code code = t->n_prompt ? look(r, t) : ST_OK;
     if (code || !t->n_prompt || t->n_ranks < 2 || t->busy) return code;
-    if (usual && t->n_prompt >= t->most_tokens) t->n_prompt = t->most_tokens - 1;
-    if (t->n_prompt >= t->most_tokens)
+    if (!t->n_vocab) return st_fail(t->e, ST_ERR_FORMAT, "the cluster says that its verifiers have no vocabulary");
+    if (usual && t->n_prompt > t->most_tokens) t->n_prompt = t->most_tokens;
+    if (t->n_prompt > t->most_tokens)
         return st_fail(t->e, ST_ERR_INVALID_ARGUMENT,
-                       "--prompt %u: this cluster holds requests of %u tokens; expected at most %u", t->n_prompt, t->most_tokens,
-                       t->most_tokens - 1);
-    return compute_prompts(r, t);
+                       "--prompt %u: expected at most %u, which this cluster holds whatever is drafted for it", t->n_prompt,
+                       t->most_tokens);
+    return t->n_prompt ? compute_prompts(r, t) : ST_OK;
 }
 
 static st_code measure(client_rpc *r, table *t, bool usual) {

@@ -48,7 +48,7 @@ static const char *store(const client_option *o, const char *text, st_error *e) 
     case CLIENT_FLAG: *(bool *)o->out = true; return NULL;
     case CLIENT_TEXT: *(const char **)o->out = text; return NULL;
     case CLIENT_U32:
-        if (!unsigned_value(text, UINT32_MAX, &u)) return "a whole number from 0 to 4294967295";
+        if (!unsigned_value(text, UINT32_MAX - 1, &u)) return "a whole number from 0 to 4294967294"; /* verbs: not given */
         *(uint32_t *)o->out = (uint32_t)u;
         return NULL;
     case CLIENT_U64:

@@ -126,7 +126,7 @@ void debug_deinit(debug *d);
 void debug_faults(coordinator *c, net_call *call, const uint8_t *message, size_t n); /* answers the call, now or later */
 void debug_forget_kv(coordinator *c, net_call *call);                                /* now */
 void debug_answered(coordinator *c, uint32_t rank, const proto_faults *f);
-void debug_lost(coordinator *c, uint32_t rank);         /* its link is closed */
+void debug_lost(coordinator *c, uint32_t rank);         /* it is lost, or has left */
 void debug_leave(coordinator *c, const net_call *call); /* the call is dead */
 
 /* ---- front_grpc.c: clients ---- */

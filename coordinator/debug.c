@@ -1,6 +1,6 @@
 /* Faults and ForgetKv: what tests do to a running cluster, and only to one that was started for it (debug: on).
  *
- *     Faults ──FAULTS──> each rank that is meant ──FAULTS_TOLD, its link's end, or dead_after_ms──> a reply ──the last──> the end
+ *     Faults ──FAULTS──> each rank that is meant ──FAULTS_TOLD, its loss, or too long──> a reply ──the last──> the end
  *
  * One such call at a time. The coordinator's own points are set here. A rank that was lost before is told by a reply with an
  * error, and fails the call only if it was asked for by its number or its group's name. */
@@ -64,16 +64,21 @@ void debug_answered(coordinator *c, uint32_t rank, const proto_faults *f) {
 void debug_lost(coordinator *c, uint32_t rank) {
     debug *d = &c->debug;
     if (!d->call || !d->open[rank] || c->closing) return;
+    const char *reason = c->members.items[rank].reason;
+    if (!reason[0]) reason = "it has left"; /* as it was told to */
     d->open[rank] = false;
-    note(c, rank, ST_ERR_UNAVAILABLE, c->members.items[rank].reason);
-    reply_error(c, rank, ST_ERR_UNAVAILABLE, c->members.items[rank].reason);
+    note(c, rank, ST_ERR_UNAVAILABLE, reason);
+    reply_error(c, rank, ST_ERR_UNAVAILABLE, reason);
     close_one(c);
 }
+
+/* Who is silent altogether is lost before: that is seen at the first beat behind dead_after_ms. */
+static uint32_t patience_ms(const coordinator *c) { return c->t->dead_after_ms + 2 * c->t->heartbeat_ms; }
 
 static void on_timer(void *context) {
     coordinator *c = context;
     char why[64];
-    snprintf(why, sizeof why, "no answer within %u ms", c->t->dead_after_ms);
+    snprintf(why, sizeof why, "no answer within %u ms", patience_ms(c));
     for (uint32_t i = 1; i < c->members.n && c->debug.call; i++) {
         if (!c->debug.open[i]) continue;
         c->debug.open[i] = false;
@@ -150,7 +155,7 @@ void debug_faults(coordinator *c, net_call *call, const uint8_t *message, size_t
     d->error = (st_error){0};
     d->n_open = 1;
     memset(d->open, 0, c->members.n * sizeof *d->open);
-    net_timer_at(d->timer, net_now_ns() + c->t->dead_after_ms * MS);
+    net_timer_at(d->timer, net_now_ns() + patience_ms(c) * MS);
     for (uint32_t i = 0; i < c->members.n; i++) {
         if (!is_meant(c, &q, i)) continue;
         if (i)

@@ -44,16 +44,17 @@ static double median(double rates[ROUNDS]) {
     return rates[ROUNDS / 2];
 }
 
-/* What a rank holds of one layer of one block: the smaller of both, of which as much goes from the one to the other. Up to a unit
- * of scratch. */
+/* What a rank holds of one layer of one block: the larger of both. Where degrees of tensor parallelism differ the other side's
+ * ranks share it, and this one sends or takes all of it: a move is over when it is. Up to a unit of scratch. */
 static uint32_t piece_of_model(const measure *m) {
-    uint64_t least = PROTO_MAX_SCRATCH_BYTES;
+    uint64_t most = 1;
     for (uint32_t i = 0; i < 2; i++) {
         const proto_register *r = &m->c->members.items[i ? m->target : m->source].info;
         uint64_t bytes = r->kv_blocks ? r->kv_bytes / r->kv_blocks / m->c->n_layers : 0;
-        if (bytes < least) least = bytes;
+        if (bytes > most) most = bytes;
     }
-    return (uint32_t)(least / PROTO_SCRATCH_UNIT + (least % PROTO_SCRATCH_UNIT > 0 || !least)) * PROTO_SCRATCH_UNIT;
+    if (most > PROTO_MAX_SCRATCH_BYTES) most = PROTO_MAX_SCRATCH_BYTES;
+    return (uint32_t)(most / PROTO_SCRATCH_UNIT + (most % PROTO_SCRATCH_UNIT > 0)) * PROTO_SCRATCH_UNIT;
 }
 
 static proto_scratch scratch_of(const measure *m) {
@@ -62,17 +63,17 @@ static proto_scratch scratch_of(const measure *m) {
     return (proto_scratch){sizes[m->size], n < LEAST_PIECES ? LEAST_PIECES : n, false};
 }
 
-/* What the prompt's KV takes, and from how many tokens on the scheduler would move it. */
+/* What the prompt's KV takes, and from how many tokens on the scheduler would move it: nothing moves within a group. */
 static void add_prompt(const measure *m, proto_measurement *v) {
-    const sched_group_stats from =
-                                sched_get_group(m->c->sched, m->c->members.groups[m->c->members.items[m->source].group].number),
-                            to = sched_get_group(m->c->sched, m->c->members.groups[m->c->members.items[m->target].group].number);
+    const uint32_t from = m->c->members.items[m->source].group, to = m->c->members.items[m->target].group;
+    const sched_group_stats target = sched_get_group(m->c->sched, m->c->members.groups[to].number);
+    const bool may_move = from != to && m->c->limits.max_moves > 0;
     proto_scratch scratch = scratch_of(m);
     v->prompt_tokens = m->prompt_tokens;
     v->move_ns = (uint64_t)((double)scratch.n_pieces * scratch.piece_bytes * 1e9 / v->bytes_per_s);
-    v->crossover_tokens = to.moves_pay ? m->c->limits.min_move_tokens : 0;
+    v->crossover_tokens = may_move && target.moves_pay ? m->c->limits.min_move_tokens : 0;
     v->move_token_ns = sched_get_stats(m->c->sched).move_token_ns;
-    v->prompt_token_ns = to.prompt_token_ns > 0 ? to.prompt_token_ns : from.prompt_token_ns;
+    v->prompt_token_ns = target.prompt_token_ns;
 }
 
 /* False: it is over. */
@@ -100,6 +101,10 @@ static void measured(void *context, st_code code, const char *message, const pro
     measure *m = context;
     if (!m->call || (code && code != ST_ERR_UNSUPPORTED)) {
         finish(m, code ? code : ST_ERR_CANCELLED, message);
+        return;
+    }
+    if (!code && !at_target->bytes) { /* a rank's word is not trusted */
+        finish(m, ST_FATAL_PROTOCOL, "a rank says that all has come, and that it was nothing");
         return;
     }
     if (code) { /* this way does not lead there */
@@ -172,6 +177,20 @@ static st_code read_request(const coordinator *c, const uint8_t *message, size_t
     return code;
 }
 
+/* A request of one group could not be longer, nor then what moves. */
+static st_code check_prompt(const measure *m, st_error *e) {
+    const sched_limits *l = &m->c->limits;
+    uint64_t room = (uint64_t)l->max_tree + 1, most = l->max_context - 1; /* a token of the answer, and its drafts */
+    for (uint32_t i = 0; i < 2; i++) {
+        uint64_t tokens = m->c->members.items[i ? m->target : m->source].info.kv_blocks * NOUNS_BLOCK_TOKENS;
+        tokens = tokens > room ? tokens - room : 0;
+        if (tokens < most) most = tokens;
+    }
+    if (m->prompt_tokens <= most) return ST_OK;
+    return st_fail(e, ST_ERR_INVALID_ARGUMENT, "prompt_tokens: %u; the two verifiers hold prompts of %llu tokens at most",
+                   m->prompt_tokens, (unsigned long long)most);
+}
+
 void measure_start(coordinator *c, net_call *call, const uint8_t *message, size_t n) {
     sched_stats q = sched_get_stats(c->sched);
     uint32_t prompt_tokens = 0;
@@ -192,7 +211,11 @@ void measure_start(coordinator *c, net_call *call, const uint8_t *message, size_
     }
     *m = (measure){.c = c, .call = call, .prompt_tokens = prompt_tokens, .n_sizes = N_SIZES + (prompt_tokens > 0)};
     c->measure = m;
-    if (choose_ranks(c, m)) {
+    const bool two = choose_ranks(c, m);
+    code = two ? check_prompt(m, &e) : ST_OK;
+    if (code)
+        finish(m, code, e.message);
+    else if (two) {
         find_ways(m);
         next(m);
     } else

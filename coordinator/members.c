@@ -86,6 +86,7 @@ static void group_down(coordinator *c, const member *lost) {
         if (m->link && m->state != MEMBER_LOST && m->state != MEMBER_LEFT) {
             m->state = MEMBER_LOST;
             snprintf(m->reason, sizeof m->reason, "sent away, since rank %u is lost: %s", rank_of(c, lost), lost->reason);
+            debug_lost(c, i);
             abort_link(c, m->link, m, ST_ERR_UNAVAILABLE, m->reason);
         }
     }
@@ -102,6 +103,7 @@ static void lose(coordinator *c, member *m, const char *reason) {
     m->state = MEMBER_LOST;
     group_of(c, m)->epoch++; /* what the old life of the group still sends is dropped */
     log_line(LOG_ERROR, "coordinator", "rank %u (%s) is lost: %s", rank_of(c, m), c->t->groups[m->group].name, m->reason);
+    debug_lost(c, rank_of(c, m)); /* its link may take long to close */
     group_down(c, m);
 }
 

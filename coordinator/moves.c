@@ -294,7 +294,8 @@ uint64_t moves_measure(coordinator *c, uint32_t from, uint32_t to, const char *w
     member_group *groups[2];
     for (side s = SOURCE; s <= TARGET; s++) groups[s] = &c->members.groups[c->members.items[ranks[s]].group];
     uint64_t id = MEASURES | (c->moves.generation + UINT64_C(1));
-    move *m = groups[SOURCE]->up && groups[TARGET]->up ? take_slot(c, id, groups[SOURCE], groups[TARGET], 0) : NULL;
+    uint32_t n_blocks = scratch->n_pieces / c->n_layers; /* as large a move */
+    move *m = groups[SOURCE]->up && groups[TARGET]->up ? take_slot(c, id, groups[SOURCE], groups[TARGET], n_blocks) : NULL;
     if (!m) return 0;
     m->measured = measured;
     m->context = context;

@@ -12,7 +12,7 @@
  * that each have a step of their own. What drafts are worth is one table for all groups; what steps take, and with it whether to
  * ask, is each group's own.
  * Limits: in the division of a step the wait counts only as far as the group was idle in it; a step is judged by the longest wait
- * of its sequences. */
+ * of its sequences; where rows are free until the processor is full and a prompt fills it, drafts cost more than is reckoned. */
 #include "coordinator/sched_int.h"
 
 enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
@@ -40,12 +40,10 @@ void sched_learn_prior(sched *s, const sched_request *r) {
         spec_prior_learn(&s->priors[i], &s->profiles[r->place], &sched_hits(s, r)[i]);
 }
 
-/* Until an answer is over, what all that run have shown. */
-const spec_tally *sched_prior(const sched *s, const sched_request *r) {
-    const spec_tally *of_prompt = s->prior + (size_t)r->place * s->roster.n;
-    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-        if (of_prompt[i].seen > 0) return of_prompt;
-    return s->all_hits;
+/* Until an answer is over that it has followed, what all that run have shown. */
+spec_tally sched_prior(const sched *s, const sched_request *r, uint32_t drafter) {
+    spec_tally of_prompt = s->prior[(size_t)r->place * s->roster.n + drafter];
+    return of_prompt.seen > 0 ? of_prompt : s->all_hits[drafter];
 }
 
 void sched_learn_step(sched_group *g, const sched_flight *f) {
@@ -122,12 +120,13 @@ double sched_local_gain(const sched *s, const sched_request *r) {
 void sched_decide_asking(sched_group *g, double gain, bool several) {
     const sched_limits *l = &g->s->limits;
     uint32_t kind = spec_worth_kind(sched_n_running(g), gain);
-    bool tries = false;
+    g->try_ns = 0;
     g->lockstep = l->fusion == SCHED_LOCKSTEP;
     if (l->fusion == SCHED_FUSION_AUTO && several) /* with fixed budgets nothing is learnt, and all merge */
-        g->lockstep = spec_worth_fusion(&g->worth, kind, l->max_tree, &tries, g->s->now_ns) == SPEC_LOCKSTEP;
-    g->asks = tries || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
-    if (g->asks) g->round_kind = kind;
+        g->lockstep =
+            spec_worth_fusion(&g->worth, kind, l->max_tree, l->draft_wait_ns, &g->try_ns, g->s->now_ns) == SPEC_LOCKSTEP;
+    g->asks = g->try_ns || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
+    g->round_kind = kind;
 }
 
 _Static_assert((int)SCHED_MAX_COSTS == (int)SPEC_COST_BUCKETS, "a place for each bucket");
@@ -230,19 +229,22 @@ static spec_yield divide(sched_group *g, spec_step *step, uint32_t n_decode, uin
 static void learn_worth(sched_group *g, const spec_step *step, spec_round *round) {
     uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
     if (n_all > g->s->limits.max_batch) n_all = g->s->limits.max_batch;
-    round->kind = g->round_kind;
     round->without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
     round->with.ns += (double)round->wait_ns - (double)step->wait_ns;
     spec_worth_learn(&g->worth, round, g->s->now_ns);
 }
 
-/* How the first n_decode sequences have asked; false: none has. */
+/* How the first n_decode sequences have asked, any in lockstep before all others; false: none has. */
 static bool describe_round(sched_group *g, uint32_t n_decode, spec_round *round) {
     sched_request *r = sched_first(g, SCHED_DECODE);
     *round = (spec_round){.n_sequences = n_decode};
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(g->s, r)) {
-        uint32_t n_trips = !r->asked ? 0 : r->lockstep ? r->n_agreed + 1 : 1;
-        if (r->asked && r->lockstep) round->fusion = SPEC_LOCKSTEP;
+        if (!r->asked) continue;
+        uint32_t n_trips = r->lockstep ? r->n_agreed + 1 : 1;
+        if (round->n_trips == 0 || (r->lockstep && round->fusion == SPEC_MERGE)) round->kind = r->kind;
+        if (r->lockstep) round->fusion = SPEC_LOCKSTEP;
+        round->tries |= r->tries;
+        round->several |= r->lockstep || sched_several(r->asked);
         if (n_trips > round->n_trips) round->n_trips = n_trips;
     }
     return round->n_trips > 0;

@@ -36,7 +36,9 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 uint32_t sched_lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
 uint32_t sched_route(const sched *s, const sched_request *r) {
-    const spec_record record = {sched_hits(s, r), sched_prior(s, r), r->drafts.steps, sched_cosine(s, r), r->accepted};
+    spec_tally prior[SPEC_MAX_DRAFTERS];
+    for (uint32_t i = 0; i < s->roster.n; i++) prior[i] = sched_prior(s, r, i);
+    const spec_record record = {sched_hits(s, r), prior, r->drafts.steps, sched_cosine(s, r), r->accepted};
     return spec_route_ask(&r->route, &s->roster, &record);
 }
 
@@ -85,20 +87,21 @@ static uint32_t may_ask(const sched *s, const sched_request *r) {
     return r->knows_hidden ? mask : mask & ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
 }
 
-static bool several(uint32_t mask) { return (mask & (mask - 1)) > 0; }
-
 static void begin_round(sched *s, sched_request *r) {
     r->budget = sched_most_drafts(s, r);
     r->asked = may_ask(s, r);
     s->stats.unasked_rounds += r->asked && !r->group->asks;
     r->asked = r->group->asks ? sched_with_room(s, r, r->asked) : 0;
-    r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && several(r->asked));
-    s->stats.asked_rounds += r->asked > 0;
-    s->stats.lockstep_rounds += r->asked && r->lockstep;
     r->awaited = r->asked;
     r->n_agreed = 0;
     r->belief = 1;
     sched_use_ahead(s, r);
+    r->tries = r->asked && r->group->try_ns;
+    if (r->tries) spec_worth_try(&r->group->worth, r->group->try_ns, s->now_ns);
+    r->kind = r->group->round_kind;
+    r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && sched_several(r->asked));
+    s->stats.asked_rounds += r->asked > 0;
+    s->stats.lockstep_rounds += r->asked && r->lockstep;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
@@ -121,7 +124,7 @@ void sched_begin_rounds(sched_group *g, const sched_flight *f) {
         if (!begins(r)) continue;
         draft_locally(s, r);
         gain += sched_local_gain(s, r);
-        any_several |= several(may_ask(s, r));
+        any_several |= sched_several(may_ask(s, r));
         n++;
     }
     if (n == 0) return;
@@ -316,6 +319,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
     d->n_asked = d->n_ended = 0;
     sched_forget_holds(s, d);
     for (uint32_t i = 0; i < s->limits.max_requests; i++) {
+        s->requests[i].asked &= ~bit(drafter); /* back again, it may be too far behind for the rest of a round */
         s->requests[i].awaited &= ~bit(drafter);
         s->requests[i].given_up &= ~bit(drafter);
         s->requests[i].ahead &= ~bit(drafter);

@@ -38,8 +38,8 @@ static float worth(const sched *s, const sched_drafter *d, const sched_request *
     uint32_t i = number_of(s, d), left = r->n_limit - r->n_known;
     bool runs = r->group && r->state != SCHED_CLOSING;
     if (!runs || !(sched_route(s, r) & ~r->given_up & UINT32_C(1) << i)) return 0;
-    return (float)(left < HOLDS_FOR_TOKENS ? left : HOLDS_FOR_TOKENS) *
-           spec_hedge_share(&sched_hits(s, r)[i], &sched_prior(s, r)[i]);
+    spec_tally prior = sched_prior(s, r, i);
+    return (float)(left < HOLDS_FOR_TOKENS ? left : HOLDS_FOR_TOKENS) * spec_hedge_share(&sched_hits(s, r)[i], &prior);
 }
 
 /* Its worth, less that of the drafts that catching up takes. */

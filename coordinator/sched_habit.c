@@ -1,8 +1,8 @@
 /* How drafters draft, in counts: what the simulator makes its own drafters from (sim.c).
  *
  * Why beside the calibration, which counts much the same: that one forgets, so that it follows a change of subject; and its bins
- * hold all nodes of a depth, from which no tree can be made again. Limits: a draft that came late counts as none; of more than
- * two children of a node the others are passed over. */
+ * hold all nodes of a depth, from which no tree can be made again. Limits: a draft that came late counts as none; rounds in
+ * lockstep do not count; of more than two children of a node the others are passed over. */
 #include "coordinator/sched_int.h"
 
 static uint32_t bin_of(float p) {
@@ -38,8 +38,8 @@ static void learn(proto_habit *h, const spec_tree *t, const uint32_t *tokens, ui
 
 void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item) {
     const spec_tree *proposals = sched_proposals(s, r);
-    uint32_t drafting = r->asked;
-    if (r->state != SCHED_DECODE) return; /* behind a prompt there was no round */
+    uint32_t drafting = r->lockstep ? 0 : r->asked; /* what others agreed on is no habit of its own */
+    if (r->state != SCHED_DECODE) return;           /* behind a prompt there was no round */
     if (s->limits.max_tree > 0) drafting |= sched_route(s, r) & s->roster.local;
     for (uint32_t i = 0; i < s->roster.n; i++)
         if (drafting >> i & 1) learn(&s->habits[i], &proposals[i], item->tokens, item->n_tokens);

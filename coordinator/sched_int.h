@@ -55,6 +55,8 @@ typedef struct {
     uint32_t asked;       /* mask of drafters: the round began with waiting for them ... */
     uint32_t awaited;     /* ... and waits for these now */
     bool lockstep;        /* they go on together */
+    bool tries;           /* they were asked since a fusion was to be tried */
+    uint32_t kind;        /* of the round (spec_worth_kind) */
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
     uint64_t draft_by_ns; /* the round waits no longer */
@@ -184,7 +186,8 @@ struct sched_group {
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
     bool lockstep;           /* ... which go on together, if there are several ... */
-    uint32_t round_kind;     /* ... and of this kind (spec_worth_kind) were those that last did */
+    uint64_t try_ns;         /* ... as a try of that fusion, if > 0 (spec_worth_fusion) ... */
+    uint32_t round_kind;     /* ... and are of this kind (spec_worth_kind) */
     uint64_t idle_since_ns;  /* the last result came */
     uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */
     sched_group_stats stats; /* the counters; the rest is filled in when asked */
@@ -317,8 +320,8 @@ bool sched_swaps_rest(sched_group *g);
 uint32_t sched_n_coming(const sched_group *g);
 /* Whether it is worth while to compute its tokens in a group that prefills, and to move their KV. */
 bool sched_prefills_apart(const sched *s, const sched_request *r);
-/* The request is over for its client. */
 bool sched_moves_pay(const sched_group *to); /* no longer than to compute there, as far as both are known */
+/* The request is over for its client. */
 void sched_cancel_move(sched *s, const sched_request *r);
 void sched_lose_moves(sched_group *g); /* that come and go: it is lost */
 void sched_take_moved(sched *s, const sched_event *ev);
@@ -361,6 +364,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter);
 void sched_leave_drafters(sched *s, const sched_request *r);
 void sched_check_drafters(const sched *s);
 
+static inline bool sched_several(uint32_t mask) { return (mask & (mask - 1)) > 0; }
 /* Drafters with a rank that this request may ask now. */
 uint32_t sched_remote_route(const sched *s, const sched_request *r);
 /* Gives the drafter the next n_new tokens of the request, and asks for a draft of `budget` nodes, behind tentative[n] too. */
@@ -404,10 +408,10 @@ void sched_graft(sched *s, const sched_request *r, uint32_t drafter, const spec_
 void sched_learn_habits(sched *s, const sched_request *r, const proto_item *item);
 
 /* sched_adapt.c: what drafts are worth, and how many are verified. */
-void sched_forget_trust(sched *s, const sched_request *r);             /* its place is new; its prompt is known */
-void sched_learn_prior(sched *s, const sched_request *r);              /* it is over, and its place still its own */
-const spec_tally *sched_prior(const sched *s, const sched_request *r); /* [roster.n] */
-void sched_learn_step(sched_group *g, const sched_flight *f);          /* its result has come */
+void sched_forget_trust(sched *s, const sched_request *r); /* its place is new; its prompt is known */
+void sched_learn_prior(sched *s, const sched_request *r);  /* it is over, and its place still its own */
+spec_tally sched_prior(const sched *s, const sched_request *r, uint32_t drafter);
+void sched_learn_step(sched_group *g, const sched_flight *f); /* its result has come */
 /* The tokens of an item judge all that was proposed for it. */
 void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
 /* A drafter's proposals, with what its beliefs are worth. */

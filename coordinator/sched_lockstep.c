@@ -12,8 +12,9 @@
  * takes no part in the depths behind; who has no token at a depth is asked at the next.
  * Where the fusion is `auto` a round is in lockstep if such rounds give more (speculative/worth.c), but never for one drafter
  * alone: there is nobody whose token it could go on from, and what it drafts alone costs one round trip. Why a depth waits for
- * all: the paper does; whoever is slow costs all depths, where with `merge` it costs one. Limits: one round trip a depth. A tree
- * of a drafter has NOUNS_MAX_TREE nodes, path included; past that its tokens are lost. */
+ * all: the paper does; whoever is slow costs all depths, where with `merge` it costs one. Limits: one round trip a depth. Over
+ * ways too slow for that a round ends with all of its drafters late, and nobody asks them before what they are at has come
+ * (sched_draft.c). A tree of a drafter has NOUNS_MAX_TREE nodes, path included; past that its tokens are lost. */
 #include "coordinator/sched_int.h"
 
 #include <string.h>
@@ -55,8 +56,7 @@ bool sched_agree(sched *s, sched_request *r) {
     uint32_t token = 0, goes_on = r->asked & s->roster.up & ~(r->given_up | s->late);
     if (r->draft_by_ns <= s->now_ns) return false; /* nor does it go on for a token that is late */
     float belief = goes_on && r->n_agreed + 1 < r->budget ? r->belief * surest(s, r, &token) : 0;
-    goes_on = belief > 0 ? sched_with_room(s, r, goes_on) : goes_on; /* one that has come back has none of it */
-    if (goes_on && belief > 0 && belief >= s->limits.draft_floor) {
+    if (belief > 0 && belief >= s->limits.draft_floor) {
         sched_agreed(s, r)[r->n_agreed++] = token;
         r->belief = belief;
         r->awaited = goes_on;

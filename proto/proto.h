@@ -90,9 +90,10 @@ typedef struct {
     double bytes_per_s, raw_bytes_per_s; /* of a move; of the transport alone */
     /* Where this was the KV of a prompt, in messages of the model's own size; 0: it was not */
     uint32_t prompt_tokens;
-    uint64_t move_ns;                      /* from the first message to the last */
-    uint32_t crossover_tokens;             /* so many are moved and not computed, as the scheduler sees it; 0: none are */
-    double move_token_ns, prompt_token_ns; /* what a token moved takes, and one computed, as it has learnt; 0: not known */
+    uint64_t move_ns;          /* from the first message to the last */
+    uint32_t crossover_tokens; /* so many leave a drained group and are not computed, as the scheduler sees it; 0: none do */
+    double move_token_ns;      /* that a token moved takes, as it has learnt; 0: not known */
+    double prompt_token_ns;    /* likewise of one that the target's group computed */
 } proto_measurement;
 ST_CHECKED st_code proto_measure_request_encode(uint32_t prompt_tokens, proto_bytes *out); /* 0: no prompt */
 /* Errors: ST_ERR_INVALID_ARGUMENT. */

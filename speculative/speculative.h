@@ -184,17 +184,20 @@ typedef struct {
     spec_fusion fusion;
     uint32_t kind; /* spec_worth_kind */
     uint32_t n_sequences, n_trips;
+    bool several; /* one of them has asked more than one drafter */
+    bool tries;   /* it asked since the fusion was to be tried */
     spec_yield with, without;
     uint64_t wait_ns; /* in with.ns */
 } spec_round;
 
-/* Of rounds of one fusion and kind: sums that fade, once of few rounds; and once of many, the waits not in them but counted. */
+/* Of rounds of one fusion and kind: sums that fade, once of few rounds; and once of many that asked several drafters, the waits
+ * not in them but counted. */
 typedef struct {
     spec_yield with, without, longer, longer_without;
     double n_longer, n_trips, trip_ns; /* trip_ns: of late */
     double wait_ns;                    /* of a round, of late */
     uint32_t n_rounds;
-    uint64_t asked_ns; /* when the last of them ended */
+    uint64_t asked_ns, several_ns; /* when the last of them ended, and the last that asked several */
 } spec_worth_rounds;
 
 /* Zero: nothing known. */
@@ -202,7 +205,7 @@ enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAI
 typedef struct {
     spec_worth_rounds kind[SPEC_FUSIONS][SPEC_ROUND_KINDS];
     spec_trust kept[SPEC_FUSIONS]; /* drafts that sequences were promised by such rounds, and those that they got; both fade */
-    uint64_t probed_ns;            /* the last round of a kind that does not pay */
+    uint64_t probed_ns;            /* the last round of a kind that does not pay, tries aside */
     uint64_t quiet_ns,
         turn_ns; /* after a try of the other fusion nobody tries anything before the one; no fusion before the other */
 } spec_worth;
@@ -214,10 +217,13 @@ uint32_t spec_worth_kind(uint32_t n_sequences, double gain);
  * known; and from time to time to see whether it does by now: so seldom that the waits cost half a hundredth. kind <
  * SPEC_ROUND_KINDS. */
 bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64_t now_ns);
-/* The fusion that gives more, for a round that may ask several drafters for up to `depth` tokens; *tries: it is not that one, but
- * the other one's turn, which comes so seldom that it costs a quarter of a hundredth: such a round asks, whether it pays or not.
- */
-spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool *tries, uint64_t now_ns);
+/* The fusion that gives more, for a round that may ask several drafters for up to `depth` tokens, and waits no longer than
+ * wait_ns; *try_ns > 0: it is not that one, but the other one's turn, which comes so seldom that it costs a quarter of a
+ * hundredth: such a round asks, whether it pays or not, and for so long nobody else tries anything once it has begun
+ * (spec_worth_try). */
+spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth, uint64_t wait_ns, uint64_t *try_ns,
+                              uint64_t now_ns);
+void spec_worth_try(spec_worth *w, uint64_t try_ns, uint64_t now_ns); /* a round that tries has asked */
 void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns);
 /* A sequence for which such a round expected `promised` drafts to be accepted has had n_accepted. */
 void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_accepted);

@@ -4,21 +4,22 @@
  * number of decoding sequences, in powers of two, since what pays for one does not for thirty; and by what lookup alone would
  * bring, since where the text repeats itself there is little that others could add. What is not known yet is held to be as
  * where waiting gains rather more, else each of some ten kinds would have to pay for its own first rounds; and all that do not
- * pay share one allowance for probes.
+ * pay share one allowance for probes, which tries of a fusion do not spend.
  *
  * Lockstep or not: rounds in lockstep are one more kind of round, and what they give is learnt by having some. Lockstep brings
  * longer drafts where drafters know different things, and costs a round trip a token; so of both fusions are kept the tokens of
- * a round, its step, how often it waited for an answer and what that takes, and the one with more tokens a time is taken. Rounds
- * differ from each other by a third, and a few hundredths decide: those are means over many rounds. What an answer takes differs
- * little and can change at once, when a link does: that is a mean over a few. What the step would have given without is the unit,
- * since the text's and the machine's moods are in both. What is expected of a round is no measure between the two, unless it
- * comes: beliefs are calibrated over all rounds, and where drafters go on from each other's tokens they come true more often. So
- * both are held to what they have kept of their promises. The fusion that gives less is tried again as often as that costs a
- * quarter of a hundredth: often, where it gives hardly less; as much time behind a try is left to the probes above. What lockstep
- * costs before its first round is at most the wait for a draft that each makes alone, at each depth. Not taken: to reckon a round
- * in lockstep from the round trip and the time of a pass: neither is seen alone, and what counts most, the tokens that others
- * add, is not in them. Limits: each kind of round learns for itself, from one whose lockstep is not known yet to the next some
- * dozens of rounds. */
+ * a round that asked several (one alone never is in lockstep), its step, how often it waited for an answer and what that takes,
+ * and the one with more tokens a time is taken. Rounds differ from each other by a third, and a few hundredths decide: those are
+ * means over many rounds. What an answer takes differs little and can change at once, when a link does: that is a mean over a
+ * few. What the step would have given without is the unit, since the text's and the machine's moods are in both. What is expected
+ * of a round is no measure between the two, unless it comes: beliefs are calibrated over all rounds, and where drafters go on
+ * from each other's tokens they come true more often. So both are held to what they have kept of their promises; but where only
+ * one pays by its promises, which is what asking goes by, it is that one. The fusion that gives less is tried again as often as
+ * that costs a quarter of a hundredth: often, where it gives hardly less; as much time behind a try is left to the probes above.
+ * What lockstep costs before its first round is at most the wait for a draft that each makes alone, at each depth, and what a
+ * round waits at all. Not taken: to reckon a round in lockstep from the round trip and the time of a pass: neither is seen alone,
+ * and what counts most, the tokens that others add, is not in them. Limits: each kind of round learns for itself: some dozens of
+ * rounds where lockstep is known of a kind beside it; else its first tries are as far apart as what they may cost demands. */
 #include "speculative/speculative.h"
 
 #define WORTH       1.01 /* that rounds must give to be waited for, in lockstep to be taken for those that are not */
@@ -67,7 +68,11 @@ static double round_ns(const spec_worth *w, spec_fusion f, uint32_t kind) {
     return (k->longer.ns + k->n_trips * k->trip_ns) / k->n_longer;
 }
 
-/* Tokens a time, in that of rounds without; of a kind that is known. */
+static bool is_compared(const spec_worth *w, spec_fusion f, uint32_t kind) {
+    return w->kind[f][kind].n_longer > FIRST_ROUNDS - 1; /* it fades by less */
+}
+
+/* Tokens a time, in that of rounds without; of a kind that is compared. */
 static double gain(const spec_worth *w, spec_fusion f, uint32_t kind) {
     const spec_worth_rounds *k = &w->kind[f][kind];
     return k->longer.tokens / k->n_longer / round_ns(w, f, kind) * k->longer_without.ns / k->longer_without.tokens;
@@ -78,24 +83,30 @@ static double lost_by_trying(const spec_worth *w, spec_fusion f, uint32_t kind, 
     return round_ns(w, f, kind) * (part > LEAST_LOSS ? part : LEAST_LOSS);
 }
 
-spec_fusion spec_worth_fusion(spec_worth *w, uint32_t kind, uint32_t depth, bool *tries, uint64_t now_ns) {
+spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth, uint64_t wait_ns, uint64_t *try_ns,
+                              uint64_t now_ns) {
     uint32_t merged = evidence(w, SPEC_MERGE, kind), as = evidence(w, SPEC_LOCKSTEP, kind);
-    *tries = false;
+    *try_ns = 0;
     if (merged == SPEC_ROUND_KINDS) return SPEC_MERGE;
     spec_fusion better = SPEC_MERGE;
     double loss_ns = w->kind[SPEC_MERGE][merged].wait_ns * depth;
-    if (as < SPEC_ROUND_KINDS && is_known(w, SPEC_MERGE, as)) {
+    if (loss_ns > (double)wait_ns) loss_ns = (double)wait_ns;
+    if (as < SPEC_ROUND_KINDS && is_compared(w, SPEC_MERGE, as) && is_compared(w, SPEC_LOCKSTEP, as)) {
         double of_merge = gain(w, SPEC_MERGE, as), of_lockstep = gain(w, SPEC_LOCKSTEP, as);
-        if (of_lockstep > of_merge * WORTH) better = SPEC_LOCKSTEP;
+        bool lockstep_pays = pays(w, SPEC_LOCKSTEP, as), one_pays = lockstep_pays != pays(w, SPEC_MERGE, merged);
+        if (one_pays ? lockstep_pays : of_lockstep > of_merge * WORTH) better = SPEC_LOCKSTEP; /* else nobody might be asked */
         double best = better == SPEC_LOCKSTEP ? of_lockstep : of_merge;
         loss_ns = lost_by_trying(w, better == SPEC_LOCKSTEP ? SPEC_MERGE : SPEC_LOCKSTEP, as, best > 1 ? best : 1);
     }
     spec_fusion other = better == SPEC_LOCKSTEP ? SPEC_MERGE : SPEC_LOCKSTEP;
-    if (now_ns < w->turn_ns || (double)(now_ns - w->kind[other][kind].asked_ns) < PROBE_WAITS * loss_ns) return better;
-    w->quiet_ns = now_ns + (uint64_t)(PROBE_WAITS * loss_ns);
-    w->turn_ns = w->quiet_ns + (uint64_t)(PROBE_WAITS * loss_ns); /* the time between is there for the other probes */
-    *tries = true;
+    if (now_ns < w->turn_ns || (double)(now_ns - w->kind[other][kind].several_ns) < PROBE_WAITS * loss_ns) return better;
+    *try_ns = 1 + (uint64_t)(PROBE_WAITS * loss_ns);
     return other;
+}
+
+void spec_worth_try(spec_worth *w, uint64_t try_ns, uint64_t now_ns) {
+    w->quiet_ns = now_ns + try_ns;
+    w->turn_ns = w->quiet_ns + try_ns; /* the time between is there for the other probes */
 }
 
 /* ---- what rounds teach ---- */
@@ -109,21 +120,26 @@ void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_
     *k = (spec_trust){k->promised * TRUST_KEPT + (float)promised, k->hits * TRUST_KEPT + (float)n_accepted};
 }
 
-void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns) {
-    spec_worth_rounds *k = &w->kind[r->fusion][r->kind];
-    double wait_ns = (double)r->wait_ns, rate = 1 / (k->n_rounds + 1.0); /* n_rounds stays at FIRST_ROUNDS */
-    double slow = k->n_rounds < FIRST_ROUNDS ? rate : 1 - KEPT;
-    double kept = (double)((w->kept[r->fusion].hits + TRUST_PRIOR) / (w->kept[r->fusion].promised + TRUST_PRIOR));
+static void learn_longer(spec_worth_rounds *k, const spec_round *r, const spec_trust *of, uint64_t now_ns) {
+    double wait_ns = (double)r->wait_ns, rate = 1 / (1 + (k->n_longer < FIRST_ROUNDS ? k->n_longer : FIRST_ROUNDS));
+    double kept = (double)((of->hits + TRUST_PRIOR) / (of->promised + TRUST_PRIOR));
     spec_yield with = {r->n_sequences + (r->with.tokens - r->n_sequences) * kept, r->with.ns - wait_ns};
-    k->with = faded(k->with, KEPT, r->with);
-    k->without = faded(k->without, KEPT, r->without);
-    k->wait_ns += (wait_ns - k->wait_ns) * slow;
     k->trip_ns += (wait_ns / r->n_trips - k->trip_ns) * rate;
     k->longer = faded(k->longer, LONG_KEPT, with);
     k->longer_without = faded(k->longer_without, LONG_KEPT, r->without);
     k->n_longer = k->n_longer * LONG_KEPT + 1;
     k->n_trips = k->n_trips * LONG_KEPT + r->n_trips;
+    k->several_ns = now_ns;
+}
+
+void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns) {
+    spec_worth_rounds *k = &w->kind[r->fusion][r->kind];
+    double slow = k->n_rounds < FIRST_ROUNDS ? 1 / (k->n_rounds + 1.0) : 1 - KEPT;
+    if (r->several) learn_longer(k, r, &w->kept[r->fusion], now_ns);
+    k->with = faded(k->with, KEPT, r->with);
+    k->without = faded(k->without, KEPT, r->without);
+    k->wait_ns += ((double)r->wait_ns - k->wait_ns) * slow;
     k->n_rounds += k->n_rounds < FIRST_ROUNDS;
     k->asked_ns = now_ns;
-    if (!pays(w, r->fusion, r->kind)) w->probed_ns = now_ns;
+    if (!pays(w, r->fusion, r->kind) && !r->tries) w->probed_ns = now_ns;
 }

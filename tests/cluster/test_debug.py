@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+import support
 from support import consort, until
 from test_groups import STREAMS, begin, parts, rank_pid
 
@@ -90,6 +91,29 @@ def test_a_rank_that_does_nothing_is_named(new_cluster):
         os.kill(pid, signal.SIGCONT)
     assert done.returncode == 1 and "rank 1 (target): " in done.stderr, done
     assert {t["rank"] for t in json.loads(done.stdout)} == {0, 1, 2, 3}
+
+
+OTHER_FILE = """#!/bin/sh
+if [ "$OMPI_COMM_WORLD_RANK" = 2 ]; then
+    sed 's/^debug: on$/debug: off/' "$2" >"$2.other"
+    config=$2.other
+    shift 2
+    set -- --config "$config" "$@"
+fi
+exec {build}/consortd "$@"
+"""
+
+
+def test_a_rank_whose_own_file_does_not_say_it_does_nothing(new_cluster, monkeypatch, tmp_path):
+    (tmp_path / "consortd").write_text(OTHER_FILE.format(build=support.BUILD), encoding="utf-8")
+    (tmp_path / "consortd").chmod(0o755)
+    (tmp_path / "consort").symlink_to(f"{support.BUILD}/consort")
+    monkeypatch.setattr(support, "BUILD", str(tmp_path))
+    cluster = new_cluster(drafters=[SECOND], threads=1, debug="on")
+    done = debug(cluster, "faults", "move.cut=5", check=False)
+    assert done.returncode == 1 and "rank 2 (second): its topology does not say debug: on" in done.stderr, done
+    told = json.loads(done.stdout)
+    assert one_in(told, "move.cut") == {0: 5, 1: 5, 2: 0, 3: 5} and [t["rank"] for t in told if t["error"]] == [2]
 
 
 def test_nothing_is_kept_once_it_is_forgotten(new_cluster, alone):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import grpc
 import pytest
 
 from support import consort, until
@@ -95,19 +96,61 @@ PROMPT_FIELDS = {"prompt_tokens", "move_ms", "recompute_ms", "crossover_tokens",
 def test_the_kv_of_a_prompt_is_measured_moved_and_computed(new_cluster):
     cluster = new_cluster(drafters=[{**SECOND, "tensor_parallel": 2}], kv_tokens=4096, threads=1, kv_transport="tcp", move_tokens=64)
     rows = json.loads(consort("bench", "kv", "--json", "--server", cluster.server).stdout)
-    piece = 2 * 2 * 64 * 32 * 2  # bytes of K and V of a block: the ranks of the second hold two heads of three
+    piece = 2 * 3 * 64 * 32 * 2  # bytes of K and V of a block: the first sends all three heads, to two ranks that hold two each
     assert [r["block_bytes"] for r in rows] == [25600, 720896, 8388608, piece] and all(r["gb_s"] > 0 and r["raw_gb_s"] > 0 for r in rows)
     assert [PROMPT_FIELDS & set(r) for r in rows] == [set(), set(), set(), PROMPT_FIELDS]
     row = rows[-1]
     assert row["prompt_tokens"] == 1000 and row["move_ms"] == pytest.approx(30 * 32 * piece / row["gb_s"] / 1e6, rel=1e-3)
     assert row["crossover_tokens"] == 64 and row["move_token_ns"] is None  # no request has moved yet
-    assert row["recompute_ms"] > 0 and row["prompt_token_ns"] > 0
+    assert row["recompute_ms"] > 0 and row["prompt_token_ns"] is None  # nor was one computed where it would go: the first group did
     assert cluster.metrics()["consort_prefix_cache_hits_total", ""] == 0, "a prompt that is to be computed was found in the cache"
     table = consort("bench", "kv", "--prompt", 100, "--server", cluster.server).stdout.splitlines()
     assert len(table) == 5 and all("GB/s" in line for line in table[:4]) and "a prompt of 100 tokens moves in" in table[4] and "moves from 64 tokens on" in table[4]
     done = consort("bench", "kv", "--prompt", 4096, "--server", cluster.server, check=False)
-    assert done.returncode == 1 and "--prompt 4096" in done.stderr and "at most 4095" in done.stderr
+    assert done.returncode == 1 and "--prompt 4096" in done.stderr and "at most 4031" in done.stderr
     assert cluster.is_idle()
+
+
+def test_a_small_cluster_measures_the_longest_prompt_that_it_promises_to_hold(new_cluster):
+    cluster = new_cluster(drafters=[{**SECOND, "kv_tokens": 512}], kv_tokens=512, threads=1, kv_transport="tcp", draft_budget=63)
+    rows = json.loads(consort("bench", "kv", "--json", "--server", cluster.server).stdout)
+    assert rows[-1]["prompt_tokens"] == 447 and rows[-1]["recompute_ms"] > 0
+    done = consort("bench", "kv", "--prompt", 448, "--server", cluster.server, check=False)
+    assert done.returncode == 1 and "--prompt 448: expected at most 447" in done.stderr
+    for prompt in (449, 60000):  # whoever asks without asking what it holds
+        with pytest.raises(grpc.RpcError) as refused:
+            list(cluster.api.services.AdminStub(cluster.channel).MeasureKv(cluster.api.messages.MeasureKvRequest(prompt_tokens=prompt)))
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT and "448 tokens at most" in refused.value.details()
+    done = consort("bench", "kv", "--prompt", 2**32 - 1, "--server", cluster.server, check=False)
+    assert done.returncode == 2 and "4294967294" in done.stderr
+
+
+def test_between_ranks_of_one_group_nothing_would_move(new_cluster):
+    cluster = new_cluster(tensor_parallel=2, threads=1, kv_transport="tcp")
+    row = json.loads(consort("bench", "kv", "--prompt", 64, "--json", "--server", cluster.server).stdout)[-1]
+    assert (row["source"], row["target"], row["crossover_tokens"], row["move_token_ns"]) == (1, 2, None, None) and row["prompt_token_ns"] > 0
+    assert "the scheduler moves nothing between the two (a token moved: not known yet" in consort("bench", "kv", "--prompt", 64, "--server", cluster.server).stdout
+
+
+def test_where_moves_have_taken_longer_than_prompts_it_computes_at_any_length(new_cluster):
+    cluster = new_cluster(drafters=[SECOND], kv_tokens=8192, threads=1, kv_transport="tcp", debug="on")
+    drain(cluster, "target", "--wait")
+    list(cluster.stream(LONG[0], max_tokens=1, ignore_end=True))  # the second learns what a prompt takes
+    drain(cluster, "target", "--undo")
+    drain(cluster, "second", "--wait")
+    call = cluster.stream("It was a dark and stormy night, " * 5, max_tokens=400, ignore_end=True, speculation="none")
+    next(call)
+    drain(cluster, "second", "--undo")
+    consort("debug", "faults", "move.stall=1", "--server", cluster.server)  # 100 ms whenever there is something to do
+    drain(cluster, "target", "--wait")
+    call.cancel()
+    consort("debug", "faults", "off", "--server", cluster.server)
+    drain(cluster, "target", "--undo")
+    until(cluster.is_idle, "the blocks to be free")
+    assert moves(cluster.metrics(), "done") == 1, cluster.output()
+    row = json.loads(consort("bench", "kv", "--prompt", 64, "--json", "--server", cluster.server).stdout)[-1]
+    assert row["crossover_tokens"] is None and row["move_token_ns"] > row["prompt_token_ns"] > 0, row
+    assert "the scheduler computes at any length (a token moved: " in consort("bench", "kv", "--prompt", 64, "--server", cluster.server).stdout
 
 
 def test_a_cluster_of_one_rank_says_what_it_takes_to_be_measured(cluster):

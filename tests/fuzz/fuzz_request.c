@@ -18,6 +18,17 @@ static void again(const proto_request *r) {
     arena_deinit(&a);
 }
 
+static void faults_again(const proto_faults_request *q) {
+    proto_bytes one = {0}, two = {0};
+    proto_faults_request back;
+    st_error e;
+    INVARIANT(strlen(q->plan) < sizeof q->plan && strlen(q->group) < sizeof q->group && !(q->has_rank && q->group[0]));
+    INVARIANT(!proto_faults_request_encode(q, &one) && !proto_faults_request_decode(one.bytes, one.n, &back, &e));
+    INVARIANT(!proto_faults_request_encode(&back, &two) && one.n == two.n && !memcmp(one.bytes, two.bytes, one.n));
+    proto_bytes_free(&one);
+    proto_bytes_free(&two);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     arena a;
     proto_request r;
@@ -30,6 +41,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!proto_reply_decode(data, size, &a, &reply, &e)) INVARIANT(!reply.text_bytes || reply.text);
     arena_reset(&a, 0);
     if (!proto_status_decode(data, size, &a, &status, &e)) INVARIANT(status.n_workers <= PROTO_MAX_WORKERS);
+    uint32_t prompt_tokens;
+    if (!proto_measure_request_decode(data, size, &prompt_tokens, &e)) INVARIANT(prompt_tokens <= PROTO_MAX_PROMPT_TOKENS);
+    proto_faults_request faults;
+    if (!proto_faults_request_decode(data, size, &faults, &e)) faults_again(&faults);
     proto_drain drain;
     if (!proto_drain_decode(data, size, &drain, &e)) INVARIANT(strlen(drain.group) < sizeof drain.group);
     arena_deinit(&a);

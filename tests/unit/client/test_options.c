@@ -42,7 +42,8 @@ static void all_kinds_of_options_are_stored(void **state) {
     assert_string_equal(v.model, "m");
     assert_true(v.seed == UINT64_MAX && v.temperature == 0.5);
     assert_int_equal(v.threads, 7); /* the default stays */
-    assert_int_equal(parse("-", &v), CLIENT_GO_ON);
+    assert_int_equal(parse("- --threads 4294967294", &v), CLIENT_GO_ON);
+    assert_true(v.threads == UINT32_MAX - 1);
     assert_string_equal(v.file, "-");
 }
 
@@ -56,7 +57,7 @@ static void wrong_command_lines_are_refused(void **state) {
                                         "f --model",
                                         "f --json=1",
                                         "f --threads -1",
-                                        "f --threads 4294967296",
+                                        "f --threads 4294967295", /* which verbs take for: not given */
                                         "f --threads 1x",
                                         "f --threads=",
                                         "f --seed 18446744073709551616",

@@ -474,9 +474,13 @@ void house_drain(outcome *o, const proto_drain *d) {
     proto_bytes_free(&b);
 }
 
-bool house_stop(house *h) {
+void house_ask_stop(house *h) {
     call(&h->stop, "/consort.v1.Admin/Stop", &(proto_bytes){0}, ignore, NULL);
     UNTIL(h, h->stop.done);
+}
+
+bool house_stop(house *h) {
+    if (!h->stop.done) house_ask_stop(h);
     net_grpc_client_destroy(h->client);
     for (uint32_t i = 0; i < h->n_members; i++) UNTIL(h, !h->members[i].link);
     pthread_join(h->thread, NULL);

@@ -106,6 +106,7 @@ typedef struct {
 } house_options;
 house *house_start(const house_options *o);
 house *house_start_debug(const house_options *o); /* with debug: on */
+void house_ask_stop(house *h);                    /* Stop is answered; house_stop is to be called all the same */
 bool house_stop(house *h); /* stops the cluster and waits for its end; true: a rank did not leave, but was lost */
 
 /* Turns the loop until the condition holds. */

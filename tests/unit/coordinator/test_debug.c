@@ -155,7 +155,7 @@ static void a_rank_that_lives_and_does_not_answer_is_named(void **state) {
     house *h = begin(1, 400);
     member *m = &h->members[VERIFIER];
     house_faults(h, &everywhere);
-    assert_ended(h, ST_ERR_DEADLINE, "rank 1 (g): no answer within 400 ms");
+    assert_ended(h, ST_ERR_DEADLINE, "rank 1 (g): no answer within ");
     member_say_faults(m, ST_OK, ""); /* too late */
     proto_faults_order old = m->faults;
     house_faults(h, &everywhere);
@@ -167,6 +167,26 @@ static void a_rank_that_lives_and_does_not_answer_is_named(void **state) {
     member_say_faults(m, ST_OK, "");
     assert_ended(h, ST_OK, "");
     assert_true(house_is_ready(h) && m->link);
+    end(h);
+}
+
+static void a_rank_that_is_lost_by_silence_is_not_only_late(void **state) {
+    (void)state;
+    house *h = begin(1, 400);
+    member *m = &h->members[VERIFIER];
+    house_faults(h, &everywhere);
+    m->silent = true;
+    assert_ended(h, ST_ERR_UNAVAILABLE, "rank 1 (g): no sign of life");
+    end(h);
+}
+
+static void a_rank_that_leaves_as_it_was_told_to_is_named(void **state) {
+    (void)state;
+    house *h = begin(1, PATIENT);
+    house_faults(h, &everywhere);
+    UNTIL(h, h->members[VERIFIER].n_faults == 1);
+    house_ask_stop(h);
+    assert_ended(h, ST_ERR_UNAVAILABLE, "rank 1 (g): it has left");
     end(h);
 }
 
@@ -229,6 +249,8 @@ int main(void) {
         cmocka_unit_test(a_plan_that_makes_no_sense_is_refused_by_who_was_told),
         cmocka_unit_test(a_rank_that_is_lost_is_named),
         cmocka_unit_test(a_rank_that_lives_and_does_not_answer_is_named),
+        cmocka_unit_test(a_rank_that_is_lost_by_silence_is_not_only_late),
+        cmocka_unit_test(a_rank_that_leaves_as_it_was_told_to_is_named),
         cmocka_unit_test(one_call_at_a_time_and_one_that_left_holds_up_nobody),
         cmocka_unit_test(who_answers_nonsense_is_lost),
         cmocka_unit_test(nothing_is_kept_once_it_is_to_be_forgotten),

@@ -87,7 +87,7 @@ static void a_figure_is_the_median_of_what_the_target_says(void **state) {
 /* As many pieces as a prompt has, of the size that the model has; each takes 10 ns a byte. */
 static void the_kv_of_a_prompt_is_measured_behind_the_sizes(void **state) {
     (void)state;
-    enum { TOKENS = 65, BYTES = 3 * LAYERS * PIECE_BYTES };
+    enum { TOKENS = CONTEXT - 1, BYTES = 2 * LAYERS * 2 * PIECE_BYTES }; /* the larger share is the VERIFIER's */
     house *h = start(3);
     member *source = &h->members[SECOND], *target = &h->members[VERIFIER];
     house_measure(h, TOKENS);
@@ -96,7 +96,7 @@ static void the_kv_of_a_prompt_is_measured_behind_the_sizes(void **state) {
         bool prompt = (n - 1) / 10 % 4 == 3;
         const proto_scratch *s = &source->move.scratch;
         assert_int_equal(s->raw, n % 2);
-        if (prompt) assert_true(s->piece_bytes == PIECE_BYTES && s->n_pieces == 3 * LAYERS);
+        if (prompt) assert_true(s->piece_bytes == 2 * PIECE_BYTES && s->n_pieces == 2 * LAYERS);
         member_say_moved(target, ST_OK, "", 1000, 10000);
         member_say_moved(source, ST_OK, "", 1000, 1);
         if (n % 10) continue;
@@ -114,6 +114,26 @@ static void the_kv_of_a_prompt_is_measured_behind_the_sizes(void **state) {
     UNTIL(h, h->measure.done);
     assert_int_equal(h->measure.status, st_grpc(ST_ERR_INVALID_ARGUMENT));
     assert_non_null(strstr(h->measure.message, "prompt_tokens: 419430 in 5 layers are 65540 pieces; expected at most 65536"));
+    h->measure.done = false;
+    house_measure(h, TOKENS + 1);
+    UNTIL(h, h->measure.done);
+    assert_int_equal(h->measure.status, st_grpc(ST_ERR_INVALID_ARGUMENT));
+    assert_non_null(strstr(h->measure.message, "prompt_tokens: 64; the two verifiers hold prompts of 63 tokens at most"));
+    assert_false(house_stop(h));
+}
+
+/* A figure would be made of it. */
+static void who_says_that_nothing_came_and_all_is_well_is_not_measured(void **state) {
+    (void)state;
+    house *h = start(3);
+    house_measure(h, 0);
+    both_are_told(h, 1);
+    member_say_moved(&h->members[SECOND], ST_OK, "", 0, 1);
+    member_say_moved(&h->members[VERIFIER], ST_OK, "", 0, 1);
+    UNTIL(h, h->measure.done);
+    assert_int_equal(h->measure.status, st_grpc(ST_FATAL_PROTOCOL));
+    assert_non_null(strstr(h->measure.message, "nothing"));
+    assert_true(house_is_ready(h) && h->n_measured == 0);
     assert_false(house_stop(h));
 }
 
@@ -180,7 +200,7 @@ static void a_lost_rank_has_answered(void **state) {
         member_say_abort(lost, "no memory left");
         UNTIL(h, other->n_cancels == 1);
         assert_false(h->measure.done);
-        member_say_moved(other, who ? ST_OK : ST_ERR_UNAVAILABLE, "", 0, 1); /* it may have had all before */
+        member_say_moved(other, who ? ST_OK : ST_ERR_UNAVAILABLE, "", 1, 1); /* it may have had all before */
         UNTIL(h, h->measure.done);
         assert_int_equal(h->measure.status, st_grpc(ST_ERR_UNAVAILABLE));
         house_stop(h);
@@ -350,6 +370,7 @@ int main(void) {
         cmocka_unit_test(two_ranks_are_told_the_same_and_each_its_part),
         cmocka_unit_test(a_figure_is_the_median_of_what_the_target_says),
         cmocka_unit_test(the_kv_of_a_prompt_is_measured_behind_the_sizes),
+        cmocka_unit_test(who_says_that_nothing_came_and_all_is_well_is_not_measured),
         cmocka_unit_test(a_way_that_does_not_lead_there_is_passed_over),
         cmocka_unit_test(what_fails_at_one_is_cancelled_at_the_other_and_over_when_that_has_answered),
         cmocka_unit_test(the_targets_word_counts),

@@ -1,0 +1,172 @@
+/* One request and two drafters, step by step: what a round is taken for, and who takes part in it. */
+#include "base/mem.h"
+#include "coordinator/sched_int.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { DRAFTERS = 2, ROWS = 8, WAIT_NS = 1000, PROMPT = 12, CHOSEN = 7 };
+static const char *const names[] = {"a", "b"};
+
+typedef struct {
+    void *memory;
+    sched *s;
+    sched_request *r;
+    uint32_t prompt[PROMPT];
+} world;
+
+static void finish_step(world *w, uint64_t now_ns, uint64_t plan, uint32_t n_tokens) {
+    const uint32_t token = CHOSEN;
+    proto_item item = {.seq = {1}, .n_tokens = n_tokens, .tokens = &token};
+    const proto_result result = {.plan_id = plan, .n_items = 1, .items = &item};
+    sched_step(w->s, now_ns, &(sched_event){.kind = SCHED_RESULT, .result = &result});
+}
+
+/* What it is asked for: nothing, or a chain of the token that the next step chooses and another, as far as its budget goes. */
+static void answer(world *w, uint64_t now_ns, uint32_t d) {
+    static const uint32_t tokens[] = {CHOSEN, 50}, parents[] = {NOUNS_TREE_ROOT, 0};
+    static const float beliefs[] = {0.9f, 0.9f};
+    const sched_drafter *of = &w->s->drafters[d];
+    assert_true(of->flight > 0 && of->n_asked == 1);
+    uint32_t n = of->asked[0].budget < 2 ? of->asked[0].budget : 2;
+    proto_item item = {.seq = {1}, .tree = {n, tokens, parents, beliefs}};
+    const proto_result result = {.plan_id = of->flight, .n_items = 1, .items = &item};
+    sched_step(w->s, now_ns, &(sched_event){.kind = SCHED_DRAFTS, .drafter = d, .result = &result});
+}
+
+/* Until the step that ends the prompt is in flight. It is longer than what a plan brings a drafter, which has it in two. */
+static void begin(world *w, sched_fusion fusion, bool ahead) {
+    const sched_limits l = {.max_requests = 2,
+                            .max_running = 2,
+                            .max_rows = ROWS,
+                            .max_batch = 2,
+                            .prefill_chunk = ROWS,
+                            .max_tree = 4,
+                            .max_context = 64,
+                            .n_groups = 1,
+                            .n_blocks = {8},
+                            .n_drafters = DRAFTERS,
+                            .drafter_names = names,
+                            .n_vocab = 1000,
+                            .speculation = "all",
+                            .fusion = fusion,
+                            .adaptive_budgets = true,
+                            .draft_ahead = ahead,
+                            .draft_wait_ns = WAIT_NS};
+    *w = (world){.memory = mem_alloc_aligned(1, sched_bytes(&l), 64)};
+    for (uint32_t i = 0; i < PROMPT; i++) w->prompt[i] = 100 + i;
+    assert_int_equal(sched_init(w->memory, &l, &w->s, NULL), ST_OK);
+    sched_step(w->s, 1, &(sched_event){.kind = SCHED_GROUP_UP});
+    for (uint32_t d = 0; d < DRAFTERS; d++) sched_step(w->s, 2, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = d});
+    sched_step(w->s, 3,
+               &(sched_event){.kind = SCHED_REQUEST, .seq = {1}, .tokens = w->prompt, .n_tokens = PROMPT, .max_tokens = 40});
+    w->r = sched_find(w->s, (seq_id){1});
+    assert_non_null(w->r);
+    finish_step(w, 50, 1, 0);
+    for (uint32_t d = 0; d < DRAFTERS; d++) answer(w, 60, d);
+    for (uint32_t d = 0; d < DRAFTERS; d++) answer(w, 61, d);
+}
+
+static void begin_round(world *w) {
+    finish_step(w, 100, 2, 1);
+    assert_int_equal(w->r->state, SCHED_DRAFTING);
+}
+
+/* A step of the group may end while it waits, and other rounds begin. */
+static void a_round_teaches_what_it_began_as(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_LOCKSTEP, false);
+    begin_round(&w);
+    sched_group *g = w.r->group;
+    uint32_t kind = g->round_kind, other = kind + SPEC_GAINS;
+    for (int i = 0; i < 20; i++) spec_cost_learn(&g->cost, 1, 1000); /* else it is not known what it would have been without */
+    g->round_kind = other;
+    sched_step(w.s, 100 + WAIT_NS, &(sched_event){.kind = SCHED_TIMER});
+    assert_int_equal(g->worth.kind[SPEC_LOCKSTEP][kind].n_rounds, 1);
+    assert_int_equal(g->worth.kind[SPEC_LOCKSTEP][other].n_rounds, 0);
+    mem_free(w.memory);
+}
+
+/* What one of two has drafted ahead has come true: the other goes on alone. */
+static void who_is_left_alone_is_not_in_lockstep(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_FUSION_AUTO, true);
+    for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 62, d);
+    assert_int_equal(w.r->ahead & w.r->ahead_there, 3);
+    sched_aheads(w.s, w.r)[1].n = 0; /* it had no guess */
+    spec_worth *worth = &w.r->group->worth;
+    for (uint32_t i = 0; i < 8; i++) /* lockstep gives more */
+        for (uint32_t f = 0; f < SPEC_FUSIONS; f++)
+            spec_worth_learn(worth,
+                             &(spec_round){.fusion = (spec_fusion)f,
+                                           .n_sequences = 1,
+                                           .n_trips = 1,
+                                           .several = true,
+                                           .with = {f == SPEC_LOCKSTEP ? 4 : 2, 2000},
+                                           .without = {1, 1500},
+                                           .wait_ns = 500},
+                             100);
+    begin_round(&w);
+    assert_true(w.r->group->lockstep);
+    assert_int_equal(w.r->asked, 2);
+    assert_false(w.r->lockstep);
+    assert_int_equal(sched_get_stats(w.s).asked_rounds, 1);
+    assert_int_equal(sched_get_stats(w.s).lockstep_rounds, 0);
+    mem_free(w.memory);
+}
+
+/* It lacks more than one plan brings. */
+static void who_comes_back_takes_no_part_in_the_round(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_LOCKSTEP, false);
+    begin_round(&w);
+    sched_step(w.s, 110, &(sched_event){.kind = SCHED_DRAFTER_DOWN, .drafter = 1});
+    sched_step(w.s, 120, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = 1});
+    answer(&w, 130, 0);
+    assert_int_equal(w.r->n_agreed, 1);
+    assert_int_equal(w.r->awaited, 1);
+    mem_free(w.memory);
+}
+
+/* The path to what it drafted is the others'. */
+static void rounds_in_lockstep_teach_no_habits(void **state) {
+    (void)state;
+    for (int f = SCHED_MERGE; f <= SCHED_LOCKSTEP; f++) {
+        world w;
+        begin(&w, (sched_fusion)f, false);
+        begin_round(&w);
+        while (w.r->state == SCHED_DRAFTING)
+            for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 110, d);
+        finish_step(&w, 200, 3, 1);
+        uint64_t n = 0;
+        for (uint32_t bin = 0; bin < PROTO_HABIT_BINS; bin++) n += sched_get_habit(w.s, 0)->seen[0][0][bin];
+        assert_int_equal(n, f == SCHED_MERGE);
+        mem_free(w.memory);
+    }
+}
+
+static void who_has_followed_no_answer_yet_is_known_by_its_hits(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_MERGE, false);
+    w.s->prior[w.r->place * w.s->roster.n] = (spec_tally){64, 16};
+    w.s->all_hits[0] = w.s->all_hits[1] = (spec_tally){64, 48};
+    assert_true(sched_prior(w.s, w.r, 0).hits == 16 && sched_prior(w.s, w.r, 1).hits == 48);
+    mem_free(w.memory);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_round_teaches_what_it_began_as),
+        cmocka_unit_test(who_is_left_alone_is_not_in_lockstep),
+        cmocka_unit_test(who_has_followed_no_answer_yet_is_known_by_its_hits),
+        cmocka_unit_test(rounds_in_lockstep_teach_no_habits),
+        cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
