@@ -61,13 +61,13 @@ static st_code on_blocks(void *context, const uint8_t *message, size_t n) {
     st_code code = proto_blocks_decode(message, n, &b, t->e);
     if (code) return code;
     if (t->json)
-        json_array_append_new(t->list, json_pack("{s:I, s:I, s:I, s:I, s:I}", "forgotten", (json_int_t)b.forgotten, "used",
+        json_array_append_new(t->list, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "forgotten", (json_int_t)b.forgotten, "used",
                                                  (json_int_t)b.used, "reserved", (json_int_t)b.reserved, "kept",
-                                                 (json_int_t)b.kept, "total", (json_int_t)b.total));
+                                                 (json_int_t)b.kept, "total", (json_int_t)b.total, "slots", (json_int_t)b.slots));
     else
-        printf("forgot %llu KV blocks; of %llu, %llu are used, %llu reserved, %llu kept\n", (unsigned long long)b.forgotten,
-               (unsigned long long)b.total, (unsigned long long)b.used, (unsigned long long)b.reserved,
-               (unsigned long long)b.kept);
+        printf("forgot %llu KV blocks; of %llu, %llu are used, %llu reserved, %llu kept, and %llu lie on disk\n",
+               (unsigned long long)b.forgotten, (unsigned long long)b.total, (unsigned long long)b.used,
+               (unsigned long long)b.reserved, (unsigned long long)b.kept, (unsigned long long)b.slots);
     return ST_OK;
 }
 

@@ -177,7 +177,7 @@ void debug_forget_kv(coordinator *c, net_call *call) {
     const uint64_t kept = sched_get_stats(c->sched).blocks_kept;
     coordinator_event(c, &(sched_event){.kind = SCHED_FORGET});
     sched_stats s = sched_get_stats(c->sched);
-    proto_blocks blocks = {kept, s.blocks_used, s.blocks_reserved, s.blocks_kept, s.blocks_total};
+    proto_blocks blocks = {kept, s.blocks_used, s.blocks_reserved, s.blocks_kept, s.blocks_total, s.slots_used};
     code = proto_blocks_encode(&blocks, &b);
     if (!code) code = net_call_send(call, b.bytes, b.n, NULL);
     proto_bytes_free(&b);

@@ -170,17 +170,19 @@ struct sched_group {
     uint32_t n_ended;
     sched_tree *trees; /* [max_batch] of the plan in flight */
     uint32_t n_trees;
-    proto_plan plan;     /* views of the next three */
-    seq_id *close;       /* [max_running] */
-    proto_open *open;    /* [max_batch] */
-    proto_work *work;    /* [max_batch] */
-    block_swap *swaps;   /* [NOUNS_MAX_SWAPS] of the plan in flight; none where there are no slots */
-    uint64_t last_swaps; /* the last plan that had some; 0: none */
-    uint32_t n_quiet;    /* plans from now on that are to have none, as a move waits for that */
-    double swap_ns[2];   /* a block, out and in, of late; 0: not known */
-    spec_cost cost;      /* of its steps, their ways included ... */
-    spec_stall stall;    /* ... of those that compute prompts beside decoding sequences ... */
-    double prompt_ns;    /* ... and of a token of a prompt, of late; 0: not known */
+    proto_plan plan;          /* views of the next three */
+    seq_id *close;            /* [max_running] */
+    proto_open *open;         /* [max_batch] */
+    proto_work *work;         /* [max_batch] */
+    block_swap *swaps;        /* [NOUNS_MAX_SWAPS] of the plan in flight; none where there are no slots */
+    uint64_t last_swaps;      /* the last plan that had some; 0: none */
+    uint32_t n_quiet;         /* plans from now on that are to have none, as a move waits for that */
+    double swap_ns[2];        /* a block, out and in, on the average of late; 0: not known ... */
+    double swap_slow_ns[2];   /* ... and if it is slow */
+    uint64_t swap_seen_ns[2]; /* ... when that was last learnt */
+    spec_cost cost;           /* of its steps, their ways included ... */
+    spec_stall stall;         /* ... of those that compute prompts beside decoding sequences ... */
+    double prompt_ns;         /* ... and of a token of a prompt, of late; 0: not known */
     spec_worth worth;
     bool asks;               /* rounds that begin now wait for drafters ... */
     bool lockstep;           /* ... which go on together, if there are several ... */

@@ -117,6 +117,7 @@ static void pause_it(sched *s, sched_request *r) {
 static st_code reserve_there(const sched_request *r, sched_group *to, uint32_t n_tokens, kv_chain *chain, uint32_t *n_shared) {
     uint32_t first, n_new;
     kv_swap_rule rule = kv_rule_swaps(to->kv, (kv_swap_rule){0});
+    kv_rule_swaps(to->kv, (kv_swap_rule){.in = rule.in}); /* none now, but what lies in slots is still of use */
     st_code code =
         kv_reserve_known(to->kv, r->salt, r->known, sched_to_share(r), sched_first_tokens(to->s, r) + 1, chain, n_shared);
     if (code == ST_OK) INVARIANT(kv_extend(to->kv, *chain, n_tokens, &first, &n_new) == ST_OK);

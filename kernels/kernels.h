@@ -112,10 +112,12 @@ typedef struct {
     const void *(*host)(kernels_device *d, kernels_view v, size_t n_bytes);
     void (*copy)(kernels_device *d, kernels_view to, kernels_view from, size_t n_bytes); /* must not overlap */
     /* Bytes of a buffer from at_bytes on, of any alignment, to and from the host; done when they return. Unlike all else these
-     * may be called by a second thread while the device computes with other bytes (KV that moves between groups). What is poked
-     * is taken to be read later, not at once. */
+     * may be called by a second thread while the device computes with other bytes (KV that moves between groups), or while the
+     * first calls them for other bytes (KV that is swapped). They do not wait for operations before: the first thread calls wait
+     * where there are some with these bytes. soon: the device reads what is poked in the next operations; else some time later.
+     */
     void (*peek)(kernels_device *d, void *to, const kernels_buffer *from, size_t at_bytes, size_t n_bytes);
-    void (*poke)(kernels_device *d, kernels_buffer *to, size_t at_bytes, const void *from, size_t n_bytes);
+    void (*poke)(kernels_device *d, kernels_buffer *to, size_t at_bytes, const void *from, size_t n_bytes, bool soon);
     ST_CHECKED st_code (*wait)(kernels_device *d); /* all operations before are done */
 
     /* Packs rows [row0, row0 + n_rows) and columns [col0, col0 + n_cols) of `m`; columns on borders of 32 (a block of 256 may be

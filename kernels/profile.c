@@ -115,8 +115,8 @@ static const void *pass_host(kernels_device *d, kernels_view v, size_t n) { retu
 static void pass_peek(kernels_device *d, void *to, const kernels_buffer *from, size_t at, size_t n) {
     of(d)->inner->peek(of(d)->device, to, from, at, n);
 }
-static void pass_poke(kernels_device *d, kernels_buffer *to, size_t at, const void *from, size_t n) {
-    of(d)->inner->poke(of(d)->device, to, at, from, n);
+static void pass_poke(kernels_device *d, kernels_buffer *to, size_t at, const void *from, size_t n, bool soon) {
+    of(d)->inner->poke(of(d)->device, to, at, from, n, soon);
 }
 static st_code pass_wait(kernels_device *d) {
     st_code c = of(d)->inner->wait(of(d)->device);

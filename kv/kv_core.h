@@ -59,7 +59,8 @@ void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint
  * were noted stay: chains may need them. */
 void kv_forget(kv_table *t);
 
-/* The swaps that may be noted until kv_take_swaps: in all, and which. At first none. */
+/* The swaps that may be noted until kv_take_swaps: in all, and which. At first none. Where blocks may come in, also with most 0,
+ * those in slots are of use: blocks before them are taken for others only if there are no others. */
 typedef struct {
     uint32_t most; /* <= NOUNS_MAX_SWAPS */
     bool out, in;

@@ -143,7 +143,7 @@ st_code kv_store_store(kv_store *s, uint32_t block, const kv_piece *p, const uin
     for (int i = 0; !code && i < 2; i++)
         for (uint32_t r = 0; r < k[i].n_runs; r++, before += k[i].run_bytes) {
             const share h = share_of(&k[i], r, before, p, n);
-            if (h.n) s->ops->poke(s->device, s->view.at.buffer, h.at, bytes + h.skip, h.n);
+            if (h.n) s->ops->poke(s->device, s->view.at.buffer, h.at, bytes + h.skip, h.n, false);
         }
     return code;
 }

@@ -18,7 +18,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { STALL_MS = 500 }; /* a fault */
 
 struct kv_swap_file {
     const kernels_ops *ops;
@@ -118,7 +121,7 @@ static st_code get(const kv_swap_file *f, const block_swap *s, st_error *e) {
     if (code) return code;
     if (kv_hash(f->buffer, f->block_bytes, s->slot) != f->sum[s->slot])
         return st_fail(e, ST_ERR_IO, "swap file: slot %u holds other bytes than were put in: is the disk in order?", s->slot);
-    f->ops->poke(f->device, f->blocks->at.buffer, s->block * f->block_bytes, f->buffer, f->block_bytes);
+    f->ops->poke(f->device, f->blocks->at.buffer, s->block * f->block_bytes, f->buffer, f->block_bytes, true);
     return ST_OK;
 }
 
@@ -126,5 +129,6 @@ st_code kv_swap_file_do(kv_swap_file *f, const block_swap *s, st_error *e) {
     if (s->block >= f->blocks->n_blocks || s->slot >= f->n_slots)
         return st_fail(e, ST_FATAL_PROTOCOL, "a plan swaps KV block %u and slot %u; there are %u and %u", s->block, s->slot,
                        f->blocks->n_blocks, f->n_slots);
+    if (fault_hits(FAULT_SWAP_STALL)) nanosleep(&(struct timespec){.tv_nsec = STALL_MS * 1000000L}, NULL);
     return s->in ? get(f, s, e) : put(f, s, e);
 }

@@ -8,7 +8,8 @@
  *
  * A new block comes from the stack; when that is empty, from the kept block that was used longest ago. What that one holds goes
  * to a slot if it is worth it: whoever gave it back will come again, or it was taken up before, or blocks behind it lie in slots.
- * Where all slots are full, the one filled longest ago is given up.
+ * Where all slots are full, the one filled longest ago is given up. A block that may not go to a slot now, and with which all
+ * behind it in slots would be lost, is passed over for one that has nothing behind it.
  *
  * Why reservations: a prompt that has been admitted is computed to its end, and a step that was planned has its blocks. They
  * cover what is needed for certain; who answers at length asks for more (kv_grow), and the scheduler sends the youngest away when
@@ -25,6 +26,8 @@
 #include <string.h>
 
 #define NO_CHAIN UINT32_MAX
+
+enum { MOST_PASSED_OVER = 64 }; /* resting nodes, to find one to evict */
 
 typedef struct {
     uint32_t n_blocks, n_reserved; /* blocks it holds, blocks it may hold */
@@ -157,10 +160,12 @@ static void note_swap(kv_table *t, uint32_t block, uint32_t slot, bool in) {
 
 static bool is_worth_a_slot(const kv_node *n) { return n->awaited || n->found || n->first_child != KV_NONE; }
 
+static bool may_swap_out(const kv_table *t) { return t->rule.out && t->n_swaps < t->rule.most; }
+
 /* False: it must be given up. */
 static bool swap_out(kv_table *t, uint32_t node) {
     const kv_node *n = &t->prefix.nodes[node];
-    if (!t->rule.out || t->n_swaps >= t->rule.most || !is_worth_a_slot(n)) return false;
+    if (!may_swap_out(t) || !is_worth_a_slot(n)) return false;
     if (t->n_free_slots == 0 && t->prefix.swapped.n > 0) drop_tree(t, t->prefix.swapped.oldest);
     if (t->n_free_slots == 0) return false; /* the last one is about to be fetched */
     uint32_t slot = t->free_slots[--t->n_free_slots];
@@ -169,8 +174,19 @@ static bool swap_out(kv_table *t, uint32_t node) {
     return true;
 }
 
+/* The one that has rested longest; or, lest slots that may be fetched are lost with it, one of the next that has nothing behind
+ * it. */
+static uint32_t victim(const kv_table *t) {
+    const kv_node *nodes = t->prefix.nodes;
+    const uint32_t oldest = t->prefix.resting.oldest;
+    if (may_swap_out(t) || !t->rule.in) return oldest;
+    for (uint32_t i = 0, at = oldest; i < MOST_PASSED_OVER && at != KV_NONE; i++, at = nodes[at].newer)
+        if (nodes[at].first_child == KV_NONE) return at;
+    return oldest;
+}
+
 static void evict(kv_table *t) {
-    uint32_t node = t->prefix.resting.oldest;
+    uint32_t node = victim(t);
     INVARIANT(node != KV_NONE);
     uint32_t index = t->prefix.nodes[node].at;
     if (!swap_out(t, node)) drop_tree(t, node);
@@ -283,7 +299,7 @@ static void fetch_node(kv_table *t, kv_chain c, uint32_t node) {
 /* One in, and one out to make room for it. */
 static bool may_fetch_now(const kv_table *t) { return t->rule.in && t->n_swaps + 2 <= t->rule.most; }
 
-/* Who was to come again has come, or another has: then it is found. */
+/* Who was to come again has come, or another has: then it is found. Also where they compute it, as to fetch it does not pay. */
 static void note_taken(kv_node *n) {
     if (!n->awaited) n->found = true;
     n->awaited = false;
@@ -363,6 +379,7 @@ void kv_keep(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint
         } else if (t->prefix.nodes[same].state == KV_SWAPPED) { /* it was not worth to be fetched, and was computed again */
             t->free_slots[t->n_free_slots++] = kv_prefix_raise(&t->prefix, same);
             kv_prefix_settle(&t->prefix, same, block);
+            note_taken(&t->prefix.nodes[same]);
         } else {
             ch->apart = true;
             return;

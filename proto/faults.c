@@ -189,12 +189,13 @@ st_code proto_faults_reply_decode(const uint8_t *bytes, size_t n, proto_faults_r
 
 st_code proto_blocks_encode(const proto_blocks *b, proto_bytes *out) {
     Consort__V1__ForgetKvReply m = CONSORT__V1__FORGET_KV_REPLY__INIT;
-    m.has_forgotten = m.has_used = m.has_reserved = m.has_kept = m.has_total = 1;
+    m.has_forgotten = m.has_used = m.has_reserved = m.has_kept = m.has_total = m.has_slots = 1;
     m.forgotten = b->forgotten;
     m.used = b->used;
     m.reserved = b->reserved;
     m.kept = b->kept;
     m.total = b->total;
+    m.slots = b->slots;
     return proto_wire_pack(&m.base, out);
 }
 
@@ -202,6 +203,6 @@ st_code proto_blocks_decode(const uint8_t *bytes, size_t n, proto_blocks *out, s
     wire_room room;
     Consort__V1__ForgetKvReply *m;
     st_code code = proto_wire_unpack_small(&consort__v1__forget_kv_reply__descriptor, bytes, n, &room, ST_ERR_FORMAT, &m, e);
-    if (!code) *out = (proto_blocks){m->forgotten, m->used, m->reserved, m->kept, m->total};
+    if (!code) *out = (proto_blocks){m->forgotten, m->used, m->reserved, m->kept, m->total, m->slots};
     return code;
 }

@@ -175,6 +175,7 @@ ST_CHECKED st_code proto_faults_reply_decode(const uint8_t *bytes, size_t n, pro
 /* KV blocks, of all verifiers together, once nothing is kept of earlier requests. */
 typedef struct {
     uint64_t forgotten, used, reserved, kept, total; /* forgotten: those that had been kept */
+    uint64_t slots;                                  /* of swap files, those that hold one */
 } proto_blocks;
 ST_CHECKED st_code proto_blocks_encode(const proto_blocks *b, proto_bytes *out);
 /* Errors: ST_ERR_FORMAT. */

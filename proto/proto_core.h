@@ -148,7 +148,7 @@ typedef struct {
 
 typedef struct {
     uint64_t plan_id;
-    uint64_t step_ns; /* of it the swaps took, out and in: */
+    uint64_t step_ns; /* of it the swaps took, out and in, on the slowest rank: */
     uint64_t swap_out_ns, swap_in_ns;
     uint32_t n_rows;  /* tokens computed */
     uint32_t n_moved; /* tokens whose KV was moved, since the accepted path was not the first of its tree */

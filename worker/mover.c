@@ -33,8 +33,6 @@ enum {
     MAX_TRIES = 32,      /* nearly a lease: a host with much to do is not a broken link */
     EVENTS_A_TURN = 256, /* of a transport, before others and the mail have theirs */
     QUIT_MS = 500,
-    TIMER_SLACK_NS =
-        1000,       /* naps between looks at MPI are of 20 us: with the usual 50 us more the source has nothing in flight */
     STALL_MS = 100, /* a fault */
 };
 static const uint64_t MS = 1000000;

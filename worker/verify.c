@@ -15,6 +15,11 @@
 
 static const uint64_t LISTEN_NS = 2000000;
 
+enum {
+    SWAPS_MS = 60000, /* for all ranks to have swapped a plan's blocks; where deadline_ms is more, that */
+    MAX_RANKS = 64    /* of a group: tensor_parallel in config/group.def */
+};
+
 typedef struct {
     part part;
     parallel_group *group; /* the worker's */
@@ -69,7 +74,26 @@ static st_code load(part *p, st_error *e) {
     return code || !p->o->n_transports ? code : start_mover(v, e);
 }
 
-/* Before the plan's step, and behind all that was decided on the one before: took_ns[0] out, [1] in. */
+/* All ranks of the group have swapped; took_ns becomes what the slowest took each way. Without it a plan of swaps alone would
+ * have no collective, and a rank whose disk is slower would fall behind, plan by plan, until the others find it missing in a sum.
+ * A slow disk is no dead rank: the deadline is one of its own, and a rank that is dead ends the wait as the coordinator sees it.
+ */
+static st_code meet(const verifier *v, uint64_t took_ns[2], st_error *e) {
+    parallel_group *g = v->group;
+    const uint32_t deadline_ms = g->deadline_ms;
+    double all[2 * MAX_RANKS] = {0}; /* out, in of each rank: each adds its own to zeros */
+    INVARIANT(g->n_ranks <= MAX_RANKS);
+    for (uint32_t way = 0; way < 2; way++) all[2 * g->rank + way] = (double)took_ns[way];
+    if (deadline_ms < SWAPS_MS) g->deadline_ms = SWAPS_MS;
+    st_code code = g->ops->all_reduce(g, all, 2 * (size_t)g->n_ranks);
+    g->deadline_ms = deadline_ms;
+    if (code) return st_fail(e, code, "not all ranks of the group have swapped their KV blocks: %s", st_text(code));
+    for (uint32_t i = 0; i < 2 * g->n_ranks; i++)
+        if ((uint64_t)all[i] > took_ns[i % 2]) took_ns[i % 2] = (uint64_t)all[i];
+    return ST_OK;
+}
+
+/* Before the plan's step, and behind all that was decided on the one before: took_ns[0] out, [1] in, of the slowest rank. */
 static st_code swap_blocks(verifier *v, const proto_plan *plan, uint64_t took_ns[2], st_error *e) {
     took_ns[0] = took_ns[1] = 0;
     if (plan->n_swaps && !v->swap_file)
@@ -81,7 +105,7 @@ static st_code swap_blocks(verifier *v, const proto_plan *plan, uint64_t took_ns
         if (code) return code;
         took_ns[plan->swaps[i].in] += net_now_ns() - start;
     }
-    return ST_OK;
+    return plan->n_swaps && v->exchange ? meet(v, took_ns, e) : ST_OK;
 }
 
 /* The leader's step: the others hear the last decisions and the plan, all compute, the leader decides. */

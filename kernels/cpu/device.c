@@ -105,10 +105,13 @@ static void peek(kernels_device *d, void *to, const kernels_buffer *from, size_t
     if (n) memcpy(to, (const char *)from->bytes + at, n);
 }
 
-static void poke(kernels_device *d, kernels_buffer *to, size_t at, const void *from, size_t n) {
+static void poke(kernels_device *d, kernels_buffer *to, size_t at, const void *from, size_t n, bool soon) {
     (void)d;
     INVARIANT(at <= to->size_bytes && n <= to->size_bytes - at);
-    kernels_copy_past_cache((char *)to->bytes + at, from, n);
+    if (!soon)
+        kernels_copy_past_cache((char *)to->bytes + at, from, n);
+    else if (n)
+        memcpy((char *)to->bytes + at, from, n);
 }
 
 static st_code wait_all(kernels_device *d) {

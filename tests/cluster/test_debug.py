@@ -11,7 +11,7 @@ from support import consort, until
 from test_groups import STREAMS, begin, parts, rank_pid
 
 SECOND = {"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 8192, "threads": 1, "tensor_parallel": 2}
-POINTS = ["move.flip", "move.short", "move.cut", "move.stall"]
+POINTS = ["move.flip", "move.short", "move.cut", "swap.flip", "move.stall", "swap.stall"]
 
 
 @pytest.fixture(scope="module")

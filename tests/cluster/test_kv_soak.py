@@ -214,9 +214,9 @@ def count(cluster, before, disturber):
 
 
 def had_both(cluster):
-    """A move and a preemption: without them a round shows little."""
+    """A move, and a preemption whose blocks came back from disk: without them a round shows little."""
     m = cluster.metrics()
-    return value(m, "kv_moves_total", 'result="done"') > 0 and value(m, "num_preemptions_total") > 0
+    return value(m, "kv_moves_total", 'result="done"') > 0 and value(m, "num_preemptions_total") > 0 and value(m, "kv_swapped_in_blocks_total") > 0
 
 
 def soak(cluster, seed, requests, seconds):
@@ -244,7 +244,7 @@ def soak(cluster, seed, requests, seconds):
     end = cluster.metrics()
     assert value(end, "kv_cache_blocks_used") == value(end, "kv_cache_blocks_reserved") == value(end, "kv_moves_running") == 0
     left = json.loads(consort("debug", "forget", "--json", "--server", cluster.server).stdout)
-    assert left["used"] == left["reserved"] == left["kept"] == 0, left
+    assert left["used"] == left["reserved"] == left["kept"] == left["slots"] == 0, left
     for pid in set(pids) & {cluster.run["pid"], *cluster.worker_pids()}:
         until(lambda: n_files(pid) <= pids[pid], f"process {pid} to close its files: {n_files(pid)}, before {pids[pid]}")
     happened = count(cluster, before, disturber)
@@ -291,5 +291,5 @@ def test_whatever_happens_to_moves_the_bytes_are_those_of_the_undisturbed_run(ne
         left -= ROUND_SECONDS
     print(f"soak: {seed - FIRST_SEED} rounds: {dict(sorted(total.items()))}", file=sys.stderr, flush=True)
     total["lost"] = total["kill"] + total["given up"]
-    for what in ("answers", "cancel", "drain", "lost", "moves done", "preemptions", "faults"):
+    for what in ("answers", "cancel", "drain", "lost", "moves done", "preemptions", "swapped out", "swapped in", "faults"):
         assert total[what] > 0, f"no {what}: {total}"

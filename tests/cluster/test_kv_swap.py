@@ -1,12 +1,13 @@
 """KV blocks that go to disk when blocks run out, and come back: the bytes are the same, less is computed, no file is left."""
 import concurrent.futures
+import json
 import os
 import re
 
 import grpc
 import pytest
 
-from support import ROOT, until
+from support import ROOT, consort, until
 
 CODE = {"name": "code", "kind": "ngram", "table": f"{ROOT}/drafters/code.ngram"}
 SMALL = {"kv_tokens": 512, "max_context": 320, "prefill_chunk": 32, "max_rows": 64, "max_batch": 16}
@@ -83,3 +84,24 @@ def test_a_disk_that_changes_bytes_ends_the_verifier_and_no_answer_is_wrong(new_
     assert re.search(r"swap file: slot \d+ holds other bytes than were put in", cluster.output())
     until(lambda: not cluster.worker_pids(), "the rank to end")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_rank_whose_disk_is_slow_is_waited_for_and_not_lost(new_cluster, tmp_path):
+    """The third prompt pushes six blocks of the first out, in one step: the second rank takes three seconds for them, and would be missing in the step's first sum."""
+    cluster = new_cluster(swap_tokens=4096, swap_directory=tmp_path, speculation="none", tensor_parallel=2, threads=1, debug="on", dead_after_ms=2000, kv_tokens=512, max_context=320,
+                          prefill_chunk=320, max_rows=320, max_batch=4)
+    asked = [([n] * length, {"max_tokens": 4, "ignore_end": True}) for n, length in ((2000, 200), (2000, 200), (2001, 300), (2002, 300), (2000, 200))]
+    alone = [cluster.generate(p, cache_salt=str(i), **f) for i, (p, f) in enumerate(asked)]
+    consort("debug", "forget", "--server", cluster.server)
+    consort("debug", "faults", "swap.stall=1", "--rank", "2", "--server", cluster.server)
+    before = figures(cluster)
+    again = [cluster.generate(p, **f) for p, f in asked[:-1]]
+    assert figures(cluster)["kv_swap_slots_used"] >= 6
+    again.append(cluster.generate(asked[-1][0], **asked[-1][1]))
+    after = figures(cluster)
+    assert [(a.ids, a.text) for a in again] == [(a.ids, a.text) for a in alone]
+    assert len(cluster.worker_pids()) == 2 and "lost" not in cluster.output()
+    n_out, took = (after[name] - before[name] for name in ("kv_swapped_out_blocks_total", "kv_swap_out_seconds_total"))
+    assert n_out >= 6 and took >= 0.5 * n_out  # the slowest rank's time, and not the leader's
+    left = json.loads(consort("debug", "forget", "--json", "--server", cluster.server).stdout)
+    assert left["slots"] == left["used"] == left["kept"] == 0, left

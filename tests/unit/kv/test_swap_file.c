@@ -4,10 +4,12 @@
 
 #include <dirent.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -59,7 +61,7 @@ static void fill(const machine *m, uint8_t *bytes, uint32_t block, uint32_t time
 
 static void write_block(const machine *m, uint32_t block, uint32_t time) {
     fill(m, m->a, block, time);
-    m->ops->poke(m->device, kv_store_view(m->store)->at.buffer, block * m->block_bytes, m->a, m->block_bytes);
+    m->ops->poke(m->device, kv_store_view(m->store)->at.buffer, block * m->block_bytes, m->a, m->block_bytes, false);
 }
 
 static void assert_block(const machine *m, uint32_t block, uint32_t of, uint32_t time) {
@@ -168,9 +170,18 @@ static void a_directory_or_a_disk_that_will_not_do_is_named_with_its_key(void **
     st_error e = {0};
     assert_int_equal(kv_swap_file_create(m->ops, m->device, m->store, "/nowhere/at/all", 1, &f, &e), ST_ERR_IO);
     assert_non_null(strstr(e.message, "swap_directory: cannot make a file in /nowhere/at/all: No such file"));
-    assert_int_equal(kv_swap_file_create(m->ops, m->device, m->store, "/dev/shm", 1 << 23, &f, &e), ST_ERR_IO);
+    struct rlimit before, little; /* whatever disks the host has; and a file that grows past it is an error, not a signal */
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    little = (struct rlimit){.rlim_cur = 7 * m->block_bytes, .rlim_max = before.rlim_max};
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &little), 0);
+    st_code code = kv_swap_file_create(m->ops, m->device, m->store, m->directory, 8, &f, &e);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(code, ST_ERR_IO);
     assert_non_null(strstr(e.message, "swap_tokens: cannot set "));
-    assert_non_null(strstr(e.message, "8388608 KV blocks"));
+    assert_non_null(strstr(e.message, "8 KV blocks"));
+    assert_non_null(strstr(e.message, "File too large"));
     assert_null(f);
     kv_swap_file_destroy(NULL);
 }

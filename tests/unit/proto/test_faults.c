@@ -59,7 +59,7 @@ static void a_call_and_its_replies_come_back_as_they_went(void **state) {
         proto_bytes_free(&b);
         r.said.code = ST_OK, r.said.message[0] = 0;
     }
-    proto_blocks blocks = {1, 2, 3, 4, UINT64_MAX}, same;
+    proto_blocks blocks = {1, 2, 3, 4, UINT64_MAX, 6}, same;
     assert_int_equal(proto_blocks_encode(&blocks, &b), ST_OK);
     assert_int_equal(proto_blocks_decode(b.bytes, b.n, &same, &e), ST_OK);
     assert_memory_equal(&blocks, &same, sizeof same);
