@@ -55,6 +55,14 @@ def cluster(api):
     assert not c.left_behind()
 
 
+@pytest.fixture(scope="session")
+def alone(cluster):
+    """What one verifier answers by itself to the STREAMS of test_groups, which others ask as well, to one after the other."""
+    from test_groups import STREAMS, parts
+
+    return [parts(cluster.stream(prompt, speculation="none", **fields)) for prompt, fields in STREAMS]
+
+
 @pytest.fixture
 def new_cluster(api):
     """new_cluster(**topology): a cluster of its own; what the test does not end itself is ended after it."""

@@ -14,11 +14,6 @@ SECOND = {"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 8
 POINTS = ["move.flip", "move.short", "move.cut", "swap.flip", "move.stall", "swap.stall"]
 
 
-@pytest.fixture(scope="module")
-def alone(cluster):
-    return [parts(cluster.stream(prompt, speculation="none", **fields)) for prompt, fields in STREAMS]
-
-
 def debug(cluster, *arguments, check=True):
     done = consort("debug", *arguments, "--json", "--server", cluster.server, check=check)
     return json.loads(done.stdout) if check else done

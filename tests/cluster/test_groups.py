@@ -25,12 +25,6 @@ def parts(replies):
     return [t for r in replies for t in r.tokens], [x for r in replies for x in r.logprobs.token], "".join(r.text for r in replies), replies[-1].finish_reason
 
 
-@pytest.fixture(scope="module")
-def alone(cluster):
-    """What one verifier answers by itself, to one after the other."""
-    return [parts(cluster.stream(prompt, speculation="none", **fields)) for prompt, fields in STREAMS]
-
-
 def verifiers(metrics, name):
     return [metrics[f"consort_verifier_{name}", f'group="{group}"'] for group in ("target", "second")]
 

@@ -8,15 +8,10 @@ import grpc
 import pytest
 
 from support import consort, until
-from test_groups import CODE, FIXED, STREAMS, begin, parts, rank_pid, verifiers
+from test_groups import CODE, FIXED, begin, parts, rank_pid, verifiers
 
 # SmolLM2 has 3 KV heads: of two ranks each holds two, and the one in the middle comes from either.
 SECOND = {"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 8192, "threads": 1}
-
-
-@pytest.fixture(scope="module")
-def alone(cluster):
-    return [parts(cluster.stream(prompt, speculation="none", **fields)) for prompt, fields in STREAMS]
 
 
 def moves(metrics, result):
