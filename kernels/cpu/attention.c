@@ -302,7 +302,8 @@ static void attend_part(void *context, uint32_t part) {
 void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q,
                            const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of, uint32_t window) {
     INVARIANT(layer < kv->n_layers && window > 0);
-    uint32_t per_thread = n / (2 * d->n_threads);
+    /* Two parts a thread, so that one that starts late leaves some to the others; no more, since each decodes its keys again. */
+    const uint32_t n_parts = d->n_threads == 1 ? 1 : 2 * d->n_threads, runs = (n_parts - 1) / kv->n_kv_heads + 1;
     kv_job job = {.s = store_of(kv),
                   .p = d->primitives,
                   .layer = layer,
@@ -313,7 +314,7 @@ void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t lay
                   .scale = 1.0f / sqrtf((float)kv->head_dim),
                   .n_heads = n_heads,
                   .window = window,
-                  .part_rows = per_thread < 1 ? 1 : least(per_thread, MAX_PART_ROWS),
+                  .part_rows = n ? least((n - 1) / runs + 1, MAX_PART_ROWS) : 1,
                   .kv_head_of = kv_head_of};
     if (!n) return;
     kernels_cpu_flush(d);
