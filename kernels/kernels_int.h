@@ -117,11 +117,12 @@ typedef struct {
     void (*attend)(const kernels_query *query, uint32_t n, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
                    float scale);
     /* The same for queries of several rows, each with `first` and `end` of its own; the chunk is of positions p0 on. Opened with
-     * q[KERNELS_LANES][head_dim]; closing divides by l and leaves the first n in out[n][head_dim]. NULL: by `attend` alone. */
+     * q[KERNELS_LANES][head_dim]; closing leaves the first n divided by l where they are done, or as `attend` goes on with
+     * them. NULL: by `attend` alone. */
     void (*open_lanes)(kernels_lanes *l, const float *const *q, uint32_t head_dim);
     void (*attend_lanes)(kernels_lanes *l, uint32_t p0, const float *k, const float *v, uint32_t n_keys, uint32_t head_dim,
                          float scale);
-    void (*close_lanes)(const kernels_lanes *l, float *const *out, uint32_t n, uint32_t head_dim);
+    void (*close_lanes)(const kernels_lanes *l, const kernels_query *query, uint32_t n, uint32_t head_dim, bool done);
 } kernels_primitives;
 
 /* GELU by tanh is x / (1 + exp(-u)), u = x (C1 + C2 x^2): C1 = 2 sqrt(2 / pi), C2 = 0.044715 C1. */

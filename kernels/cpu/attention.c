@@ -2,7 +2,8 @@
  * of the chunk to floats where the keys stand in one block in order (all of a prompt, and all but the newest tokens of a draft
  * tree); a row whose keys are scattered (tree ancestors) gathers its own. The arithmetic of a row is the same either way:
  * it gets the same floats in the same order. Road not taken: decoding inside the dot product, which does it again for each
- * query head and token. Where a table can, queries of a run of such rows go side by side, one in each lane (kernels_lanes).
+ * query head and token. Where a table can, queries of a run go side by side, one in each lane (kernels_lanes), through the
+ * chunks that they all see in order, and alone through the rest.
  * Limits: head_dim up to KERNELS_MAX_HEAD_DIM; K and V of a chunk and the lanes stand on the stack: 330 KB at most. */
 #include "base/fmath.h"
 #include "kernels/cpu/cpu_int.h"
@@ -180,77 +181,84 @@ static void attend_row(const kv_job *job, const attend_group *g, uint32_t row, u
     job->p->attend(query, g->n_heads, c->k + skip * dim, c->v + skip * dim, n - skip, dim, job->scale);
 }
 
-/* Whether the keys of a row all stand in the slots of their own positions. */
-static bool is_text(const kernels_row *r) {
-    for (uint32_t i = 0; i < r->n_path; i++)
-        if (r->path[i] != r->n_before + i) return false;
-    return true;
+/* Queries that go side by side: those of the first n_rows rows of a run, query i being head i % n_heads of row i / n_heads, in
+ * the chunks before position `end`. Lanes left over repeat the first of their sixteen. */
+typedef struct {
+    uint32_t n_rows, end;
+    kernels_lanes lanes[MAX_LANES / KERNELS_LANES];
+} bunch;
+
+static kernels_query query_of(const kv_job *job, const attend_group *g, uint32_t i, kernels_softmax (*state)[MAX_PART_HEADS]) {
+    const uint32_t row = i / g->n_heads, h = i % g->n_heads;
+    const size_t at = ((size_t)(g->first + row) * job->n_heads + g->heads[h]) * job->s.kv->head_dim;
+    return (kernels_query){&state[row][h], job->out + at, job->q + at};
 }
 
-/* Whether the rows of a run may go side by side, and would fill most of the lanes. */
-static bool fills_lanes(const kv_job *job, const attend_group *g) {
-    const uint32_t n = g->n_rows * g->n_heads, lanes = ((n - 1) / KERNELS_LANES + 1) * KERNELS_LANES;
-    if (!job->p->attend_lanes || n * 5 < lanes * 4) return false;
-    for (uint32_t i = 0; i < g->n_rows; i++)
-        if (!is_text(&job->rows[g->first + i])) return false;
-    return true;
-}
-
-/* attend_run for such rows: query i of the run is head i % n_heads of row i / n_heads. Lanes left over repeat the first. */
-static void attend_lanes(const kv_job *job, const attend_group *g) {
-    const uint32_t n = g->n_rows * g->n_heads, dim = job->s.kv->head_dim;
-    const kernels_row *rows = job->rows + g->first;
-    kernels_lanes group[MAX_LANES / KERNELS_LANES];
-    chunk_keys c;
-    size_t at[MAX_LANES];
-    uint32_t first = UINT32_MAX, end = 0;
-    for (uint32_t i = 0; i < g->n_rows; i++) {
-        first = least(first, first_visible(job, &rows[i]));
-        if (rows[i].n_before + rows[i].n_path > end) end = rows[i].n_before + rows[i].n_path;
+/* How many rows of a run had best go side by side: sixteen lanes take as long as twelve queries alone. */
+static uint32_t n_side_by_side(const kv_job *job, const attend_group *g) {
+    uint32_t best = 0, least_cost = g->n_rows * g->n_heads;
+    for (uint32_t n = 1; n <= g->n_rows && job->p->attend_lanes; n++) {
+        const uint32_t cost = ((n * g->n_heads - 1) / KERNELS_LANES + 1) * 12 + (g->n_rows - n) * g->n_heads;
+        if (cost > least_cost) continue;
+        least_cost = cost;
+        best = n;
     }
-    for (uint32_t i = 0; i < n; i++)
-        at[i] = ((size_t)(g->first + i / g->n_heads) * job->n_heads + g->heads[i % g->n_heads]) * dim;
+    return best;
+}
+
+/* The bunch ends where one of its rows does not see its keys in the slots of their own positions. */
+static void open_bunch(const kv_job *job, const attend_group *g, bunch *b, kernels_softmax (*state)[MAX_PART_HEADS]) {
+    uint32_t end = UINT32_MAX;
+    b->n_rows = n_side_by_side(job, g);
+    const uint32_t n = b->n_rows * g->n_heads;
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        const kernels_row *r = &job->rows[g->first + i];
+        for (uint32_t k = 0; k < r->n_path; k++)
+            if (r->path[k] != r->n_before + k) end = least(end, r->n_before + k);
+    }
+    b->end = end / KERNELS_CHUNK_KEYS * KERNELS_CHUNK_KEYS;
     for (uint32_t i = 0; i < n; i += KERNELS_LANES) {
+        kernels_lanes *l = &b->lanes[i / KERNELS_LANES];
         const float *q[KERNELS_LANES];
-        kernels_lanes *l = &group[i / KERNELS_LANES];
         for (uint32_t lane = 0; lane < KERNELS_LANES; lane++) {
             const uint32_t of = i + lane < n ? i + lane : i;
-            const kernels_row *r = &rows[of / g->n_heads];
-            q[lane] = job->q + at[of];
+            const kernels_row *r = &job->rows[g->first + of / g->n_heads];
+            q[lane] = query_of(job, g, of, state).q;
             l->first[lane] = (int32_t)first_visible(job, r);
             l->end[lane] = (int32_t)(r->n_before + r->n_path);
         }
-        job->p->open_lanes(l, q, dim);
+        job->p->open_lanes(l, q, job->s.kv->head_dim);
     }
-    for (uint32_t p0 = first / KERNELS_CHUNK_KEYS * KERNELS_CHUNK_KEYS; p0 < end; p0 += KERNELS_CHUNK_KEYS) {
-        uint32_t next = p0 + KERNELS_CHUNK_KEYS, n_keys = least(end - p0, KERNELS_CHUNK_KEYS);
-        if (next < end) ask_for_block(job, g->kv_head, rows->blocks, next, least(end - next, KERNELS_CHUNK_KEYS));
-        decode_block(job, g->kv_head, rows->blocks, p0, n_keys, &c);
-        for (uint32_t i = 0; i < n; i += KERNELS_LANES)
-            job->p->attend_lanes(&group[i / KERNELS_LANES], p0, c.k, c.v, n_keys, dim, job->scale);
-    }
-    for (uint32_t i = 0; i < n; i += KERNELS_LANES) {
-        float *out[KERNELS_LANES];
-        for (uint32_t lane = 0; lane < least(KERNELS_LANES, n - i); lane++) out[lane] = job->out + at[i + lane];
-        job->p->close_lanes(&group[i / KERNELS_LANES], out, least(KERNELS_LANES, n - i), dim);
-    }
+}
+
+/* Its rows are done, or go on alone. */
+static void close_bunch(const kv_job *job, const attend_group *g, bunch *b, kernels_softmax (*state)[MAX_PART_HEADS], bool done) {
+    const uint32_t n = b->n_rows * g->n_heads;
+    kernels_query query[MAX_LANES];
+    for (uint32_t i = 0; i < n; i++) query[i] = query_of(job, g, i, state);
+    for (uint32_t i = 0; i < n; i += KERNELS_LANES)
+        job->p->close_lanes(&b->lanes[i / KERNELS_LANES], query + i, least(KERNELS_LANES, n - i), job->s.kv->head_dim, done);
+    b->n_rows = 0;
 }
 
 static void attend_run(const kv_job *job, const attend_group *g) {
     kernels_softmax state[MAX_PART_ROWS][MAX_PART_HEADS];
     chunk_keys c;
+    bunch b;
     uint32_t dim = job->s.kv->head_dim, longest = 0, earliest = UINT32_MAX;
+    open_bunch(job, g, &b, state);
     for (uint32_t i = 0; i < g->n_rows; i++) {
         const kernels_row *r = &job->rows[g->first + i];
         if (r->n_before + r->n_path > longest) longest = r->n_before + r->n_path;
         earliest = least(earliest, first_visible(job, r));
-        for (uint32_t h = 0; h < g->n_heads; h++) {
+        for (uint32_t h = 0; i >= b.n_rows && h < g->n_heads; h++) {
             state[i][h] = (kernels_softmax){-INFINITY, 0};
             memset(job->out + ((size_t)(g->first + i) * job->n_heads + g->heads[h]) * dim, 0, dim * sizeof(float));
         }
     }
     const uint32_t *blocks = job->rows[g->first].blocks;
     for (uint32_t p0 = earliest / KERNELS_CHUNK_KEYS * KERNELS_CHUNK_KEYS; p0 < longest; p0 += KERNELS_CHUNK_KEYS) {
+        if (p0 >= b.end) close_bunch(job, g, &b, state, false);
         uint32_t n_block = 0; /* keys to decode for the rows that see this chunk in order */
         for (uint32_t i = 0; i < g->n_rows; i++) {
             const kernels_row *r = &job->rows[g->first + i];
@@ -260,12 +268,14 @@ static void attend_run(const kv_job *job, const attend_group *g) {
         uint32_t next = p0 + KERNELS_CHUNK_KEYS;
         if (next < longest) ask_for_block(job, g->kv_head, blocks, next, least(longest - next, KERNELS_CHUNK_KEYS));
         if (n_block) decode_block(job, g->kv_head, blocks, p0, n_block, &c);
-        for (uint32_t i = 0; i < g->n_rows; i++) {
+        for (uint32_t i = 0; n_block && i < b.n_rows * g->n_heads; i += KERNELS_LANES)
+            job->p->attend_lanes(&b.lanes[i / KERNELS_LANES], p0, c.k, c.v, n_block, dim, job->scale);
+        for (uint32_t i = b.n_rows; i < g->n_rows; i++) {
             const kernels_row *r = &job->rows[g->first + i];
             uint32_t n = n_visible(job, r, p0);
             if (n && in_order(job, r, p0)) attend_row(job, g, g->first + i, p0, n, &c, state[i]);
         }
-        for (uint32_t i = 0; i < g->n_rows; i++) {
+        for (uint32_t i = b.n_rows; i < g->n_rows; i++) {
             const kernels_row *r = &job->rows[g->first + i];
             uint32_t n = n_visible(job, r, p0);
             if (!n || in_order(job, r, p0)) continue;
@@ -273,11 +283,12 @@ static void attend_run(const kv_job *job, const attend_group *g) {
             attend_row(job, g, g->first + i, p0, n, &c, state[i]);
         }
     }
-    for (uint32_t i = 0; i < g->n_rows; i++)
+    for (uint32_t i = b.n_rows; i < g->n_rows; i++)
         for (uint32_t h = 0; h < g->n_heads; h++) {
             float *o = job->out + ((size_t)(g->first + i) * job->n_heads + g->heads[h]) * dim, inverse = 1.0f / state[i][h].l;
             for (uint32_t k = 0; k < dim; k++) o[k] *= inverse;
         }
+    close_bunch(job, g, &b, state, true);
 }
 
 static void attend_part(void *context, uint32_t part) {
@@ -294,7 +305,7 @@ static void attend_part(void *context, uint32_t part) {
             while (g.first + g.n_rows < end && (!job->p->attend_lanes || (g.n_rows + 1) * g.n_heads <= MAX_LANES) &&
                    job->rows[g.first + g.n_rows].blocks == job->rows[g.first].blocks)
                 g.n_rows++;
-            (fills_lanes(job, &g) ? attend_lanes : attend_run)(job, &g);
+            attend_run(job, &g);
         }
     }
 }
@@ -302,7 +313,8 @@ static void attend_part(void *context, uint32_t part) {
 void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t layer, kernels_view out, kernels_view q,
                            const kernels_row *rows, uint32_t n, uint32_t n_heads, const uint32_t *kv_head_of, uint32_t window) {
     INVARIANT(layer < kv->n_layers && window > 0);
-    uint32_t per_thread = n / (2 * d->n_threads);
+    /* Two parts a thread, so that one that starts late leaves some to the others; no more, since each decodes its keys again. */
+    const uint32_t n_parts = d->n_threads == 1 ? 1 : 2 * d->n_threads, runs = (n_parts - 1) / kv->n_kv_heads + 1;
     kv_job job = {.s = store_of(kv),
                   .p = d->primitives,
                   .layer = layer,
@@ -313,7 +325,7 @@ void kernels_cpu_attention(kernels_device *d, const kernels_kv *kv, uint32_t lay
                   .scale = 1.0f / sqrtf((float)kv->head_dim),
                   .n_heads = n_heads,
                   .window = window,
-                  .part_rows = per_thread < 1 ? 1 : least(per_thread, MAX_PART_ROWS),
+                  .part_rows = n ? least((n - 1) / runs + 1, MAX_PART_ROWS) : 1,
                   .kv_head_of = kv_head_of};
     if (!n) return;
     kernels_cpu_flush(d);

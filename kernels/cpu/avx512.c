@@ -133,7 +133,7 @@ static void geglu(float *out, const float *gate, const float *up, uint32_t dim) 
 
 static const kernels_primitives table = {
     .isa = "avx512",
-    .tile_tokens = 8,
+    .tile_tokens = 9, /* a token and 8 drafted behind it */
     .product =
         {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx512_product_##id,

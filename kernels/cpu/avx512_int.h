@@ -26,7 +26,7 @@ void kernels_avx512_attend(const kernels_query *query, uint32_t n, const float *
 void kernels_avx512_open_lanes(kernels_lanes *l, const float *const *q, uint32_t dim);
 void kernels_avx512_attend_lanes(kernels_lanes *l, uint32_t p0, const float *k, const float *v, uint32_t n_keys, uint32_t dim,
                                  float scale);
-void kernels_avx512_close_lanes(const kernels_lanes *l, float *const *out, uint32_t n, uint32_t dim);
+void kernels_avx512_close_lanes(const kernels_lanes *l, const kernels_query *query, uint32_t n, uint32_t dim, bool done);
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) &&                           \
     defined(__AVX512VNNI__) && defined(__FMA__) && defined(__F16C__)

@@ -137,14 +137,15 @@ void kernels_avx512_open_lanes(kernels_lanes *l, const float *const *q, uint32_t
     _mm512_store_ps(l->l, _mm512_setzero_ps());
 }
 
-void kernels_avx512_close_lanes(const kernels_lanes *l, float *const *out, uint32_t n, uint32_t dim) {
-    const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_load_ps(l->l));
+void kernels_avx512_close_lanes(const kernels_lanes *l, const kernels_query *query, uint32_t n, uint32_t dim, bool done) {
+    const __m512 one = _mm512_set1_ps(1.0f), factor = done ? _mm512_div_ps(one, _mm512_load_ps(l->l)) : one;
+    for (uint32_t i = 0; i < n; i++) *query[i].state = (kernels_softmax){l->m[i], l->l[i]};
     for (uint32_t d = 0; d < dim; d += 16) {
         __m512 r[16];
         for (uint32_t i = 0; i < 16; i++)
-            r[i] = d + i < dim ? _mm512_mul_ps(_mm512_load_ps(l->o + (d + i) * LANES), inverse) : _mm512_setzero_ps();
+            r[i] = d + i < dim ? _mm512_mul_ps(_mm512_load_ps(l->o + (d + i) * LANES), factor) : _mm512_setzero_ps();
         transpose(r);
-        for (uint32_t i = 0; i < n; i++) store(out[i] + d, r[i], dim - d);
+        for (uint32_t i = 0; i < n; i++) store(query[i].o + d, r[i], dim - d);
     }
 }
 

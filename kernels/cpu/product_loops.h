@@ -5,7 +5,7 @@
  *     store_chunk(out, acc, n, is_first)                 out[t] = acc[t], or += where is_first is not
  *     add_group(acc, tile, group, a, n, s)               adds a group of 32 columns
  *     add_column(acc, w, x, stride, n, format)           adds a column, of a float format, whose lanes stand at w
- *     PRODUCT(id), PRODUCT_TOKENS                        the name of a format's function; TO_4 or TO_8, its tile_tokens */
+ *     PRODUCT(id), PRODUCT_TOKENS                        the name of a format's function; TO_4 or TO_9, its tile_tokens */
 #ifndef CONSORT_KERNELS_CPU_PRODUCT_LOOPS_H
 #define CONSORT_KERNELS_CPU_PRODUCT_LOOPS_H
 
@@ -68,16 +68,15 @@ INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t 
 #define TO_4(of, what)                                                                                                           \
     default:                                                                                                                     \
         of(n, what)
-#define TO_8  TO_4
+#define TO_9  TO_4
 #define TO_13 TO_4
 #else
 #define CASE(n, of, what)                                                                                                        \
     case n:                                                                                                                      \
         of(n, what) break;
-#define TO_4(of, what) CASE(1, of, what) CASE(2, of, what) CASE(3, of, what) CASE(4, of, what)
-#define TO_8(of, what) TO_4(of, what) CASE(5, of, what) CASE(6, of, what) CASE(7, of, what) CASE(8, of, what)
-#define TO_13(of, what)                                                                                                          \
-    TO_8(of, what) CASE(9, of, what) CASE(10, of, what) CASE(11, of, what) CASE(12, of, what) CASE(13, of, what)
+#define TO_4(of, what)  CASE(1, of, what) CASE(2, of, what) CASE(3, of, what) CASE(4, of, what)
+#define TO_9(of, what)  TO_4(of, what) CASE(5, of, what) CASE(6, of, what) CASE(7, of, what) CASE(8, of, what) CASE(9, of, what)
+#define TO_13(of, what) TO_9(of, what) CASE(10, of, what) CASE(11, of, what) CASE(12, of, what) CASE(13, of, what)
 #endif
 
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
