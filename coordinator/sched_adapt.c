@@ -74,6 +74,13 @@ static void learn_agreement(sched *s, const sched_tree *offer, const proto_item 
     spec_agreement_learn(&s->agreement, &whole, offer->from, item->tokens, item->n_tokens);
 }
 
+static void judge_round(sched_request *r, const sched_tree *offer, const proto_item *item) {
+    token_tree without = spec_tree_view(&offer->without);
+    uint32_t n_without = spec_tree_walk(&without, item->tokens, item->n_tokens, NULL);
+    spec_worth_judge(&r->group->worth, fusion_of(r->lockstep), (spec_trust){(float)offer->promised, (float)(item->n_tokens - 1)},
+                     (spec_trust){(float)offer->promised_without, (float)n_without});
+}
+
 void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item) {
     const spec_tree *proposals = sched_proposals(s, r);
     const spec_likeness likeness = {s->limits.similarity, s->limits.similarity_context};
@@ -84,8 +91,7 @@ void sched_learn_drafts(sched *s, sched_request *r, const sched_asked *asked, co
     for (uint32_t i = 0; i < s->roster.n; i++)
         spec_calibration_learn(&s->calibrations[i], &trust(s, r)[i], &proposals[i], item->tokens, item->n_tokens);
     if (asked->offer) learn_agreement(s, asked->offer, item);
-    if (asked->offer && r->asked)
-        spec_worth_judge(&r->group->worth, fusion_of(r->lockstep), asked->offer->promised, item->n_tokens - 1);
+    if (asked->offer && r->asked) judge_round(r, asked->offer, item);
 }
 
 void sched_calibrate(const sched *s, const sched_request *r, uint32_t drafter, spec_tree *out) {
@@ -225,6 +231,24 @@ static spec_yield divide(sched_group *g, spec_step *step, uint32_t n_decode, uin
     return spec_divide(step, s->shares, n_decode);
 }
 
+/* Cuts a tree to what a step has for it; returns how many of it are expected to be accepted. */
+static double cut(spec_tree *t, const spec_share *share) {
+    double promised = 0;
+    t->n = share->taken;
+    for (uint32_t i = 0; i < share->taken; i++) promised += (double)share->path[i];
+    return promised;
+}
+
+/* What the step would verify, had nobody been asked. */
+static spec_yield divide_without(sched_group *g, spec_step *step, uint32_t n_decode) {
+    spec_yield expected = divide(g, step, n_decode, g->s->roster.local);
+    for (uint32_t i = 0; i < n_decode; i++) {
+        g->trees[i].without = g->trees[i].tree;
+        g->trees[i].promised_without = cut(&g->trees[i].without, &g->s->shares[i]);
+    }
+    return expected;
+}
+
 /* What the step would have given had nobody waited: all would be in it. */
 static void learn_worth(sched_group *g, const spec_step *step, spec_round *round) {
     uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
@@ -259,7 +283,7 @@ void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
     spec_step step = {
         .cost = &g->cost, .n_rows = n_decode, .n_choices = n_decode, .n_free = s->limits.max_rows - n_decode - beside};
     bool knows = spec_cost_known(&g->cost, step.n_rows); /* else it cannot be said what drafts gain */
-    if (asked) round.without = divide(g, &step, n_decode, s->roster.local);
+    if (asked) round.without = divide_without(g, &step, n_decode);
     if (asked) round.wait_ns = waited_ns(g, n_decode);
     uint64_t idle = s->now_ns - g->idle_since_ns;
     step.wait_ns = round.wait_ns < idle ? round.wait_ns : idle; /* the group worked for others in the rest of it */
@@ -268,9 +292,7 @@ void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
     round.with = divide(g, &step, n_decode, UINT32_MAX);
     for (uint32_t i = 0; i < n_decode; i++) {
         s->stats.offered += g->trees[i].tree.n;
-        g->trees[i].tree.n = s->shares[i].taken;
-        g->trees[i].promised = 0;
-        for (uint32_t k = 0; k < s->shares[i].taken; k++) g->trees[i].promised += (double)s->shares[i].path[k];
+        g->trees[i].promised = cut(&g->trees[i].tree, &s->shares[i]);
         s->stats.expected += g->trees[i].promised;
     }
     if (asked && knows) learn_worth(g, &step, &round);

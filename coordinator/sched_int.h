@@ -97,6 +97,8 @@ typedef struct {
     uint32_t from[NOUNS_MAX_TREE]; /* masks of the drafters that proposed each node */
     uint32_t n_offered;            /* nodes, before the tree was cut to what pays */
     double promised;               /* of those that are left, expected to be accepted */
+    spec_tree without;             /* of a round that has asked: what the step would have verified had nobody been ... */
+    double promised_without;
 } sched_tree;
 
 /* One item of a plan in flight. */

@@ -204,7 +204,8 @@ typedef struct {
 enum { SPEC_LOADS = 12, SPEC_GAINS = 4, SPEC_ROUND_KINDS = SPEC_LOADS * SPEC_GAINS };
 typedef struct {
     spec_worth_rounds kind[SPEC_FUSIONS][SPEC_ROUND_KINDS];
-    spec_trust kept[SPEC_FUSIONS]; /* drafts that sequences were promised by such rounds, and those that they got; both fade */
+    spec_trust kept[SPEC_FUSIONS]; /* drafts that sequences were promised by such rounds, and those that they got; all fade ... */
+    spec_trust kept_without;       /* ... and those that they would have been, and would have got, without */
     uint64_t probed_ns;            /* the last round of a kind that does not pay, tries aside */
     uint64_t quiet_ns,
         turn_ns; /* after a try of the other fusion nobody tries anything before the one; no fusion before the other */
@@ -225,8 +226,8 @@ spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth
                               uint64_t now_ns);
 void spec_worth_try(spec_worth *w, uint64_t try_ns, uint64_t now_ns); /* a round that tries has asked */
 void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns);
-/* A sequence for which such a round expected `promised` drafts to be accepted has had n_accepted. */
-void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_accepted);
+/* Of a sequence in such a round: the drafts that it was promised and got, and what that would have been without. */
+void spec_worth_judge(spec_worth *w, spec_fusion f, spec_trust with, spec_trust without);
 
 /* ---- hedge: drafters by their hits ---- */
 

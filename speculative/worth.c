@@ -1,7 +1,10 @@
 /* Whether drafters are waited for, and how they go on: each alone, or together in lockstep (design/speculation.md, 4 and 5).
  *
- * Whether to wait: each round that asked knows what it would have given without; the sums of both fade. They are kept by the
- * number of decoding sequences, in powers of two, since what pays for one does not for thirty; and by what lookup alone would
+ * Whether to wait: each round that asked knows what is expected of it, and of a step without; the sums of both fade. Both are
+ * held to what such rounds have kept of their promises: the tokens that come judge the drafts that would have been verified
+ * without, too. Beliefs are calibrated over all rounds, and where somebody was asked and does not agree, lookup is right less
+ * often; so by its promises a step without is a fifth worse than it is, and waiting would pay where it does not. Sums are kept by
+ * the number of decoding sequences, in powers of two, since what pays for one does not for thirty; and by what lookup alone would
  * bring, since where the text repeats itself there is little that others could add. What is not known yet is held to be as
  * where waiting gains rather more, else each of some ten kinds would have to pay for its own first rounds; and all that do not
  * pay share one allowance for probes, which tries of a fusion do not spend.
@@ -11,15 +14,15 @@
  * a round that asked several (one alone never is in lockstep), its step, how often it waited for an answer and what that takes,
  * and the one with more tokens a time is taken. Rounds differ from each other by a third, and a few hundredths decide: those are
  * means over many rounds. What an answer takes differs little and can change at once, when a link does: that is a mean over a
- * few. What the step would have given without is the unit, since the text's and the machine's moods are in both. What is expected
- * of a round is no measure between the two, unless it comes: beliefs are calibrated over all rounds, and where drafters go on
- * from each other's tokens they come true more often. So both are held to what they have kept of their promises; but where only
- * one pays by its promises, which is what asking goes by, it is that one. The fusion that gives less is tried again as often as
- * that costs a quarter of a hundredth: often, where it gives hardly less; as much time behind a try is left to the probes above.
- * What lockstep costs before its first round is at most the wait for a draft that each makes alone, at each depth, and what a
- * round waits at all. Not taken: to reckon a round in lockstep from the round trip and the time of a pass: neither is seen alone,
- * and what counts most, the tokens that others add, is not in them. Limits: each kind of round learns for itself: some dozens of
- * rounds where lockstep is known of a kind beside it; else its first tries are as far apart as what they may cost demands. */
+ * few. What the step would have given without is the unit, since the text's and the machine's moods are in both. Promises are no
+ * measure between the two either: where drafters go on from each other's tokens they come true more often. The fusion that gives
+ * less is tried again as often as that costs a quarter of a hundredth: often, where it gives hardly less; as much time behind a
+ * try is left to the probes above. What lockstep costs before its first round is at most the wait for a draft that each makes
+ * alone, at each depth, and what a round waits at all. Not taken: to reckon a round in lockstep from the round trip and the time
+ * of a pass: neither is seen alone, and what counts most, the tokens that others add, is not in them. Limits: each kind of round
+ * learns for itself: some dozens of rounds where lockstep is known of a kind beside it; else its first tries are as far apart as
+ * what they may cost demands. Where drafts without would have gone on behind the tokens that came, they are judged by these
+ * alone. */
 #include "speculative/speculative.h"
 
 #define WORTH       1.01 /* that rounds must give to be waited for, in lockstep to be taken for those that are not */
@@ -93,8 +96,7 @@ spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth
     if (loss_ns > (double)wait_ns) loss_ns = (double)wait_ns;
     if (as < SPEC_ROUND_KINDS && is_compared(w, SPEC_MERGE, as) && is_compared(w, SPEC_LOCKSTEP, as)) {
         double of_merge = gain(w, SPEC_MERGE, as), of_lockstep = gain(w, SPEC_LOCKSTEP, as);
-        bool lockstep_pays = pays(w, SPEC_LOCKSTEP, as), one_pays = lockstep_pays != pays(w, SPEC_MERGE, merged);
-        if (one_pays ? lockstep_pays : of_lockstep > of_merge * WORTH) better = SPEC_LOCKSTEP; /* else nobody might be asked */
+        if (of_lockstep > of_merge * WORTH) better = SPEC_LOCKSTEP;
         double best = better == SPEC_LOCKSTEP ? of_lockstep : of_merge;
         loss_ns = lost_by_trying(w, better == SPEC_LOCKSTEP ? SPEC_MERGE : SPEC_LOCKSTEP, as, best > 1 ? best : 1);
     }
@@ -115,31 +117,42 @@ static spec_yield faded(spec_yield sum, double kept, spec_yield y) {
     return (spec_yield){sum.tokens * kept + y.tokens, sum.ns * kept + y.ns};
 }
 
-void spec_worth_judge(spec_worth *w, spec_fusion f, double promised, uint32_t n_accepted) {
-    spec_trust *k = &w->kept[f];
-    *k = (spec_trust){k->promised * TRUST_KEPT + (float)promised, k->hits * TRUST_KEPT + (float)n_accepted};
+static spec_trust judged(spec_trust sum, spec_trust t) {
+    return (spec_trust){sum.promised * TRUST_KEPT + t.promised, sum.hits * TRUST_KEPT + t.hits};
 }
 
-static void learn_longer(spec_worth_rounds *k, const spec_round *r, const spec_trust *of, uint64_t now_ns) {
+void spec_worth_judge(spec_worth *w, spec_fusion f, spec_trust with, spec_trust without) {
+    w->kept[f] = judged(w->kept[f], with);
+    w->kept_without = judged(w->kept_without, without);
+}
+
+/* What is to be expected of a round that promises y, as so much was kept so far. */
+static spec_yield held_to(const spec_trust *kept, spec_yield y, uint32_t n_sequences) {
+    double share = (double)((kept->hits + TRUST_PRIOR) / (kept->promised + TRUST_PRIOR));
+    return (spec_yield){n_sequences + (y.tokens - n_sequences) * share, y.ns};
+}
+
+static void learn_longer(spec_worth_rounds *k, const spec_round *r, uint64_t now_ns) {
     double wait_ns = (double)r->wait_ns, rate = 1 / (1 + (k->n_longer < FIRST_ROUNDS ? k->n_longer : FIRST_ROUNDS));
-    double kept = (double)((of->hits + TRUST_PRIOR) / (of->promised + TRUST_PRIOR));
-    spec_yield with = {r->n_sequences + (r->with.tokens - r->n_sequences) * kept, r->with.ns - wait_ns};
     k->trip_ns += (wait_ns / r->n_trips - k->trip_ns) * rate;
-    k->longer = faded(k->longer, LONG_KEPT, with);
+    k->longer = faded(k->longer, LONG_KEPT, (spec_yield){r->with.tokens, r->with.ns - wait_ns});
     k->longer_without = faded(k->longer_without, LONG_KEPT, r->without);
     k->n_longer = k->n_longer * LONG_KEPT + 1;
     k->n_trips = k->n_trips * LONG_KEPT + r->n_trips;
     k->several_ns = now_ns;
 }
 
-void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns) {
-    spec_worth_rounds *k = &w->kind[r->fusion][r->kind];
+void spec_worth_learn(spec_worth *w, const spec_round *promised, uint64_t now_ns) {
+    spec_round r = *promised;
+    spec_worth_rounds *k = &w->kind[r.fusion][r.kind];
     double slow = k->n_rounds < FIRST_ROUNDS ? 1 / (k->n_rounds + 1.0) : 1 - KEPT;
-    if (r->several) learn_longer(k, r, &w->kept[r->fusion], now_ns);
-    k->with = faded(k->with, KEPT, r->with);
-    k->without = faded(k->without, KEPT, r->without);
-    k->wait_ns += ((double)r->wait_ns - k->wait_ns) * slow;
+    r.with = held_to(&w->kept[r.fusion], r.with, r.n_sequences);
+    r.without = held_to(&w->kept_without, r.without, r.n_sequences);
+    if (r.several) learn_longer(k, &r, now_ns);
+    k->with = faded(k->with, KEPT, r.with);
+    k->without = faded(k->without, KEPT, r.without);
+    k->wait_ns += ((double)r.wait_ns - k->wait_ns) * slow;
     k->n_rounds += k->n_rounds < FIRST_ROUNDS;
     k->asked_ns = now_ns;
-    if (!pays(w, r->fusion, r->kind) && !r->tries) w->probed_ns = now_ns;
+    if (!pays(w, r.fusion, r.kind) && !r.tries) w->probed_ns = now_ns;
 }

@@ -150,6 +150,25 @@ static void rounds_in_lockstep_teach_no_habits(void **state) {
     }
 }
 
+/* The tokens that came judge what lookup alone would have had verified. */
+static void a_round_is_judged_by_what_it_would_have_got_without_too(void **state) {
+    (void)state;
+    for (uint32_t right = 0; right <= 1; right++) {
+        world w;
+        begin(&w, SCHED_MERGE, false);
+        begin_round(&w);
+        for (int i = 0; i < 20; i++) spec_cost_learn(&w.r->group->cost, 1, 1000); /* else steps without drafts are tried */
+        spec_tree_add(&sched_proposals(w.s, w.r)[DRAFTERS], NOUNS_TREE_ROOT, right ? CHOSEN : 60, 0.8f);
+        for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 110, d);
+        finish_step(&w, 200, 3, 1);
+        const spec_worth *worth = &w.r->group->worth;
+        assert_true(worth->kept_without.promised > 0.7f && worth->kept_without.promised < 0.9f);
+        assert_true(worth->kept[SPEC_MERGE].promised > 1);
+        assert_int_equal(worth->kept_without.hits, right);
+        mem_free(w.memory);
+    }
+}
+
 static void who_has_followed_no_answer_yet_is_known_by_its_hits(void **state) {
     (void)state;
     world w;
@@ -166,6 +185,7 @@ int main(void) {
         cmocka_unit_test(who_is_left_alone_is_not_in_lockstep),
         cmocka_unit_test(who_has_followed_no_answer_yet_is_known_by_its_hits),
         cmocka_unit_test(rounds_in_lockstep_teach_no_habits),
+        cmocka_unit_test(a_round_is_judged_by_what_it_would_have_got_without_too),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
