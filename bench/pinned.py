@@ -29,7 +29,7 @@ def two_cores():
 def with_keys(topology, keys):
     """The text of a topology with these keys of its top level instead of its own."""
     for key in keys:
-        topology = re.sub(rf"(?m)^{key}:.*\n", "", topology)
+        topology = re.sub(rf"(?m)^{key}:.*\n(?: .*\n)*", "", topology)
     return "".join(f"{key}: {value}\n" for key, value in keys.items()) + topology
 
 

@@ -43,7 +43,8 @@ from rounds import Progress, in_words, print_table, read_lines, spread, turned
 NAMES = ("none", "none-all", "fixed", "specinfer", "pipeinfer", "cosine-paper", "consort")
 ABLATIONS = {  # name: keys instead of consort's
     "no-corpus": {"corpus": '""'},
-    "no-head": {"speculation": "lookup", "corpus": '""'},
+    "no-head": {"groups": "[{name: smollm2, role: verifier, threads: 1, kv_tokens: 16384}]"},
+    "lookup": {"speculation": "lookup", "corpus": '""'},
     "no-fusion": {"speculation": "fixed:writer"},
     "draft-ahead": {"draft_ahead": "on"},  # by default it is off: this one adds a part
     "fixed-budget": {"draft_budgets": "fixed", "draft_budget": 4, "draft_floor": 15},
