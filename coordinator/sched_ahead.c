@@ -76,7 +76,8 @@ uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows) {
     return rows;
 }
 
-/* Also where the rounds behind the step will ask to find out whether that pays by now: what they wait is to be what they would. */
+/* Also where the rounds behind the step will ask to find out whether that pays by now: what they wait is to be what they would.
+ */
 bool sched_wants_early(const sched_group *g) {
     const sched *s = g->s;
     bool any = false;
