@@ -23,7 +23,7 @@ the same tokens (consort bench serve --expect); the first that has not is named,
 ended early, by ^C or an error: what was measured is told all the same.
 
 --tune measures the latency of each configuration with fixed budgets (or, with --only, of those named) for all of --budgets and --floors,
-and that of `none` right after each, and prints the best: what its file should say. --ablations runs none, consort, and consort without one of its parts, or with one that is off by default.
+and that of `none` right after each, and prints the best: what its file should say. --ablations runs none, consort, and consort without one of its parts, or with another one instead.
 """
 import argparse
 import collections
@@ -46,7 +46,8 @@ ABLATIONS = {  # name: keys instead of consort's
     "no-head": {"groups": "[{name: smollm2, role: verifier, threads: 1, kv_tokens: 16384}]"},
     "lookup": {"speculation": "lookup", "corpus": '""'},
     "no-fusion": {"speculation": "fixed:writer"},
-    "draft-ahead": {"draft_ahead": "on"},  # by default it is off: this one adds a part
+    "no-early": {"draft_ahead": "off"},
+    "draft-ahead": {"draft_ahead": "on"},  # instead of early results, from the beginning of the step
     "fixed-budget": {"draft_budgets": "fixed", "draft_budget": 4, "draft_floor": 15},
 }
 LARGEST_BATCH = 16

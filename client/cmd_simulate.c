@@ -13,6 +13,8 @@
 #include <time.h>
 
 enum { VOCABULARY = 1 << 15, MAX_STREAMS = 1 << 16, DEFAULT_REQUESTS = 64, DEFAULT_TOKENS = 64, MAX_MOVES = 8 };
+/* Of the steps of a model of 135 M weights, whose output head is a third of its time (bench/early-2026-11-30.md). */
+static const double EARLY_SHARE = 0.78, EARLY_RIGHT = 0.97;
 
 typedef struct {
     const char *topology_path, *trace_path, *speculation, *like, *against;
@@ -128,7 +130,7 @@ static void set_limits(simulation *s) {
     l->n_vocab = VOCABULARY; /* texts are made up, and so are their words */
     l->prefix_cache = !strcmp(t->prefix_cache, "on");
     l->adaptive_budgets = !strcmp(t->draft_budgets, "adaptive");
-    l->draft_ahead = !strcmp(t->draft_ahead, "on");
+    l->draft_ahead = sched_ahead_of(t->draft_ahead);
     l->fusion = sched_fusion_of(t->fusion);
     l->draft_floor = (float)t->draft_floor / 100;
     l->draft_wait_ns = t->draft_wait_ms * UINT64_C(1000000);
@@ -136,11 +138,20 @@ static void set_limits(simulation *s) {
     l->min_move_tokens = t->move_tokens;
 }
 
+/* As worker/verify.c: the leader has all logits, and none of the steps lies with other ranks. */
+static bool tells_early(const config_topology *t) {
+    for (const config_group *g = t->groups; g < t->groups + t->n_groups; g++)
+        if (g->role == CONFIG_VERIFIER && g->tensor_parallel > 1) return false;
+    return true;
+}
+
 static void set_options(simulation *s) {
     sim_options *o = &s->o;
     o->seed = s->b.seed;
     o->n_copies = s->n_copies;
     o->step = s->trace.step;
+    o->early_share = tells_early(s->topology) ? EARLY_SHARE : 0;
+    o->early_right = EARLY_RIGHT;
     o->drafters = s->drafters;
     o->link_ns = (uint64_t)(s->link_ms * 1e6);
     o->link_byte_ns = s->link_mbit > 0 ? 8e3 / s->link_mbit : 0;

@@ -50,7 +50,7 @@ typedef struct {
     char *speculation;   /* policy of requests that do not say (speculative/routes.def); its words are not checked here */
     char *corpus;        /* a file; empty: none */
     char *draft_budgets; /* "adaptive", "fixed" */
-    char *draft_ahead;   /* "off", "on" */
+    char *draft_ahead;   /* "off", "early", "on" */
     char *fusion;        /* "auto", "merge", "lockstep" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
     char *kv_transport; /* "auto", "off", or one of parallel/transports.def */

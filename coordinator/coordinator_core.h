@@ -35,6 +35,10 @@ enum { SCHED_MAX_GROUPS = 16 };
  * time; or as has given more so far, where several are asked and budgets are adaptive, else each alone. */
 typedef enum { SCHED_MERGE, SCHED_LOCKSTEP, SCHED_FUSION_AUTO } sched_fusion;
 
+/* When drafters go on from what a step is expected to commit, while it runs: never; once the verifier itself has told what that
+ * will probably be (SCHED_EARLY); or from its beginning, behind the likeliest of the drafts. */
+typedef enum { SCHED_AHEAD_OFF, SCHED_AHEAD_ON, SCHED_AHEAD_EARLY } sched_ahead;
+
 /* What a group is for. Another serves all the same where no other can. */
 typedef enum { SCHED_BOTH, SCHED_PREFILLS, SCHED_DECODES } sched_service;
 
@@ -65,7 +69,7 @@ typedef struct {
     uint32_t n_vocab;               /* where there are drafters: drafts of other ids are refused */
     bool prefix_cache;              /* what is computed for one request serves all that begin with the same tokens */
     bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree each, and always waits */
-    bool draft_ahead;               /* drafters go on from the likeliest outcome of a step while it runs */
+    sched_ahead draft_ahead;
     sched_fusion fusion;
     float draft_floor;      /* of lookup, and of what is agreed on in lockstep: least belief in a node and all before it */
     uint64_t draft_wait_ns; /* that a request waits for its drafters; 0: they are not asked */
@@ -81,6 +85,7 @@ typedef enum {
     SCHED_REQUEST,      /* a new request */
     SCHED_CANCEL,       /* the client went away, its deadline passed, or a stop string was found: `code`, `finish` say which */
     SCHED_RESULT,       /* a plan's result, from `group` */
+    SCHED_EARLY,        /* what that will probably be; as `result`, where items without tokens say nothing */
     SCHED_GROUP_UP,     /* `group` is ready (again), with no sequence and all blocks free */
     SCHED_GROUP_DOWN,   /* it is lost: its requests go on in another; without one they end with UNAVAILABLE */
     SCHED_DRAFTER_UP,   /* `drafter` is ready (again), with no sequence */
@@ -118,9 +123,9 @@ typedef struct {
     /* CANCEL */
     st_code code;
     sched_finish finish;
-    /* RESULT, DRAFTS */
+    /* RESULT, EARLY, DRAFTS */
     const proto_result *result;
-    /* GROUP_UP, GROUP_DOWN, RESULT, EMPTY, FILL */
+    /* GROUP_UP, GROUP_DOWN, RESULT, EARLY, EMPTY, FILL */
     uint32_t group;
     /* DRAFTER_UP, DRAFTER_DOWN, DRAFTS */
     uint32_t drafter;
@@ -192,6 +197,7 @@ typedef struct {
     uint64_t asked_rounds,
         unasked_rounds;       /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
     uint64_t lockstep_rounds; /* of the former, those whose drafters went on together */
+    uint64_t early_right, early_wrong, early_late; /* early results, by sequence; and those that came when their plan was over */
     uint64_t bets, bets_won, bets_dropped; /* drafts ahead: asked for; of use; ended early, since they could not be any more */
     uint64_t held_steps;                   /* times that a step was held back for drafts */
     uint64_t mixed_steps, mixed_ns, longest_mixed_ns; /* steps that computed prompts beside decoding sequences; of their times
@@ -248,6 +254,7 @@ typedef struct {
 bool sched_wants_hidden(const char *kind);
 bool sched_keeps_kv(const char *kind);          /* ... and whether they keep a KV cache of each request */
 sched_fusion sched_fusion_of(const char *name); /* "auto", "lockstep"; else merge */
+sched_ahead sched_ahead_of(const char *name);   /* "early", "on"; else off */
 /* Bytes of memory that sched_init wants for these limits (64-byte aligned); 0 where a limit is out of range. */
 size_t sched_bytes(const sched_limits *limits);
 /* `memory` stays the caller's and must live as long as the scheduler. Errors: ST_ERR_INVALID_ARGUMENT names the limit. */

@@ -42,7 +42,8 @@ static void act(coordinator *c, sched_actions actions) {
 
 void coordinator_event(coordinator *c, const sched_event *event) {
     if (c->stepping) {
-        bool views = event->kind == SCHED_REQUEST || event->kind == SCHED_RESULT || event->kind == SCHED_DRAFTS;
+        bool views = event->kind == SCHED_REQUEST || event->kind == SCHED_RESULT || event->kind == SCHED_EARLY ||
+                     event->kind == SCHED_DRAFTS;
         INVARIANT(!views && c->n_pending < c->max_pending);
         c->pending[c->n_pending++] = *event;
         return;
@@ -198,7 +199,7 @@ static st_code make_sched(coordinator *c, st_error *e) {
     l->n_vocab = model_vocabulary_size(c->tokenizer);
     l->prefix_cache = strcmp(t->prefix_cache, "on") == 0;
     l->adaptive_budgets = strcmp(t->draft_budgets, "adaptive") == 0;
-    l->draft_ahead = strcmp(t->draft_ahead, "on") == 0;
+    l->draft_ahead = sched_ahead_of(t->draft_ahead);
     l->fusion = sched_fusion_of(t->fusion);
     l->max_moves = strcmp(t->kv_transport, "off") ? MAX_MOVES : 0;
     l->draft_floor = (float)t->draft_floor / 100;

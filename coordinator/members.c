@@ -303,6 +303,21 @@ static void on_result(coordinator *c, net_link *k, member *m, const net_frame *f
     arena_deinit(&a);
 }
 
+/* Only a hint: one that cannot be read is dropped. */
+static void on_early(coordinator *c, net_link *k, member *m, const net_frame *f) {
+    const member_group *g = group_of(c, m);
+    proto_result r;
+    arena a;
+    if (f->group_epoch < g->epoch) return;
+    if (f->group_epoch > g->epoch || g->drafts || m->state != MEMBER_READY || m->info.group_rank) {
+        refuse(c, k, m, ST_FATAL_PROTOCOL, "an EARLY of a later epoch, before READY, or not from a verifier's leader");
+        return;
+    }
+    if (!arena_init(&a, proto_arena_bytes(f->n)) && !proto_result_decode(f->payload, f->n, &a, &r, NULL))
+        coordinator_event(c, &(sched_event){.kind = SCHED_EARLY, .result = &r, .group = g->number});
+    arena_deinit(&a);
+}
+
 static void on_moved(coordinator *c, net_link *k, member *m, const net_frame *f) {
     uint32_t epoch = group_of(c, m)->epoch;
     proto_moved r;
@@ -347,6 +362,7 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     case PROTO_MSG_READY: on_ready(c, k, m, f); break;
     case PROTO_MSG_HEARTBEAT: on_heartbeat(c, k, m, f); break;
     case PROTO_MSG_RESULT: on_result(c, k, m, f); break;
+    case PROTO_MSG_EARLY: on_early(c, k, m, f); break;
     case PROTO_MSG_MOVED: on_moved(c, k, m, f); break;
     case PROTO_MSG_FAULTS_TOLD: on_faults_told(c, k, m, f); break;
     case PROTO_MSG_ABORT: on_abort(c, k, m, f); break;

@@ -85,6 +85,13 @@ static void write_kv_moves_total(text *t, const metrics *m, const metrics_view *
     put(t, PREFIX "kv_moves_total{result=\"failed\"} %llu\n", (unsigned long long)m->moves_failed);
 }
 
+static void write_early_results_total(text *t, const metrics *m, const metrics_view *v) {
+    (void)m;
+    put(t, PREFIX "early_results_total{outcome=\"right\"} %llu\n", (unsigned long long)v->sched.early_right);
+    put(t, PREFIX "early_results_total{outcome=\"wrong\"} %llu\n", (unsigned long long)v->sched.early_wrong);
+    put(t, PREFIX "early_results_total{outcome=\"late\"} %llu\n", (unsigned long long)v->sched.early_late);
+}
+
 /* The inside of a label. */
 static void put_label(text *t, const char *value) {
     for (const char *p = value; *p; p++) put(t, *p == '"' || *p == '\\' ? "\\%c" : "%c", *p);

@@ -254,6 +254,7 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
         return;
     }
     sched_finish finish;
+    if (asked->chooses) sched_settle_ahead(s, r, asked, item);
     uint32_t n = sched_accept(r, item->tokens, item->n_tokens, &finish);
     if (n > 0) { /* else item->tokens may be NULL */
         give_tokens(s, r, item, n);
@@ -263,7 +264,6 @@ static void take_item(sched *s, sched_request *r, const sched_asked *asked, cons
     if (asked->chooses) {
         sched_learn_habits(s, r, item);
         sched_learn_drafts(s, r, asked, item);
-        sched_settle_ahead(r, asked, item);
         sched_count_drafts(s, r, asked, item);
     }
     r->n_cached += sched_newly_cached(asked, item);
@@ -472,6 +472,9 @@ sched_actions sched_step(sched *s, uint64_t now_ns, const sched_event *ev) {
     case SCHED_REQUEST: on_request(s, ev); break;
     case SCHED_CANCEL: on_cancel(s, ev); break;
     case SCHED_RESULT: on_result(s, g, ev->result); break;
+    case SCHED_EARLY:
+        if (g) sched_take_early(g, ev->result);
+        break;
     case SCHED_GROUP_UP:
         if (g) on_group_up(s, g);
         break;

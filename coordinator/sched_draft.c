@@ -198,11 +198,13 @@ void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uin
     uint32_t *behind = d->tentative + (size_t)d->n_asked * NOUNS_MAX_TREE;
     if (n_tentative) memcpy(behind, tentative, n_tentative * sizeof *behind);
     bool hidden = *n_told == r->n_known && r->knows_hidden && (s->limits.want_hidden & bit((uint32_t)(d - s->drafters)));
+    if (r->n_early > 0) hidden &= n_tentative > 0; /* then it is of their end */
     d->draft[d->plan.n_draft++] = (proto_draft){.seq = r->seq,
                                                 .n_tokens = opens ? 0 : n_new,
                                                 .tokens = tokens,
                                                 .budget = budget,
                                                 .hidden = {s->limits.dim, hidden ? hidden_of(s, r) : NULL},
+                                                .hidden_at_end = hidden && r->n_early > 0,
                                                 .n_tentative = n_tentative,
                                                 .tentative = behind};
     d->asked[d->n_asked++] = (sched_draft_asked){

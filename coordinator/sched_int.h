@@ -62,9 +62,10 @@ typedef struct {
     uint64_t draft_by_ns; /* the round waits no longer */
     uint32_t ahead; /* mask of drafters that were asked for what may come behind the step in flight, or the one just over ... */
     uint32_t ahead_there; /* ... and of those that have answered */
+    uint32_t n_early;     /* tokens behind the known ones that the step in flight will probably commit; 0: it has not said */
     uint32_t n_agreed;    /* tokens that the drafters of the round go on from, behind the committed ones (lockstep) ... */
     float belief;         /* ... and the belief in all of these */
-    bool knows_hidden;    /* that of its last known token is kept */
+    bool knows_hidden;    /* that of its last token is kept, of those that are known, or early */
     sched_drafts drafts;
     float accepted;                    /* drafts a step, of late */
     proto_drafter_figures *by_drafter; /* [roster.n] */
@@ -391,8 +392,12 @@ uint32_t sched_follow_chunk(const sched *s, uint32_t drafter);
 spec_tree *sched_aheads(const sched *s, const sched_request *r); /* [n_drafters] */
 /* Asks for them behind the group's step, as far as `rows` tokens go; returns how many are left. */
 uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows);
-/* The step is over: keeps what was drafted behind just these tokens, as proposals; forgets the rest. */
-void sched_settle_ahead(sched_request *r, const sched_asked *asked, const proto_item *item);
+/* Of the plan that is made: whether drafters are to go on from what the group says early of it. */
+bool sched_wants_early(const sched_group *g);
+/* The group says what its step will probably commit. */
+void sched_take_early(sched_group *g, const proto_result *early);
+/* The step is over: keeps what was drafted behind just these tokens, as proposals; forgets the rest. Before they are known. */
+void sched_settle_ahead(sched *s, sched_request *r, const sched_asked *asked, const proto_item *item);
 /* Takes from the awaited those whose drafts ahead have come true. */
 void sched_use_ahead(sched *s, sched_request *r);
 void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_tree *tree);

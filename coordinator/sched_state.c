@@ -175,6 +175,8 @@ static void wait_again(sched *s, sched_request *r) {
     r->chain = KV_CHAIN_NONE;
     r->n_cached = r->n_told = 0;
     r->asked = r->awaited = r->ahead = 0;
+    if (r->n_early > 0) r->knows_hidden = false; /* it is of tokens that never came */
+    r->n_early = 0;
     r->n_agreed = 0;
     r->open = false;
     r->last_plan = 0;

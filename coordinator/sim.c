@@ -110,7 +110,15 @@ static void send(sim *s, uint32_t cluster, uint32_t node, const proto_plan *p) {
     uint64_t at_ns = carry(s, &n->link, &n->link.down_free_ns, s->now_ns + s->o.decide_ns, plan_bytes(p));
     n->link.figures.busy_ns += takes_ns;
     n->link.figures.plans++;
-    expect(s, source_of(s, cluster, node), carry(s, &n->link, &n->link.up_free_ns, at_ns + takes_ns, bytes));
+    n->result_ns = 0;
+    uint64_t early_ns = 0;
+    if (p->early && s->o.early_share > 0) {
+        early_ns = at_ns + (uint64_t)((double)takes_ns * s->o.early_share);
+        early_ns = carry(s, &n->link, &n->link.up_free_ns, early_ns, bytes);
+    }
+    uint64_t result_ns = carry(s, &n->link, &n->link.up_free_ns, at_ns + takes_ns, bytes);
+    if (early_ns > 0) n->result_ns = result_ns;
+    expect(s, source_of(s, cluster, node), early_ns > 0 ? early_ns : result_ns);
 }
 
 /* ---- moves ---- */
@@ -276,6 +284,20 @@ static void end_move(sim *s, uint32_t cluster, sim_move *m) {
     tell(s, cluster, &ev);
 }
 
+static void verifier_event(sim *s, uint32_t cluster, uint32_t node) {
+    sim_place *n = &s->clusters[cluster].nodes[node];
+    sched_event ev = {.kind = n->result_ns > 0 ? SCHED_EARLY : SCHED_RESULT, .group = node, .result = &n->result};
+    if (ev.kind == SCHED_RESULT) {
+        tell(s, cluster, &ev);
+        return;
+    }
+    expect(s, source_of(s, cluster, node), n->result_ns);
+    n->result_ns = 0;
+    sim_turn_early(s, n);
+    tell(s, cluster, &ev);
+    sim_turn_early(s, n);
+}
+
 /* ---- the run ---- */
 
 void sim_begin(sim *s, const sim_load *load, sim_taker *take, void *context) {
@@ -311,7 +333,7 @@ bool sim_step(sim *s) {
     else if (source > timer_of(s, cluster))
         end_move(s, cluster, &s->clusters[cluster].moves[source - timer_of(s, cluster) - 1]);
     else if (node < n_verifiers)
-        tell(s, cluster, &(sched_event){.kind = SCHED_RESULT, .group = node, .result = &s->clusters[cluster].nodes[node].result});
+        verifier_event(s, cluster, node);
     else
         tell(s, cluster,
              &(sched_event){

@@ -49,6 +49,8 @@ typedef struct {
     uint32_t n_copies;
     sched_limits limits;         /* of each; n_vocab >= SIM_MIN_VOCABULARY */
     sim_cost step;               /* of each verifier, by rows at which the verifier chooses */
+    double early_share;          /* of a step's time that is over when the verifier tells its early result; 0: it tells none */
+    double early_right;          /* of these, by sequence, those that are right */
     const sim_drafter *drafters; /* [limits.n_drafters] */
     const proto_habit *lookup;   /* NULL: texts do not repeat */
     uint64_t link_ns;            /* one way, beyond what the costs hold */

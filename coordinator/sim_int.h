@@ -33,6 +33,7 @@ typedef struct {
     float *beliefs;
     uint32_t *told; /* [n_slots] a drafter's: tokens that it has */
     uint64_t n_plans;
+    uint64_t result_ns; /* a verifier's: its next event is an early result, and the result comes then; 0: it is the result */
 } sim_place;
 
 /* KV on its way. */
@@ -89,6 +90,7 @@ enum {
     SIM_DRAW_TEXT,
     SIM_DRAW_TRIAL,
     SIM_DRAW_COST,
+    SIM_DRAW_EARLY,
     SIM_DRAW_DRAFT /* and the drafter's number; the last */
 };
 /* Four numbers in [0, 1). */
@@ -103,6 +105,8 @@ void sim_write_text(const sim *s, uint32_t stream, uint64_t number, uint32_t *te
 void sim_fit_text(sim *s, uint32_t *scratch);
 /* Fill the node's result; return what the plan takes, and the bytes of the answer. */
 uint64_t sim_verify(sim *s, sim_place *v, uint32_t verifier, const proto_plan *p, uint64_t *bytes);
+/* Makes the result what the verifier tells before it, or, for the second time, what it was. */
+void sim_turn_early(const sim *s, sim_place *v);
 uint64_t sim_propose(sim *s, sim_place *d, uint32_t drafter, const proto_plan *p, uint64_t *bytes);
 
 #endif

@@ -182,6 +182,15 @@ uint64_t sim_verify(sim *s, sim_place *v, uint32_t verifier, const proto_plan *p
     return takes(s, &s->o.step, n_choose, n_prompt, v->n_plans, node);
 }
 
+/* A sequence of which it is wrong has another last token. */
+void sim_turn_early(const sim *s, sim_place *v) {
+    for (uint32_t i = 0; i < v->result.n_items; i++) {
+        uint32_t n = v->items[i].n_tokens;
+        if (n > 0 && sim_drawn(s, SIM_DRAW_EARLY, v->n_plans, i).u[0] >= s->o.early_right)
+            v->tokens[(size_t)i * (1 + s->o.limits.max_tree) + n - 1] ^= 1;
+    }
+}
+
 /* ---- a drafter ---- */
 
 typedef struct {

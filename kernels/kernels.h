@@ -85,10 +85,12 @@ typedef struct {
 /* Which elements of a head turn together: neighbours 2i, 2i + 1, or i and i + head_dim / 2 of the two halves. */
 typedef enum { KERNELS_ROPE_NEIGHBOURS, KERNELS_ROPE_HALVES } kernels_rope_pairs;
 
-/* One of the products that read the same rows: out[n][rows of the weight] f32. */
+/* One of the products that read the same rows: out[n][rows of the weight] f32. With n_rows > 0 only the columns [first_row,
+ * first_row + n_rows) of `out` are computed, and no others written; both are multiples of 16, but the last row may end it. */
 typedef struct {
     kernels_view out;
     const kernels_weight *weight;
+    uint32_t first_row, n_rows;
 } kernels_projection;
 enum { KERNELS_MAX_PROJECTIONS = 3 };
 

@@ -38,8 +38,9 @@ static st_code attention(model *m, const model_pass *p, uint32_t l, st_error *e)
 
     ops->rmsnorm(d, at[MODEL_H], at[MODEL_X], w[MODEL_ATTN_NORM].vector, n, dim, m->info.rms_eps);
     quantize(m, MODEL_H, n, dim);
-    const kernels_projection qkv[] = {
-        {at[MODEL_Q], w[MODEL_ATTN_Q].weight}, {at[MODEL_K], w[MODEL_ATTN_K].weight}, {at[MODEL_V], w[MODEL_ATTN_V].weight}};
+    const kernels_projection qkv[] = {{.out = at[MODEL_Q], .weight = w[MODEL_ATTN_Q].weight},
+                                      {.out = at[MODEL_K], .weight = w[MODEL_ATTN_K].weight},
+                                      {.out = at[MODEL_V], .weight = w[MODEL_ATTN_V].weight}};
     ops->matmul(d, qkv, 3, at[MODEL_H], at[MODEL_ACT], n);
     finish(m, p, MODEL_Q, &w[MODEL_ATTN_Q_BIAS], &w[MODEL_ATTN_Q_NORM], cols, table);
     finish(m, p, MODEL_K, &w[MODEL_ATTN_K_BIAS], &w[MODEL_ATTN_K_NORM], kv_cols, table);
@@ -62,7 +63,8 @@ static st_code feed_forward(model *m, const model_pass *p, uint32_t l, st_error 
 
     ops->rmsnorm(d, at[MODEL_H], at[MODEL_X], w[MODEL_FFN_NORM].vector, n, dim, m->info.rms_eps);
     quantize(m, MODEL_H, n, dim);
-    const kernels_projection both[] = {{at[MODEL_GATE], w[MODEL_FFN_GATE].weight}, {at[MODEL_UP], w[MODEL_FFN_UP].weight}};
+    const kernels_projection both[] = {{.out = at[MODEL_GATE], .weight = w[MODEL_FFN_GATE].weight},
+                                       {.out = at[MODEL_UP], .weight = w[MODEL_FFN_UP].weight}};
     ops->matmul(d, both, 2, at[MODEL_H], at[MODEL_ACT], n);
     ops->glu(d, at[MODEL_GATE], at[MODEL_GATE], at[MODEL_UP], n, cols, m->arch->activation);
     quantize(m, MODEL_GATE, n, cols);
@@ -84,11 +86,15 @@ st_code model_decode_layers(model *m, const model_pass *p, st_error *e) {
     return ST_OK;
 }
 
-void model_decode_head(model *m, uint32_t n) {
+void model_norm_chosen(model *m, uint32_t n) {
     const kernels_view *at = m->place;
     m->ops->rmsnorm(m->device, at[MODEL_CHOSEN], at[MODEL_CHOSEN], m->outer[MODEL_OUTPUT_NORM].vector, n, m->info.dim,
                     m->info.rms_eps);
     quantize(m, MODEL_CHOSEN, n, m->info.dim);
-    const kernels_projection head = {at[MODEL_LOGITS], m->outer[MODEL_OUTPUT].weight};
+}
+
+void model_decode_head(model *m, uint32_t n, uint32_t first_row, uint32_t n_rows) {
+    const kernels_view *at = m->place;
+    const kernels_projection head = {at[MODEL_LOGITS], m->outer[MODEL_OUTPUT].weight, first_row, n_rows};
     m->ops->matmul(m->device, &head, 1, at[MODEL_CHOSEN], at[MODEL_ACT], n);
 }

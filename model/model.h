@@ -70,6 +70,14 @@ size_t model_weight_bytes(const model *m);
 kv_shape model_kv_shape(const model *m);
 uint32_t model_first_kv_head(const model *m); /* of these, in the whole model */
 
+/* Of the vocabulary, the tokens whose logits can be had before all others: the commonest ones, as ids go by merges. 0: none,
+ * since no rank has all logits, or they are few. */
+uint32_t model_first_tokens(const model *m);
+enum { MODEL_VOCAB_ROWS = 16 }; /* the output head is cut in multiples of so many rows: tokens whose logits are made together */
+#define MODEL_RUNS(n_vocab) (((n_vocab) + MODEL_VOCAB_ROWS - 1) / MODEL_VOCAB_ROWS)
+
+#define MODEL_MASK_WORDS(n) (((size_t)(n) + 63) / 64) /* of n tokens, or runs: number v is bit v % 64 of word v / 64 */
+
 #define MODEL_NO_PARENT UINT32_MAX
 /* Rows of a sequence stand together, parents before children. A row without a parent in the batch continues the committed tokens
  * of its sequence, so its position is the number of tokens before it and slot == position. Tree nodes have slot = base + index,
@@ -82,6 +90,11 @@ typedef struct {
     const uint32_t *const *blocks;           /* [n_sequences] block tables (indices into the store) that cover all slots */
     uint32_t n_choose;
     const uint32_t *choose; /* [n_choose] rows whose logits are wanted, ascending */
+    /* Called in the midst, when of the logits those of the model_first_tokens and of the wanted runs are there, and all hidden
+     * states: model_logits and model_hidden show them. NULL: nobody wants that. */
+    void (*first)(void *context);
+    void *context;
+    const uint64_t *wanted; /* with `first`: the runs of MODEL_VOCAB_ROWS tokens, as a mask of MODEL_RUNS(n_vocab) */
 } model_batch;
 
 /* Runs the batch: writes KV of all rows, leaves logits of the chosen rows on rank 0 of the group (the leader chooses). A row
@@ -104,7 +117,6 @@ typedef struct {
     const uint32_t *tokens;  /* [n_tokens] all before the choice, the first n_prompt of them the prompt */
     const uint64_t *allowed; /* [MODEL_MASK_WORDS(n_vocab)] tokens that may come, one at least; NULL: all */
 } model_adjustment;
-#define MODEL_MASK_WORDS(n_vocab) (((size_t)(n_vocab) + 63) / 64) /* token v is bit v % 64 of word v / 64 */
 /* out[n_vocab] = the logits after bias, penalties and mask (docs/numerics.md). count[n_vocab]: scratch, all 0 before and after.
  * Pure; any thread. */
 void model_adjust(const float *logits, uint32_t n_vocab, const model_adjustment *a, float *out, uint32_t *count);

@@ -11,7 +11,6 @@
 enum {
     MODEL_UNIT_COLS = 256, /* FFN columns of one unit of the exact sum (numerics.md) */
     MODEL_ROPE_ROWS = 16,  /* positions whose angles are made together: whole lines of 64 bytes for any head */
-    MODEL_VOCAB_ROWS = 16, /* the output head is cut in multiples of so many rows */
     MODEL_HEAD_COLS = 32,  /* an attention unit is as many heads as make a multiple of this */
 };
 
@@ -156,8 +155,9 @@ void model_rope_reach(model *m, uint32_t n_positions);
 
 /* Tokens of the batch to MODEL_X after the last layer; calls model_layer_done after each. */
 st_code model_decode_layers(model *m, const model_pass *p, st_error *e);
-/* MODEL_CHOSEN[n][dim] (overwritten) to MODEL_LOGITS[n][local vocabulary]. */
-void model_decode_head(model *m, uint32_t n);
+/* MODEL_CHOSEN[n][dim] normed, in place; then these n_rows columns of MODEL_LOGITS[n][local vocabulary], on borders of 16. */
+void model_norm_chosen(model *m, uint32_t n);
+void model_decode_head(model *m, uint32_t n, uint32_t first_row, uint32_t n_rows);
 
 /* Bytes of a rank's part of n rows of logits: f32 [n][largest share of the vocabulary], then a byte a row: it is bad. */
 size_t model_head_bytes(const model *m, uint32_t n);

@@ -10,7 +10,10 @@
 
 #include <string.h>
 
-enum { PATH = NOUNS_MAX_TREE + 1 };
+enum {
+    PATH = NOUNS_MAX_TREE + 1,
+    FIRST_PART = 6, /* of the output head: tokens of 49 in 55 are in it, and what else a text has it has mostly had before */
+};
 
 static st_code check_row(const model *m, const model_batch *b, uint32_t i, st_error *e) {
     uint32_t parent = b->parent[i];
@@ -132,16 +135,41 @@ static st_code gather_logits(model *m, const float *mine, uint32_t n, st_error *
     return ST_OK;
 }
 
+static void show(model *m, uint32_t n) {
+    m->logits = m->ops->host(m->device, m->place[MODEL_LOGITS], (size_t)n * m->share[MODEL_VOCAB].n * sizeof *m->logits);
+    m->hidden = m->ops->host(m->device, m->place[MODEL_CHOSEN], (size_t)n * m->info.dim * sizeof *m->hidden);
+}
+
+uint32_t model_first_tokens(const model *m) {
+    return m->group->n_ranks == 1 ? m->info.n_vocab / FIRST_PART / MODEL_VOCAB_ROWS * MODEL_VOCAB_ROWS : 0;
+}
+
+/* The logits that are wanted first; returns how many columns need not be computed again. */
+static uint32_t run_first(model *m, const model_batch *b) {
+    uint32_t n_vocab = m->info.n_vocab, n_first = model_first_tokens(m);
+    if (n_first == 0) return 0;
+    model_decode_head(m, b->n_choose, 0, n_first);
+    for (uint32_t run = n_first / MODEL_VOCAB_ROWS; run < MODEL_RUNS(n_vocab); run++) {
+        uint32_t v = run * MODEL_VOCAB_ROWS, left = n_vocab - v;
+        if (b->wanted[run / 64] >> run % 64 & 1)
+            model_decode_head(m, b->n_choose, v, left < MODEL_VOCAB_ROWS ? left : MODEL_VOCAB_ROWS);
+    }
+    show(m, b->n_choose);
+    b->first(b->context);
+    return n_first;
+}
+
 static st_code run_head(model *m, const model_batch *b, st_error *e) {
     uint32_t n = b->n_choose, rows = m->share[MODEL_VOCAB].n;
     bool any = false;
     if (!n) return ST_OK;
     m->ops->gather(m->device, m->place[MODEL_CHOSEN], m->place[MODEL_X], b->choose, n, m->info.dim);
-    model_decode_head(m, n);
+    model_norm_chosen(m, n);
+    uint32_t n_first = b->first ? run_first(m, b) : 0;
+    model_decode_head(m, n, n_first, rows - n_first);
     st_code c = look(m, m->place[MODEL_LOGITS], n, rows, &any, e);
     if (c != ST_OK) return c;
-    m->logits = m->ops->host(m->device, m->place[MODEL_LOGITS], (size_t)n * rows * sizeof *m->logits);
-    m->hidden = m->ops->host(m->device, m->place[MODEL_CHOSEN], (size_t)n * m->info.dim * sizeof *m->hidden);
+    show(m, n);
     if (m->group->n_ranks > 1) c = gather_logits(m, m->logits, n, e);
     for (uint32_t i = 0; i < n; i++)
         if (m->bad[i] && m->bad_layer[b->choose[i]] == UINT32_MAX) m->bad_layer[b->choose[i]] = m->info.n_layers;

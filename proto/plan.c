@@ -141,6 +141,7 @@ static void encode_draft(const proto_draft *d, wire_draft *m) {
     m->hidden = proto_wire_hidden(&d->hidden, 1);
     m->n_tentative = d->n_tentative;
     m->tentative = packed(d->tentative);
+    m->hidden_at_end = d->hidden_at_end;
 }
 
 static void encode_swaps(const proto_plan *p, const plan_parts *t, wire_plan *m) {
@@ -175,6 +176,7 @@ st_code proto_plan_encode(const proto_plan *p, proto_bytes *out) {
     m.n_draft = p->n_draft;
     m.draft = t.draft_list;
     m.ahead = p->ahead;
+    m.early = p->early;
     st_code code = proto_wire_pack(&m.base, out);
     mem_free(memory);
     return code;
@@ -297,12 +299,15 @@ static st_code decode_draft(const wire_draft *m, proto_draft *d, st_error *e) {
     if (m->budget > NOUNS_MAX_TREE) return st_fail(e, BAD, "budget: %u nodes are over %d", m->budget, NOUNS_MAX_TREE);
     if (m->n_tentative > NOUNS_MAX_TREE)
         return st_fail(e, BAD, "tentative: %zu tokens are over %d", m->n_tentative, NOUNS_MAX_TREE);
+    if (m->hidden_at_end && (m->n_tentative == 0 || m->hidden.len == 0))
+        return st_fail(e, BAD, "hidden_at_end: without tentative tokens, or without a hidden state");
     *d = (proto_draft){.seq = {m->seq},
                        .n_tokens = (uint32_t)m->n_tokens,
                        .tokens = m->tokens,
                        .budget = m->budget,
                        .n_tentative = (uint32_t)m->n_tentative,
-                       .tentative = m->tentative};
+                       .tentative = m->tentative,
+                       .hidden_at_end = m->hidden_at_end};
     return proto_wire_take_hidden("hidden", m->hidden, 1, &d->hidden, BAD, e);
 }
 
@@ -317,6 +322,7 @@ static st_code check_plan(const wire_plan *m, st_error *e) {
         return st_fail(e, BAD, "draft: %zu are over %d", m->n_draft, PROTO_MAX_PLAN_SEQUENCES);
     if (m->kind == PROTO_PLAN_STEP && m->n_draft) return st_fail(e, BAD, "draft: %zu in a plan for a verifier", m->n_draft);
     if (m->kind == PROTO_PLAN_STEP && m->ahead) return st_fail(e, BAD, "ahead: in a plan for a verifier");
+    if (m->kind == PROTO_PLAN_DRAFT && m->early) return st_fail(e, BAD, "early: in a plan for a drafter");
     if (m->kind == PROTO_PLAN_DRAFT && m->n_work) return st_fail(e, BAD, "work: %zu in a plan for a drafter", m->n_work);
     if (m->n_swap_block > NOUNS_MAX_SWAPS)
         return st_fail(e, BAD, "swap_block: %zu are over %d", m->n_swap_block, NOUNS_MAX_SWAPS);
@@ -356,7 +362,8 @@ static st_code decode_lists(const wire_plan *m, arena *a, proto_plan *p, st_erro
                       .open = open,
                       .work = work,
                       .draft = draft,
-                      .ahead = m->ahead};
+                      .ahead = m->ahead,
+                      .early = m->early};
     return ST_OK;
 }
 

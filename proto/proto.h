@@ -198,7 +198,8 @@ typedef enum {
     PROTO_MSG_MOVE_CANCEL,  /* coordinator -> rank: it is of no use any more */
     PROTO_MSG_MOVED,        /* rank -> coordinator: the rank has let go of the blocks */
     PROTO_MSG_FAULTS,       /* coordinator -> rank: a plan of fault points, or the question for it */
-    PROTO_MSG_FAULTS_TOLD   /* rank -> coordinator: the answer */
+    PROTO_MSG_FAULTS_TOLD,  /* rank -> coordinator: the answer */
+    PROTO_MSG_EARLY         /* leader -> coordinator: what the result of its plan will probably be; nobody relies on it */
 } proto_message_type;
 
 typedef struct {

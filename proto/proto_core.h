@@ -114,7 +114,8 @@ typedef struct {
     uint32_t n_tokens;
     const uint32_t *tokens;    /* [n_tokens] */
     uint32_t budget;           /* most nodes of the tree, <= NOUNS_MAX_TREE */
-    hidden_states hidden;      /* of the last committed token, to a drafter that wants it */
+    hidden_states hidden;      /* of the last committed token, to a drafter that wants it ... */
+    bool hidden_at_end;        /* ... or of the last tentative one: these will probably be committed */
     uint32_t n_tentative;      /* <= NOUNS_MAX_TREE */
     const uint32_t *tentative; /* [n_tentative] */
 } proto_draft;
@@ -129,6 +130,7 @@ typedef struct {
     const proto_work *work;                             /* [n_work] <= PROTO_MAX_PLAN_SEQUENCES; STEP only */
     const proto_draft *draft;                           /* [n_draft] <= PROTO_MAX_PLAN_SEQUENCES; DRAFT only */
     bool ahead; /* DRAFT only: of no use once another plan has come behind it: may end early then, with what there is */
+    bool early; /* STEP only: before its result a leader that can may send what it will probably be (PROTO_MSG_EARLY) */
 } proto_plan;
 
 /* result */

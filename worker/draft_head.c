@@ -135,9 +135,9 @@ static st_code run(head *d, const uint32_t *token, uint32_t n, const float **log
     const kernels_view *at = d->place;
     make_inputs(d, token, n);
     quantize(d, HEAD_Z, n, 2 * d->dim);
-    const kernels_projection in[] = {{at[HEAD_NEXT], d->weight[HEAD_LINEAR]},
-                                     {at[HEAD_GATE], d->weight[HEAD_FFN_GATE]},
-                                     {at[HEAD_UP], d->weight[HEAD_FFN_UP]}};
+    const kernels_projection in[] = {{.out = at[HEAD_NEXT], .weight = d->weight[HEAD_LINEAR]},
+                                     {.out = at[HEAD_GATE], .weight = d->weight[HEAD_FFN_GATE]},
+                                     {.out = at[HEAD_UP], .weight = d->weight[HEAD_FFN_UP]}};
     ops->matmul(d->o.device, in, 3, at[HEAD_Z], at[HEAD_ACT], n);
     ops->glu(d->o.device, at[HEAD_GATE], at[HEAD_GATE], at[HEAD_UP], n, d->ffn, KERNELS_SILU);
     quantize(d, HEAD_GATE, n, d->ffn);
@@ -145,7 +145,7 @@ static st_code run(head *d, const uint32_t *token, uint32_t n, const float **log
     ops->add_reduced(d->o.device, at[HEAD_NEXT], at[HEAD_SUM], n, d->dim);
     if (!logits) return ST_OK;
     quantize(d, HEAD_NEXT, n, d->dim);
-    const kernels_projection out = {at[HEAD_LOGITS], d->weight[HEAD_OUTPUT]};
+    const kernels_projection out = {.out = at[HEAD_LOGITS], .weight = d->weight[HEAD_OUTPUT]};
     ops->matmul(d->o.device, &out, 1, at[HEAD_NEXT], at[HEAD_ACT], n);
     st_code code = ops->wait(d->o.device);
     if (code) return st_fail(e, code, "the device failed in a draft");

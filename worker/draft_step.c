@@ -127,13 +127,14 @@ static st_code ask(draft_step *d, uint32_t i, const proto_draft *p, st_error *e)
                        (unsigned long long)p->seq.value, p->hidden.dim, d->o.dim);
     if (!q->n_tokens)
         return st_fail(e, ST_FATAL_PROTOCOL, "sequence %llu has no tokens to draft behind", (unsigned long long)p->seq.value);
+    uint32_t n_settled = p->hidden_at_end ? p->n_tentative : 0; /* as good as committed, and what it is scored by */
     d->trees[i].n = 0;
     d->drafts[i] = (spec_draft){.seq = q->id,
                                 .sampling = q->sampling,
                                 .tokens = q->tokens,
-                                .n_tokens = q->n_tokens,
-                                .n_tentative = p->n_tentative,
-                                .n_new = q->n_new,
+                                .n_tokens = q->n_tokens + n_settled,
+                                .n_tentative = p->n_tentative - n_settled,
+                                .n_new = n_settled > 0 ? n_settled : q->n_new,
                                 .budget = p->budget,
                                 .hidden = p->hidden,
                                 .tree = &d->trees[i]};

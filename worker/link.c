@@ -17,6 +17,7 @@
 #include "net/net.h"
 #include "worker/part_int.h"
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -118,6 +119,13 @@ static void moved(void *context, const proto_moved *m) {
     proto_bytes b = {0};
     INVARIANT(proto_moved_encode(m, &b) == ST_OK);
     post(context, PROTO_MSG_MOVED, b, ST_OK, NULL);
+}
+
+/* The step goes on computing: where both threads share a core, the link thread would get it when the slice of this one is over.
+ */
+static void early(void *context, proto_bytes result) {
+    post(context, PROTO_MSG_EARLY, result, ST_OK, NULL);
+    sched_yield();
 }
 
 static st_code take_mail(worker *w, const mailbox_item *item, st_error *e) {
@@ -365,7 +373,8 @@ static st_code make_part(worker *w) {
     snprintf(i->kind, sizeof i->kind, "%s", drafts ? w->config->kind : "");
     snprintf(i->name, sizeof i->name, "%s", w->config->name);
     w->part->moved = moved;
-    w->part->moved_context = w;
+    w->part->early = early;
+    w->part->link = w;
     if (!drafts) tell_addresses(o, i);
     if (gethostname(i->hostname, sizeof i->hostname - 1)) snprintf(i->hostname, sizeof i->hostname, "unknown");
     w->info = *i;

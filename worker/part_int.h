@@ -31,9 +31,10 @@ struct part {
     const config_group *config;
     proto_register info;
     void (*moved)(void *context, const proto_moved *m); /* what came of a MOVE; the mover's thread calls it */
-    void *moved_context;
-    arena arena; /* decoded plans */
-    bool ended;  /* not the leader: the leader said that the group ends */
+    void (*early)(void *context, proto_bytes result);   /* takes an encoded early result, on the step thread */
+    void *link;                                         /* the context of both */
+    arena arena;                                        /* decoded plans */
+    bool ended;                                         /* not the leader: the leader said that the group ends */
     _Atomic uint32_t load_permille;
     _Atomic uint32_t n_plans;     /* in the mailbox */
     _Atomic bool wake_waits;      /* a WAKE is in the mailbox */

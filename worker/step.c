@@ -10,15 +10,26 @@
  *
  * After the choice, the accepted nodes (indices ascending, index >= depth) move to the slots base+1, base+2, ... in place and in
  * order, so the cache holds the tokens as if they had come one by one. All ranks of a group do this from the same plan and the
- * same choices. Sequences are found by a scan over at most max_sequences ids: 256 compares are nothing beside a forward pass. */
+ * same choices.
+ *
+ * An early result is made by the same choices along the same tree, of rows in which only some logits are there: those of the
+ * commonest tokens, and of the runs of the vocabulary in which other tokens of the sequences and trees lie. So it is the result
+ * where each choice is one of these, but for filters that sum over all tokens. Why not by an order of tokens that was counted in
+ * texts: it holds no more of them than ids do, and a text's own rare tokens do more than either.
+ *
+ * Sequences are found by a scan over at most max_sequences ids: 256 compares are nothing beside a forward pass. */
 #include "worker/step.h"
 
 #include "base/arena.h"
 #include "base/half.h"
 #include "base/mem.h"
+#include <math.h>
 #include <string.h>
 
-enum { DECISION_WORDS = 4 }; /* of an item without tokens */
+enum {
+    DECISION_WORDS = 4, /* of an item without tokens */
+    WANTED_PART = 4,    /* of the first logits, so many more are wanted at most */
+};
 
 typedef struct {
     seq_id id; /* value 0: unused */
@@ -31,6 +42,7 @@ typedef struct {
     bool hidden;
     uint32_t n_prompt; /* where the answer begins */
     uint32_t n_tokens, n_kv, n_blocks;
+    uint64_t *runs;   /* mask of those that its tokens lie in, the first tokens aside */
     uint32_t *tokens; /* [max_context]; behind n_tokens, while the leader decides, the path that it has chosen */
     uint32_t *blocks; /* [max_blocks] store indices */
     bool bad;
@@ -66,6 +78,10 @@ struct step {
     float *top_log;                                              /* likewise */
     uint16_t *hidden;                                            /* [max_rows][dim] f16, as top */
     bool decided;                                                /* the words to apply are our own */
+    bool guesses;                                                /* in the midst of a run: by the first logits */
+    uint32_t n_first;                                            /* model_first_tokens */
+    float *first;                                                /* [n_vocab] a row of first logits */
+    uint64_t *wanted;                                            /* mask of runs (model_batch) */
     uint64_t *allowed;                                           /* [MODEL_MASK_WORDS(n_vocab)] */
 };
 
@@ -76,12 +92,13 @@ uint32_t step_max_words(const step_options *o) { return DECISION_WORDS * PROTO_M
 static size_t memory_bytes(const step_options *o, uint32_t n_vocab, uint32_t dim) {
     size_t padding = 64;
     size_t words = (size_t)o->max_context + blocks_for_context(o) + PROTO_MAX_ENDS + 2 * PROTO_MAX_BIAS;
-    size_t sequences = o->max_sequences * (sizeof(sequence) + words * sizeof(uint32_t) + 5 * padding);
-    size_t choice =
-        (size_t)n_vocab * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t)) + MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t);
+    size_t runs = MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)) * sizeof(uint64_t);
+    size_t sequences = o->max_sequences * (sizeof(sequence) + words * sizeof(uint32_t) + runs + 6 * padding);
+    size_t choice = (size_t)n_vocab * (sizeof(uint64_t) + 2 * sizeof(float) + sizeof(uint32_t)) +
+                    MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t) + runs;
     size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
     size_t logs = (size_t)o->max_rows * ((1 + 2 * PROTO_MAX_TOP_LOGPROBS) * sizeof(float) + dim * sizeof(uint16_t));
-    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 23 * padding;
+    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 25 * padding;
 }
 
 st_code step_create(const step_options *o, step **out) {
@@ -98,6 +115,7 @@ st_code step_create(const step_options *o, step **out) {
     s->sequences = arena_alloc(a, o->max_sequences, sizeof *s->sequences);
     for (uint32_t i = 0; i < o->max_sequences; i++) {
         s->sequences[i].tokens = arena_alloc(a, o->max_context, sizeof(uint32_t));
+        s->sequences[i].runs = arena_alloc(a, MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)), sizeof(uint64_t));
         s->sequences[i].blocks = arena_alloc(a, s->max_blocks, sizeof(uint32_t));
         s->sequences[i].ends = arena_alloc(a, PROTO_MAX_ENDS, sizeof(uint32_t));
         s->sequences[i].bias_token = arena_alloc(a, PROTO_MAX_BIAS, sizeof(uint32_t));
@@ -117,7 +135,11 @@ st_code step_create(const step_options *o, step **out) {
     s->top_log = arena_alloc(a, (size_t)o->max_rows * PROTO_MAX_TOP_LOGPROBS, sizeof *s->top_log);
     s->hidden = arena_alloc(a, (size_t)o->max_rows * dim, sizeof *s->hidden);
     s->allowed = arena_alloc(a, MODEL_MASK_WORDS(n_vocab), sizeof *s->allowed);
-    INVARIANT(s->allowed);
+    s->first = arena_alloc(a, n_vocab, sizeof *s->first);
+    s->wanted = arena_alloc(a, MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)), sizeof *s->wanted);
+    INVARIANT(s->allowed && s->first && s->wanted);
+    s->n_first = model_first_tokens(o->model);
+    for (uint32_t v = 0; v < n_vocab; v++) s->first[v] = -INFINITY;
     *out = s;
     return ST_OK;
 }
@@ -134,6 +156,14 @@ static sequence *find(step *s, uint64_t id) {
     for (uint32_t i = 0; i < s->o.max_sequences; i++)
         if (s->sequences[i].id.value == id) return &s->sequences[i];
     return NULL;
+}
+
+static bool has_run(const uint64_t *runs, uint32_t run) { return runs[run / 64] >> run % 64 & 1; }
+
+/* Runs that the tokens lie in: what a text has had of rare tokens is what it will mostly have. */
+static void note_runs(const step *s, uint64_t *runs, const uint32_t *tokens, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] >= s->n_first) runs[tokens[i] / MODEL_VOCAB_ROWS / 64] |= UINT64_C(1) << tokens[i] / MODEL_VOCAB_ROWS % 64;
 }
 
 static st_code close_all(step *s, const proto_plan *p, st_error *e) {
@@ -206,6 +236,8 @@ static st_code open_all(step *s, const proto_plan *p, st_error *e) {
         q->n_kv = q->n_blocks = 0;
         q->bad = false;
         memcpy(q->tokens, o->tokens, o->n_tokens * sizeof *q->tokens);
+        memset(q->runs, 0, MODEL_MASK_WORDS(MODEL_RUNS(model_get_info(s->o.model)->n_vocab)) * sizeof *q->runs);
+        note_runs(s, q->runs, q->tokens, q->n_tokens);
         s->n_open++;
     }
     return ST_OK;
@@ -368,6 +400,46 @@ static void note_hidden(step *s, const span *sp, uint32_t k, uint32_t from) {
     for (uint32_t i = 0; i < dim; i++) to[i] = half_of_float(h[i]);
 }
 
+/* ---- early results ---- */
+
+/* Those of all sequences that choose, and of their trees; of too many the commonest. */
+static void want_runs(step *s, const proto_plan *p) {
+    uint32_t n_runs = MODEL_RUNS(model_get_info(s->o.model)->n_vocab), left = s->n_first / MODEL_VOCAB_ROWS / WANTED_PART;
+    memset(s->wanted, 0, MODEL_MASK_WORDS(n_runs) * sizeof *s->wanted);
+    for (uint32_t i = 0; i < p->n_work; i++) {
+        if (!s->spans[i].chooses) continue;
+        for (size_t k = 0; k < MODEL_MASK_WORDS(n_runs); k++) s->wanted[k] |= s->spans[i].seq->runs[k];
+        note_runs(s, s->wanted, p->work[i].tree.token, p->work[i].tree.n_nodes);
+    }
+    for (uint32_t run = 0; run < n_runs; run++) {
+        if (!has_run(s->wanted, run)) continue;
+        if (left > 0)
+            left--;
+        else
+            s->wanted[run / 64] &= ~(UINT64_C(1) << run % 64);
+    }
+}
+
+/* Writes the wanted runs of a row of logits to s->first; NULL: -INFINITY. */
+static void put_runs(step *s, const float *logits) {
+    uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
+    for (uint32_t run = s->n_first / MODEL_VOCAB_ROWS; run < MODEL_RUNS(n_vocab); run++) {
+        if (!has_run(s->wanted, run)) continue;
+        uint32_t first = run * MODEL_VOCAB_ROWS, end = first + MODEL_VOCAB_ROWS < n_vocab ? first + MODEL_VOCAB_ROWS : n_vocab;
+        for (uint32_t v = first; v < end; v++) s->first[v] = logits ? logits[v] : -INFINITY;
+    }
+}
+
+/* A row of those logits that are there; of all others -INFINITY. */
+static const float *first_logits(step *s, uint32_t from) {
+    const float *logits = model_logits(s->o.model, from);
+    memcpy(s->first, logits, s->n_first * sizeof *logits);
+    put_runs(s, logits);
+    return s->first;
+}
+
+/* ---- decisions ---- */
+
 /* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. */
 static void choose_path(step *s, const span *sp, uint32_t *head) {
     const sequence *q = sp->seq;
@@ -376,9 +448,9 @@ static void choose_path(step *s, const span *sp, uint32_t *head) {
     for (uint32_t row = root; row != MODEL_NO_PARENT && n < room;) {
         if (row != root) path[n_path++] = row - root - 1;
         uint32_t from = sp->first_choice + (row - root);
-        const float *logits = model_logits(s->o.model, from);
+        const float *logits = s->guesses ? first_logits(s, from) : model_logits(s->o.model, from);
         tokens[n] = choose(s, q, logits, q->n_tokens + n);
-        note_logprobs(s, sp, n, logits, tokens[n]);
+        if (!s->guesses) note_logprobs(s, sp, n, logits, tokens[n]);
         note_hidden(s, sp, n, from);
         row = child(s, sp, row, tokens[n++]);
     }
@@ -406,6 +478,24 @@ const uint32_t *step_decide(step *s, uint32_t *n_words) {
     *n_words = (uint32_t)(at - s->words);
     INVARIANT(*n_words <= step_max_words(&s->o));
     return s->words;
+}
+
+/* In the midst of step_run. Log-probabilities are not known before all logits are. */
+static void guess(void *context) {
+    step *s = context;
+    uint32_t *at = s->words;
+    s->guesses = true;
+    for (uint32_t i = 0; i < s->n_spans; i++) {
+        const span *sp = &s->spans[i];
+        decide_item(s, sp, at);
+        if (sp->seq->logprobs) at[2] = at[3] = 0;
+        s->items[i] = (proto_item){.seq = sp->seq->id, .n_tokens = at[2], .tokens = at + DECISION_WORDS};
+        if (at[2] > 0) s->items[i].hidden = hidden_of(s, sp);
+        at += DECISION_WORDS + at[2] + at[3];
+    }
+    s->guesses = false;
+    put_runs(s, NULL);
+    s->o.early(s->o.context, &(proto_result){.plan_id = s->plan_id, .n_items = s->n_spans, .items = s->items});
 }
 
 /* Whether these words can be a decision about the span. */
@@ -441,6 +531,7 @@ static void apply_item(step *s, const span *sp, const uint32_t *words, proto_ite
         s->n_moved++;
     }
     memcpy(q->tokens + q->n_tokens, tokens, n * sizeof *tokens);
+    note_runs(s, q->runs, tokens, n);
     q->n_tokens += n;
     q->n_kv = sp->base + 1 + n_path;
 }
@@ -479,10 +570,15 @@ st_code step_run(step *s, const proto_plan *p, st_error *e) {
     st_code code = close_all(s, p, e);
     if (!code) code = open_all(s, p, e);
     if (!code) code = make_batch(s, p, &b, e);
-    if (!code && b.n_rows) code = model_run(s->o.model, s->o.kv, &b, e);
     if (code) return code;
     s->plan_id = p->id;
     s->n_rows = b.n_rows;
     s->n_spans = p->n_work;
-    return ST_OK;
+    b.first = p->early && s->o.early && s->n_first > 0 ? guess : NULL;
+    b.context = s;
+    b.wanted = s->wanted;
+    if (b.first) want_runs(s, p);
+    if (b.n_rows) code = model_run(s->o.model, s->o.kv, &b, e);
+    if (code) s->n_spans = 0;
+    return code;
 }

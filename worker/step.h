@@ -17,6 +17,8 @@ typedef struct {
     const kernels_ops *ops;
     kernels_device *device;
     uint32_t max_sequences, max_rows, max_context;
+    void (*early)(void *context, const proto_result *guess); /* see step_run; NULL: nobody wants it */
+    void *context;
 } step_options;
 
 ST_CHECKED st_code step_create(const step_options *o, step **out); /* ST_FATAL_MEMORY */
@@ -26,7 +28,9 @@ void step_destroy(step *s);                                        /* NULL-safe 
  * every rank with the leader's words, before the next step_run.
  *
  * step_run: closes, opens, then one forward pass over all work. Errors: ST_FATAL_PROTOCOL (the plan contradicts what this rank
- * holds; the message says how), and those of model_run: the rank must leave. */
+ * holds; the message says how), and those of model_run: the rank must leave. Where the plan asks for an early result, and this
+ * rank has all logits, o.early is called in the midst with what the result will be if each choice is one of the commonest tokens;
+ * its items without tokens are not known yet. The guess lives as long as the call. */
 ST_CHECKED st_code step_run(step *s, const proto_plan *plan, st_error *e);
 /* What the leader chose at each item, as words; a view until the next call. At most step_max_words(). */
 const uint32_t *step_decide(step *s, uint32_t *n_words);

@@ -3,7 +3,9 @@
  * The leader passes each plan on with its decisions on the step before (exchange.h), so that all ranks compute the same step. A
  * rank that is not the leader sleeps until a WAKE, listens for plans for LISTEN_NS after each step, and sleeps again. Before an
  * order to move KV goes to the mover, all ranks take the decisions on the last plan that was answered: what they keep of a draft
- * tree is then where it belongs, and nothing of that plan is still to be written. */
+ * tree is then where it belongs, and nothing of that plan is still to be written.
+ *
+ * A leader alone in its group tells what its result will probably be, where the plan asks for that, in the midst of the step. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "net/net.h"
@@ -29,7 +31,8 @@ typedef struct {
     kv_swap_file *swap_file; /* NULL: none */
     const uint32_t *words;   /* [n_words] the leader's decisions on the last step; in `step` */
     uint32_t n_words;
-    uint64_t last_plan; /* the last that was run */
+    uint64_t last_plan; /* the last that was run ... */
+    uint64_t began_ns;  /* ... since when */
     mover *mover;       /* NULL: this rank has no transports */
 } verifier;
 
@@ -47,11 +50,22 @@ static st_code start_mover(verifier *v, st_error *e) {
                        .kv_type = p->info.kv_type,
                        .rank = p->o->group_rank,
                        .moved = p->moved,
-                       .context = p->moved_context};
+                       .context = p->link};
     memcpy(o.model, p->info.model_hash, sizeof o.model);
     p->info.first_kv_head = o.held.first;
     p->info.n_kv_heads = o.held.n;
     return mover_start(&o, &v->mover, e);
+}
+
+/* In the midst of a step: to the coordinator at once. One that cannot be encoded is not missed. */
+static void tell_early(void *context, const proto_result *guess) {
+    verifier *v = context;
+    proto_bytes b = {0};
+    proto_result r = *guess;
+    r.step_ns = net_now_ns() - v->began_ns;
+    mem_step_end();
+    if (!proto_result_encode(&r, &b)) v->part.early(v->part.link, b);
+    mem_step_begin();
 }
 
 static st_code load(part *p, st_error *e) {
@@ -61,7 +75,7 @@ static st_code load(part *p, st_error *e) {
     v->group = p->o->group_link;
     st_code code = part_engine_init(p, t->model, v->group, n, e);
     if (code) return code;
-    step_options o = {n->model, n->kv, n->ops, n->device, t->max_running, t->max_rows, n->max_context};
+    step_options o = {n->model, n->kv, n->ops, n->device, t->max_running, t->max_rows, n->max_context, tell_early, v};
     code = step_create(&o, &v->step);
     if (!code && v->group->n_ranks > 1) code = exchange_create(v->group, step_max_words(&o), PROTO_MAX_BYTES, &v->exchange);
     if (code)
@@ -113,8 +127,9 @@ static st_code lead(part *p, const uint8_t *bytes, size_t n, proto_bytes *out, s
     verifier *v = of(p);
     proto_plan plan;
     proto_result result;
-    uint64_t start = net_now_ns(), swaps_ns[2];
+    uint64_t swaps_ns[2];
     exchange_message m = {v->words, v->n_words, bytes, (uint32_t)n};
+    v->began_ns = net_now_ns();
     st_code code = part_decode(p, bytes, n, &plan, e);
     if (!code && v->exchange) code = exchange_send(v->exchange, &m, e);
     if (code) return code;
@@ -126,7 +141,7 @@ static st_code lead(part *p, const uint8_t *bytes, size_t n, proto_bytes *out, s
     v->last_plan = plan.id;
     mem_step_end();
     if (code) return code;
-    result.step_ns = net_now_ns() - start;
+    result.step_ns = net_now_ns() - v->began_ns;
     result.swap_out_ns = swaps_ns[0];
     result.swap_in_ns = swaps_ns[1];
     code = proto_result_encode(&result, out);

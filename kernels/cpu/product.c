@@ -40,7 +40,7 @@ typedef struct {
     const char *x; /* rows of kernels_act, or of float */
     size_t stride_bytes;
     bool is_float;
-    uint32_t n, n_strips;
+    uint32_t n, first_strip, n_strips; /* n_strips 0: all, when it is added to a sweep */
     const kernels_primitives *p;
     float *out; /* [n][rows]; NULL for units */
     double *sums, limit;
@@ -193,7 +193,9 @@ static void sweep_part(void *context, uint32_t part) {
     uint32_t from = part * s->strips_a_part, to = least(s->n_strips, from + s->strips_a_part), first = 0;
     for (uint32_t i = 0; i < s->n_jobs; first += s->job[i++].n_strips) {
         uint32_t end = first + s->job[i].n_strips;
-        if (from < end && to > first) product_strips(&s->job[i], from > first ? from - first : 0, least(to, end) - first);
+        const uint32_t at = s->job[i].first_strip;
+        if (from < end && to > first)
+            product_strips(&s->job[i], at + (from > first ? from - first : 0), at + least(to, end) - first);
     }
 }
 
@@ -203,7 +205,9 @@ static void sweep_add(kernels_device *d, sweep *s, product_job job, kernels_view
     job.is_float = w->is_fp32 || kernels_layout_is_float(w->layout);
     job.stride_bytes = job.is_float ? w->cols * sizeof(float) : kernels_cpu_act_bytes(1, w->cols);
     job.x = kernels_cpu_at(job.is_float ? x : act, job.n * job.stride_bytes);
-    job.n_strips = (w->rows - 1) / KERNELS_LANES + 1;
+    const uint32_t n_all = (w->rows - 1) / KERNELS_LANES + 1;
+    if (!job.n_strips) job.n_strips = n_all;
+    INVARIANT(job.first_strip < n_all && job.n_strips <= n_all - job.first_strip);
     job.p = d->primitives;
     s->n_strips += job.n_strips;
     s->job[s->n_jobs++] = job;
@@ -221,8 +225,13 @@ void kernels_cpu_matmul(kernels_device *d, const kernels_projection *p, uint32_t
     sweep s = {.n_jobs = 0};
     for (uint32_t i = 0; i < n_projections; i++) {
         const kernels_weight *w = p[i].weight;
-        sweep_add(d, &s, (product_job){.w = w, .n = n, .out = kernels_cpu_floats(p[i].out, n, w->rows), .unit_cols = w->cols}, x,
-                  act);
+        product_job job = {.w = w,
+                           .n = n,
+                           .first_strip = p[i].first_row / KERNELS_LANES,
+                           .n_strips = (p[i].n_rows + KERNELS_LANES - 1) / KERNELS_LANES,
+                           .out = kernels_cpu_floats(p[i].out, n, w->rows),
+                           .unit_cols = w->cols};
+        sweep_add(d, &s, job, x, act);
     }
     sweep_run(d, &s);
 }

@@ -112,6 +112,27 @@ def test_drafts_ahead_give_the_same_bytes_and_are_of_use(new_cluster, alone, ech
     assert figures["consort_draft_ahead_bets_total", ""] > figures["consort_draft_ahead_won_total", ""] > 0 and cluster.is_idle()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_early_results_give_the_same_bytes_and_send_drafters_on(new_cluster, alone, echo, ranks):
+    """They are the default. A group of several ranks tells none: nobody in it has all logits before the end."""
+    cluster = new_cluster(drafters=[CODE, TWIN, echo("Q8_0")], tensor_parallel=ranks, threads=1, draft_budget=4, draft_floor=0, **FIXED, **PATIENT)
+    for policy in ("fixed:head", "fixed:twin", "all"):
+        for i in range(0, len(REQUESTS), 2):
+            answers = cluster.generate_all([(prompt, {**fields, "speculation": policy}) for prompt, fields in REQUESTS[i:i + 2]])
+            assert [(a.ids, a.text, a.finish_reason) for a in answers] == [(a.ids, a.text, a.finish_reason) for a in alone[i:i + 2]], policy
+    figures = cluster.metrics()
+    outcome = {o: figures["consort_early_results_total", f'outcome="{o}"'] for o in ("right", "wrong", "late")}
+    if ranks > 1:
+        assert not any(outcome.values()) and not figures["consort_draft_ahead_bets_total", ""]
+        return
+    assert outcome["right"] > 4 * outcome["wrong"] and not outcome["late"], outcome
+    assert figures["consort_draft_ahead_bets_total", ""] > figures["consort_draft_ahead_won_total", ""] / 2 > 0 and cluster.is_idle()
+    asked = {"max_tokens": 16, "logprobs": True, "speculation": "all", "ignore_end": True}
+    told = sum(outcome.values())
+    cluster.generate(STORY, **asked)  # whose log-probabilities are not known early
+    assert sum(cluster.metrics()["consort_early_results_total", f'outcome="{o}"'] for o in outcome) == told
+
+
 def test_fusion_as_it_is_measured_gives_the_same_bytes_and_tries_both(new_cluster, alone, echo):
     """The clock decides which rounds are in lockstep."""
     cluster = new_cluster(drafters=[CODE, MATH, echo("Q8_0")], threads=1, draft_budget=4, draft_floor=0, **PATIENT)  # auto is the default

@@ -158,7 +158,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                       .draft_wait_ns = byte(&w)};
     l.max_stall_ns = l.draft_wait_ns / 8 % 4;
     l.adaptive_budgets = l.draft_wait_ns % 2;
-    l.draft_ahead = l.draft_wait_ns / 2 % 2;
+    l.draft_ahead = (sched_ahead)(l.draft_wait_ns / 2 % 3);
     l.prefix_cache = l.draft_wait_ns / 4 % 2;
     l.fusion = (sched_fusion)(l.draft_wait_ns / 4 % 3);
     l.drafter_blocks[0] = (uint32_t)(l.draft_wait_ns / 8 % 8);

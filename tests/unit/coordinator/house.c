@@ -54,7 +54,7 @@ void member_say_register(member *m, uint16_t type) {
     send_encoded(m, type, code, &b);
 }
 
-void member_say_result(member *m, uint64_t plan_id, uint32_t n_items) {
+static void say_result(member *m, uint16_t type, uint64_t plan_id, uint32_t n_items) {
     uint32_t tokens[NOUNS_MAX_TREE + 1], parents[NOUNS_MAX_TREE + 1], n = m->plan.n_nodes;
     for (uint32_t i = 0; i <= n; i++) tokens[i] = WV_BYTES + 'a', parents[i] = i ? i - 1 : NOUNS_TREE_ROOT;
     proto_item item = {.seq = m->plan.seq, .n_tokens = n + 1, .tokens = tokens};
@@ -62,8 +62,12 @@ void member_say_result(member *m, uint64_t plan_id, uint32_t n_items) {
     proto_result r = {.plan_id = plan_id, .n_rows = n + 1, .n_items = n_items, .items = &item};
     proto_bytes b = {0};
     st_code code = proto_result_encode(&r, &b);
-    send_encoded(m, PROTO_MSG_RESULT, code, &b);
+    send_encoded(m, type, code, &b);
 }
+
+void member_say_result(member *m, uint64_t plan_id, uint32_t n_items) { say_result(m, PROTO_MSG_RESULT, plan_id, n_items); }
+
+void member_say_early(member *m, uint64_t plan_id) { say_result(m, PROTO_MSG_EARLY, plan_id, 1); }
 
 void member_say_abort(member *m, const char *message) {
     proto_abort a = {.code = ST_FATAL_MEMORY};
@@ -108,6 +112,7 @@ static void on_plan(member *m, const net_frame *f) {
         m->plan.n_nodes = p.n_work ? p.work[0].tree.n_nodes : p.draft[0].budget;
         m->plan.n_answered = p.n_open ? p.open[0].n_answered : 0;
         m->plan.start = p.n_work ? p.work[0].start : 0;
+        m->plan.early = p.early;
         m->n_nodes += p.n_work ? p.work[0].tree.n_nodes : 0;
         m->n_plans++;
     }
@@ -410,7 +415,7 @@ static void describe(house *h, const house_options *o) {
                                     .draft_wait_ms = o->draft_wait_ms,
                                     .corpus = "",
                                     .draft_budgets = "fixed",
-                                    .draft_ahead = "off",
+                                    .draft_ahead = "early",
                                     .fusion = "auto",
                                     .kv_transport = "auto",
                                     .kv_listen = "127.0.0.1",

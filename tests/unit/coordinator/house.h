@@ -43,7 +43,8 @@ typedef struct {
         uint32_t n_nodes;    /* of that: its tree; for a drafter the most that it may propose */
         uint32_t n_answered; /* of the first that it opens: tokens that another had chosen */
         uint32_t start;      /* of its first work */
-    } plan;                  /* the last with work or drafts */
+        bool early;
+    } plan; /* the last with work or drafts */
     uint32_t n_faults;
     proto_faults_order faults; /* the last */
     uint32_t n_moves, n_cancels;
@@ -126,6 +127,7 @@ void member_say_register(member *m, uint16_t type);                      /* REGI
 void member_say_abort(member *m, const char *message);
 /* All drafts are "aaa...", and so is every answer: a verifier accepts what its plan brought. n_items: 0 or 1. */
 void member_say_result(member *m, uint64_t plan_id, uint32_t n_items);
+void member_say_early(member *m, uint64_t plan_id); /* the same, before it */
 
 void member_say_moved(member *m, st_code code, const char *message, uint64_t bytes, uint64_t took_ns); /* of the last order */
 

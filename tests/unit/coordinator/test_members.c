@@ -112,6 +112,7 @@ static void what_does_not_belong_on_a_link_closes_it(void **state) {
         {LOADING, PROTO_MSG_ABORT, false},     {LOADING, 4711, true},
         {READY, PROTO_MSG_READY, true},        {READY, PROTO_MSG_RESULT, false},
         {READY, PROTO_MSG_WELCOME, true},      {LATER_EPOCH, PROTO_MSG_RESULT, true},
+        {LOADING, PROTO_MSG_EARLY, true},      {LATER_EPOCH, PROTO_MSG_EARLY, true},
     };
     house *h = start(PATIENT, PATIENT);
     member *v = &h->members[VERIFIER];
@@ -477,6 +478,39 @@ static void draft_plans_go_to_the_drafter_and_step_plans_to_the_verifier(void **
     assert_false(house_stop(h));
 }
 
+/* Whatever it says, the answer is that of the results; of a drafter there is none. */
+static void an_early_result_sends_the_drafter_on_and_changes_nothing_else(void **state) {
+    (void)state;
+    house *h = start_two(GIVE_UP_MS, GIVE_UP_MS);
+    member *v = &h->members[VERIFIER], *d = &h->members[DRAFTER];
+    member_become_ready(v);
+    member_become_ready(d);
+    house_ask(h, 4);
+    UNTIL(h, v->n_plans == 1 && d->n_plans == 1);
+    assert_true(v->plan.early);
+    member_say_result(d, d->plan.id, 1);
+    member_send(v, PROTO_MSG_EARLY, "\xff\xff\xff", 3); /* nonsense is no more than no early result */
+    uint32_t epoch = v->group_epoch--;
+    member_say_early(v, v->plan.id); /* of a life before */
+    v->group_epoch = epoch;
+    member_say_early(v, v->plan.id + 9);
+    member_say_early(v, v->plan.id);
+    UNTIL(h, d->n_plans == 2);
+    assert_int_equal(h->n_tokens, 0);
+    member_say_result(v, v->plan.id, 1);
+    UNTIL(h, h->n_tokens == 1);
+    assert_int_equal(v->n_plans, 1); /* it was right: the draft is waited for */
+    member_say_result(d, d->plan.id, 1);
+    UNTIL(h, v->n_plans == 2);
+    v->answers = true;
+    member_say_result(v, v->plan.id, 1);
+    house_ends_well(h, 4);
+    member_say_early(d, d->plan.id);
+    UNTIL(h, !d->link);
+    assert_non_null(strstr(d->said, "not from a verifier's leader"));
+    house_stop(h);
+}
+
 static void a_drafter_that_vanishes_costs_its_link_and_no_request(void **state) {
     (void)state;
     enum { CLOSES, ABORTS, LEAVES, TALKS_NONSENSE, IS_AHEAD, N_WAYS };
@@ -600,6 +634,7 @@ int main(void) {
         cmocka_unit_test(a_drafter_with_another_vocabulary_is_refused_and_requests_are_served_without_it),
         cmocka_unit_test(a_drafter_with_another_kv_cache_than_the_scheduler_counts_is_refused),
         cmocka_unit_test(draft_plans_go_to_the_drafter_and_step_plans_to_the_verifier),
+        cmocka_unit_test(an_early_result_sends_the_drafter_on_and_changes_nothing_else),
         cmocka_unit_test(a_drafter_that_vanishes_costs_its_link_and_no_request),
         cmocka_unit_test(a_drafter_that_never_answers_delays_a_request_by_one_wait),
         cmocka_unit_test(the_loss_of_the_verifier_does_not_send_the_drafter_away),

@@ -50,6 +50,9 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .swapped_in = 28,
                                             .swap_out_ns = 1500000000,
                                             .swap_in_ns = 250000000,
+                                            .early_right = 32,
+                                            .early_wrong = 33,
+                                            .early_late = 34,
                                             .bets = 18,
                                             .bets_won = 19,
                                             .bets_dropped = 20,
@@ -123,6 +126,9 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_verifier_kv_blocks_used{group=\"a \\\"b\\\"\"} 1"));
     assert_true(has_line(&t, "consort_verifier_busy_seconds_total{group=\"a \\\"b\\\"\"} 21.5"));
     assert_true(has_line(&t, "consort_verifier_idle_seconds_total{group=\"a \\\"b\\\"\"} 0.25"));
+    assert_true(has_line(&t, "consort_early_results_total{outcome=\"right\"} 32"));
+    assert_true(has_line(&t, "consort_early_results_total{outcome=\"wrong\"} 33"));
+    assert_true(has_line(&t, "consort_early_results_total{outcome=\"late\"} 34"));
     assert_true(has_line(&t, "consort_draft_ahead_bets_total 18"));
     assert_true(has_line(&t, "consort_draft_ahead_won_total 19"));
     assert_true(has_line(&t, "consort_draft_ahead_dropped_total 20"));
@@ -200,7 +206,7 @@ static void many_workers_make_the_text_grow(void **state) {
 
 static void the_reference_page_is_up_to_date(void **state) {
     (void)state;
-    char made[8192];
+    char made[1 << 14];
     metrics_row r;
     size_t n = (size_t)snprintf(made, sizeof made, "| name | type | labels | |\n|---|---|---|---|\n");
     for (size_t i = 0; metrics_row_at(i, &r); i++)

@@ -56,22 +56,26 @@ static inline void draft(world *w, drafter *d, const proto_draft *ask, uint32_t 
     CHECK(w, memcmp(tokens, c->prompt, n_prompt * sizeof *tokens) == 0 && *n - n_prompt <= c->n_alone);
     CHECK(w, memcmp(tokens + n_prompt, c->alone, (*n - n_prompt) * sizeof *tokens) == 0);
     CHECK(w, (ask->budget == 0 || *n >= c->n_prompt) && drafted_for(c));
-    CHECK(w, w->limits.draft_ahead || ask->budget <= (w->limits.fusion == SCHED_LOCKSTEP ? 1 : w->limits.max_tree));
+    CHECK(w, w->limits.draft_ahead == SCHED_AHEAD_ON || ask->budget <= w->limits.max_tree);
+    CHECK(w, w->limits.draft_ahead || w->limits.fusion != SCHED_LOCKSTEP || ask->budget <= 1);
     CHECK(w, w->limits.draft_ahead || w->limits.fusion != SCHED_MERGE || ask->n_tentative == 0);
     w->n_agreed += w->limits.fusion != SCHED_MERGE && ask->budget == 1 && ask->n_tentative > 0;
-    CHECK(w, ask->n_tentative <= w->limits.max_tree && (!ask->n_tentative || *n + ask->n_tentative + 1 < CONTEXT));
+    uint32_t most_tentative = w->limits.max_tree + (w->limits.draft_ahead == SCHED_AHEAD_EARLY); /* its own choice */
+    CHECK(w, ask->n_tentative <= most_tentative && (!ask->n_tentative || *n + ask->n_tentative + 1 < CONTEXT));
     for (uint32_t k = 0; k < i; k++) CHECK(w, d->items[k].seq.value != ask->seq.value);
-    bool wants = *n > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1); /* of a prompt nothing was chosen */
+    memcpy(tokens + *n, ask->tentative, ask->n_tentative * sizeof *tokens); /* the next call overwrites them */
+    uint32_t n_before = *n + (ask->hidden_at_end ? ask->n_tentative : 0);   /* the state's token with them */
+    CHECK(w, !ask->hidden_at_end || (ask->hidden.f16 && ask->n_tentative > 0 && w->limits.draft_ahead == SCHED_AHEAD_EARLY));
+    bool wants = n_before > c->n_prompt && (w->limits.want_hidden >> (d - w->drafters) & 1); /* of a prompt nothing was chosen */
     CHECK(w, ask->hidden.f16 ? wants : !wants || ask->budget == 0);
     CHECK(w, wants || ask->budget == 0 || !(w->limits.want_hidden >> (d - w->drafters) & 1));
     if (ask->hidden.f16) {
         uint16_t state[DIM];
-        state_after(tokens, *n - 1, state);
+        state_after(tokens, n_before - 1, state);
         CHECK(w, ask->hidden.dim == DIM && memcmp(ask->hidden.f16, state, sizeof state) == 0);
     }
     d->items[i] = (proto_item){.seq = ask->seq};
     d->items[i].tree = (token_tree){.token = d->tokens[i], .parent = d->parents[i], .probability = d->probabilities[i]};
-    memcpy(tokens + *n, ask->tentative, ask->n_tentative * sizeof *tokens); /* the next call overwrites them */
     propose(w, d, i, tokens, *n + ask->n_tentative, ask->budget);
     uint32_t n_blocks = kv_blocks_for((uint64_t)*n + ask->n_tentative + ask->budget);
     if (d->sequences[ask->seq.value - 1].n_blocks < n_blocks) d->sequences[ask->seq.value - 1].n_blocks = n_blocks;

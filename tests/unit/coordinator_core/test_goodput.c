@@ -177,7 +177,7 @@ static void begin(world *w, const setting *of) {
                             .n_vocab = VOCABULARY,
                             .adaptive_budgets = of->adaptive,
                             .fusion = of->fusion,
-                            .draft_ahead = of->ahead,
+                            .draft_ahead = of->ahead ? SCHED_AHEAD_ON : SCHED_AHEAD_OFF,
                             .draft_wait_ns = 200000 * US};
     w->memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
     assert_int_equal(sched_init(w->memory, &l, &w->s, NULL), ST_OK);

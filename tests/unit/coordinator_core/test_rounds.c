@@ -53,7 +53,7 @@ static void begin(world *w, sched_fusion fusion, bool ahead) {
                             .speculation = "all",
                             .fusion = fusion,
                             .adaptive_budgets = true,
-                            .draft_ahead = ahead,
+                            .draft_ahead = ahead ? SCHED_AHEAD_ON : SCHED_AHEAD_OFF,
                             .draft_wait_ns = WAIT_NS};
     *w = (world){.memory = mem_alloc_aligned(1, sched_bytes(&l), 64)};
     for (uint32_t i = 0; i < PROMPT; i++) w->prompt[i] = 100 + i;

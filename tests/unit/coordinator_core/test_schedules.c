@@ -4,6 +4,7 @@
  * what is right, wrong, both or nonsense, in time, late or never. Every client must get exactly the tokens it gets alone, and at
  * the end nothing is left. One seed is one run; a failure names it. */
 #include "tests/unit/coordinator_core/schedules_drafters.h"
+#include "tests/unit/coordinator_core/schedules_early.h"
 #include "tests/unit/coordinator_core/schedules_moves.h"
 
 #if defined(__has_feature)
@@ -418,7 +419,19 @@ static void deliver_of(world *w, verifier *v) {
     step(w, &(sched_event){.kind = SCHED_RESULT, .result = &result, .group = number_of(w, v)});
 }
 
-static void deliver(world *w) { deliver_of(w, &w->verifiers[draw(w, w->limits.n_groups)]); }
+/* Before the result, or when nothing is computed; wanted or not. */
+static void tell_early(world *w, verifier *v) {
+    proto_item items[BATCH];
+    proto_result early = early_of(w, v, items);
+    step(w, &(sched_event){.kind = SCHED_EARLY, .result = &early, .group = number_of(w, v)});
+}
+
+static void deliver(world *w) {
+    verifier *v = &w->verifiers[draw(w, w->limits.n_groups)];
+    uint32_t what = draw(w, 6);
+    if (what < 2) tell_early(w, v);
+    if (what > 0) deliver_of(w, v);
+}
 
 static void stale(world *w) {
     uint64_t before = sched_get_stats(w->s).stale_results;
@@ -593,7 +606,7 @@ static void begin(world *w, uint64_t seed) {
                                .dim = DIM,
                                .prefix_cache = draw(w, 4) > 0,
                                .adaptive_budgets = draw(w, 2),
-                               .draft_ahead = draw(w, 2),
+                               .draft_ahead = (sched_ahead)draw(w, 3),
                                .fusion = (sched_fusion)draw(w, 3),
                                .draft_wait_ns = draw(w, 4) ? 1 + draw(w, 100) : draw(w, 2) * 2000};
     for (uint32_t g = 0; g < w->limits.n_groups; g++)
@@ -660,7 +673,7 @@ static void check_drafters(world *w) {
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
     uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus, agreed, tried, moved,
-        shared, preempted, swapped[2], gave_way, again, actions, kv_moves, vain_moves, called_off, early_moves;
+        shared, preempted, right, wrong, swapped[2], gave_way, again, actions, kv_moves, vain_moves, called_off, early_moves;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -697,6 +710,9 @@ static void reap(const world *w, harvest *h) {
     h->again += w->n_again;
     h->actions = h->actions * UINT64_C(1099511628211) + w->actions;
     h->won += st.bets_won, h->dropped += st.bets_dropped;
+    h->right += st.early_right, h->wrong += st.early_wrong;
+    CHECK(w, w->limits.draft_ahead == SCHED_AHEAD_EARLY || st.early_right + st.early_wrong == 0);
+    CHECK(w, st.bets_won <= st.bets && (w->limits.draft_ahead || st.bets == 0));
     if (st.largest_batch > h->largest_batch) h->largest_batch = st.largest_batch;
 }
 
@@ -747,6 +763,8 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
                   (unsigned long long)h.vain_moves, (unsigned long long)h.called_off, (unsigned long long)h.early_moves);
     assert_true(h.kv_moves > N_SEEDS / 4 && h.vain_moves > N_SEEDS / 8 && h.called_off > N_SEEDS / 64 &&
                 h.early_moves > N_SEEDS / 8);
+    print_message("%llu early results right, %llu wrong\n", (unsigned long long)h.right, (unsigned long long)h.wrong);
+    assert_true(h.right > N_SEEDS && h.wrong > N_SEEDS / 4);
     print_message("%llu blocks swapped out, %llu in\n", (unsigned long long)h.swapped[0], (unsigned long long)h.swapped[1]);
     assert_true(h.swapped[0] > N_SEEDS / 3 && h.swapped[1] > N_SEEDS / 12);
     assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4 && h.shared > N_SEEDS && h.preempted > N_SEEDS / 8);

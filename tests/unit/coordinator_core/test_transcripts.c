@@ -119,6 +119,8 @@ static void new_scheduler(script *sc, char **words, uint32_t n, text *out) {
     list_of(value_of(words, n, "drafter_blocks"), l.drafter_blocks, PROTO_MAX_DRAFTERS);
     for (const char *v = value_of(words, n, "serves"), *g = v; v && *g && *g != ' '; g++) /* as in: serves=pdb */
         l.serves[g - v] = *g == 'p' ? SCHED_PREFILLS : *g == 'd' ? SCHED_DECODES : SCHED_BOTH;
+    const char *ahead = value_of(words, n, "ahead");
+    l.draft_ahead = sched_ahead_of(ahead ? ahead : "off");
     l.draft_wait_ns = number_of(words, n, "draft_wait", 50);
     l.max_stall_ns = number_of(words, n, "max_stall", 0);
     l.prefix_cache = number_of(words, n, "prefix_cache", 0);
@@ -230,7 +232,7 @@ static void say_open(text *out, const proto_open *o) {
 }
 
 static void say_plan(text *out, const proto_plan *p) {
-    say(out, " %llu\n", (unsigned long long)p->id);
+    say(out, " %llu%s%s\n", (unsigned long long)p->id, p->early ? ", to be answered early" : "", p->ahead ? ", ahead" : "");
     if (p->n_swaps > 0) say(out, "        swap");
     for (uint32_t i = 0; i < p->n_swaps; i++)
         say(out, "%s block %u %s slot %u", i ? "," : "", p->swaps[i].block, p->swaps[i].in ? "<-" : "->", p->swaps[i].slot);
@@ -327,6 +329,10 @@ static void say_stats(text *out, const sched *s, uint32_t n_drafters) {
         say(out, "    swap: %llu blocks out, %llu in, %u of %u slots used\n", (unsigned long long)st.swapped_out,
             (unsigned long long)st.swapped_in, st.slots_used, st.slots_total);
     if (n_drafters == 0) return;
+    if (st.early_right + st.early_wrong + st.early_late > 0)
+        say(out, "    early: %llu right, %llu wrong, %llu late; bets: %llu, %llu won, %llu dropped\n",
+            (unsigned long long)st.early_right, (unsigned long long)st.early_wrong, (unsigned long long)st.early_late,
+            (unsigned long long)st.bets, (unsigned long long)st.bets_won, (unsigned long long)st.bets_dropped);
     say(out, "    ");
     say_drafts(out, &st.drafts, st.by_drafter, st.n_by_drafter);
     say(out, "\n");
@@ -362,6 +368,7 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
     static const char *const kinds[] = {[SCHED_REQUEST] = "request",
                                         [SCHED_CANCEL] = "cancel",
                                         [SCHED_RESULT] = "result",
+                                        [SCHED_EARLY] = "early",
                                         [SCHED_GROUP_UP] = "up",
                                         [SCHED_GROUP_DOWN] = "down",
                                         [SCHED_DRAFTER_UP] = "drafter-up",
@@ -377,11 +384,11 @@ static void step(script *sc, sched_event *ev, char **words, uint32_t n, text *ou
     char *at = strchr(words[0], '@');
     if (at) ev->group = (uint32_t)strtoul(at + 1, NULL, 10), *at = 0;
     while (ev->kind <= SCHED_TIMER && strcmp(kinds[ev->kind], words[0]) != 0) ev->kind++;
-    if (ev->kind > SCHED_TIMER || (ev->kind <= SCHED_RESULT && n < 2)) bad(sc, words[0]);
+    if (ev->kind > SCHED_TIMER || (ev->kind <= SCHED_EARLY && n < 2)) bad(sc, words[0]);
     if (ev->kind <= SCHED_CANCEL) ev->seq.value = strtoull(words[1], NULL, 10);
     if (ev->kind == SCHED_REQUEST) read_request(sc, ev, words, n);
     if (ev->kind == SCHED_CANCEL) read_cancel(sc, ev, words + 1, n - 1);
-    if (ev->kind == SCHED_RESULT) read_result(sc, &m, words + 1, n - 1, false);
+    if (ev->kind == SCHED_RESULT || ev->kind == SCHED_EARLY) read_result(sc, &m, words + 1, n - 1, false);
     if (ev->kind >= SCHED_DRAFTER_UP && ev->kind <= SCHED_DRAFTS) {
         if (n < (ev->kind == SCHED_DRAFTS ? 3 : 2)) bad(sc, words[0]);
         ev->drafter = (uint32_t)strtoul(words[1], NULL, 10);

@@ -79,7 +79,9 @@ static void run_layer(chain *c, uint32_t index, const kernels_row *rows, const u
     const layer *l = &c->layers[index];
     o->rmsnorm(d, c->h, c->x, l->norm, n, DIM, 1e-5f);
     o->quantize(d, c->act, c->h, n, DIM);
-    o->matmul(d, (kernels_projection[]){{c->q, l->q}, {c->k, l->k}, {c->v, l->v}}, 3, c->h, c->act, n);
+    o->matmul(d,
+              (kernels_projection[]){{.out = c->q, .weight = l->q}, {.out = c->k, .weight = l->k}, {.out = c->v, .weight = l->v}},
+              3, c->h, c->act, n);
     o->rope(d, c->q, c->rope, position, n, HEADS, HEAD, KERNELS_ROPE_NEIGHBOURS);
     o->rope(d, c->k, c->rope, position, n, KV_HEADS, HEAD, KERNELS_ROPE_NEIGHBOURS);
     o->kv_write(d, &c->kv, index, c->k, c->v, rows, n);
@@ -89,7 +91,8 @@ static void run_layer(chain *c, uint32_t index, const kernels_row *rows, const u
     o->add_reduced(d, c->x, c->sum, n, DIM);
     o->rmsnorm(d, c->h, c->x, l->norm, n, DIM, 1e-5f);
     o->quantize(d, c->act, c->h, n, DIM);
-    o->matmul(d, (kernels_projection[]){{c->gate, l->gate}, {c->up, l->up}}, 2, c->h, c->act, n);
+    o->matmul(d, (kernels_projection[]){{.out = c->gate, .weight = l->gate}, {.out = c->up, .weight = l->up}}, 2, c->h, c->act,
+              n);
     o->glu(d, c->gate, c->gate, c->up, n, FFN, KERNELS_SILU);
     o->quantize(d, c->act, c->gate, n, FFN);
     /* Units of 256, the last one short; in the second layer one unit longer than a chunk of K. */
@@ -112,7 +115,7 @@ static void run_chain(chain *c, uint32_t step, float *logits) {
         for (uint32_t i = 0; i < LAYERS; i++) run_layer(c, i, rows, position, n);
         o->rmsnorm(c->r.d, c->h, c->x, c->layers[0].norm, n, DIM, 1e-5f);
         o->quantize(c->r.d, c->act, c->h, n, DIM);
-        o->matmul(c->r.d, &(kernels_projection){c->logits, c->head}, 1, c->h, c->act, n);
+        o->matmul(c->r.d, &(kernels_projection){.out = c->logits, .weight = c->head}, 1, c->h, c->act, n);
         rig_get(&c->r, logits + p0 * VOCAB, c->logits, n * VOCAB * sizeof *logits);
     }
 }

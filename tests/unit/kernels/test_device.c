@@ -316,7 +316,8 @@ static void run_projections(const uint8_t *blocks, bool profiled, float *out, ke
     kernels_weight *a = rig_weight(&r, &m, 0, ROWS, 0, COLS), *b = rig_weight(&r, &m, ROWS, ROWS, 0, COLS);
     kernels_view in = rig_put(&r, x, sizeof x), act = rig_act(&r, in, N, COLS);
     kernels_view first = rig_bytes(&r, N * ROWS * sizeof *out), second = rig_bytes(&r, N * ROWS * sizeof *out);
-    for (int i = 0; i < 2; i++) r.ops->matmul(r.d, (kernels_projection[]){{first, a}, {second, b}}, 2, in, act, N);
+    for (int i = 0; i < 2; i++)
+        r.ops->matmul(r.d, (kernels_projection[]){{.out = first, .weight = a}, {.out = second, .weight = b}}, 2, in, act, N);
     rig_get(&r, out, first, N * ROWS * sizeof *out);
     rig_get(&r, out + N * ROWS, second, N * ROWS * sizeof *out);
     if (profiled) {

@@ -34,7 +34,7 @@ static void multiply(rig *r, const problem *p, uint32_t t0, uint32_t n, uint32_t
     float *with_guard = mem_alloc((size_t)n * n_rows + 1, 4);
     memcpy(with_guard + n * n_rows, &guard, 4);
     r->ops->upload(r->d, y, with_guard, ((size_t)n * n_rows + 1) * 4);
-    r->ops->matmul(r->d, &(kernels_projection){y, w}, 1, x, act, n);
+    r->ops->matmul(r->d, &(kernels_projection){.out = y, .weight = w}, 1, x, act, n);
     r->ops->matmul_units(r->d, s, w, x, act, n, UNIT, N_UNITS);
     rig_get(r, with_guard, y, ((size_t)n * n_rows + 1) * 4);
     memcpy(&behind, with_guard + n * n_rows, 4);
@@ -64,7 +64,7 @@ static problem problem_open(kernels_format f, kernels_precision precision, uint3
     for (uint32_t t = 0; t < n; t++) {
         r.ops->upload(r.d, x, p.x + t * COLS, COLS * 4);
         r.ops->quantize(r.d, act, x, 1, COLS);
-        r.ops->matmul(r.d, &(kernels_projection){y, w}, 1, x, act, 1);
+        r.ops->matmul(r.d, &(kernels_projection){.out = y, .weight = w}, 1, x, act, 1);
         r.ops->matmul_units(r.d, s, w, x, act, 1, UNIT, N_UNITS);
         rig_get(&r, p.product + t * ROWS, y, ROWS * 4);
         rig_get(&r, p.sums + t * ROWS, s, ROWS * 8);
@@ -101,6 +101,34 @@ static void tokens_threads_and_instruction_sets_do_not_change_a_bit(void **state
     }
     mem_free(y);
     mem_free(s);
+}
+
+static void some_of_the_rows_are_those_of_all_and_no_others_are_written(void **state) {
+    (void)state;
+    static const uint32_t part[][2] = {{0, 16}, {16, 16}, {32, 3}, {16, 19}, {0, ROWS}}; /* first row, rows */
+    float y[5 * ROWS], guard[5 * ROWS];
+    memset(guard, 0xa5, sizeof guard);
+    EACH_KIND(f, precision) {
+        problem p = problem_open(f, precision, 5);
+        for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+            for (uint32_t threads = 1; threads <= 2; threads++) {
+                rig r;
+                assert_true(rig_open_isa(&r, 0, threads));
+                r.precision = precision;
+                kernels_matrix m = matrix_of(&p);
+                kernels_view x = rig_put(&r, p.x, sizeof(float) * 5 * COLS), act = rig_act(&r, x, 5, COLS);
+                kernels_projection some = {rig_put(&r, guard, sizeof guard), rig_weight(&r, &m, 0, ROWS, 0, COLS), part[i][0],
+                                           part[i][1]};
+                r.ops->matmul(r.d, &some, 1, x, act, 5);
+                rig_get(&r, y, some.out, sizeof y);
+                for (uint32_t at = 0; at < 5 * ROWS; at++) {
+                    bool in = at % ROWS >= part[i][0] && at % ROWS < part[i][0] + part[i][1];
+                    assert_memory_equal(&y[at], in ? &p.product[at] : &guard[at], sizeof *y);
+                }
+                rig_close(&r);
+            }
+        problem_close(&p);
+    }
 }
 
 /* The contract's blocks and chunks compute what a matrix product is, up to the rounding of activations to int8. */
@@ -366,6 +394,7 @@ static void a_bad_row_is_found_and_the_others_are_untouched(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_threads_and_instruction_sets_do_not_change_a_bit),
+        cmocka_unit_test(some_of_the_rows_are_those_of_all_and_no_others_are_written),
         cmocka_unit_test(a_product_is_the_product_of_the_dequantized_weights),
         cmocka_unit_test(in_fp32_a_product_is_bit_for_bit_the_sum_over_dequantized_columns),
         cmocka_unit_test(in_fp32_units_longer_than_a_chunk_restart_where_they_begin),

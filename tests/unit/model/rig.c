@@ -77,7 +77,10 @@ st_code rig_try(rig *r, const rig_batch *b, st_error *e) {
                          .sequence = b->sequence,
                          .blocks = blocks,
                          .n_choose = b->n,
-                         .choose = b->choose};
+                         .choose = b->choose,
+                         .first = r->first,
+                         .context = r->context,
+                         .wanted = r->wanted};
     mem_step_begin();
     st_code c = model_run(r->model, r->kv, &batch, e);
     mem_step_end();

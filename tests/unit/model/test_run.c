@@ -192,13 +192,65 @@ static void a_sequence_gives_the_same_logits_alone_and_among_others_with_trees(v
     rig_free(&r);
 }
 
+typedef struct {
+    const rig *r;
+    uint32_t n_rows, n_calls;
+    float logits[RIG_ROWS][N_VOCAB], *hidden; /* hidden: [n_rows][dim] */
+} first_seen;
+
+static void see_first(void *context) {
+    first_seen *f = context;
+    uint32_t dim = model_get_info(f->r->model)->dim;
+    f->n_calls++;
+    for (uint32_t i = 0; i < f->n_rows; i++) {
+        memcpy(f->logits[i], model_logits(f->r->model, i), sizeof f->logits[i]);
+        memcpy(f->hidden + (size_t)i * dim, model_hidden(f->r->model, i), dim * sizeof(float));
+    }
+}
+
+/* 32 tokens and the wanted runs: 112 .. 127, and the last, of 8. */
+static void the_first_logits_are_those_that_all_are_in_the_end(void **state) {
+    truth *t = *state;
+    const uint64_t wanted = 1 << 7 | 1 << 12;
+    first_seen *seen = calloc(1, sizeof *seen);
+    rig r = open_rig(t->file.file, plain);
+    uint32_t dim = model_get_info(r.model)->dim;
+    assert_int_equal(model_first_tokens(r.model), 32);
+    assert_non_null(seen);
+    *seen = (first_seen){.r = &r, .n_rows = N_TOKENS, .hidden = calloc((size_t)N_TOKENS * dim, sizeof(float))};
+    r.first = see_first;
+    r.context = seen;
+    r.wanted = &wanted;
+    rig_feed(&r, 0, t->token[0], 0, N_TOKENS, N_TOKENS, t->work);
+    assert_memory_equal(t->work, t->logits[0], (size_t)N_TOKENS * N_VOCAB * sizeof(float));
+    assert_int_equal(seen->n_calls, 1);
+    assert_memory_equal(seen->hidden, model_hidden(r.model, 0), (size_t)N_TOKENS * dim * sizeof(float));
+    for (uint32_t i = 0; i < N_TOKENS; i++)
+        for (uint32_t v = 0; v < N_VOCAB; v++)
+            if (v < 32 || v / 16 == 7 || v / 16 == 12)
+                assert_memory_equal(&seen->logits[i][v], &expected(t, 0, i)[v], sizeof(float));
+            else
+                assert_true(seen->logits[i][v] == 0); /* not computed yet */
+    rig_free(&r);
+    free(seen->hidden);
+    free(seen);
+}
+
 static void only_the_chosen_rows_get_logits_in_their_order(void **state) {
     truth *t = *state;
     rig r = open_rig(t->file.file, plain);
     rig_batch b = {0};
     rig_add(&b, 0, t->token[0], 0, 40);
     const uint32_t choose[] = {3, 17, 39}, *blocks[] = {r.table[0]};
-    model_batch batch = {b.n, b.token, b.position, b.slot, b.parent, b.sequence, blocks, 3, choose};
+    model_batch batch = {.n_rows = b.n,
+                         .token = b.token,
+                         .position = b.position,
+                         .slot = b.slot,
+                         .parent = b.parent,
+                         .sequence = b.sequence,
+                         .blocks = blocks,
+                         .n_choose = 3,
+                         .choose = choose};
     assert_int_equal(ST_OK, model_run(r.model, r.kv, &batch, NULL));
     for (uint32_t i = 0; i < 3; i++) assert_row(&r, i, expected(t, 0, choose[i]));
     rig_free(&r);
@@ -467,6 +519,7 @@ int main(void) {
         cmocka_unit_test(after_the_accepted_path_is_compacted_the_sequence_goes_on_as_if_it_were_in_order),
         cmocka_unit_test(a_sequence_gives_the_same_logits_alone_and_among_others_with_trees),
         cmocka_unit_test(only_the_chosen_rows_get_logits_in_their_order),
+        cmocka_unit_test(the_first_logits_are_those_that_all_are_in_the_end),
         cmocka_unit_test(units_split_over_ranks_give_the_same_logits_from_shares_of_the_weights),
         cmocka_unit_test(a_kv_head_is_held_by_each_rank_whose_query_heads_read_it),
         cmocka_unit_test(the_bits_of_the_logits_are_frozen),

@@ -76,7 +76,8 @@ static proto_plan random_plan(source *s, arena *a) {
                         .n_work = n_work,
                         .close = close,
                         .open = open,
-                        .work = work};
+                        .work = work,
+                        .early = below(s, 2)};
 }
 
 static proto_plan random_draft_plan(source *s, arena *a) {
@@ -84,12 +85,19 @@ static proto_plan random_draft_plan(source *s, arena *a) {
     proto_draft *draft = arena_alloc(a, p.n_draft = below(s, below(s, 8) ? 16 : PROTO_MAX_PLAN_SEQUENCES + 1), sizeof *draft);
     assert_non_null(draft);
     p.kind = PROTO_PLAN_DRAFT;
+    p.early = false;
     p.n_work = p.n_swaps = 0;
     for (uint32_t i = 0; i < p.n_draft; i++) {
         uint32_t n = below(s, 70);
         uint32_t ahead = below(s, 4) ? 0 : below(s, NOUNS_MAX_TREE + 1);
-        draft[i] = (proto_draft){{1 + any64(s) / 2},   n,     some32(s, a, n),    below(s, NOUNS_MAX_TREE + 1),
-                                 some_hidden(s, a, 1), ahead, some32(s, a, ahead)};
+        draft[i] = (proto_draft){.seq = {1 + any64(s) / 2},
+                                 .n_tokens = n,
+                                 .tokens = some32(s, a, n),
+                                 .budget = below(s, NOUNS_MAX_TREE + 1),
+                                 .hidden = some_hidden(s, a, 1),
+                                 .n_tentative = ahead,
+                                 .tentative = some32(s, a, ahead)};
+        draft[i].hidden_at_end = draft[i].hidden.f16 && ahead > 0 && below(s, 2);
     }
     p.draft = draft;
     return p;
@@ -137,10 +145,12 @@ static void assert_same_plan(const proto_plan *a, const proto_plan *b) {
     for (uint32_t i = 0; i < a->n_work; i++) assert_same_work(&a->work[i], &b->work[i]);
     assert_int_equal(a->n_draft, b->n_draft);
     assert_int_equal(a->ahead, b->ahead);
+    assert_int_equal(a->early, b->early);
     for (uint32_t i = 0; i < a->n_draft; i++) {
         assert_int_equal(a->draft[i].seq.value, b->draft[i].seq.value);
         assert_int_equal(a->draft[i].budget, b->draft[i].budget);
         assert_same_hidden(&a->draft[i].hidden, 1, &b->draft[i].hidden);
+        assert_int_equal(a->draft[i].hidden_at_end, b->draft[i].hidden_at_end);
         assert_same_numbers(a->draft[i].tentative, a->draft[i].n_tentative, b->draft[i].tentative, b->draft[i].n_tentative);
         assert_same_numbers(a->draft[i].tokens, a->draft[i].n_tokens, b->draft[i].tokens, b->draft[i].n_tokens);
     }
@@ -298,6 +308,11 @@ static void a_plan_with_a_bad_field_is_refused_by_its_name(void **state) {
     REFUSED((x.plan = x.draft_plan, x.draft.budget = 65), "Plan: draft[0]: budget: 65 nodes are over 64");
     REFUSED((x.plan.n_draft = 1, x.plan.draft = &x.draft), "Plan: draft: 1 in a plan for a verifier");
     REFUSED(x.plan.ahead = true, "Plan: ahead: in a plan for a verifier");
+    REFUSED((x.plan = x.draft_plan, x.plan.early = true), "Plan: early: in a plan for a drafter");
+    REFUSED((x.plan = x.draft_plan, x.draft.hidden_at_end = true, x.draft.n_tentative = 0),
+            "Plan: draft[0]: hidden_at_end: without tentative tokens, or without a hidden state");
+    REFUSED((x.plan = x.draft_plan, x.draft.hidden_at_end = true, x.draft.hidden.f16 = NULL),
+            "Plan: draft[0]: hidden_at_end: without tentative tokens, or without a hidden state");
     REFUSED(x.plan.kind = PROTO_PLAN_DRAFT, "Plan: work: 1 in a plan for a drafter");
     static const block_swap one;
     REFUSED((x.plan = x.draft_plan, x.plan.n_swaps = 1, x.plan.swaps = &one), "Plan: swap_block: 1 in a plan for a drafter");

@@ -14,6 +14,7 @@ struct model {
     float logits[MAX_ROWS][VOCAB];
     uint32_t bad_row; /* UINT32_MAX: none */
     uint32_t n_runs, n_rows;
+    uint32_t n_first; /* tokens whose logits are there first; the others are rubbish then, runs that are wanted aside */
 };
 struct kv_store {
     kernels_kv view;
@@ -24,6 +25,7 @@ struct kernels_device {
 };
 
 const model_info *model_get_info(const model *m) { return &m->info; }
+uint32_t model_first_tokens(const model *m) { return m->n_first; }
 const float *model_logits(const model *m, uint32_t i) { return m->logits[i]; }
 const float *model_hidden(const model *m, uint32_t i) { return m->logits[i]; } /* the first info.dim of them */
 const kernels_kv *kv_store_view(const kv_store *s) { return &s->view; }
@@ -73,8 +75,14 @@ st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
         hash[r] = mix(h, b->token[r]);
         *slot_of(kv, blocks, b->slot[r]) = b->token[r];
     }
-    for (uint32_t i = 0; i < b->n_choose; i++)
-        for (uint32_t v = 0; v < VOCAB; v++) m->logits[i][v] = logit_of(hash[b->choose[i]], v);
+    for (int whole = b->first == NULL; whole < 2; whole++) {
+        for (uint32_t i = 0; i < b->n_choose; i++)
+            for (uint32_t v = 0; v < VOCAB; v++) {
+                bool there = whole || v < m->n_first || b->wanted[0] >> v / MODEL_VOCAB_ROWS & 1;
+                m->logits[i][v] = there ? logit_of(hash[b->choose[i]], v) : 1000;
+            }
+        if (!whole) b->first(b->context);
+    }
     return ST_OK;
 }
 

@@ -157,6 +157,27 @@ static void a_sequence_may_be_opened_without_tokens_and_get_them_with_its_first_
     assert_seen(r, 0, r->text, 3, 3, 1);
 }
 
+/* A drafter that goes on from the state of the last of them need not know that they may yet be taken back. */
+static void tentative_tokens_whose_state_is_known_are_as_good_as_committed_for_one_draft(void **state) {
+    rig *r = *state;
+    const uint32_t *t = r->text;
+    const uint16_t hidden[DIM] = {1, 2, 3};
+    proto_draft ask = asked(7, t + 5, 2, 3);
+    ask.hidden = (hidden_states){DIM, hidden};
+    ask.tentative = t + 7, ask.n_tentative = 4;
+    ask.hidden_at_end = true;
+    proto_result out = works(r, PLAN(LIST(open, opened(7, t, 5)), LIST(draft, ask)));
+    assert_seen(r, 0, t, 11, 4, 3);
+    assert_int_equal(r->fake.seen[0].n_tentative, 0);
+    assert_memory_equal(r->fake.seen[0].hidden.f16, hidden, sizeof hidden);
+    assert_int_equal(out.n_rows, 4 + 3);
+    uint32_t others[] = {1, 2}, all[9];
+    memcpy(all, t, 7 * sizeof *all);
+    memcpy(all + 7, others, sizeof others);
+    works(r, PLAN(LIST(draft, asked(7, others, 2, 3)))); /* they came in their place */
+    assert_seen(r, 0, all, 9, 2, 3);
+}
+
 static void tentative_tokens_stand_behind_the_others_for_one_draft(void **state) {
     rig *r = *state;
     const uint32_t *t = r->text, *u = r->text + 100;
@@ -411,6 +432,7 @@ int main(void) {
         WITH_RIG(a_drafter_gets_all_tokens_and_how_many_are_new_since_the_last_draft),
         WITH_RIG(a_drafter_gets_the_hidden_state_of_the_last_token_and_no_other),
         WITH_RIG(a_sequence_may_be_opened_without_tokens_and_get_them_with_its_first_draft),
+        WITH_RIG(tentative_tokens_whose_state_is_known_are_as_good_as_committed_for_one_draft),
         WITH_RIG(tentative_tokens_stand_behind_the_others_for_one_draft),
         WITH_RIG(only_a_plan_of_drafts_ahead_ends_early),
         WITH_RIG(the_sampling_of_a_sequence_is_kept),

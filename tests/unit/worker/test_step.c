@@ -42,7 +42,7 @@ static int make_rig(void **state) {
     r->model.bad_row = UINT32_MAX;
     r->device.kv = &r->kv;
     r->next_plan = 1;
-    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT};
+    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, NULL, NULL};
     *state = r;
     return step_create(&o, &r->step) != ST_OK;
 }
@@ -326,6 +326,161 @@ static void logprobs_and_hidden_states_are_of_the_model_itself_with_trees_and_wi
     free_rig((void **)&r->follower);
 }
 
+/* ---- early results ---- */
+
+typedef struct {
+    uint32_t n_calls, n_tokens;
+    uint32_t tokens[NOUNS_MAX_TREE + 1];
+    uint16_t hidden[(NOUNS_MAX_TREE + 1) * 5];
+} early_result;
+
+static void note_early(void *context, const proto_result *guess) {
+    early_result *early = context;
+    early->n_calls++;
+    assert_int_equal(guess->n_items, 1);
+    const proto_item *item = &guess->items[0];
+    assert_true(item->seq.value > 0 && item->code == ST_OK && !item->logprobs.own);
+    early->n_tokens = item->n_tokens;
+    if (!item->n_tokens) return;
+    memcpy(early->tokens, item->tokens, item->n_tokens * sizeof *item->tokens);
+    if (item->hidden.f16) memcpy(early->hidden, item->hidden.f16, item->n_tokens * 5 * sizeof *item->hidden.f16);
+}
+
+static bool is_first(const rig *r, uint64_t runs, uint32_t token) {
+    return token < r->model.n_first || runs >> token / MODEL_VOCAB_ROWS & 1;
+}
+
+/* The runs that may be looked at behind these tokens: of those that are not first one, the commonest. */
+static uint64_t runs_of(const rig *r, const uint32_t *tokens, uint32_t n) {
+    uint32_t least = VOCAB;
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] >= r->model.n_first && tokens[i] < least) least = tokens[i];
+    return least < VOCAB ? UINT64_C(1) << least / MODEL_VOCAB_ROWS : 0;
+}
+
+/* Half of the choices are among the first 64 tokens; a run more is known from the text and from the draft. */
+static void an_early_result_is_the_result_where_each_choice_is_among_the_first_logits(void **state) {
+    rig *r = *state;
+    early_result early = {0};
+    uint32_t n_steps = 0, n_sure = 0, n_right = 0, n_by_run = 0, tokens[CONTEXT] = {1, 2, 3}, n = 3, n_kv = 0;
+    st_error e = {0};
+    proto_result out;
+    step_destroy(r->step);
+    r->model.n_first = 64;
+    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
+    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    block_id ids[CONTEXT / NOUNS_BLOCK_TOKENS];
+    name_blocks(ids, 0, CONTEXT / NOUNS_BLOCK_TOKENS);
+    proto_open open = {.seq = {1}, .rules.hidden = true, .n_tokens = n, .tokens = tokens};
+    while (n + 3 < CONTEXT) {
+        uint32_t draft[] = {truth(tokens, n), 0}, parent[] = {NOUNS_TREE_ROOT, 0};
+        tokens[n] = draft[0];
+        draft[1] = n % 3 ? truth(tokens, n + 1) : 5;
+        proto_work work = {.seq = {1},
+                           .start = n_kv,
+                           .n_prefix = n - n_kv,
+                           .n_blocks = n_kv ? 0 : CONTEXT / NOUNS_BLOCK_TOKENS,
+                           .blocks = ids,
+                           .tree = {.n_nodes = 2, .token = draft, .parent = parent}};
+        proto_plan p = {.id = r->next_plan++,
+                        .kind = PROTO_PLAN_STEP,
+                        .n_open = n_kv == 0,
+                        .open = &open,
+                        .n_work = 1,
+                        .work = &work,
+                        .early = n % 5 > 0};
+        memcpy(tokens + n, draft, sizeof draft);
+        uint64_t runs = runs_of(r, tokens, n + 2);
+        uint32_t n_calls = early.n_calls;
+        assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+        assert_int_equal(early.n_calls, n_calls + p.early);
+        const proto_item *item = &out.items[0];
+        bool sure = p.early, by_run = false;
+        for (uint32_t i = 0; i < item->n_tokens; i++) {
+            assert_int_equal(item->tokens[i], truth(tokens, n + i)); /* whatever was guessed */
+            tokens[n + i] = item->tokens[i];
+            sure &= is_first(r, runs, item->tokens[i]);
+            by_run |= sure && item->tokens[i] >= 64;
+        }
+        bool right = early.n_tokens == item->n_tokens && !memcmp(early.tokens, item->tokens, item->n_tokens * sizeof *tokens);
+        if (sure) {
+            assert_true(right);
+            assert_memory_equal(early.hidden, item->hidden.f16, item->n_tokens * 5 * sizeof *item->hidden.f16);
+        } else if (p.early)
+            assert_false(right);
+        n_steps += p.early, n_sure += sure, n_right += right && p.early, n_by_run += by_run && sure;
+        n_kv = n + item->n_tokens - 1;
+        n += item->n_tokens;
+    }
+    assert_true(n_steps > 60 && n_sure > 10 && n_sure < n_steps && n_right == n_sure && n_by_run > 2);
+}
+
+/* The best of those tokens whose logits are there. */
+static uint32_t first_choice(const rig *r, uint64_t runs, const uint32_t *tokens, uint32_t n) {
+    uint32_t best = 0, h = hash_of(tokens, n);
+    for (uint32_t v = 1; v < VOCAB; v++)
+        if (is_first(r, runs, v) && logit_of(h, v) > logit_of(h, best)) best = v;
+    return best;
+}
+
+/* Of one sequence after the other, with prompts of first tokens only: what one has looked at is not looked at for the next. */
+static void the_run_of_a_draft_is_looked_at_for_its_step_alone(void **state) {
+    rig *r = *state;
+    early_result early = {0};
+    uint32_t n_rare = 0;
+    block_id id = {0, 1};
+    st_error e = {0};
+    proto_result out;
+    step_destroy(r->step);
+    r->model.n_first = 64;
+    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
+    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    for (uint32_t i = 1; i < 200; i++) {
+        uint32_t tokens[5] = {i % 64, i * 7 % 64, i * 31 % 64}, parent = NOUNS_TREE_ROOT, draft = truth(tokens, 3);
+        bool drafts = i % 3 > 0;
+        uint64_t runs = drafts ? runs_of(r, &draft, 1) : 0;
+        proto_open open = {.seq = {i}, .n_tokens = 3, .tokens = tokens};
+        proto_work work = {.seq = {i}, .n_prefix = 3, .n_blocks = 1, .blocks = &id};
+        if (drafts) work.tree = (token_tree){.n_nodes = 1, .token = &draft, .parent = &parent};
+        proto_plan p = {
+            .id = r->next_plan++, .kind = PROTO_PLAN_STEP, .n_open = 1, .open = &open, .n_work = 1, .work = &work, .early = true};
+        assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+        tokens[3] = first_choice(r, runs, tokens, 3);
+        assert_int_equal(early.n_tokens, drafts ? 2 : 1);
+        assert_int_equal(early.tokens[0], tokens[3]);
+        if (drafts) assert_int_equal(early.tokens[1], first_choice(r, runs, tokens, 4));
+        n_rare += drafts && draft >= 64;
+        close_sequence(r, i);
+    }
+    assert_true(n_rare > 20);
+}
+
+static void who_asks_for_logprobs_gets_no_early_result(void **state) {
+    rig *r = *state;
+    early_result early = {.n_tokens = 1};
+    const uint32_t tokens[] = {1, 2};
+    const block_id id = {0, 1};
+    st_error e = {0};
+    proto_result out;
+    step_destroy(r->step);
+    r->model.n_first = 64;
+    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
+    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    proto_open open = {.seq = {1}, .rules.logprobs = 3, .n_tokens = 2, .tokens = tokens};
+    proto_work work = {.seq = {1}, .n_prefix = 2, .n_blocks = 1, .blocks = &id};
+    proto_plan p = {.id = 1, .kind = PROTO_PLAN_STEP, .n_open = 1, .open = &open, .n_work = 1, .work = &work, .early = true};
+    assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+    assert_int_equal(early.n_calls, 1);
+    assert_int_equal(early.n_tokens, 0);
+    r->rules = open.rules;
+    check_logprobs(r, tokens, 2, &out.items[0]);
+    r->model.n_first = 0; /* nobody has the first logits: nobody is told */
+    step_destroy(r->step);
+    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+    assert_int_equal(early.n_calls, 1);
+}
+
 static void two_sequences_in_a_step_get_their_own_logprobs(void **state) {
     rig *r = *state;
     uint32_t a[2] = {1, 2}, b[3] = {3, 4, 5}, c[2] = {8, 9};
@@ -507,7 +662,7 @@ static void one_sequence_too_many_is_refused(void **state) {
 
 static void create_survives_each_failing_allocation(void **state) {
     rig *r = *state;
-    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT};
+    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, NULL, NULL};
     step *s = NULL;
     for (uint64_t n = 1;; n++) {
         mem_fail_at(n);
@@ -531,6 +686,9 @@ int main(void) {
         WITH_RIG(biased_tokens_and_ends_that_come_too_early_are_the_same_with_trees_and_without),
         WITH_RIG(penalties_count_the_tokens_of_the_path_too),
         WITH_RIG(logprobs_and_hidden_states_are_of_the_model_itself_with_trees_and_without),
+        WITH_RIG(an_early_result_is_the_result_where_each_choice_is_among_the_first_logits),
+        WITH_RIG(the_run_of_a_draft_is_looked_at_for_its_step_alone),
+        WITH_RIG(who_asks_for_logprobs_gets_no_early_result),
         WITH_RIG(two_sequences_in_a_step_get_their_own_logprobs),
         WITH_RIG(the_answer_begins_where_the_open_says),
         WITH_RIG(a_rank_without_logits_follows_the_leader_slot_by_slot),
