@@ -76,8 +76,7 @@ uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows) {
     return rows;
 }
 
-/* Also where the rounds behind the step will ask to find out whether that pays by now: what they wait is to be what they would.
- */
+/* Also where the rounds behind the step will ask to find out whether that pays: they are to wait as long as others would. */
 bool sched_wants_early(const sched_group *g) {
     const sched *s = g->s;
     bool any = false;
