@@ -141,7 +141,7 @@ static void swiglu(float *out, const float *gate, const float *up, uint32_t dim)
 
 static const kernels_primitives table = {
     .isa = "avx2",
-    .tile_tokens = 4,
+    .tile_tokens = TILE_TOKENS,
     .product =
         {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx2_product_##id,
@@ -160,7 +160,7 @@ static const kernels_primitives table = {
 #include "kernels/formats.def"
 #undef FORMAT
         },
-    .wide_tokens = 4,
+    .wide_tokens = WIDE_TOKENS,
     .product_wide =
         {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx2_product_wide_##id,

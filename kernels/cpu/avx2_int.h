@@ -7,6 +7,10 @@
 
 #include "kernels/kernels_int.h"
 
+/* Most tokens of a product: what its registers hold. */
+#define TILE_TOKENS 4
+#define WIDE_TOKENS 4
+
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     kernels_product kernels_avx2_product_##id;                                                                                   \
     kernels_product kernels_avx2_product_wide_##id;                                                                              \

@@ -133,15 +133,14 @@ INLINE void add_column(token_sums *acc, const uint8_t *w, const char *x, size_t 
     }
 }
 
-#define PRODUCT_TOKENS TO_4
-#define PRODUCT(id)    kernels_avx2_product_##id
+#define PRODUCT(id) kernels_avx2_product_##id
 #include "kernels/cpu/product_loops.h"
 
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     void kernels_avx2_product_wide_##id PARAMETERS {                                                                             \
         const tile_shape s = tile_wide_shapes[KERNELS_##id];                                                                     \
         if (KERNELS_##id > KERNELS_BF16) switch (n) {                                                                            \
-                TO_4(OF_SHAPE, s)                                                                                                \
+                TO(WIDE_TOKENS)(OF_SHAPE, s)                                                                                     \
             }                                                                                                                    \
     }
 #include "kernels/formats.def"

@@ -133,7 +133,7 @@ static void geglu(float *out, const float *gate, const float *up, uint32_t dim) 
 
 static const kernels_primitives table = {
     .isa = "avx512",
-    .tile_tokens = 9, /* a token and 8 drafted behind it */
+    .tile_tokens = TILE_TOKENS,
     .product =
         {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx512_product_##id,
@@ -152,7 +152,7 @@ static const kernels_primitives table = {
 #include "kernels/formats.def"
 #undef FORMAT
         },
-    .wide_tokens = 13,
+    .wide_tokens = WIDE_TOKENS,
     .product_wide =
         {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_avx512_product_wide_##id,

@@ -8,6 +8,10 @@
 
 #include "kernels/kernels_int.h"
 
+/* Most tokens of a product: what its registers hold. */
+#define TILE_TOKENS 9 /* a token and 8 drafted behind it */
+#define WIDE_TOKENS 13
+
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     kernels_product kernels_avx512_product_##id;                                                                                 \
     kernels_product kernels_avx512_product_wide_##id;                                                                            \

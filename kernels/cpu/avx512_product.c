@@ -93,13 +93,12 @@ INLINE void add_column(token_sums *acc, const uint8_t *w, const char *x, size_t 
     for (uint32_t t = 0; t < n; t++) acc[t] = _mm512_fmadd_ps(column, _mm512_set1_ps(*(const float *)(x + t * stride)), acc[t]);
 }
 
-#define PRODUCT_TOKENS TO_9
-#define PRODUCT(id)    kernels_avx512_product_##id
+#define PRODUCT(id) kernels_avx512_product_##id
 #include "kernels/cpu/product_loops.h"
 
 #define WIDE(name, halves, has_min)                                                                                              \
     static void name PARAMETERS {                                                                                                \
-        switch (n) { TO_13(OF_SHAPE, wide_of(halves, has_min)) }                                                                 \
+        switch (n) { TO(WIDE_TOKENS)(OF_SHAPE, wide_of(halves, has_min)) }                                                       \
     }
 WIDE(wide, false, false)
 WIDE(wide_halves, true, false)

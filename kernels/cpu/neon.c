@@ -230,7 +230,7 @@ static void attend(const kernels_query *query, uint32_t n, const float *k, const
 
 static const kernels_primitives table = {
     .isa = "neon",
-    .tile_tokens = 4,
+    .tile_tokens = TILE_TOKENS,
     .product =
         {
 #define FORMAT(id, ggml, name, elements, bytes, ...) [KERNELS_##id] = kernels_neon_product_##id,

@@ -7,6 +7,9 @@
 
 #include "kernels/kernels_int.h"
 
+/* Most tokens of a product: what its registers hold. */
+#define TILE_TOKENS 4
+
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     kernels_product kernels_neon_product_##id;                                                                                   \
     kernels_unpack kernels_neon_dequantize_##id;

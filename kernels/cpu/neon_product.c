@@ -120,8 +120,7 @@ INLINE void add_column(token_sums *acc, const uint8_t *w, const char *x, size_t 
     }
 }
 
-#define PRODUCT_TOKENS TO_4
-#define PRODUCT(id)    kernels_neon_product_##id
+#define PRODUCT(id) kernels_neon_product_##id
 #include "kernels/cpu/product_loops.h"
 
 #endif

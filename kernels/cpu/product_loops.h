@@ -5,7 +5,7 @@
  *     store_chunk(out, acc, n, is_first)                 out[t] = acc[t], or += where is_first is not
  *     add_group(acc, tile, group, a, n, s)               adds a group of 32 columns
  *     add_column(acc, w, x, stride, n, format)           adds a column, of a float format, whose lanes stand at w
- *     PRODUCT(id), PRODUCT_TOKENS                        the name of a format's function; TO_4 or TO_9, its tile_tokens */
+ *     PRODUCT(id), TILE_TOKENS                           the name of a format's function; the table's tile_tokens */
 #ifndef CONSORT_KERNELS_CPU_PRODUCT_LOOPS_H
 #define CONSORT_KERNELS_CPU_PRODUCT_LOOPS_H
 
@@ -64,6 +64,9 @@ INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t 
      uint32_t unit_k, kernels_ahead ahead)
 #define OF_FORMAT(n, id)   product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, KERNELS_##id);
 #define OF_SHAPE(n, shape) block_product(out, strip, k0, x, stride, n, n_k, unit_k, ahead, shape);
+/* A case for each number of tokens up to one that a table states; there are those of TO_4, TO_9 and TO_13. */
+#define TO(n)       TO_CASES(n)
+#define TO_CASES(n) TO_##n
 #ifdef KERNELS_ANY_TOKENS /* the same source with no number of tokens a constant: slow, and built in an eighth of the time */
 #define TO_4(of, what)                                                                                                           \
     default:                                                                                                                     \
@@ -81,7 +84,7 @@ INLINE void product(float (*out)[KERNELS_LANES], const uint8_t *strip, uint32_t 
 
 #define FORMAT(id, ggml, name, elements, bytes, ...)                                                                             \
     void PRODUCT(id) PARAMETERS {                                                                                                \
-        switch (n) { PRODUCT_TOKENS(OF_FORMAT, id) }                                                                             \
+        switch (n) { TO(TILE_TOKENS)(OF_FORMAT, id) }                                                                            \
     }
 #include "kernels/formats.def"
 #undef FORMAT

@@ -1,6 +1,16 @@
 /* Attention and the KV store: a row's output depends on its visible keys alone, however they came to stand where they stand. */
 #include "tests/unit/kernels/kernels_test.h"
 
+/* Batches of any rows: fewer where a sanitizer makes each slow. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define N_SEEDS 6
+#endif
+#endif
+#ifndef N_SEEDS
+#define N_SEEDS 40
+#endif
+
 /* Eleven heads of one KV head: a part of sixteen rows is more queries than go side by side. */
 enum { LAYERS = 2, KV_HEADS = 2, HEADS = 13, BLOCKS = 12, LONGEST = 150 };
 static const uint32_t kv_head_of[HEADS] = {0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -73,27 +83,32 @@ static void run_text(rig *r, const kernels_kv *kv, const text *t, const uint32_t
     run_rows(r, kv, t, rows, position, to - from, out);
 }
 
-/* What docs/numerics.md says, spelled out for one row and head without chunks of storage, blocks or threads. */
-static void expected_row(const text *t, pair type, uint32_t position, uint32_t head, float *o) {
-    const kernels_primitives *p = kernels_ref();
-    uint32_t dim = t->dim, first = position + 1 > t->window ? position + 1 - t->window : 0;
+/* What docs/numerics.md says, spelled out for one query without chunks of storage, blocks or threads: k, v[n][dim] of all
+ * positions up to its own. */
+static void expected_query(const float *q, const float *k, const float *v, uint32_t n, uint32_t dim, uint32_t window, float *o) {
     kernels_softmax s = {-INFINITY, 0};
     memset(o, 0, dim * sizeof *o);
-    for (uint32_t p0 = first / 32 * 32; p0 <= position; p0 += 32) {
-        uint32_t skip = first > p0 ? first - p0 : 0;
-        uint32_t n = position + 1 - p0 < 32 ? position + 1 - p0 : 32;
-        float k[32 * KERNELS_MAX_HEAD_DIM], v[32 * KERNELS_MAX_HEAD_DIM], stored[KERNELS_MAX_HEAD_DIM];
-        for (uint32_t j = 0; j < n; j++) {
-            size_t at = ((p0 + j) * KV_HEADS + kv_head_of[head]) * dim;
-            p->kv_encode[type.k](stored, t->k + at, dim);
-            p->kv_decode[type.k](k + j * dim, stored, 1, dim);
-            p->kv_encode[type.v](stored, t->v + at, dim);
-            p->kv_decode[type.v](v + j * dim, stored, 1, dim);
-        }
-        kernels_query query = {&s, o, t->q + (position * HEADS + head) * dim};
-        p->attend(&query, 1, k + skip * dim, v + skip * dim, n - skip, dim, 1.0f / sqrtf((float)dim));
+    for (uint32_t at = n > window ? n - window : 0, end; at < n; at = end) {
+        end = (at / 32 + 1) * 32 < n ? (at / 32 + 1) * 32 : n;
+        kernels_query query = {&s, o, q};
+        kernels_ref()->attend(&query, 1, k + at * dim, v + at * dim, end - at, dim, 1.0f / sqrtf((float)dim));
     }
     for (uint32_t i = 0; i < dim; i++) o[i] *= 1.0f / s.l;
+}
+
+static void expected_row(const text *t, pair type, uint32_t position, uint32_t head, float *o) {
+    const kernels_primitives *p = kernels_ref();
+    const uint32_t dim = t->dim;
+    static float k[LONGEST * KERNELS_MAX_HEAD_DIM], v[LONGEST * KERNELS_MAX_HEAD_DIM];
+    float stored[KERNELS_MAX_HEAD_DIM];
+    for (uint32_t j = 0; j <= position; j++) {
+        size_t at = (j * KV_HEADS + kv_head_of[head]) * dim;
+        p->kv_encode[type.k](stored, t->k + at, dim);
+        p->kv_decode[type.k](k + j * dim, stored, 1, dim);
+        p->kv_encode[type.v](stored, t->v + at, dim);
+        p->kv_decode[type.v](v + j * dim, stored, 1, dim);
+    }
+    expected_query(t->q + (position * HEADS + head) * dim, k, v, position + 1, dim, t->window, o);
 }
 
 static void attention_is_what_the_contract_says_in_any_batch(void **state) {
@@ -194,6 +209,121 @@ static void a_branch_of_a_tree_attends_as_if_it_were_contiguous(void **state) {
         for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) branch_attends(pair_of(type), windows[i]);
 }
 
+/* -- batches of any rows ------------------------------------------------------------------------------------------------- */
+
+enum { SEQUENCES = 3, SEQUENCE_BLOCKS = 5, SLOTS = SEQUENCE_BLOCKS * 32 };
+enum { PARTS = 3, PART_ROWS = 20, MOST_ROWS = PARTS * PART_ROWS, MOST_HEADS = 20 };
+
+/* Rows over a store of floats whose every slot holds something. */
+typedef struct {
+    kernels_kv kv;
+    uint32_t n, n_heads, window, kv_head_of[MOST_HEADS];
+    uint32_t blocks[SEQUENCES][SEQUENCE_BLOCKS]; /* also shared */
+    uint32_t sees[MOST_ROWS][SLOTS];             /* slots of a row's positions */
+    kernels_row rows[MOST_ROWS];
+    float *store, *q, *expected; /* q, expected: [n][n_heads][head_dim] */
+} any_batch;
+
+static void shuffle(values *v, kernels_row *rows, uint32_t n) {
+    for (uint32_t i = n; i > 1; i--) {
+        kernels_row *a = &rows[i - 1], *b = &rows[below(v, i)], row = *a;
+        *a = *b;
+        *b = row;
+    }
+}
+
+/* Rows of one sequence behind a base: text, text with branches, or a tree. They say what they see as model/run.c does, by the
+ * slots behind the base, or anyhow. */
+static void any_rows(values *v, any_batch *b) {
+    const uint32_t *blocks = b->blocks[below(v, SEQUENCES)], first = b->n;
+    const uint32_t base = below(v, 2) ? below(v, SLOTS - PART_ROWS) : below(v, SEQUENCE_BLOCKS) * 32;
+    const uint32_t branches = below(v, 3) * 2, says = below(v, 3), n_rows = 1 + below(v, PART_ROWS);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        uint32_t *sees = b->sees[first + i], n = base, most = 0;
+        const uint32_t parent = below(v, 5) < branches ? below(v, i + 1) : i - 1; /* among these; i or -1: none */
+        for (uint32_t k = 0; k < base; k++) sees[k] = k;
+        if (parent < i) {
+            n = b->rows[first + parent].n_before + b->rows[first + parent].n_path;
+            memcpy(sees, b->sees[first + parent], n * sizeof *sees);
+        }
+        sees[n++] = base + i;
+        while (most + 1 < n && sees[most] == most) most++;
+        const uint32_t n_before = says == 0 ? most : says == 1 ? base : below(v, most + 1);
+        b->rows[b->n++] = (kernels_row){.blocks = blocks, .path = sees + n_before, .n_before = n_before, .n_path = n - n_before};
+    }
+    if (branches && below(v, 2)) shuffle(v, b->rows + first, n_rows);
+}
+
+static void any_expected(const any_batch *b, uint32_t row, uint32_t head) {
+    static float k[SLOTS * KERNELS_MAX_HEAD_DIM], v[SLOTS * KERNELS_MAX_HEAD_DIM];
+    const kernels_row *r = &b->rows[row];
+    const uint32_t dim = b->kv.head_dim, n = r->n_before + r->n_path, at = (row * b->n_heads + head) * dim;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t slot = i < r->n_before ? i : r->path[i - r->n_before];
+        const float *block = b->store + (size_t)r->blocks[slot / 32] * 2 * b->kv.n_kv_heads * 32 * dim;
+        memcpy(k + i * dim, block + (b->kv_head_of[head] * 32 + slot % 32) * dim, dim * sizeof *k);
+        memcpy(v + i * dim, block + ((b->kv.n_kv_heads + b->kv_head_of[head]) * 32 + slot % 32) * dim, dim * sizeof *v);
+    }
+    expected_query(b->q + at, k, v, n, dim, b->window, b->expected + at);
+}
+
+static void any_batch_open(any_batch *b, values *v) {
+    static const uint32_t dims[] = {8, 8, 17, 17, 40, 64};
+    static const float odd[] = {NAN, INFINITY, 0x1p127f, 1e-40f};
+    b->kv = (kernels_kv){.type = {KERNELS_KV_F32, KERNELS_KV_F32}, .n_blocks = BLOCKS, .n_layers = 1};
+    b->kv.n_kv_heads = 1 + below(v, 3);
+    b->kv.head_dim = dims[below(v, 6)];
+    b->n = 0;
+    b->n_heads = 1 + below(v, below(v, 6) ? 8 : MOST_HEADS);
+    b->window = below(v, 2) ? KERNELS_NO_WINDOW : 1 + below(v, SLOTS);
+    const bool mixed = below(v, 4) == 0, has_odd = below(v, 4) == 0;
+    for (uint32_t h = 0; h < b->n_heads; h++)
+        b->kv_head_of[h] = mixed ? below(v, b->kv.n_kv_heads) : h * b->kv.n_kv_heads / b->n_heads;
+    for (uint32_t i = 0; i < SEQUENCES * SEQUENCE_BLOCKS; i++)
+        b->blocks[i / SEQUENCE_BLOCKS][i % SEQUENCE_BLOCKS] = below(v, BLOCKS);
+    for (uint32_t parts = 1 + below(v, PARTS); parts; parts--) any_rows(v, b);
+    if (below(v, 6) == 0) shuffle(v, b->rows, b->n);
+    const size_t n_store = kernels_kv_block_bytes(&b->kv) * BLOCKS / sizeof(float), n = b->n * b->n_heads * b->kv.head_dim;
+    b->store = mem_alloc(n_store, sizeof(float));
+    b->q = mem_alloc(n, sizeof(float));
+    b->expected = mem_alloc(n, sizeof(float));
+    fill(v, b->store, n_store, 2.0f);
+    fill(v, b->q, n, 2.0f);
+    for (uint32_t i = 0; has_odd && i < 8; i++) b->store[below(v, (uint32_t)n_store)] = odd[i % 4];
+    for (uint32_t i = 0; i < b->n * b->n_heads; i++) any_expected(b, i / b->n_heads, i % b->n_heads);
+}
+
+static void any_batch_runs(any_batch *b, uint32_t seed, int isa) {
+    const size_t n = b->n * b->n_heads * b->kv.head_dim;
+    rig r;
+    if (!rig_open_isa(&r, isa, 1 + seed % 4)) return;
+    float *out = mem_alloc(n, sizeof *out);
+    b->kv.at = rig_put(&r, b->store, kernels_kv_block_bytes(&b->kv) * BLOCKS);
+    kernels_view o = rig_bytes(&r, n * sizeof *out), q = rig_put(&r, b->q, n * sizeof *out);
+    r.ops->attention(r.d, &b->kv, 0, o, q, b->rows, b->n, b->n_heads, b->kv_head_of, b->window);
+    rig_get(&r, out, o, n * sizeof *out);
+    for (size_t i = 0; i < n; i++)
+        if (!same_float(out[i], b->expected[i]))
+            fail_msg("seed %u, %s: value %zu of %zu: %a, not %a", seed, rig_isas[isa].isa, i, n, (double)out[i],
+                     (double)b->expected[i]);
+    mem_free(out);
+    rig_close(&r);
+}
+
+static void a_row_attends_to_what_it_sees_whatever_rows_are_beside_it(void **state) {
+    (void)state;
+    any_batch *b = mem_alloc(1, sizeof *b);
+    for (uint32_t seed = 0; seed < N_SEEDS; seed++) {
+        values v = {.seed = 1000 + seed};
+        any_batch_open(b, &v);
+        for (int isa = 1; isa < RIG_N_ISAS; isa++) any_batch_runs(b, seed, isa);
+        mem_free(b->store);
+        mem_free(b->q);
+        mem_free(b->expected);
+    }
+    mem_free(b);
+}
+
 static void sequences_in_one_batch_do_not_see_each_other(void **state) {
     (void)state;
     enum { DIM = 16, ROW = HEADS * DIM, N = 11 };
@@ -287,6 +417,7 @@ int main(void) {
         cmocka_unit_test(attention_is_what_the_contract_says_in_any_batch),
         cmocka_unit_test(attention_is_softmax_of_scaled_products),
         cmocka_unit_test(a_branch_of_a_tree_attends_as_if_it_were_contiguous),
+        cmocka_unit_test(a_row_attends_to_what_it_sees_whatever_rows_are_beside_it),
         cmocka_unit_test(sequences_in_one_batch_do_not_see_each_other),
         cmocka_unit_test(a_row_that_is_not_finite_spoils_only_rows_that_see_it),
         cmocka_unit_test(moving_a_token_moves_all_layers_and_nothing_else),
