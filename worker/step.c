@@ -28,7 +28,7 @@
 
 enum {
     DECISION_WORDS = 4, /* of an item without tokens */
-    WANTED_PART = 4,    /* of the first logits, so many more are wanted at most */
+    WANTED_PART = 4,    /* of the first logits, so many more are wanted at most: 4 % of the head, which is computed again */
 };
 
 typedef struct {
@@ -81,7 +81,8 @@ struct step {
     bool guesses;                                                /* in the midst of a run: by the first logits */
     uint32_t n_first;                                            /* model_first_tokens */
     float *first;                                                /* [n_vocab] a row of first logits */
-    uint64_t *wanted;                                            /* mask of runs (model_batch) */
+    uint64_t *noted;                                             /* mask of runs, of which are wanted (model_batch) ... */
+    uint32_t *wanted, n_wanted;                                  /* ... these; [MODEL_RUNS(n_vocab)] */
     uint64_t *allowed;                                           /* [MODEL_MASK_WORDS(n_vocab)] */
 };
 
@@ -95,10 +96,10 @@ static size_t memory_bytes(const step_options *o, uint32_t n_vocab, uint32_t dim
     size_t runs = MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)) * sizeof(uint64_t);
     size_t sequences = o->max_sequences * (sizeof(sequence) + words * sizeof(uint32_t) + runs + 6 * padding);
     size_t choice = (size_t)n_vocab * (sizeof(uint64_t) + 2 * sizeof(float) + sizeof(uint32_t)) +
-                    MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t) + runs;
+                    MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t) + runs + MODEL_RUNS(n_vocab) * sizeof(uint32_t);
     size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
     size_t logs = (size_t)o->max_rows * ((1 + 2 * PROTO_MAX_TOP_LOGPROBS) * sizeof(float) + dim * sizeof(uint16_t));
-    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 25 * padding;
+    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 26 * padding;
 }
 
 st_code step_create(const step_options *o, step **out) {
@@ -136,8 +137,9 @@ st_code step_create(const step_options *o, step **out) {
     s->hidden = arena_alloc(a, (size_t)o->max_rows * dim, sizeof *s->hidden);
     s->allowed = arena_alloc(a, MODEL_MASK_WORDS(n_vocab), sizeof *s->allowed);
     s->first = arena_alloc(a, n_vocab, sizeof *s->first);
-    s->wanted = arena_alloc(a, MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)), sizeof *s->wanted);
-    INVARIANT(s->allowed && s->first && s->wanted);
+    s->noted = arena_alloc(a, MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)), sizeof *s->noted);
+    s->wanted = arena_alloc(a, MODEL_RUNS(n_vocab), sizeof *s->wanted);
+    INVARIANT(s->allowed && s->first && s->noted && s->wanted);
     s->n_first = model_first_tokens(o->model);
     for (uint32_t v = 0; v < n_vocab; v++) s->first[v] = -INFINITY;
     *out = s;
@@ -157,8 +159,6 @@ static sequence *find(step *s, uint64_t id) {
         if (s->sequences[i].id.value == id) return &s->sequences[i];
     return NULL;
 }
-
-static bool has_run(const uint64_t *runs, uint32_t run) { return runs[run / 64] >> run % 64 & 1; }
 
 /* Runs that the tokens lie in: what a text has had of rare tokens is what it will mostly have. */
 static void note_runs(const step *s, uint64_t *runs, const uint32_t *tokens, uint32_t n) {
@@ -404,28 +404,24 @@ static void note_hidden(step *s, const span *sp, uint32_t k, uint32_t from) {
 
 /* Those of all sequences that choose, and of their trees; of too many the commonest. */
 static void want_runs(step *s, const proto_plan *p) {
-    uint32_t n_runs = MODEL_RUNS(model_get_info(s->o.model)->n_vocab), left = s->n_first / MODEL_VOCAB_ROWS / WANTED_PART;
-    memset(s->wanted, 0, MODEL_MASK_WORDS(n_runs) * sizeof *s->wanted);
+    uint32_t n_runs = MODEL_RUNS(model_get_info(s->o.model)->n_vocab), most = s->n_first / MODEL_VOCAB_ROWS / WANTED_PART;
+    memset(s->noted, 0, MODEL_MASK_WORDS(n_runs) * sizeof *s->noted);
     for (uint32_t i = 0; i < p->n_work; i++) {
         if (!s->spans[i].chooses) continue;
-        for (size_t k = 0; k < MODEL_MASK_WORDS(n_runs); k++) s->wanted[k] |= s->spans[i].seq->runs[k];
-        note_runs(s, s->wanted, p->work[i].tree.token, p->work[i].tree.n_nodes);
+        for (size_t k = 0; k < MODEL_MASK_WORDS(n_runs); k++) s->noted[k] |= s->spans[i].seq->runs[k];
+        note_runs(s, s->noted, p->work[i].tree.token, p->work[i].tree.n_nodes);
     }
-    for (uint32_t run = 0; run < n_runs; run++) {
-        if (!has_run(s->wanted, run)) continue;
-        if (left > 0)
-            left--;
-        else
-            s->wanted[run / 64] &= ~(UINT64_C(1) << run % 64);
-    }
+    s->n_wanted = 0;
+    for (uint32_t run = 0; run < n_runs && s->n_wanted < most; run++)
+        if (s->noted[run / 64] >> run % 64 & 1) s->wanted[s->n_wanted++] = run;
 }
 
 /* Writes the wanted runs of a row of logits to s->first; NULL: -INFINITY. */
 static void put_runs(step *s, const float *logits) {
     uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
-    for (uint32_t run = s->n_first / MODEL_VOCAB_ROWS; run < MODEL_RUNS(n_vocab); run++) {
-        if (!has_run(s->wanted, run)) continue;
-        uint32_t first = run * MODEL_VOCAB_ROWS, end = first + MODEL_VOCAB_ROWS < n_vocab ? first + MODEL_VOCAB_ROWS : n_vocab;
+    for (uint32_t i = 0; i < s->n_wanted; i++) {
+        uint32_t first = s->wanted[i] * MODEL_VOCAB_ROWS,
+                 end = first + MODEL_VOCAB_ROWS < n_vocab ? first + MODEL_VOCAB_ROWS : n_vocab;
         for (uint32_t v = first; v < end; v++) s->first[v] = logits ? logits[v] : -INFINITY;
     }
 }
@@ -576,8 +572,9 @@ st_code step_run(step *s, const proto_plan *p, st_error *e) {
     s->n_spans = p->n_work;
     b.first = p->early && s->o.early && s->n_first > 0 ? guess : NULL;
     b.context = s;
-    b.wanted = s->wanted;
     if (b.first) want_runs(s, p);
+    b.wanted = s->wanted;
+    b.n_wanted = s->n_wanted;
     if (b.n_rows) code = model_run(s->o.model, s->o.kv, &b, e);
     if (code) s->n_spans = 0;
     return code;

@@ -78,7 +78,8 @@ st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
     for (int whole = b->first == NULL; whole < 2; whole++) {
         for (uint32_t i = 0; i < b->n_choose; i++)
             for (uint32_t v = 0; v < VOCAB; v++) {
-                bool there = whole || v < m->n_first || b->wanted[0] >> v / MODEL_VOCAB_ROWS & 1;
+                bool there = whole || v < m->n_first;
+                for (uint32_t k = 0; !there && k < b->n_wanted; k++) there = b->wanted[k] == v / MODEL_VOCAB_ROWS;
                 m->logits[i][v] = there ? logit_of(hash[b->choose[i]], v) : 1000;
             }
         if (!whole) b->first(b->context);
