@@ -162,7 +162,7 @@ static sequence *find(step *s, uint64_t id) {
 
 /* Runs that the tokens lie in: what a text has had of rare tokens is what it will mostly have. */
 static void note_runs(const step *s, uint64_t *runs, const uint32_t *tokens, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; s->n_first > 0 && i < n; i++)
         if (tokens[i] >= s->n_first) runs[tokens[i] / MODEL_VOCAB_ROWS / 64] |= UINT64_C(1) << tokens[i] / MODEL_VOCAB_ROWS % 64;
 }
 
@@ -416,27 +416,34 @@ static void want_runs(step *s, const proto_plan *p) {
         if (s->noted[run / 64] >> run % 64 & 1) s->wanted[s->n_wanted++] = run;
 }
 
-/* Writes the wanted runs of a row of logits to s->first; NULL: -INFINITY. */
-static void put_runs(step *s, const float *logits) {
+/* Writes the wanted runs of a row of logits to s->first; NULL: -INFINITY. Returns whether all of them are finite. */
+static bool put_runs(step *s, const float *logits) {
     uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
+    bool finite = true;
     for (uint32_t i = 0; i < s->n_wanted; i++) {
         uint32_t first = s->wanted[i] * MODEL_VOCAB_ROWS,
                  end = first + MODEL_VOCAB_ROWS < n_vocab ? first + MODEL_VOCAB_ROWS : n_vocab;
-        for (uint32_t v = first; v < end; v++) s->first[v] = logits ? logits[v] : -INFINITY;
+        for (uint32_t v = first; v < end; v++) {
+            s->first[v] = logits ? logits[v] : -INFINITY;
+            finite &= isfinite(s->first[v]) != 0;
+        }
     }
+    return finite;
 }
 
-/* A row of those logits that are there; of all others -INFINITY. */
+/* A row of those logits that are there; of all others -INFINITY. NULL where one is not finite: the row will be found bad. */
 static const float *first_logits(step *s, uint32_t from) {
     const float *logits = model_logits(s->o.model, from);
+    bool finite = put_runs(s, logits);
     memcpy(s->first, logits, s->n_first * sizeof *logits);
-    put_runs(s, logits);
-    return s->first;
+    for (uint32_t v = 0; v < s->n_first; v++) finite &= isfinite(logits[v]) != 0;
+    return finite ? s->first : NULL;
 }
 
 /* ---- decisions ---- */
 
-/* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. */
+/* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. Guesses nothing
+ * where a row on the way is bad. */
 static void choose_path(step *s, const span *sp, uint32_t *head) {
     const sequence *q = sp->seq;
     uint32_t root = sp->first_row + sp->n_prefix - 1, room = s->o.max_context - q->n_tokens;
@@ -445,6 +452,10 @@ static void choose_path(step *s, const span *sp, uint32_t *head) {
         if (row != root) path[n_path++] = row - root - 1;
         uint32_t from = sp->first_choice + (row - root);
         const float *logits = s->guesses ? first_logits(s, from) : model_logits(s->o.model, from);
+        if (!logits) {
+            n = n_path = 0;
+            break;
+        }
         tokens[n] = choose(s, q, logits, q->n_tokens + n);
         if (!s->guesses) note_logprobs(s, sp, n, logits, tokens[n]);
         note_hidden(s, sp, n, from);
@@ -483,8 +494,10 @@ static void guess(void *context) {
     s->guesses = true;
     for (uint32_t i = 0; i < s->n_spans; i++) {
         const span *sp = &s->spans[i];
-        decide_item(s, sp, at);
-        if (sp->seq->logprobs) at[2] = at[3] = 0;
+        if (sp->seq->logprobs)
+            memset(at, 0, DECISION_WORDS * sizeof *at);
+        else
+            decide_item(s, sp, at);
         s->items[i] = (proto_item){.seq = sp->seq->id, .n_tokens = at[2], .tokens = at + DECISION_WORDS};
         if (at[2] > 0) s->items[i].hidden = hidden_of(s, sp);
         at += DECISION_WORDS + at[2] + at[3];
@@ -501,7 +514,9 @@ static bool may_apply(const step *s, const span *sp, const uint32_t *words, uint
     if (n_words < DECISION_WORDS + n + n_path || n_path > n || n_path > n_tree || n > s->o.max_context - sp->seq->n_tokens)
         return false;
     if (n && (!sp->chooses || words[0])) return false;
-    const uint32_t *path = words + DECISION_WORDS + n;
+    const uint32_t *tokens = words + DECISION_WORDS, *path = tokens + n;
+    for (uint32_t k = 0; k < n; k++)
+        if (tokens[k] >= model_get_info(s->o.model)->n_vocab) return false;
     for (uint32_t k = 0; k < n_path; k++)
         if (path[k] >= n_tree || (k && path[k] <= path[k - 1])) return false;
     return true;
