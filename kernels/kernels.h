@@ -86,11 +86,13 @@ typedef struct {
 typedef enum { KERNELS_ROPE_NEIGHBOURS, KERNELS_ROPE_HALVES } kernels_rope_pairs;
 
 /* One of the products that read the same rows: out[n][rows of the weight] f32. With n_rows > 0 only the columns [first_row,
- * first_row + n_rows) of `out` are computed, and no others written; both are multiples of 16, but the last row may end it. */
+ * first_row + n_rows) of `out` are computed, and no others written; both are multiples of 16, but the last row may end it. With
+ * n_runs > 0 only those of the runs are, run r being the columns 16 r .. 16 r + 15. */
 typedef struct {
     kernels_view out;
     const kernels_weight *weight;
-    uint32_t first_row, n_rows;
+    uint32_t first_row, n_rows, n_runs;
+    const uint32_t *runs; /* [n_runs] each once */
 } kernels_projection;
 enum { KERNELS_MAX_PROJECTIONS = 3 };
 

@@ -93,8 +93,10 @@ void model_norm_chosen(model *m, uint32_t n) {
     quantize(m, MODEL_CHOSEN, n, m->info.dim);
 }
 
-void model_decode_head(model *m, uint32_t n, uint32_t first_row, uint32_t n_rows) {
+void model_decode_head(model *m, uint32_t n, uint32_t first_row, uint32_t n_rows, const uint32_t *runs, uint32_t n_runs) {
     const kernels_view *at = m->place;
-    const kernels_projection head = {at[MODEL_LOGITS], m->outer[MODEL_OUTPUT].weight, first_row, n_rows};
-    m->ops->matmul(m->device, &head, 1, at[MODEL_CHOSEN], at[MODEL_ACT], n);
+    const kernels_weight *w = m->outer[MODEL_OUTPUT].weight;
+    const kernels_projection head[] = {{.out = at[MODEL_LOGITS], .weight = w, .first_row = first_row, .n_rows = n_rows},
+                                       {.out = at[MODEL_LOGITS], .weight = w, .n_runs = n_runs, .runs = runs}};
+    m->ops->matmul(m->device, head, n_runs > 0 ? 2 : 1, at[MODEL_CHOSEN], at[MODEL_ACT], n);
 }

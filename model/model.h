@@ -94,7 +94,8 @@ typedef struct {
      * states: model_logits and model_hidden show them. NULL: nobody wants that. */
     void (*first)(void *context);
     void *context;
-    const uint64_t *wanted; /* with `first`: the runs of MODEL_VOCAB_ROWS tokens, as a mask of MODEL_RUNS(n_vocab) */
+    uint32_t n_wanted; /* with `first`: runs of MODEL_VOCAB_ROWS tokens behind the model_first_tokens, which are computed again */
+    const uint32_t *wanted; /* [n_wanted] each once, < MODEL_RUNS(n_vocab) */
 } model_batch;
 
 /* Runs the batch: writes KV of all rows, leaves logits of the chosen rows on rank 0 of the group (the leader chooses). A row

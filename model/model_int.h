@@ -155,9 +155,10 @@ void model_rope_reach(model *m, uint32_t n_positions);
 
 /* Tokens of the batch to MODEL_X after the last layer; calls model_layer_done after each. */
 st_code model_decode_layers(model *m, const model_pass *p, st_error *e);
-/* MODEL_CHOSEN[n][dim] normed, in place; then these n_rows columns of MODEL_LOGITS[n][local vocabulary], on borders of 16. */
+/* MODEL_CHOSEN[n][dim] normed, in place; then these n_rows columns of MODEL_LOGITS[n][local vocabulary], on borders of 16, and
+ * those of the runs (model_batch), in one sweep of all threads. */
 void model_norm_chosen(model *m, uint32_t n);
-void model_decode_head(model *m, uint32_t n, uint32_t first_row, uint32_t n_rows);
+void model_decode_head(model *m, uint32_t n, uint32_t first_row, uint32_t n_rows, const uint32_t *runs, uint32_t n_runs);
 
 /* Bytes of a rank's part of n rows of logits: f32 [n][largest share of the vocabulary], then a byte a row: it is bad. */
 size_t model_head_bytes(const model *m, uint32_t n);

@@ -12,7 +12,7 @@
 
 enum {
     PATH = NOUNS_MAX_TREE + 1,
-    FIRST_PART = 6, /* of the output head: tokens of 49 in 55 are in it, and what else a text has it has mostly had before */
+    FIRST_PART = 6, /* of the output head: nine in ten tokens of an answer are in it, and the request has mostly had the others */
 };
 
 static st_code check_row(const model *m, const model_batch *b, uint32_t i, st_error *e) {
@@ -146,14 +146,9 @@ uint32_t model_first_tokens(const model *m) {
 
 /* The logits that are wanted first; returns how many columns need not be computed again. */
 static uint32_t run_first(model *m, const model_batch *b) {
-    uint32_t n_vocab = m->info.n_vocab, n_first = model_first_tokens(m);
+    uint32_t n_first = model_first_tokens(m);
     if (n_first == 0) return 0;
-    model_decode_head(m, b->n_choose, 0, n_first);
-    for (uint32_t run = n_first / MODEL_VOCAB_ROWS; run < MODEL_RUNS(n_vocab); run++) {
-        uint32_t v = run * MODEL_VOCAB_ROWS, left = n_vocab - v;
-        if (b->wanted[run / 64] >> run % 64 & 1)
-            model_decode_head(m, b->n_choose, v, left < MODEL_VOCAB_ROWS ? left : MODEL_VOCAB_ROWS);
-    }
+    model_decode_head(m, b->n_choose, 0, n_first, b->wanted, b->n_wanted);
     show(m, b->n_choose);
     b->first(b->context);
     return n_first;
@@ -166,7 +161,7 @@ static st_code run_head(model *m, const model_batch *b, st_error *e) {
     m->ops->gather(m->device, m->place[MODEL_CHOSEN], m->place[MODEL_X], b->choose, n, m->info.dim);
     model_norm_chosen(m, n);
     uint32_t n_first = b->first ? run_first(m, b) : 0;
-    model_decode_head(m, n, n_first, rows - n_first);
+    model_decode_head(m, n, n_first, rows - n_first, NULL, 0);
     st_code c = look(m, m->place[MODEL_LOGITS], n, rows, &any, e);
     if (c != ST_OK) return c;
     show(m, n);

@@ -15,7 +15,8 @@
  * An early result is made by the same choices along the same tree, of rows in which only some logits are there: those of the
  * commonest tokens, and of the runs of the vocabulary in which other tokens of the sequences and trees lie. So it is the result
  * where each choice is one of these, but for filters that sum over all tokens. Why not by an order of tokens that was counted in
- * texts: it holds no more of them than ids do, and a text's own rare tokens do more than either.
+ * texts: with a text's own rare tokens the first ids hold 0.982 of the tokens of answers, the commonest as many 0.990 (without,
+ * 0.894 and 0.910; bench/early-2026-11-30.md), and that is not worth a table for each model.
  *
  * Sequences are found by a scan over at most max_sequences ids: 256 compares are nothing beside a forward pass. */
 #include "worker/step.h"
@@ -28,7 +29,7 @@
 
 enum {
     DECISION_WORDS = 4, /* of an item without tokens */
-    WANTED_PART = 4,    /* of the first logits, so many more are wanted at most */
+    WANTED_PART = 4,    /* of the first logits, so many more are wanted at most: 4 % of the head, which is computed again */
 };
 
 typedef struct {
@@ -81,7 +82,8 @@ struct step {
     bool guesses;                                                /* in the midst of a run: by the first logits */
     uint32_t n_first;                                            /* model_first_tokens */
     float *first;                                                /* [n_vocab] a row of first logits */
-    uint64_t *wanted;                                            /* mask of runs (model_batch) */
+    uint64_t *noted;                                             /* mask of runs, of which are wanted (model_batch) ... */
+    uint32_t *wanted, n_wanted;                                  /* ... these; [MODEL_RUNS(n_vocab)] */
     uint64_t *allowed;                                           /* [MODEL_MASK_WORDS(n_vocab)] */
 };
 
@@ -95,10 +97,10 @@ static size_t memory_bytes(const step_options *o, uint32_t n_vocab, uint32_t dim
     size_t runs = MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)) * sizeof(uint64_t);
     size_t sequences = o->max_sequences * (sizeof(sequence) + words * sizeof(uint32_t) + runs + 6 * padding);
     size_t choice = (size_t)n_vocab * (sizeof(uint64_t) + 2 * sizeof(float) + sizeof(uint32_t)) +
-                    MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t) + runs;
+                    MODEL_MASK_WORDS(n_vocab) * sizeof(uint64_t) + runs + MODEL_RUNS(n_vocab) * sizeof(uint32_t);
     size_t plan = PROTO_MAX_PLAN_SEQUENCES * (sizeof(span) + sizeof(uint32_t *) + sizeof(proto_item));
     size_t logs = (size_t)o->max_rows * ((1 + 2 * PROTO_MAX_TOP_LOGPROBS) * sizeof(float) + dim * sizeof(uint16_t));
-    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 25 * padding;
+    return sequences + plan + choice + logs + ((size_t)o->max_rows * 6 + step_max_words(o)) * sizeof(uint32_t) + 26 * padding;
 }
 
 st_code step_create(const step_options *o, step **out) {
@@ -136,8 +138,9 @@ st_code step_create(const step_options *o, step **out) {
     s->hidden = arena_alloc(a, (size_t)o->max_rows * dim, sizeof *s->hidden);
     s->allowed = arena_alloc(a, MODEL_MASK_WORDS(n_vocab), sizeof *s->allowed);
     s->first = arena_alloc(a, n_vocab, sizeof *s->first);
-    s->wanted = arena_alloc(a, MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)), sizeof *s->wanted);
-    INVARIANT(s->allowed && s->first && s->wanted);
+    s->noted = arena_alloc(a, MODEL_MASK_WORDS(MODEL_RUNS(n_vocab)), sizeof *s->noted);
+    s->wanted = arena_alloc(a, MODEL_RUNS(n_vocab), sizeof *s->wanted);
+    INVARIANT(s->allowed && s->first && s->noted && s->wanted);
     s->n_first = model_first_tokens(o->model);
     for (uint32_t v = 0; v < n_vocab; v++) s->first[v] = -INFINITY;
     *out = s;
@@ -158,11 +161,9 @@ static sequence *find(step *s, uint64_t id) {
     return NULL;
 }
 
-static bool has_run(const uint64_t *runs, uint32_t run) { return runs[run / 64] >> run % 64 & 1; }
-
 /* Runs that the tokens lie in: what a text has had of rare tokens is what it will mostly have. */
 static void note_runs(const step *s, uint64_t *runs, const uint32_t *tokens, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; s->n_first > 0 && i < n; i++)
         if (tokens[i] >= s->n_first) runs[tokens[i] / MODEL_VOCAB_ROWS / 64] |= UINT64_C(1) << tokens[i] / MODEL_VOCAB_ROWS % 64;
 }
 
@@ -404,43 +405,46 @@ static void note_hidden(step *s, const span *sp, uint32_t k, uint32_t from) {
 
 /* Those of all sequences that choose, and of their trees; of too many the commonest. */
 static void want_runs(step *s, const proto_plan *p) {
-    uint32_t n_runs = MODEL_RUNS(model_get_info(s->o.model)->n_vocab), left = s->n_first / MODEL_VOCAB_ROWS / WANTED_PART;
-    memset(s->wanted, 0, MODEL_MASK_WORDS(n_runs) * sizeof *s->wanted);
+    uint32_t n_runs = MODEL_RUNS(model_get_info(s->o.model)->n_vocab), most = s->n_first / MODEL_VOCAB_ROWS / WANTED_PART;
+    memset(s->noted, 0, MODEL_MASK_WORDS(n_runs) * sizeof *s->noted);
     for (uint32_t i = 0; i < p->n_work; i++) {
         if (!s->spans[i].chooses) continue;
-        for (size_t k = 0; k < MODEL_MASK_WORDS(n_runs); k++) s->wanted[k] |= s->spans[i].seq->runs[k];
-        note_runs(s, s->wanted, p->work[i].tree.token, p->work[i].tree.n_nodes);
+        for (size_t k = 0; k < MODEL_MASK_WORDS(n_runs); k++) s->noted[k] |= s->spans[i].seq->runs[k];
+        note_runs(s, s->noted, p->work[i].tree.token, p->work[i].tree.n_nodes);
     }
-    for (uint32_t run = 0; run < n_runs; run++) {
-        if (!has_run(s->wanted, run)) continue;
-        if (left > 0)
-            left--;
-        else
-            s->wanted[run / 64] &= ~(UINT64_C(1) << run % 64);
-    }
+    s->n_wanted = 0;
+    for (uint32_t run = 0; run < n_runs && s->n_wanted < most; run++)
+        if (s->noted[run / 64] >> run % 64 & 1) s->wanted[s->n_wanted++] = run;
 }
 
-/* Writes the wanted runs of a row of logits to s->first; NULL: -INFINITY. */
-static void put_runs(step *s, const float *logits) {
+/* Writes the wanted runs of a row of logits to s->first; NULL: -INFINITY. Returns whether all of them are finite. */
+static bool put_runs(step *s, const float *logits) {
     uint32_t n_vocab = model_get_info(s->o.model)->n_vocab;
-    for (uint32_t run = s->n_first / MODEL_VOCAB_ROWS; run < MODEL_RUNS(n_vocab); run++) {
-        if (!has_run(s->wanted, run)) continue;
-        uint32_t first = run * MODEL_VOCAB_ROWS, end = first + MODEL_VOCAB_ROWS < n_vocab ? first + MODEL_VOCAB_ROWS : n_vocab;
-        for (uint32_t v = first; v < end; v++) s->first[v] = logits ? logits[v] : -INFINITY;
+    bool finite = true;
+    for (uint32_t i = 0; i < s->n_wanted; i++) {
+        uint32_t first = s->wanted[i] * MODEL_VOCAB_ROWS,
+                 end = first + MODEL_VOCAB_ROWS < n_vocab ? first + MODEL_VOCAB_ROWS : n_vocab;
+        for (uint32_t v = first; v < end; v++) {
+            s->first[v] = logits ? logits[v] : -INFINITY;
+            finite &= isfinite(s->first[v]) != 0;
+        }
     }
+    return finite;
 }
 
-/* A row of those logits that are there; of all others -INFINITY. */
+/* A row of those logits that are there; of all others -INFINITY. NULL where one is not finite: the row will be found bad. */
 static const float *first_logits(step *s, uint32_t from) {
     const float *logits = model_logits(s->o.model, from);
+    bool finite = put_runs(s, logits);
     memcpy(s->first, logits, s->n_first * sizeof *logits);
-    put_runs(s, logits);
-    return s->first;
+    for (uint32_t v = 0; v < s->n_first; v++) finite &= isfinite(logits[v]) != 0;
+    return finite ? s->first : NULL;
 }
 
 /* ---- decisions ---- */
 
-/* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. */
+/* Chooses from the root along the tree while drafts equal the choice: words of tokens, then of accepted nodes. Guesses nothing
+ * where a row on the way is bad. */
 static void choose_path(step *s, const span *sp, uint32_t *head) {
     const sequence *q = sp->seq;
     uint32_t root = sp->first_row + sp->n_prefix - 1, room = s->o.max_context - q->n_tokens;
@@ -449,6 +453,10 @@ static void choose_path(step *s, const span *sp, uint32_t *head) {
         if (row != root) path[n_path++] = row - root - 1;
         uint32_t from = sp->first_choice + (row - root);
         const float *logits = s->guesses ? first_logits(s, from) : model_logits(s->o.model, from);
+        if (!logits) {
+            n = n_path = 0;
+            break;
+        }
         tokens[n] = choose(s, q, logits, q->n_tokens + n);
         if (!s->guesses) note_logprobs(s, sp, n, logits, tokens[n]);
         note_hidden(s, sp, n, from);
@@ -487,8 +495,10 @@ static void guess(void *context) {
     s->guesses = true;
     for (uint32_t i = 0; i < s->n_spans; i++) {
         const span *sp = &s->spans[i];
-        decide_item(s, sp, at);
-        if (sp->seq->logprobs) at[2] = at[3] = 0;
+        if (sp->seq->logprobs)
+            memset(at, 0, DECISION_WORDS * sizeof *at);
+        else
+            decide_item(s, sp, at);
         s->items[i] = (proto_item){.seq = sp->seq->id, .n_tokens = at[2], .tokens = at + DECISION_WORDS};
         if (at[2] > 0) s->items[i].hidden = hidden_of(s, sp);
         at += DECISION_WORDS + at[2] + at[3];
@@ -505,7 +515,9 @@ static bool may_apply(const step *s, const span *sp, const uint32_t *words, uint
     if (n_words < DECISION_WORDS + n + n_path || n_path > n || n_path > n_tree || n > s->o.max_context - sp->seq->n_tokens)
         return false;
     if (n && (!sp->chooses || words[0])) return false;
-    const uint32_t *path = words + DECISION_WORDS + n;
+    const uint32_t *tokens = words + DECISION_WORDS, *path = tokens + n;
+    for (uint32_t k = 0; k < n; k++)
+        if (tokens[k] >= model_get_info(s->o.model)->n_vocab) return false;
     for (uint32_t k = 0; k < n_path; k++)
         if (path[k] >= n_tree || (k && path[k] <= path[k - 1])) return false;
     return true;
@@ -576,8 +588,9 @@ st_code step_run(step *s, const proto_plan *p, st_error *e) {
     s->n_spans = p->n_work;
     b.first = p->early && s->o.early && s->n_first > 0 ? guess : NULL;
     b.context = s;
-    b.wanted = s->wanted;
     if (b.first) want_runs(s, p);
+    b.wanted = s->wanted;
+    b.n_wanted = s->n_wanted;
     if (b.n_rows) code = model_run(s->o.model, s->o.kv, &b, e);
     if (code) s->n_spans = 0;
     return code;

@@ -41,6 +41,7 @@ typedef struct {
     size_t stride_bytes;
     bool is_float;
     uint32_t n, first_strip, n_strips; /* n_strips 0: all, when it is added to a sweep */
+    const uint32_t *strips;            /* [n_strips] these; NULL: from first_strip on */
     const kernels_primitives *p;
     float *out; /* [n][rows]; NULL for units */
     double *sums, limit;
@@ -178,7 +179,7 @@ static void product_strips(const product_job *job, uint32_t from, uint32_t to) {
     for (uint32_t t = 0; t < job->n; t += BLOCK_TOKENS) {
         const uint32_t n = least(BLOCK_TOKENS, job->n - t);
         const way how = way_of(job, n);
-        for (uint32_t strip = from; strip < to; strip++) run_strip(job, &how, strip, t, n);
+        for (uint32_t i = from; i < to; i++) run_strip(job, &how, job->strips ? job->strips[i] : i, t, n);
     }
 }
 
@@ -228,7 +229,8 @@ void kernels_cpu_matmul(kernels_device *d, const kernels_projection *p, uint32_t
         product_job job = {.w = w,
                            .n = n,
                            .first_strip = p[i].first_row / KERNELS_LANES,
-                           .n_strips = (p[i].n_rows + KERNELS_LANES - 1) / KERNELS_LANES,
+                           .n_strips = p[i].n_runs > 0 ? p[i].n_runs : (p[i].n_rows + KERNELS_LANES - 1) / KERNELS_LANES,
+                           .strips = p[i].n_runs > 0 ? p[i].runs : NULL,
                            .out = kernels_cpu_floats(p[i].out, n, w->rows),
                            .unit_cols = w->cols};
         sweep_add(d, &s, job, x, act);

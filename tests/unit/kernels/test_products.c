@@ -105,7 +105,10 @@ static void tokens_threads_and_instruction_sets_do_not_change_a_bit(void **state
 
 static void some_of_the_rows_are_those_of_all_and_no_others_are_written(void **state) {
     (void)state;
-    static const uint32_t part[][2] = {{0, 16}, {16, 16}, {32, 3}, {16, 19}, {0, ROWS}}; /* first row, rows */
+    static const uint32_t runs[] = {0, 2};
+    static const kernels_projection part[] = {
+        {.n_rows = 16},   {.first_row = 16, .n_rows = 16}, {.first_row = 32, .n_rows = 3}, {.first_row = 16, .n_rows = 19},
+        {.n_rows = ROWS}, {.n_runs = 2, .runs = runs},     {.n_runs = 1, .runs = runs + 1}};
     float y[5 * ROWS], guard[5 * ROWS];
     memset(guard, 0xa5, sizeof guard);
     EACH_KIND(f, precision) {
@@ -117,12 +120,14 @@ static void some_of_the_rows_are_those_of_all_and_no_others_are_written(void **s
                 r.precision = precision;
                 kernels_matrix m = matrix_of(&p);
                 kernels_view x = rig_put(&r, p.x, sizeof(float) * 5 * COLS), act = rig_act(&r, x, 5, COLS);
-                kernels_projection some = {rig_put(&r, guard, sizeof guard), rig_weight(&r, &m, 0, ROWS, 0, COLS), part[i][0],
-                                           part[i][1]};
+                kernels_projection some = part[i];
+                some.out = rig_put(&r, guard, sizeof guard);
+                some.weight = rig_weight(&r, &m, 0, ROWS, 0, COLS);
                 r.ops->matmul(r.d, &some, 1, x, act, 5);
                 rig_get(&r, y, some.out, sizeof y);
                 for (uint32_t at = 0; at < 5 * ROWS; at++) {
-                    bool in = at % ROWS >= part[i][0] && at % ROWS < part[i][0] + part[i][1];
+                    bool in = at % ROWS >= some.first_row && at % ROWS < some.first_row + some.n_rows;
+                    for (uint32_t k = 0; k < some.n_runs; k++) in |= at % ROWS / 16 == some.runs[k];
                     assert_memory_equal(&y[at], in ? &p.product[at] : &guard[at], sizeof *y);
                 }
                 rig_close(&r);

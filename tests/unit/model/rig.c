@@ -80,6 +80,7 @@ st_code rig_try(rig *r, const rig_batch *b, st_error *e) {
                          .choose = b->choose,
                          .first = r->first,
                          .context = r->context,
+                         .n_wanted = r->n_wanted,
                          .wanted = r->wanted};
     mem_step_begin();
     st_code c = model_run(r->model, r->kv, &batch, e);

@@ -28,9 +28,10 @@ typedef struct {
     model *model;
     kv_store *kv;
     uint32_t table[RIG_SEQUENCES][RIG_BLOCKS]; /* scattered over the store */
-    void (*first)(void *context);              /* of each batch (model_batch), as the next two; NULL: not wanted */
+    void (*first)(void *context);              /* of each batch (model_batch), as the next three; NULL: not wanted */
     void *context;
-    const uint64_t *wanted;
+    uint32_t n_wanted;
+    const uint32_t *wanted;
 } rig;
 
 /* Errors: what the parts say; the rig is then empty. */

@@ -211,7 +211,7 @@ static void see_first(void *context) {
 /* 32 tokens and the wanted runs: 112 .. 127, and the last, of 8. */
 static void the_first_logits_are_those_that_all_are_in_the_end(void **state) {
     truth *t = *state;
-    const uint64_t wanted = 1 << 7 | 1 << 12;
+    const uint32_t wanted[] = {7, 12};
     first_seen *seen = calloc(1, sizeof *seen);
     rig r = open_rig(t->file.file, plain);
     uint32_t dim = model_get_info(r.model)->dim;
@@ -220,7 +220,8 @@ static void the_first_logits_are_those_that_all_are_in_the_end(void **state) {
     *seen = (first_seen){.r = &r, .n_rows = N_TOKENS, .hidden = calloc((size_t)N_TOKENS * dim, sizeof(float))};
     r.first = see_first;
     r.context = seen;
-    r.wanted = &wanted;
+    r.n_wanted = 2;
+    r.wanted = wanted;
     rig_feed(&r, 0, t->token[0], 0, N_TOKENS, N_TOKENS, t->work);
     assert_memory_equal(t->work, t->logits[0], (size_t)N_TOKENS * N_VOCAB * sizeof(float));
     assert_int_equal(seen->n_calls, 1);

@@ -5,6 +5,7 @@
 #define CONSORT_TESTS_FAKE_MODEL_H
 
 #include "model/model.h"
+#include <math.h>
 #include <string.h>
 
 enum { VOCAB = 97, BLOCKS = 64, MAX_ROWS = 128, MAX_SEQ = 4, CONTEXT = 256 };
@@ -14,7 +15,8 @@ struct model {
     float logits[MAX_ROWS][VOCAB];
     uint32_t bad_row; /* UINT32_MAX: none */
     uint32_t n_runs, n_rows;
-    uint32_t n_first; /* tokens whose logits are there first; the others are rubbish then, runs that are wanted aside */
+    uint32_t nan_token; /* whose logits are not finite; 0: none */
+    uint32_t n_first;   /* tokens whose logits are there first; the others are rubbish then, runs that are wanted aside */
 };
 struct kv_store {
     kernels_kv view;
@@ -42,9 +44,12 @@ st_code kv_store_accept(kv_store *s, const block_id *blocks, uint32_t n, st_erro
     return ST_OK;
 }
 
+static uint32_t n_chosen; /* calls of model_choose */
+
 uint32_t model_choose(const float *logits, uint32_t n_vocab, const sampling *s, uint32_t position, uint64_t *work) {
     uint32_t best = 0;
     (void)s, (void)position, (void)work;
+    n_chosen++;
     for (uint32_t i = 1; i < n_vocab; i++)
         if (logits[i] > logits[best]) best = i;
     return best;
@@ -78,8 +83,10 @@ st_code model_run(model *m, kv_store *kv, const model_batch *b, st_error *e) {
     for (int whole = b->first == NULL; whole < 2; whole++) {
         for (uint32_t i = 0; i < b->n_choose; i++)
             for (uint32_t v = 0; v < VOCAB; v++) {
-                bool there = whole || v < m->n_first || b->wanted[0] >> v / MODEL_VOCAB_ROWS & 1;
+                bool there = whole || v < m->n_first;
+                for (uint32_t k = 0; !there && k < b->n_wanted; k++) there = b->wanted[k] == v / MODEL_VOCAB_ROWS;
                 m->logits[i][v] = there ? logit_of(hash[b->choose[i]], v) : 1000;
+                if (there && v > 0 && v == m->nan_token) m->logits[i][v] = NAN;
             }
         if (!whole) b->first(b->context);
     }

@@ -466,12 +466,14 @@ static void who_asks_for_logprobs_gets_no_early_result(void **state) {
     r->model.n_first = 64;
     step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
     assert_int_equal(step_create(&o, &r->step), ST_OK);
+    uint32_t before = n_chosen;
     proto_open open = {.seq = {1}, .rules.logprobs = 3, .n_tokens = 2, .tokens = tokens};
     proto_work work = {.seq = {1}, .n_prefix = 2, .n_blocks = 1, .blocks = &id};
     proto_plan p = {.id = 1, .kind = PROTO_PLAN_STEP, .n_open = 1, .open = &open, .n_work = 1, .work = &work, .early = true};
     assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
     assert_int_equal(early.n_calls, 1);
     assert_int_equal(early.n_tokens, 0);
+    assert_int_equal(n_chosen, 1 + before); /* in the end */
     r->rules = open.rules;
     check_logprobs(r, tokens, 2, &out.items[0]);
     r->model.n_first = 0; /* nobody has the first logits: nobody is told */
@@ -479,6 +481,29 @@ static void who_asks_for_logprobs_gets_no_early_result(void **state) {
     assert_int_equal(step_create(&o, &r->step), ST_OK);
     assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
     assert_int_equal(early.n_calls, 1);
+}
+
+/* Token 70 is in a run that is looked at, 90 in one that is not: nobody knows yet. */
+static void of_logits_that_are_not_finite_nothing_is_told_early(void **state) {
+    rig *r = *state;
+    early_result early = {0};
+    const uint32_t tokens[] = {1, 70}, nan_token[] = {3, 70, 90};
+    const block_id id = {0, 1};
+    st_error e = {0};
+    proto_result out;
+    step_destroy(r->step);
+    r->model.n_first = 64;
+    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
+    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    for (uint32_t i = 0; i < 3; i++) {
+        proto_open open = {.seq = {i + 1}, .n_tokens = 2, .tokens = tokens};
+        proto_work work = {.seq = {i + 1}, .n_prefix = 2, .n_blocks = 1, .blocks = &id};
+        proto_plan p = {.id = i + 1, .n_open = 1, .open = &open, .n_work = 1, .work = &work, .early = true};
+        r->model.nan_token = nan_token[i];
+        assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
+        assert_int_equal(early.n_calls, i + 1);
+        assert_int_equal(early.n_tokens, nan_token[i] == 90);
+    }
 }
 
 static void two_sequences_in_a_step_get_their_own_logprobs(void **state) {
@@ -568,6 +593,7 @@ static void decisions_that_do_not_fit_the_plan_are_refused(void **state) {
         {6, {0, 0, 1, 0, 1, 9}},           /* a word too many */
         {4, {0, 0, UINT32_MAX, 0}},
         {4, {0, 0, 0, UINT32_MAX}},
+        {5, {0, 0, 1, 0, VOCAB}},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         memcpy(words, bad[i].words, sizeof bad[i].words);
@@ -689,6 +715,7 @@ int main(void) {
         WITH_RIG(an_early_result_is_the_result_where_each_choice_is_among_the_first_logits),
         WITH_RIG(the_run_of_a_draft_is_looked_at_for_its_step_alone),
         WITH_RIG(who_asks_for_logprobs_gets_no_early_result),
+        WITH_RIG(of_logits_that_are_not_finite_nothing_is_told_early),
         WITH_RIG(two_sequences_in_a_step_get_their_own_logprobs),
         WITH_RIG(the_answer_begins_where_the_open_says),
         WITH_RIG(a_rank_without_logits_follows_the_leader_slot_by_slot),
