@@ -95,11 +95,12 @@ static void begin_round(sched *s, sched_request *r) {
     r->awaited = r->asked;
     r->n_agreed = 0;
     r->belief = 1;
+    if (s->limits.draft_ahead == SCHED_AHEAD_EARLY && sched_in_lockstep(s, r, r->asked)) r->ahead = 0; /* each was on its own */
     sched_use_ahead(s, r);
     r->tries = r->asked && r->group->try_ns;
     if (r->tries) spec_worth_try(&r->group->worth, r->group->try_ns, s->now_ns);
     r->kind = r->group->round_kind;
-    r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && sched_several(r->asked));
+    r->lockstep = sched_in_lockstep(s, r, r->asked);
     s->stats.asked_rounds += r->asked > 0;
     s->stats.lockstep_rounds += r->asked && r->lockstep;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;

@@ -405,6 +405,8 @@ void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_t
 bool sched_abandons(sched *s, uint32_t drafter);
 
 /* sched_lockstep.c: a round in which drafters go on together. */
+/* Whether a round that begins now and asks these is one. */
+bool sched_in_lockstep(const sched *s, const sched_request *r, uint32_t asked);
 uint32_t *sched_agreed(const sched *s, const sched_request *r); /* [max_tree] */
 /* All who are awaited have answered: agrees on the next token and awaits them again; false: the round is over. */
 bool sched_agree(sched *s, sched_request *r);

@@ -25,6 +25,10 @@ sched_fusion sched_fusion_of(const char *name) {
     return !strcmp(name, "auto") ? SCHED_FUSION_AUTO : !strcmp(name, "lockstep") ? SCHED_LOCKSTEP : SCHED_MERGE;
 }
 
+bool sched_in_lockstep(const sched *s, const sched_request *r, uint32_t asked) {
+    return s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && sched_several(asked));
+}
+
 uint32_t *sched_agreed(const sched *s, const sched_request *r) { return s->agreed + (size_t)r->place * s->limits.max_tree; }
 
 /* The node at the end of what is agreed on, or NOUNS_TREE_ROOT where nothing is; false: the tree has none. */
