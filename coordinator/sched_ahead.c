@@ -110,6 +110,7 @@ void sched_take_early(sched_group *g, const proto_result *early) {
         sched_finish finish;
         if (r->state == SCHED_CLOSING || r->n_early > 0 || !is_early(s) || item->n_tokens > NOUNS_MAX_TREE) continue;
         if (item->code != ST_OK || item->n_tokens == 0 || !sched_answers(asked, r, item)) continue;
+        if (item->tokens[item->n_tokens - 1] >= s->limits.n_vocab) continue; /* those before it are drafts */
         if (sched_accept(r, item->tokens, item->n_tokens, &finish) < item->n_tokens || finish != SCHED_FINISH_NONE) continue;
         memcpy(r->known + r->n_known, item->tokens, item->n_tokens * sizeof *r->known);
         r->n_early = item->n_tokens;

@@ -129,8 +129,8 @@ typedef enum { SCHED_OUT, SCHED_IN } sched_way; /* of a swap */
 typedef struct {
     uint32_t slot;
     seq_id seq;       /* the slot may have another by the time of the answer */
-    uint32_t n_known; /* tokens that it then has: those that the draft follows */
-    uint32_t n_new;   /* of them new to it */
+    uint32_t n_known; /* tokens that it then has: those that the draft follows, early ones where the hidden state is of them */
+    uint32_t n_new;   /* of them new to it: those it is scored by */
     uint32_t budget;  /* 0: it only takes them in */
     bool ahead;       /* behind tokens that are not committed */
 } sched_draft_asked;
@@ -368,7 +368,7 @@ void sched_leave_drafters(sched *s, const sched_request *r);
 void sched_check_drafters(const sched *s);
 
 static inline bool sched_several(uint32_t mask) { return (mask & (mask - 1)) > 0; }
-/* Drafters with a rank that this request may ask now. */
+/* Drafters with a rank that this request's round may ask, or its next one where a step is in flight or a prompt in the making. */
 uint32_t sched_remote_route(const sched *s, const sched_request *r);
 /* Gives the drafter the next n_new tokens of the request, and asks for a draft of `budget` nodes, behind tentative[n] too. */
 void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uint32_t budget, const uint32_t *tentative,

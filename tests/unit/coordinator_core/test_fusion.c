@@ -1,6 +1,7 @@
 /* Which fusion is taken, in a cluster of virtual time: four drafters that know different things, links of a given round trip.
  * Each of them is sure of two tokens in five, and then nearly always right, and has no idea of the others. So what one drafts
- * alone ends soon, and together they go on. All of it with and without early results, which rounds in lockstep take nothing of. */
+ * alone ends soon, and together they go on. All of it with and without early results, which rounds in lockstep take nothing of.
+ */
 #include "base/mem.h"
 #include "coordinator/sim.h"
 
@@ -124,10 +125,10 @@ static void compare(sched_ahead ahead, const char *policy, uint32_t n_streams, c
             out[f].asked += o.asked;
             out[f].lockstep += o.lockstep;
         }
-    print_message(
-        "%s, early results %d, %u streams, %.3f ms each way: merge %.1f, lockstep %.1f, auto %.1f tokens/s; %.3f of its rounds in lockstep\n",
-        policy, ahead == SCHED_AHEAD_EARLY, n_streams, (double)loads->way_us / 1e3, out[SCHED_MERGE].tokens_per_s, out[SCHED_LOCKSTEP].tokens_per_s,
-        out[SCHED_FUSION_AUTO].tokens_per_s, share(&out[SCHED_FUSION_AUTO]));
+    print_message("%s, early results %d, %u streams, %.3f ms each way: merge %.1f, lockstep %.1f, auto %.1f tokens/s; %.3f of "
+                  "its rounds in lockstep\n",
+                  policy, ahead == SCHED_AHEAD_EARLY, n_streams, (double)loads->way_us / 1e3, out[SCHED_MERGE].tokens_per_s,
+                  out[SCHED_LOCKSTEP].tokens_per_s, out[SCHED_FUSION_AUTO].tokens_per_s, share(&out[SCHED_FUSION_AUTO]));
 }
 
 static void short_ways_are_gone_together(void **state) {
@@ -178,7 +179,8 @@ static void a_link_that_changes_is_followed(void **state) {
     outcome o[3];
     compare(*(sched_ahead *)*state, "all", 1, (load[]){{25, 50}, {3125, 10}, {3125, 50}, {0}}, o); /* from fast to slow */
     assert_true(o[SCHED_FUSION_AUTO].tokens_per_s > 0.98 * o[SCHED_MERGE].tokens_per_s);
-    compare(*(sched_ahead *)*state, "all", 1, (load[]){{625, 50}, {25, 50}, {25, 100}, {0}}, o); /* and back: it takes tries to see that */
+    compare(*(sched_ahead *)*state, "all", 1, (load[]){{625, 50}, {25, 50}, {25, 100}, {0}},
+            o); /* and back: it takes tries to see that */
     assert_true(o[SCHED_FUSION_AUTO].tokens_per_s > 0.97 * o[SCHED_LOCKSTEP].tokens_per_s);
 }
 
