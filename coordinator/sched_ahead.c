@@ -155,7 +155,7 @@ void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_t
     if (r->last_plan > r->group->reported) return; /* the step still runs */
     r->ahead &= ~bit(drafter);
     if (!use(s, r, drafter)) return;
-    if (is_early(s) && r->awaited & bit(drafter)) sched_learn_wait(s, drafter, r);
+    if (is_early(s) && r->awaited & bit(drafter)) sched_learn_wait(s, drafter, r, false);
     r->awaited &= ~bit(drafter);
 }
 

@@ -316,7 +316,7 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
         sched_graft(s, r, drafter, &tree);
     else
         sched_proposals(s, r)[drafter] = tree;
-    if (r->awaited & bit(drafter) && !r->lockstep) sched_learn_wait(s, drafter, r);
+    if (r->awaited & bit(drafter) && !r->lockstep) sched_learn_wait(s, drafter, r, true);
     r->awaited &= ~bit(drafter);
 }
 

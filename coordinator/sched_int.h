@@ -432,7 +432,8 @@ void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const 
  * of them, in accepted tokens; `several`: one of them may ask more than one drafter. */
 void sched_decide_asking(sched_group *g, double gain, bool several);
 double sched_local_gain(const sched *s, const sched_request *r);
-void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r); /* from its round's beginning to now */
+/* From its round's beginning to now. Not whole: the draft was begun before, and tells nobody how long to expect the next. */
+void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r, bool whole);
 /* The most nodes of a tree that could be of use to it. */
 uint32_t sched_most_drafts(const sched *s, const sched_request *r);
 /* Fuses the drafts of the first n_decode in SCHED_DECODE to g->trees[0 .. n_decode) and cuts them to what pays in one step. */

@@ -67,7 +67,7 @@ bool sched_agree(sched *s, sched_request *r) {
         return true;
     }
     for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-        if (goes_on & bit(i)) sched_learn_wait(s, i, r);
+        if (goes_on & bit(i)) sched_learn_wait(s, i, r, true);
     return false;
 }
 
