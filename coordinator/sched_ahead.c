@@ -18,8 +18,8 @@
  * result brings another. Rounds in lockstep begin without (sched_lockstep.c): their drafters go on together, or fusions could not
  * be compared. A round whose drafts were there at once has asked, and waited for no time: that is what asking costs.
  * Limits: a bet is worth at most the wait for a draft, and its beliefs are those of drafts as deep as the path is long.
- * Where a group is in lockstep nothing is told early, so a try of merge begins without: `auto` may stay in lockstep where merge with
- * early results is a few hundredths better. */
+ * Where a group is in lockstep nothing is told early, so a try of merge begins without: `auto` may stay in lockstep where
+ * merge with early results is a few hundredths better. */
 #include "coordinator/sched_int.h"
 
 #include <string.h>
