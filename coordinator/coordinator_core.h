@@ -190,13 +190,13 @@ typedef struct {
     sched_drafts drafts;
     uint32_t n_by_drafter; /* as in sched_action; the view lives as long as the scheduler */
     const proto_drafter_figures *by_drafter;
-    uint64_t late_drafts;    /* of all drafters */
-    uint64_t branched_trees; /* verified trees that were no chain */
-    uint64_t offered;        /* nodes that trees had before they were cut to what pays */
-    double expected;         /* of the verified ones to be accepted, where budgets are adaptive */
-    uint64_t asked_rounds,
-        unasked_rounds;       /* rounds of a sequence that waited for drafters; and that did not, since it would not pay */
-    uint64_t lockstep_rounds; /* of the former, those whose drafters went on together */
+    uint64_t late_drafts;                  /* of all drafters */
+    uint64_t branched_trees;               /* verified trees that were no chain */
+    uint64_t offered;                      /* nodes that trees had before they were cut to what pays */
+    double expected;                       /* of the verified ones to be accepted, where budgets are adaptive */
+    uint64_t asked_rounds, unasked_rounds; /* rounds of a sequence that asked drafters, also before they began; and that did not,
+                                              since it would not pay */
+    uint64_t lockstep_rounds;              /* of the former, those whose drafters went on together */
     uint64_t early_right, early_wrong, early_late; /* early results, by sequence; and those that came when their plan was over */
     uint64_t bets, bets_won, bets_dropped; /* drafts ahead: asked for; of use; ended early, since they could not be any more */
     uint64_t held_steps;                   /* times that a step was held back for drafts */

@@ -151,11 +151,11 @@ uint32_t sched_get_costs(const sched *s, uint32_t group, sched_cost out[SCHED_MA
 }
 
 /* Means that fade. */
-void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r) {
+void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r, bool whole) {
     sched_drafter *d = &s->drafters[drafter];
     uint64_t *means[] = {&d->stats.wait_ns, &d->waits_ns[fusion_of(r->lockstep)]};
     uint64_t wait_ns = s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns);
-    for (int i = 0; i < 2; i++) *means[i] = *means[i] ? *means[i] - *means[i] / 8 + wait_ns / 8 : wait_ns;
+    for (int i = 0; i < 1 + whole; i++) *means[i] = *means[i] ? *means[i] - *means[i] / 8 + wait_ns / 8 : wait_ns;
 }
 
 /* ---- whether to begin a step ---- */

@@ -15,8 +15,11 @@
  * the tokens that the step will commit, its own choice too, and the hidden state that this was chosen from. The draft behind it
  * needs no guesses, and is the next round's if the result is the same. Until then the tokens stand behind the known ones, where
  * nobody reads them but bets; the state is kept in the place of that of the last known token, which nobody needs before the
- * result brings another. A round whose drafts were there at once has asked, and waited for no time: that is what asking costs.
- * Limits: a bet is worth at most the wait for a draft, and its beliefs are those of drafts as deep as the path is long. */
+ * result brings another. Rounds in lockstep begin without (sched_lockstep.c): their drafters go on together, or fusions could not
+ * be compared. A round whose drafts were there at once has asked, and waited for no time: that is what asking costs.
+ * Limits: a bet is worth at most the wait for a draft, and its beliefs are those of drafts as deep as the path is long.
+ * Where a group is in lockstep nothing is told early, so a try of merge begins without: `auto` may stay in lockstep where
+ * merge with early results is a few hundredths better. */
 #include "coordinator/sched_int.h"
 
 #include <string.h>
@@ -30,6 +33,12 @@ sched_ahead sched_ahead_of(const char *name) {
 }
 
 static bool is_early(const sched *s) { return s->limits.draft_ahead == SCHED_AHEAD_EARLY; }
+
+/* Drafters that may go on from the step's likeliest outcome: in lockstep nobody does, as there each would be on its own. */
+static uint32_t may_bet(const sched *s, const sched_request *r) {
+    uint32_t mask = sched_remote_route(s, r);
+    return is_early(s) && sched_in_lockstep(s, r, mask) ? 0 : mask;
+}
 
 /* The tokens that the step is expected to accept, and its own choice if it has told that; false: there is nothing to bet on. */
 static bool bet_on(const sched *s, const sched_request *r, const sched_asked *asked, uint32_t path[NOUNS_MAX_TREE], uint32_t *n) {
@@ -60,7 +69,7 @@ uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows) {
         sched_request *r = &s->requests[asked->slot];
         uint32_t path[NOUNS_MAX_TREE], n, n_new;
         if (r->state == SCHED_CLOSING || !asked->chooses || r->ahead & bit(drafter) || !bet_on(s, r, asked, path, &n)) continue;
-        if (!(sched_remote_route(s, r) & bit(drafter)) || has_asked(d, r)) continue;
+        if (!(may_bet(s, r) & bit(drafter)) || has_asked(d, r)) continue;
         n_new = sched_lacks(d, r);
         if (n_new + n > rows || r->n_known + n + 2 > r->n_limit) continue; /* the guess would be the last token */
         if (!r->knows_hidden && (s->limits.want_hidden & bit(drafter))) continue;
@@ -80,8 +89,10 @@ uint32_t sched_ask_ahead(sched_group *g, uint32_t drafter, uint32_t rows) {
 bool sched_wants_early(const sched_group *g) {
     const sched *s = g->s;
     bool any = false;
-    for (uint32_t i = 0; is_early(s) && !any && i < g->flight.n_items; i++)
-        any = g->flight.items[i].chooses && sched_remote_route(s, &s->requests[g->flight.items[i].slot]);
+    for (uint32_t i = 0; is_early(s) && !any && i < g->flight.n_items; i++) {
+        const sched_request *r = &s->requests[g->flight.items[i].slot];
+        any = g->flight.items[i].chooses && !r->rules.logprobs && may_bet(s, r);
+    }
     if (!any || g->asks) return any;
     uint64_t then_ns = s->now_ns + (uint64_t)spec_cost_ns(&g->cost, g->flight.n_rows);
     return spec_worth_asking(&g->worth, g->lockstep ? SPEC_LOCKSTEP : SPEC_MERGE, g->round_kind, then_ns);
@@ -101,6 +112,7 @@ void sched_take_early(sched_group *g, const proto_result *early) {
         sched_finish finish;
         if (r->state == SCHED_CLOSING || r->n_early > 0 || !is_early(s) || item->n_tokens > NOUNS_MAX_TREE) continue;
         if (item->code != ST_OK || item->n_tokens == 0 || !sched_answers(asked, r, item)) continue;
+        if (item->tokens[item->n_tokens - 1] >= s->limits.n_vocab) continue; /* those before it are drafts */
         if (sched_accept(r, item->tokens, item->n_tokens, &finish) < item->n_tokens || finish != SCHED_FINISH_NONE) continue;
         memcpy(r->known + r->n_known, item->tokens, item->n_tokens * sizeof *r->known);
         r->n_early = item->n_tokens;
@@ -145,7 +157,7 @@ void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_t
     if (r->last_plan > r->group->reported) return; /* the step still runs */
     r->ahead &= ~bit(drafter);
     if (!use(s, r, drafter)) return;
-    if (is_early(s) && r->awaited & bit(drafter)) sched_learn_wait(s, drafter, r);
+    if (is_early(s) && r->awaited & bit(drafter)) sched_learn_wait(s, drafter, r, false);
     r->awaited &= ~bit(drafter);
 }
 

@@ -35,19 +35,22 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 
 uint32_t sched_lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
-uint32_t sched_route(const sched *s, const sched_request *r) {
+static uint32_t route_of(const sched *s, const sched_request *r, uint64_t round) {
     spec_tally prior[SPEC_MAX_DRAFTERS];
     for (uint32_t i = 0; i < s->roster.n; i++) prior[i] = sched_prior(s, r, i);
-    const spec_record record = {sched_hits(s, r), prior, r->drafts.steps, sched_cosine(s, r), r->accepted};
+    const spec_record record = {sched_hits(s, r), prior, round, sched_cosine(s, r), r->accepted};
     return spec_route_ask(&r->route, &s->roster, &record);
 }
+
+uint32_t sched_route(const sched *s, const sched_request *r) { return route_of(s, r, r->drafts.steps); }
 
 /* Drafters with a rank are of use only where there is room for drafts and time to wait for them. */
 static bool asks_anyone(const sched *s) { return s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0; }
 
 uint32_t sched_remote_route(const sched *s, const sched_request *r) {
     if (!asks_anyone(s)) return 0;
-    return sched_route(s, r) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
+    bool of_next = r->last_plan > r->group->reported || r->n_known - r->n_cached > 1; /* a step ends before it begins */
+    return route_of(s, r, r->drafts.steps + of_next) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
 }
 
 /* Drafters with a rank that are to hear of its tokens, asked or not. */
@@ -95,11 +98,12 @@ static void begin_round(sched *s, sched_request *r) {
     r->awaited = r->asked;
     r->n_agreed = 0;
     r->belief = 1;
+    if (s->limits.draft_ahead == SCHED_AHEAD_EARLY && sched_in_lockstep(s, r, r->asked)) r->ahead = 0; /* each was on its own */
     sched_use_ahead(s, r);
     r->tries = r->asked && r->group->try_ns;
     if (r->tries) spec_worth_try(&r->group->worth, r->group->try_ns, s->now_ns);
     r->kind = r->group->round_kind;
-    r->lockstep = s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && sched_several(r->asked));
+    r->lockstep = sched_in_lockstep(s, r, r->asked);
     s->stats.asked_rounds += r->asked > 0;
     s->stats.lockstep_rounds += r->asked && r->lockstep;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
@@ -198,17 +202,21 @@ void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uin
     uint32_t *behind = d->tentative + (size_t)d->n_asked * NOUNS_MAX_TREE;
     if (n_tentative) memcpy(behind, tentative, n_tentative * sizeof *behind);
     bool hidden = *n_told == r->n_known && r->knows_hidden && (s->limits.want_hidden & bit((uint32_t)(d - s->drafters)));
-    if (r->n_early > 0) hidden &= n_tentative > 0; /* then it is of their end */
+    if (r->n_early > 0) hidden &= n_tentative > 0;                 /* then it is of their end */
+    uint32_t n_early = hidden && r->n_early > 0 ? n_tentative : 0; /* it is scored by these, as draft_step.c has it */
     d->draft[d->plan.n_draft++] = (proto_draft){.seq = r->seq,
                                                 .n_tokens = opens ? 0 : n_new,
                                                 .tokens = tokens,
                                                 .budget = budget,
                                                 .hidden = {s->limits.dim, hidden ? hidden_of(s, r) : NULL},
-                                                .hidden_at_end = hidden && r->n_early > 0,
+                                                .hidden_at_end = n_early > 0,
                                                 .n_tentative = n_tentative,
                                                 .tentative = behind};
-    d->asked[d->n_asked++] = (sched_draft_asked){
-        .slot = (uint32_t)(r - s->requests), .seq = r->seq, .n_known = *n_told, .n_new = n_new, .budget = budget};
+    d->asked[d->n_asked++] = (sched_draft_asked){.slot = (uint32_t)(r - s->requests),
+                                                 .seq = r->seq,
+                                                 .n_known = *n_told + n_early,
+                                                 .n_new = n_early > 0 ? n_early : n_new,
+                                                 .budget = budget};
 }
 
 /* Asks for the drafts that requests wait for, as far as `rows` tokens go; returns how many are left. */
@@ -308,7 +316,7 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
         sched_graft(s, r, drafter, &tree);
     else
         sched_proposals(s, r)[drafter] = tree;
-    if (r->awaited & bit(drafter) && !r->lockstep) sched_learn_wait(s, drafter, r);
+    if (r->awaited & bit(drafter) && !r->lockstep) sched_learn_wait(s, drafter, r, true);
     r->awaited &= ~bit(drafter);
 }
 

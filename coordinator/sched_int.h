@@ -129,8 +129,8 @@ typedef enum { SCHED_OUT, SCHED_IN } sched_way; /* of a swap */
 typedef struct {
     uint32_t slot;
     seq_id seq;       /* the slot may have another by the time of the answer */
-    uint32_t n_known; /* tokens that it then has: those that the draft follows */
-    uint32_t n_new;   /* of them new to it */
+    uint32_t n_known; /* tokens that it then has: those that the draft follows, early ones where the hidden state is of them */
+    uint32_t n_new;   /* of them new to it: those it is scored by */
     uint32_t budget;  /* 0: it only takes them in */
     bool ahead;       /* behind tokens that are not committed */
 } sched_draft_asked;
@@ -368,7 +368,7 @@ void sched_leave_drafters(sched *s, const sched_request *r);
 void sched_check_drafters(const sched *s);
 
 static inline bool sched_several(uint32_t mask) { return (mask & (mask - 1)) > 0; }
-/* Drafters with a rank that this request may ask now. */
+/* Drafters with a rank that this request's round may ask, or its next one where a step is in flight or a prompt in the making. */
 uint32_t sched_remote_route(const sched *s, const sched_request *r);
 /* Gives the drafter the next n_new tokens of the request, and asks for a draft of `budget` nodes, behind tentative[n] too. */
 void sched_ask(sched *s, sched_drafter *d, sched_request *r, uint32_t n_new, uint32_t budget, const uint32_t *tentative,
@@ -405,6 +405,8 @@ void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_t
 bool sched_abandons(sched *s, uint32_t drafter);
 
 /* sched_lockstep.c: a round in which drafters go on together. */
+/* Whether a round that begins now and asks these is one. */
+bool sched_in_lockstep(const sched *s, const sched_request *r, uint32_t asked);
 uint32_t *sched_agreed(const sched *s, const sched_request *r); /* [max_tree] */
 /* All who are awaited have answered: agrees on the next token and awaits them again; false: the round is over. */
 bool sched_agree(sched *s, sched_request *r);
@@ -430,7 +432,8 @@ void sched_learn_hits(sched *s, const sched_request *r, uint32_t drafter, const 
  * of them, in accepted tokens; `several`: one of them may ask more than one drafter. */
 void sched_decide_asking(sched_group *g, double gain, bool several);
 double sched_local_gain(const sched *s, const sched_request *r);
-void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r); /* from its round's beginning to now */
+/* From its round's beginning to now. Not whole: the draft was begun before, and tells nobody how long to expect the next. */
+void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r, bool whole);
 /* The most nodes of a tree that could be of use to it. */
 uint32_t sched_most_drafts(const sched *s, const sched_request *r);
 /* Fuses the drafts of the first n_decode in SCHED_DECODE to g->trees[0 .. n_decode) and cuts them to what pays in one step. */

@@ -25,6 +25,10 @@ sched_fusion sched_fusion_of(const char *name) {
     return !strcmp(name, "auto") ? SCHED_FUSION_AUTO : !strcmp(name, "lockstep") ? SCHED_LOCKSTEP : SCHED_MERGE;
 }
 
+bool sched_in_lockstep(const sched *s, const sched_request *r, uint32_t asked) {
+    return s->limits.fusion == SCHED_LOCKSTEP || (r->group->lockstep && sched_several(asked));
+}
+
 uint32_t *sched_agreed(const sched *s, const sched_request *r) { return s->agreed + (size_t)r->place * s->limits.max_tree; }
 
 /* The node at the end of what is agreed on, or NOUNS_TREE_ROOT where nothing is; false: the tree has none. */
@@ -63,7 +67,7 @@ bool sched_agree(sched *s, sched_request *r) {
         return true;
     }
     for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-        if (goes_on & bit(i)) sched_learn_wait(s, i, r);
+        if (goes_on & bit(i)) sched_learn_wait(s, i, r, true);
     return false;
 }
 

@@ -235,9 +235,10 @@ static void check_request(const sched *s, const sched_group *g, const sched_requ
     INVARIANT(r->n_cached < r->n_known && r->n_known < r->n_limit && r->n_limit <= s->limits.max_context);
     INVARIANT((r->state == SCHED_DRAFTING) == (r->awaited != 0));
     if (!g) {
-        INVARIANT(r->n_cached == 0 && r->last_plan == 0 && r->ahead == 0);
+        INVARIANT(r->n_cached == 0 && r->last_plan == 0 && r->ahead == 0 && r->n_early == 0);
         return;
     }
+    INVARIANT(r->n_early == 0 || r->last_plan > g->reported);
     uint32_t n_blocks;
     kv_chain_blocks(g->kv, r->chain, &n_blocks);
     INVARIANT(n_blocks >= kv_blocks_for(r->n_cached) && n_blocks >= r->n_told);

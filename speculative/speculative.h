@@ -327,7 +327,8 @@ uint32_t spec_route_may(const spec_route *r, const spec_roster *roster); /* thos
 
 /* One sequence in one round of a drafter. Every call gives all committed tokens, and says how many are new to this drafter.
  * Tentative tokens may stand behind them: the draft follows those too, but only committed ones are scored, and the next call need
- * not know of them. */
+ * not know of them. Tokens of an early result whose hidden state is given count as committed here; of a few hundredths of these
+ * the result says otherwise, and then the next call is scored by what it says, too. */
 typedef struct {
     seq_id seq;
     sampling sampling;

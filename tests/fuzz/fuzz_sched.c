@@ -102,10 +102,11 @@ static void one_event(world *w) {
     sched_event ev = {.kind = (sched_event_kind)(byte(w) % (SCHED_TIMER + 1)), .group = byte(w) % (GROUPS + 1)};
     proto_result *result = &w->groups[ev.group].result;
     ev.result = result;
-    static const sched_event_kind usual[] = {SCHED_REQUEST, SCHED_RESULT, SCHED_RESULT, SCHED_DRAFTS,
+    static const sched_event_kind usual[] = {SCHED_REQUEST, SCHED_RESULT, SCHED_RESULT, SCHED_DRAFTS, SCHED_EARLY,
                                              SCHED_MOVED,   SCHED_EMPTY,  SCHED_FILL,   SCHED_FORGET};
-    proto_result drafts = {0};
-    if (byte(w) % 4 != 0) ev.kind = usual[byte(w) % 8];
+    proto_result drafts = {0}, early = *result;
+    proto_item first;
+    if (byte(w) % 4 != 0) ev.kind = usual[byte(w) % 9];
     if (ev.kind == SCHED_REQUEST && w->n_sent == REQUESTS) ev.kind = SCHED_RESULT;
     if (ev.kind == SCHED_REQUEST) {
         ev.seq.value = ++w->n_sent;
@@ -127,6 +128,19 @@ static void one_event(world *w) {
         if (how == 1) result->plan_id++;
         if (how == 2 && result->n_items > 0) result->n_items--;
         if (how == 3) w->groups[ev.group].items[0].seq.value++;
+    }
+    if (ev.kind == SCHED_EARLY) {
+        uint8_t how = byte(w) % 4;
+        ev.result = &early;
+        if (how == 1) early.plan_id++;
+        if (how == 2 && early.n_items > 0) early.n_items--;
+        if (how == 3 && early.n_items > 0) {
+            first = early.items[0];
+            first.n_tokens = byte(w) % 3;
+            first.tokens = tokens + byte(w) % 128;
+            early.items = &first;
+            early.n_items = 1;
+        }
     }
     if (ev.kind == SCHED_MOVED) {
         ev.move = w->last_move - byte(w) % 4; /* in flight, over, or none */

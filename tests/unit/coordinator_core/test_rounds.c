@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-enum { DRAFTERS = 2, ROWS = 8, WAIT_NS = 1000, PROMPT = 12, CHOSEN = 7 };
+enum { DRAFTERS = 2, ROWS = 8, WAIT_NS = 1000, PROMPT = 12, CHOSEN = 7, HEADS = 1 << 0 };
 static const char *const names[] = {"a", "b"};
 
 typedef struct {
@@ -31,13 +31,13 @@ static void answer(world *w, uint64_t now_ns, uint32_t d) {
     const sched_drafter *of = &w->s->drafters[d];
     assert_true(of->flight > 0 && of->n_asked == 1);
     uint32_t n = of->asked[0].budget < 2 ? of->asked[0].budget : 2;
-    proto_item item = {.seq = {1}, .tree = {n, tokens, parents, beliefs}};
+    proto_item item = {.seq = {1}, .tree = {n, tokens, parents, beliefs}, .n_scored = 1, .n_hits = 1};
     const proto_result result = {.plan_id = of->flight, .n_items = 1, .items = &item};
     sched_step(w->s, now_ns, &(sched_event){.kind = SCHED_DRAFTS, .drafter = d, .result = &result});
 }
 
 /* Until the step that ends the prompt is in flight. It is longer than what a plan brings a drafter, which has it in two. */
-static void begin(world *w, sched_fusion fusion, bool ahead) {
+static void begin(world *w, sched_fusion fusion, sched_ahead ahead) {
     const sched_limits l = {.max_requests = 2,
                             .max_running = 2,
                             .max_rows = ROWS,
@@ -53,7 +53,9 @@ static void begin(world *w, sched_fusion fusion, bool ahead) {
                             .speculation = "all",
                             .fusion = fusion,
                             .adaptive_budgets = true,
-                            .draft_ahead = ahead ? SCHED_AHEAD_ON : SCHED_AHEAD_OFF,
+                            .draft_ahead = ahead,
+                            .want_hidden = ahead == SCHED_AHEAD_EARLY ? HEADS : 0,
+                            .dim = 1,
                             .draft_wait_ns = WAIT_NS};
     *w = (world){.memory = mem_alloc_aligned(1, sched_bytes(&l), 64)};
     for (uint32_t i = 0; i < PROMPT; i++) w->prompt[i] = 100 + i;
@@ -78,7 +80,7 @@ static void begin_round(world *w) {
 static void a_round_teaches_what_it_began_as(void **state) {
     (void)state;
     world w;
-    begin(&w, SCHED_LOCKSTEP, false);
+    begin(&w, SCHED_LOCKSTEP, SCHED_AHEAD_OFF);
     begin_round(&w);
     sched_group *g = w.r->group;
     uint32_t kind = g->round_kind, other = kind + SPEC_GAINS;
@@ -94,7 +96,7 @@ static void a_round_teaches_what_it_began_as(void **state) {
 static void who_is_left_alone_is_not_in_lockstep(void **state) {
     (void)state;
     world w;
-    begin(&w, SCHED_FUSION_AUTO, true);
+    begin(&w, SCHED_FUSION_AUTO, SCHED_AHEAD_ON);
     for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 62, d);
     assert_int_equal(w.r->ahead & w.r->ahead_there, 3);
     sched_aheads(w.s, w.r)[1].n = 0; /* it had no guess */
@@ -123,7 +125,7 @@ static void who_is_left_alone_is_not_in_lockstep(void **state) {
 static void who_comes_back_takes_no_part_in_the_round(void **state) {
     (void)state;
     world w;
-    begin(&w, SCHED_LOCKSTEP, false);
+    begin(&w, SCHED_LOCKSTEP, SCHED_AHEAD_OFF);
     begin_round(&w);
     sched_step(w.s, 110, &(sched_event){.kind = SCHED_DRAFTER_DOWN, .drafter = 1});
     sched_step(w.s, 120, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = 1});
@@ -138,7 +140,7 @@ static void rounds_in_lockstep_teach_no_habits(void **state) {
     (void)state;
     for (int f = SCHED_MERGE; f <= SCHED_LOCKSTEP; f++) {
         world w;
-        begin(&w, (sched_fusion)f, false);
+        begin(&w, (sched_fusion)f, SCHED_AHEAD_OFF);
         begin_round(&w);
         while (w.r->state == SCHED_DRAFTING)
             for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 110, d);
@@ -155,7 +157,7 @@ static void a_round_is_judged_by_what_it_would_have_got_without_too(void **state
     (void)state;
     for (uint32_t right = 0; right <= 1; right++) {
         world w;
-        begin(&w, SCHED_MERGE, false);
+        begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
         begin_round(&w);
         for (int i = 0; i < 20; i++) spec_cost_learn(&w.r->group->cost, 1, 1000); /* else steps without drafts are tried */
         spec_tree_add(&sched_proposals(w.s, w.r)[DRAFTERS], NOUNS_TREE_ROOT, right ? CHOSEN : 60, 0.8f);
@@ -172,10 +174,26 @@ static void a_round_is_judged_by_what_it_would_have_got_without_too(void **state
 static void who_has_followed_no_answer_yet_is_known_by_its_hits(void **state) {
     (void)state;
     world w;
-    begin(&w, SCHED_MERGE, false);
+    begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
     w.s->prior[w.r->place * w.s->roster.n] = (spec_tally){64, 16};
     w.s->all_hits[0] = w.s->all_hits[1] = (spec_tally){64, 48};
     assert_true(sched_prior(w.s, w.r, 0).hits == 16 && sched_prior(w.s, w.r, 1).hits == 48);
+    mem_free(w.memory);
+}
+
+/* The worker scores it by them: what came before them it was told as early tokens. */
+static void a_head_is_scored_by_the_early_tokens_that_it_goes_on_from(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_MERGE, SCHED_AHEAD_EARLY);
+    static const uint32_t token = CHOSEN;
+    static const uint16_t state_f16 = 0;
+    proto_item item = {.seq = {1}, .n_tokens = 1, .tokens = &token, .hidden = {1, &state_f16}};
+    const proto_result early = {.plan_id = 2, .n_items = 1, .items = &item};
+    sched_step(w.s, 90, &(sched_event){.kind = SCHED_EARLY, .result = &early});
+    for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 91, d);
+    assert_true(sched_hits(w.s, w.r)[0].seen == 1 && sched_hits(w.s, w.r)[0].hits == 1);
+    assert_true(sched_hits(w.s, w.r)[1].seen == 0); /* no head: its tokens are tentative */
     mem_free(w.memory);
 }
 
@@ -186,6 +204,7 @@ int main(void) {
         cmocka_unit_test(who_has_followed_no_answer_yet_is_known_by_its_hits),
         cmocka_unit_test(rounds_in_lockstep_teach_no_habits),
         cmocka_unit_test(a_round_is_judged_by_what_it_would_have_got_without_too),
+        cmocka_unit_test(a_head_is_scored_by_the_early_tokens_that_it_goes_on_from),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -163,6 +163,7 @@ static void read_request(script *sc, sched_event *ev, char **words, uint32_t n) 
     ev->deadline_ns = number_of(words, n, "deadline", 0);
     ev->rules.n_ends = list_of(value_of(words, n, "end"), ends, 8);
     ev->rules.ends = ends;
+    ev->rules.logprobs = (uint32_t)number_of(words, n, "logprobs", 0);
     ev->speculation = value_of(words, n, "speculation");
     ev->sampling = (sampling){.temperature = 0, .top_p = 1};
 }
