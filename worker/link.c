@@ -121,8 +121,7 @@ static void moved(void *context, const proto_moved *m) {
     post(context, PROTO_MSG_MOVED, b, ST_OK, NULL);
 }
 
-/* The step goes on computing: where both threads share a core, the link thread would get it when the slice of this one is over.
- */
+/* The step goes on computing: where both threads share a core, the link thread would else wait until this one's slice ends. */
 static void early(void *context, proto_bytes result) {
     post(context, PROTO_MSG_EARLY, result, ST_OK, NULL);
     sched_yield();

@@ -346,6 +346,14 @@ static void note_early(void *context, const proto_result *guess) {
     if (item->hidden.f16) memcpy(early->hidden, item->hidden.f16, item->n_tokens * 5 * sizeof *item->hidden.f16);
 }
 
+/* The step anew, of a model of which the first n_first logits come before the others. */
+static void begin_early(rig *r, uint32_t n_first, early_result *early) {
+    const step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, early};
+    step_destroy(r->step);
+    r->model.n_first = n_first;
+    assert_int_equal(step_create(&o, &r->step), ST_OK);
+}
+
 static bool is_first(const rig *r, uint64_t runs, uint32_t token) {
     return token < r->model.n_first || runs >> token / MODEL_VOCAB_ROWS & 1;
 }
@@ -365,10 +373,7 @@ static void an_early_result_is_the_result_where_each_choice_is_among_the_first_l
     uint32_t n_steps = 0, n_sure = 0, n_right = 0, n_by_run = 0, tokens[CONTEXT] = {1, 2, 3}, n = 3, n_kv = 0;
     st_error e = {0};
     proto_result out;
-    step_destroy(r->step);
-    r->model.n_first = 64;
-    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
-    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    begin_early(r, 64, &early);
     block_id ids[CONTEXT / NOUNS_BLOCK_TOKENS];
     name_blocks(ids, 0, CONTEXT / NOUNS_BLOCK_TOKENS);
     proto_open open = {.seq = {1}, .rules.hidden = true, .n_tokens = n, .tokens = tokens};
@@ -431,10 +436,7 @@ static void the_run_of_a_draft_is_looked_at_for_its_step_alone(void **state) {
     block_id id = {0, 1};
     st_error e = {0};
     proto_result out;
-    step_destroy(r->step);
-    r->model.n_first = 64;
-    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
-    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    begin_early(r, 64, &early);
     for (uint32_t i = 1; i < 200; i++) {
         uint32_t tokens[5] = {i % 64, i * 7 % 64, i * 31 % 64}, parent = NOUNS_TREE_ROOT, draft = truth(tokens, 3);
         bool drafts = i % 3 > 0;
@@ -462,10 +464,7 @@ static void who_asks_for_logprobs_gets_no_early_result(void **state) {
     const block_id id = {0, 1};
     st_error e = {0};
     proto_result out;
-    step_destroy(r->step);
-    r->model.n_first = 64;
-    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
-    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    begin_early(r, 64, &early);
     uint32_t before = n_chosen;
     proto_open open = {.seq = {1}, .rules.logprobs = 3, .n_tokens = 2, .tokens = tokens};
     proto_work work = {.seq = {1}, .n_prefix = 2, .n_blocks = 1, .blocks = &id};
@@ -476,9 +475,7 @@ static void who_asks_for_logprobs_gets_no_early_result(void **state) {
     assert_int_equal(n_chosen, 1 + before); /* in the end */
     r->rules = open.rules;
     check_logprobs(r, tokens, 2, &out.items[0]);
-    r->model.n_first = 0; /* nobody has the first logits: nobody is told */
-    step_destroy(r->step);
-    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    begin_early(r, 0, &early); /* nobody has the first logits: nobody is told */
     assert_int_equal(step_all(r, &p, &out, &e), ST_OK);
     assert_int_equal(early.n_calls, 1);
 }
@@ -491,10 +488,7 @@ static void of_logits_that_are_not_finite_nothing_is_told_early(void **state) {
     const block_id id = {0, 1};
     st_error e = {0};
     proto_result out;
-    step_destroy(r->step);
-    r->model.n_first = 64;
-    step_options o = {&r->model, &r->kv, &fake_ops, &r->device, MAX_SEQ, MAX_ROWS, CONTEXT, note_early, &early};
-    assert_int_equal(step_create(&o, &r->step), ST_OK);
+    begin_early(r, 64, &early);
     for (uint32_t i = 0; i < 3; i++) {
         proto_open open = {.seq = {i + 1}, .n_tokens = 2, .tokens = tokens};
         proto_work work = {.seq = {i + 1}, .n_prefix = 2, .n_blocks = 1, .blocks = &id};
