@@ -19,7 +19,7 @@
  * that was emptied is filled again, all before the list is taken. Done one by one, each finds what it expects.
  * Why a block that comes back gives up its slot: a copy there would save the next way out, and hold room that others lack now.
  *
- * Limits: a shared block is never written: a fork shares full blocks only. max_chains * max_chain_blocks ids are kept, whether
+ * Limits: a shared block is never written: only full blocks are shared. max_chains * max_chain_blocks ids are kept, whether
  * they are used or not; that is 8 bytes for 32 tokens. */
 #include "kv/prefix_int.h"
 
@@ -419,35 +419,6 @@ st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, u
     while (ch->n_blocks < kv_blocks_for(n_tokens)) take_block(t, ch, ids_of(t, c));
     *first = before;
     *n_new = ch->n_blocks - before;
-    return ST_OK;
-}
-
-st_code kv_fork(kv_table *t, kv_chain from, uint64_t shared_tokens, uint64_t n_tokens, kv_chain *out, block_id *copy_from,
-                block_id *copy_to) {
-    const chain *parent = chain_of(t, from);
-    if (!ever_fits(t, n_tokens) || shared_tokens > n_tokens || shared_tokens > (uint64_t)parent->n_blocks * NOUNS_BLOCK_TOKENS)
-        return ST_ERR_INVALID_ARGUMENT;
-    uint32_t n_full = (uint32_t)(shared_tokens / NOUNS_BLOCK_TOKENS), n = kv_blocks_for(n_tokens);
-    if (t->free_chain == NO_CHAIN || n - n_full > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
-    kv_chain c = new_chain(t, n);
-    const block_id *old = ids_of(t, from);
-    block_id *ids = ids_of(t, c);
-    chain *ch = chain_of(t, c);
-    ch->n_kept = n_full < parent->n_kept ? n_full : parent->n_kept;
-    ch->apart = parent->apart;
-    for (uint32_t i = 0; i < n_full; i++) {
-        t->references[old[i].index]++;
-        ids[i] = old[i];
-    }
-    ch->n_blocks = n_full;
-    t->promised -= n_full;
-    *copy_from = *copy_to = (block_id){0};
-    if (shared_tokens % NOUNS_BLOCK_TOKENS > 0) {
-        take_block(t, ch, ids);
-        *copy_from = old[n_full];
-        *copy_to = ids[n_full];
-    }
-    *out = c;
     return ST_OK;
 }
 
