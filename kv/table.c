@@ -110,7 +110,8 @@ static void free_all_slots(kv_table *t) {
     t->n_free_slots = t->n_slots;
 }
 
-kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks) {
+kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks,
+                        uint64_t key) {
     kv_table *t = NULL;
     INVARIANT(memory && ((uintptr_t)memory & 63) == 0);
     INVARIANT(lay_out(memory, shape_of(n_blocks, n_slots, max_chains, max_chain_blocks), &t) > 0);
@@ -120,6 +121,7 @@ kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint3
     }
     t->n_free = n_blocks;
     free_all_slots(t);
+    kv_prefix_set_key(&t->prefix, key);
     kv_prefix_init(&t->prefix);
     for (uint32_t i = 0; i < max_chains; i++) t->chains[i].next_free = i + 1 < max_chains ? i + 1 : NO_CHAIN;
     t->free_chain = max_chains > 0 ? 0 : NO_CHAIN;
