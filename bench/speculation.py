@@ -22,8 +22,11 @@ Before, `none` answers every request of all loads, 16 at a time, which tells its
 the same tokens (consort bench serve --expect); the first that has not is named, and the exit status is 1. It is 1, too, if the run
 ended early, by ^C or an error: what was measured is told all the same.
 
---tune measures the latency of each configuration with fixed budgets (or, with --only, of those named) for all of --budgets and --floors,
-and that of `none` right after each, and prints the best: what its file should say. --ablations runs none, consort, and consort without one of its parts, or with another one instead.
+--tune measures the latency of each configuration with fixed budgets, that is of fixed, specinfer, pipeinfer and cosine-paper (or, with --only,
+of those named), for all of --budgets and --floors, and that of `none` right after each, and prints a table and the best: what its file
+should say. Prompts are to be others than those that are reported on. It takes some 45 s on a machine that serves 120 tokens/s by `none` for
+each of 18 pairs, four configurations and three rounds, so nearly three hours; with --quick a bit over one. How long is left is told after
+each. One whole round comes after the other: when it ends early, by ^C too, what was measured is printed, and of how many rounds. --ablations runs none, consort, and consort without one of its parts, or with another one instead.
 """
 import argparse
 import collections
@@ -31,10 +34,13 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import shlex
 import signal
 import statistics
 import sys
 import tempfile
+import time
 
 import bars
 from pinned import ROOT, Cluster, Failure, two_cores, with_keys
@@ -83,6 +89,20 @@ FIGURES = (
 )
 
 
+# Of a topology: what a configuration drafts by.
+SETTINGS = ("speculation", "draft_budget", "draft_floor", "draft_budgets", "fusion", "draft_ahead", "corpus")
+
+
+def settings_of(topology):
+    """{key: value} of those that the topology has; the others have their defaults."""
+    found = {key: m[1].strip('"') for key in SETTINGS if (m := re.search(rf"(?m)^{key}: *(.*?) *$", topology))}
+    return {key: int(value) if value.isdigit() else value for key, value in found.items()}
+
+
+def is_tuned(topology):
+    return settings_of(topology).get("draft_budgets") == "fixed"
+
+
 def say(text):
     print(f"speculation: {text}", file=sys.stderr, flush=True)
 
@@ -98,6 +118,7 @@ class Bench:
         self.capacity = None     # of `none`: requests a second
         self.differences = []    # answers that are not those of `none`
         self.skipped = {}        # {configuration: why}
+        self.settings = {}       # {configuration: its settings_of}
         self.results = {}        # {configuration: {load: [summary of each round]}}
         self.tuned = {}          # {configuration: {(budget, floor): [ms a token in those of `none`, of each round]}}
         self.interrupted = None
@@ -121,6 +142,7 @@ class Bench:
         if self.a.ablations:
             wanted = {name: self.topology(name) for name in ("none", "consort")}
             wanted.update((name, with_keys(wanted["consort"], keys)) for name, keys in ABLATIONS.items() if wanted["consort"])
+        self.settings = {name: settings_of(topology) for name, topology in wanted.items() if topology}
         found = [self.cluster(name, topology) for name, topology in wanted.items() if topology]
         for c in found:
             if why := c.refusal():
@@ -188,7 +210,7 @@ class Bench:
         load = next(loads(self.a))
         clusters = self.clusters()
         topologies = {c.name: self.topology(c.name) for c in clusters}
-        drafting = [name for name, t in topologies.items() if "\nspeculation: none\n" not in t and (self.a.only or "\ndraft_budgets: fixed\n" in t)]
+        drafting = [name for name, t in topologies.items() if settings_of(t).get("speculation") != "none" and (self.a.only or is_tuned(t))]
         grid = list(itertools.product(drafting, self.a.budgets, self.a.floors)) * self.a.rounds
         with clusters[0] as none:
             self.answer_all(none, load.requests)
@@ -260,7 +282,7 @@ def by_domain(results, name):
 def as_json(b):
     configurations, versus = {}, {}
     for name in b.results:
-        one = configurations[name] = {"by_domain": by_domain(b.results, name), "rounds": {}, "speed_in_that_of_none": {}}
+        one = configurations[name] = {"settings": b.settings[name], "by_domain": by_domain(b.results, name), "rounds": {}, "speed_in_that_of_none": {}}
         for f in FIGURES:
             if values := rounds_of(b.results, name, f):
                 one[f.key], one["rounds"][f.key] = statistics.median(values), values
@@ -289,6 +311,8 @@ def print_tables(b):
     print("\nOne stream, by domain: ms a token, tokens a step.")
     print_table(["", *domains["none"]], ([name, *(f"{d['ms_per_token']:.2f}, {d['tokens_per_step']:.2f}" for d in found.values())]
                                          for name, found in domains.items()))
+    print("\nSettings, as the topologies have them (-: the default; docs/configuration.md).")
+    print_table(["", *SETTINGS], ([name, *(str(b.settings[name].get(key, "-")) or '""' for key in SETTINGS)] for name in results))
     for name, why in b.skipped.items():
         print(f"\n{name} was left out: {why}")
     print("\nNOT THE SAME BYTES:\n" + "\n".join(b.differences) if b.differences else "\nAll answers are those of `none`, byte for byte.")
@@ -307,13 +331,26 @@ def draw(b, directory):
 
 
 def print_tuning(b):
+    print(f"Answers of at most {b.a.tokens} tokens, {next(loads(b.a)).requests} requests one at a time; {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {machine()}:\n\n    "
+          + shlex.join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]))
     for name, grid in b.tuned.items():
-        medians = {at: statistics.median(shares) for at, shares in grid.items()}
-        print(f"\n{name}: ms a token at batch 1 in those of `none` right after, median of {b.a.rounds} rounds")
-        print_table(["draft_budget", *(f"draft_floor {f}" for f in b.a.floors)],
-                    ([str(n), *(f"{medians[n, f]:.3f}" if (n, f) in medians else "-" for f in b.a.floors)] for n in b.a.budgets))
-        budget, floor = min(medians, key=medians.get)
-        print(f"\n{name}.yaml should say draft_budget: {budget}, draft_floor: {floor}")
+        pairs = list(itertools.product(b.a.budgets, b.a.floors))
+        rounds = [len(grid.get(at, ())) for at in pairs]
+        print(f"\n{name}: ms a token in those of `none` right after, median (least - most) of {in_rounds(rounds)}")
+        print_table(["draft_budget", *(f"draft_floor {f}" for f in b.a.floors)], ([str(n), *(in_words(grid.get((n, f), ())) for f in b.a.floors)] for n in b.a.budgets))
+        budget, floor = min(grid, key=lambda at: statistics.median(grid[at]))
+        print(f"\n{name}.yaml should say draft_budget: {budget}, draft_floor: {floor}" if min(rounds) else f"\n{name}: not all were measured, so nothing is said of what its file should say")
+
+
+def in_rounds(counts):
+    least, most = min(counts), max(counts)
+    return f"{most} round{'s'[:most > 1]}" if least == most else f"{least} to {most} rounds"
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+        model = re.search(r"(?m)^model name\s*: (.*)$", f.read())
+    return f"{os.cpu_count()} cores of {model[1] if model else os.uname().machine}"
 
 
 # ---- the command line ----
