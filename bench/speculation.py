@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What speculation is worth: the baselines and Consort, all configurations of the same programs, on the same two cores.
 
-    bench/speculation.py --prompts DIR [--quick] [--json] [--plots DIR] [--ablations]
+    bench/speculation.py --prompts DIR [--quick] [--json] [--plots DIR] [--ablations [parts|routing|fusion]]
     bench/speculation.py --prompts DIR --tune
 
 DIR holds *.jsonl with {id, domain, prompt} a line; each file has an equal share of the requests. A configuration is a topology in
@@ -26,7 +26,11 @@ ended early, by ^C or an error: what was measured is told all the same.
 of those named), for all of --budgets and --floors, and that of `none` right after each, and prints a table and the best: what its file
 should say. Prompts are to be others than those that are reported on. It takes some 45 s on a machine that serves 120 tokens/s by `none` for
 each of 18 pairs, four configurations and three rounds, so nearly three hours; with --quick a bit over one. How long is left is told after
-each. One whole round comes after the other: when it ends early, by ^C too, what was measured is printed, and of how many rounds. --ablations runs none, consort, and consort without one of its parts, or with another one instead.
+each. One whole round comes after the other: when it ends early, by ^C too, what was measured is printed, and of how many rounds.
+
+--ablations runs none, consort, and consort without one of its parts, or with another one instead; --ablations routing with the head and
+four tables of other kinds of text, by policy; --ablations fusion with these five, by fusion, and with each of them by itself. Lookup and
+the corpus are in all of the latter but round-robin, which asks one a step.
 """
 import argparse
 import collections
@@ -47,15 +51,27 @@ from pinned import ROOT, Cluster, Failure, two_cores, with_keys
 from rounds import Progress, in_words, print_table, read_lines, spread, turned
 
 NAMES = ("none", "none-all", "fixed", "specinfer", "pipeinfer", "cosine-paper", "consort")
-ABLATIONS = {  # name: keys instead of consort's
-    "no-corpus": {"corpus": '""'},
-    "no-head": {"groups": "[{name: smollm2, role: verifier, threads: 1, kv_tokens: 16384}]"},
-    "lookup": {"speculation": "lookup", "corpus": '""'},
-    "no-fusion": {"speculation": "fixed:writer"},
-    "no-early": {"draft_ahead": "off"},
-    "draft-ahead": {"draft_ahead": "on"},  # instead of early results, from the beginning of the step
-    "fixed-budget": {"draft_budgets": "fixed", "draft_budget": 4, "draft_floor": 15},
+VERIFIER = "{name: smollm2, role: verifier, threads: 1, kv_tokens: 16384}"
+WRITER = "{name: writer, role: drafter, kind: head, model: drafters/writer.head.gguf, threads: 1}"
+TABLES = {name: f"{{name: {name}, role: drafter, kind: ngram, table: drafters/{name}.ngram}}" for name in ("code", "general", "math", "medicine")}
+FIVE = {"groups": f"[{', '.join((VERIFIER, WRITER, *TABLES.values()))}]"}
+ABLATIONS = {  # {set: {name: keys instead of consort's}}
+    "parts": {
+        "no-corpus": {"corpus": '""'},
+        "no-head": {"groups": f"[{VERIFIER}]"},
+        "lookup": {"speculation": "lookup", "corpus": '""'},
+        "head-alone": {"speculation": "fixed:writer"},  # neither lookup nor the corpus, so nothing to fuse
+        "no-early": {"draft_ahead": "off"},
+        "draft-ahead": {"draft_ahead": "on"},  # instead of early results, from the beginning of the step
+        "fixed-budget": {"draft_budgets": "fixed", "draft_budget": 4, "draft_floor": 15},
+    },
+    # The head and four tables, each of a kind of text; `all` asks everybody: no routing
+    "routing": {policy: {**FIVE, "speculation": policy} for policy in ("hedge", "cosine", "all", "round-robin")},
+    # All five, and each by itself; all of them beside lookup and the corpus. `consort` is the head by itself
+    "fusion": {"merge": {**FIVE, "fusion": "merge"}, "lockstep": {**FIVE, "fusion": "lockstep"},
+               **{f"only-{name}": {"groups": f"[{VERIFIER}, {table}]"} for name, table in TABLES.items()}},
 }
+ABLATED = {name for ablations in ABLATIONS.values() for name in ablations}
 LARGEST_BATCH = 16
 OVERLOAD = 2.5
 SEED, WARM_SEED = 1, 2
@@ -141,7 +157,7 @@ class Bench:
         wanted = {name: self.topology(name) for name in self.a.only or NAMES}
         if self.a.ablations:
             wanted = {name: self.topology(name) for name in ("none", "consort")}
-            wanted.update((name, with_keys(wanted["consort"], keys)) for name, keys in ABLATIONS.items() if wanted["consort"])
+            wanted.update((name, with_keys(wanted["consort"], keys)) for name, keys in ABLATIONS[self.a.ablations].items() if wanted["consort"])
         self.settings = {name: settings_of(topology) for name, topology in wanted.items() if topology}
         found = [self.cluster(name, topology) for name, topology in wanted.items() if topology]
         for c in found:
@@ -260,7 +276,7 @@ def speed(results, name, base, figure):
 
 def best_baseline(results, figure):
     """The speculative baseline whose median is best; None if there is none."""
-    medians = {n: statistics.median(v) for n in results if n not in ("none", "none-all", "consort") and n not in ABLATIONS
+    medians = {n: statistics.median(v) for n in results if n not in ("none", "none-all", "consort") and n not in ABLATED
                and (v := rounds_of(results, n, figure))}
     return (min if figure.less else max)(medians, key=medians.get) if medians else None
 
@@ -370,7 +386,7 @@ def arguments():
     p.add_argument("--requests", type=int, metavar="N", help="of every load, instead of its own number")
     p.add_argument("--only", type=lambda s: s.split(","), metavar="NAME,...", help="these configurations; none must come first")
     p.add_argument("--configs", default=os.path.join(ROOT, "cluster-configs/baselines"), metavar="DIR")
-    p.add_argument("--ablations", action="store_true")
+    p.add_argument("--ablations", nargs="?", const="parts", choices=ABLATIONS)
     p.add_argument("--tune", action="store_true")
     p.add_argument("--budgets", type=numbers, default=numbers("1,2,3,4,6,8"), metavar="N,...", help="of --tune: draft_budget")
     p.add_argument("--floors", type=numbers, default=numbers("0,15,30"), metavar="N,...", help="of --tune: draft_floor")

@@ -99,7 +99,30 @@ def test_the_tables_tell_the_same(bench):
     rows = re.findall(r"^\| ([\w-]+) \|", out, re.MULTILINE)
     assert rows.count("none") == 3 and rows.count("no-corpus") == 4 and "byte for byte" in out
     assert "| fixed-budget | fixed:code | 4 | 15 | fixed | - | - | - |" in out
-    assert re.search("no-fusion was left out: .*speculation", out)  # it asks for `writer`
+    assert re.search("head-alone was left out: .*speculation", out)  # it asks for `writer`
+
+
+def test_routing_is_compared_over_five_drafters(bench):
+    os.rename(bench.folder / "configs" / "fixed.yaml", bench.folder / "configs" / "consort.yaml")
+    status, out, said = finish(bench("--json", "--quick", "--rounds", 1, "--ablations", "routing"))
+    assert status == 0, said
+    result = json.loads(out)
+    assert result["bytes_equal"] and [one["settings"]["speculation"] for one in result["configurations"].values()] == ["none", "fixed:code", "hedge", "cosine", "all", "round-robin"]
+
+
+def test_ablations_are_consort_with_other_keys_and_ranks(tmp_path):
+    with open(f"{ROOT}/cluster-configs/baselines/consort.yaml", encoding="utf-8") as f:
+        text = f.read()
+    asked = {}
+    for ablations in speculation.ABLATIONS.values():
+        assert not set(ablations) & {*speculation.NAMES, *asked}
+        for name, keys in ablations.items():
+            path = tmp_path / f"{name}.yaml"
+            path.write_text(pinned.with_keys(text, keys), encoding="utf-8")
+            asked[name] = consort("check-config", path).stdout.count("  drafter ")
+            assert speculation.settings_of(path.read_text(encoding="utf-8"))["corpus"] == ("" if name in ("no-corpus", "lookup") else "drafters/corpus.ngram")
+    assert {name for name, n in asked.items() if n == 5} == {"hedge", "cosine", "all", "round-robin", "merge", "lockstep"}
+    assert [asked[name] for name in ("no-head", "only-code", "only-medicine", "head-alone", "lookup")] == [0, 1, 1, 1, 1]
 
 
 def test_tuning_tries_all_and_names_the_best(bench):
