@@ -35,8 +35,9 @@ static inline uint32_t kv_blocks_for(uint64_t n_tokens) {
 
 /* 0: more than memory can hold. n_slots may be 0. */
 size_t kv_table_bytes(uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks);
-/* `memory`: kv_table_bytes() bytes, 64-byte aligned, owned by the caller for as long as the table is used. `key`: a random number,
- * where tokens come from strangers: who knows it can choose tokens that are found slowly. What is found does not depend on it. */
+/* `memory`: kv_table_bytes() bytes, 64-byte aligned, owned by the caller for as long as the table is used. `key`: a random
+ * number, where tokens come from strangers: who knows it can choose tokens that are found slowly. What is found does not depend
+ * on it. */
 kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks,
                         uint64_t key);
 

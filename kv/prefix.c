@@ -42,8 +42,8 @@ void kv_prefix_set_key(kv_prefix *p, uint64_t key) {
     }
 }
 
-/* f0 + f1 x1 + ... + fn xn modulo 2^64, of which the upper half counts: Lemire and Kaser, Strongly Universal String Hashing is Fast
- * (Computer Journal 57, 2014). */
+/* f0 + f1 x1 + ... + fn xn modulo 2^64, of which the upper half counts: Lemire and Kaser, Strongly Universal String Hashing is
+ * Fast (Computer Journal 57, 2014). */
 static uint32_t *bucket(const kv_prefix *p, kv_salt salt, uint32_t parent, const uint32_t *tokens) {
     const uint64_t *f = p->factors;
     uint64_t h = f[0] + f[1] * parent;

@@ -1,5 +1,5 @@
-/* reference_page: a page of docs/ with parts that are made from the code, each between two marks. A test makes a part and compares;
- * with CONSORT_REWRITE=1 in the environment it writes it instead. */
+/* reference_page: a page of docs/ with parts that are made from the code, each between two marks. A test makes a part and
+ * compares; with CONSORT_REWRITE=1 in the environment it writes it instead. */
 #ifndef CONSORT_TESTS_REFERENCE_PAGE_H
 #define CONSORT_TESTS_REFERENCE_PAGE_H
 
@@ -37,8 +37,6 @@ static inline const char *page_compare_behind(const char *path, const char *mark
     return wrong;
 }
 
-static inline const char *page_compare(const char *path, const char *made) {
-    return page_compare_behind(path, PAGE_BEGIN, made);
-}
+static inline const char *page_compare(const char *path, const char *made) { return page_compare_behind(path, PAGE_BEGIN, made); }
 
 #endif
