@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What speculation is worth: the baselines and Consort, all configurations of the same programs, on the same two cores.
 
-    bench/speculation.py --prompts DIR [--quick] [--json] [--plots DIR] [--ablations]
+    bench/speculation.py --prompts DIR [--quick] [--json] [--plots DIR] [--ablations [parts|routing|fusion]]
     bench/speculation.py --prompts DIR --tune
 
 DIR holds *.jsonl with {id, domain, prompt} a line; each file has an equal share of the requests. A configuration is a topology in
@@ -22,8 +22,15 @@ Before, `none` answers every request of all loads, 16 at a time, which tells its
 the same tokens (consort bench serve --expect); the first that has not is named, and the exit status is 1. It is 1, too, if the run
 ended early, by ^C or an error: what was measured is told all the same.
 
---tune measures the latency of each configuration with fixed budgets (or, with --only, of those named) for all of --budgets and --floors,
-and that of `none` right after each, and prints the best: what its file should say. --ablations runs none, consort, and consort without one of its parts, or with another one instead.
+--tune measures the latency of each configuration with fixed budgets, that is of fixed, specinfer, pipeinfer and cosine-paper (or, with --only,
+of those named), for all of --budgets and --floors, and that of `none` right after each, and prints a table and the best: what its file
+should say. Prompts are to be others than those that are reported on. It takes some 45 s on a machine that serves 120 tokens/s by `none` for
+each of 18 pairs, four configurations and three rounds, so nearly three hours; with --quick a bit over one. How long is left is told after
+each. One whole round comes after the other: when it ends early, by ^C too, what was measured is printed, and of how many rounds.
+
+--ablations runs none, consort, and consort without one of its parts, or with another one instead; --ablations routing with the head and
+four tables of other kinds of text, by policy; --ablations fusion with these five, by fusion, and with each of them by itself. Lookup and
+the corpus are in all of the latter but round-robin, which asks one a step.
 """
 import argparse
 import collections
@@ -31,25 +38,40 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import shlex
 import signal
 import statistics
 import sys
 import tempfile
+import time
 
 import bars
 from pinned import ROOT, Cluster, Failure, two_cores, with_keys
 from rounds import Progress, in_words, print_table, read_lines, spread, turned
 
 NAMES = ("none", "none-all", "fixed", "specinfer", "pipeinfer", "cosine-paper", "consort")
-ABLATIONS = {  # name: keys instead of consort's
-    "no-corpus": {"corpus": '""'},
-    "no-head": {"groups": "[{name: smollm2, role: verifier, threads: 1, kv_tokens: 16384}]"},
-    "lookup": {"speculation": "lookup", "corpus": '""'},
-    "no-fusion": {"speculation": "fixed:writer"},
-    "no-early": {"draft_ahead": "off"},
-    "draft-ahead": {"draft_ahead": "on"},  # instead of early results, from the beginning of the step
-    "fixed-budget": {"draft_budgets": "fixed", "draft_budget": 4, "draft_floor": 15},
+VERIFIER = "{name: smollm2, role: verifier, threads: 1, kv_tokens: 16384}"
+WRITER = "{name: writer, role: drafter, kind: head, model: drafters/writer.head.gguf, threads: 1}"
+TABLES = {name: f"{{name: {name}, role: drafter, kind: ngram, table: drafters/{name}.ngram}}" for name in ("code", "general", "math", "medicine")}
+FIVE = {"groups": f"[{', '.join((VERIFIER, WRITER, *TABLES.values()))}]"}
+ABLATIONS = {  # {set: {name: keys instead of consort's}}
+    "parts": {
+        "no-corpus": {"corpus": '""'},
+        "no-head": {"groups": f"[{VERIFIER}]"},
+        "lookup": {"speculation": "lookup", "corpus": '""'},
+        "head-alone": {"speculation": "fixed:writer"},  # neither lookup nor the corpus, so nothing to fuse
+        "no-early": {"draft_ahead": "off"},
+        "draft-ahead": {"draft_ahead": "on"},  # instead of early results, from the beginning of the step
+        "fixed-budget": {"draft_budgets": "fixed", "draft_budget": 4, "draft_floor": 15},
+    },
+    # The head and four tables, each of a kind of text; `all` asks everybody: no routing
+    "routing": {policy: {**FIVE, "speculation": policy} for policy in ("hedge", "cosine", "all", "round-robin")},
+    # All five, and each by itself; all of them beside lookup and the corpus. `consort` is the head by itself
+    "fusion": {"merge": {**FIVE, "fusion": "merge"}, "lockstep": {**FIVE, "fusion": "lockstep"},
+               **{f"only-{name}": {"groups": f"[{VERIFIER}, {table}]"} for name, table in TABLES.items()}},
 }
+ABLATED = {name for ablations in ABLATIONS.values() for name in ablations}
 LARGEST_BATCH = 16
 OVERLOAD = 2.5
 SEED, WARM_SEED = 1, 2
@@ -83,6 +105,20 @@ FIGURES = (
 )
 
 
+# Of a topology: what a configuration drafts by.
+SETTINGS = ("speculation", "draft_budget", "draft_floor", "draft_budgets", "fusion", "draft_ahead", "corpus")
+
+
+def settings_of(topology):
+    """{key: value} of those that the topology has; the others have their defaults."""
+    found = {key: m[1].strip('"') for key in SETTINGS if (m := re.search(rf"(?m)^{key}: *(.*?) *$", topology))}
+    return {key: int(value) if value.isdigit() else value for key, value in found.items()}
+
+
+def is_tuned(topology):
+    return settings_of(topology).get("draft_budgets") == "fixed"
+
+
 def say(text):
     print(f"speculation: {text}", file=sys.stderr, flush=True)
 
@@ -98,6 +134,7 @@ class Bench:
         self.capacity = None     # of `none`: requests a second
         self.differences = []    # answers that are not those of `none`
         self.skipped = {}        # {configuration: why}
+        self.settings = {}       # {configuration: its settings_of}
         self.results = {}        # {configuration: {load: [summary of each round]}}
         self.tuned = {}          # {configuration: {(budget, floor): [ms a token in those of `none`, of each round]}}
         self.interrupted = None
@@ -120,7 +157,8 @@ class Bench:
         wanted = {name: self.topology(name) for name in self.a.only or NAMES}
         if self.a.ablations:
             wanted = {name: self.topology(name) for name in ("none", "consort")}
-            wanted.update((name, with_keys(wanted["consort"], keys)) for name, keys in ABLATIONS.items() if wanted["consort"])
+            wanted.update((name, with_keys(wanted["consort"], keys)) for name, keys in ABLATIONS[self.a.ablations].items() if wanted["consort"])
+        self.settings = {name: settings_of(topology) for name, topology in wanted.items() if topology}
         found = [self.cluster(name, topology) for name, topology in wanted.items() if topology]
         for c in found:
             if why := c.refusal():
@@ -188,7 +226,7 @@ class Bench:
         load = next(loads(self.a))
         clusters = self.clusters()
         topologies = {c.name: self.topology(c.name) for c in clusters}
-        drafting = [name for name, t in topologies.items() if "\nspeculation: none\n" not in t and (self.a.only or "\ndraft_budgets: fixed\n" in t)]
+        drafting = [name for name, t in topologies.items() if settings_of(t).get("speculation") != "none" and (self.a.only or is_tuned(t))]
         grid = list(itertools.product(drafting, self.a.budgets, self.a.floors)) * self.a.rounds
         with clusters[0] as none:
             self.answer_all(none, load.requests)
@@ -238,7 +276,7 @@ def speed(results, name, base, figure):
 
 def best_baseline(results, figure):
     """The speculative baseline whose median is best; None if there is none."""
-    medians = {n: statistics.median(v) for n in results if n not in ("none", "none-all", "consort") and n not in ABLATIONS
+    medians = {n: statistics.median(v) for n in results if n not in ("none", "none-all", "consort") and n not in ABLATED
                and (v := rounds_of(results, n, figure))}
     return (min if figure.less else max)(medians, key=medians.get) if medians else None
 
@@ -260,7 +298,7 @@ def by_domain(results, name):
 def as_json(b):
     configurations, versus = {}, {}
     for name in b.results:
-        one = configurations[name] = {"by_domain": by_domain(b.results, name), "rounds": {}, "speed_in_that_of_none": {}}
+        one = configurations[name] = {"settings": b.settings[name], "by_domain": by_domain(b.results, name), "rounds": {}, "speed_in_that_of_none": {}}
         for f in FIGURES:
             if values := rounds_of(b.results, name, f):
                 one[f.key], one["rounds"][f.key] = statistics.median(values), values
@@ -289,6 +327,8 @@ def print_tables(b):
     print("\nOne stream, by domain: ms a token, tokens a step.")
     print_table(["", *domains["none"]], ([name, *(f"{d['ms_per_token']:.2f}, {d['tokens_per_step']:.2f}" for d in found.values())]
                                          for name, found in domains.items()))
+    print("\nSettings, as the topologies have them (-: the default; docs/configuration.md).")
+    print_table(["", *SETTINGS], ([name, *(str(b.settings[name].get(key, "-")) or '""' for key in SETTINGS)] for name in results))
     for name, why in b.skipped.items():
         print(f"\n{name} was left out: {why}")
     print("\nNOT THE SAME BYTES:\n" + "\n".join(b.differences) if b.differences else "\nAll answers are those of `none`, byte for byte.")
@@ -307,13 +347,26 @@ def draw(b, directory):
 
 
 def print_tuning(b):
+    print(f"Answers of at most {b.a.tokens} tokens, {next(loads(b.a)).requests} requests one at a time; {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {machine()}:\n\n    "
+          + shlex.join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]))
     for name, grid in b.tuned.items():
-        medians = {at: statistics.median(shares) for at, shares in grid.items()}
-        print(f"\n{name}: ms a token at batch 1 in those of `none` right after, median of {b.a.rounds} rounds")
-        print_table(["draft_budget", *(f"draft_floor {f}" for f in b.a.floors)],
-                    ([str(n), *(f"{medians[n, f]:.3f}" if (n, f) in medians else "-" for f in b.a.floors)] for n in b.a.budgets))
-        budget, floor = min(medians, key=medians.get)
-        print(f"\n{name}.yaml should say draft_budget: {budget}, draft_floor: {floor}")
+        pairs = list(itertools.product(b.a.budgets, b.a.floors))
+        rounds = [len(grid.get(at, ())) for at in pairs]
+        print(f"\n{name}: ms a token in those of `none` right after, median (least - most) of {in_rounds(rounds)}")
+        print_table(["draft_budget", *(f"draft_floor {f}" for f in b.a.floors)], ([str(n), *(in_words(grid.get((n, f), ())) for f in b.a.floors)] for n in b.a.budgets))
+        budget, floor = min(grid, key=lambda at: statistics.median(grid[at]))
+        print(f"\n{name}.yaml should say draft_budget: {budget}, draft_floor: {floor}" if min(rounds) else f"\n{name}: not all were measured, so nothing is said of what its file should say")
+
+
+def in_rounds(counts):
+    least, most = min(counts), max(counts)
+    return f"{most} round{'s'[:most > 1]}" if least == most else f"{least} to {most} rounds"
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+        model = re.search(r"(?m)^model name\s*: (.*)$", f.read())
+    return f"{os.cpu_count()} cores of {model[1] if model else os.uname().machine}"
 
 
 # ---- the command line ----
@@ -333,7 +386,7 @@ def arguments():
     p.add_argument("--requests", type=int, metavar="N", help="of every load, instead of its own number")
     p.add_argument("--only", type=lambda s: s.split(","), metavar="NAME,...", help="these configurations; none must come first")
     p.add_argument("--configs", default=os.path.join(ROOT, "cluster-configs/baselines"), metavar="DIR")
-    p.add_argument("--ablations", action="store_true")
+    p.add_argument("--ablations", nargs="?", const="parts", choices=ABLATIONS)
     p.add_argument("--tune", action="store_true")
     p.add_argument("--budgets", type=numbers, default=numbers("1,2,3,4,6,8"), metavar="N,...", help="of --tune: draft_budget")
     p.add_argument("--floors", type=numbers, default=numbers("0,15,30"), metavar="N,...", help="of --tune: draft_floor")

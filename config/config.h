@@ -54,6 +54,7 @@ typedef struct {
     char *fusion;        /* "auto", "merge", "lockstep" */
     uint32_t draft_budget, draft_floor, draft_wait_ms;
     char *kv_transport; /* "auto", "off", or one of parallel/transports.def */
+    char *kv_order;     /* "block", "layer" */
     char *kv_listen;    /* host */
     uint32_t move_tokens;
     uint32_t heartbeat_ms, dead_after_ms, join_timeout_ms, drain_timeout_ms;

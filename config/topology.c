@@ -336,6 +336,7 @@ void config_destroy(config_topology *t) {
     mem_free(t->draft_ahead);
     mem_free(t->fusion);
     mem_free(t->kv_transport);
+    mem_free(t->kv_order);
     mem_free(t->kv_listen);
     mem_free(t->debug);
     mem_free(t);

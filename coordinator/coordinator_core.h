@@ -68,6 +68,7 @@ typedef struct {
     const uint8_t *vocabulary_hash; /* [32] that the corpus must have; NULL: any. Read in sched_init */
     uint32_t n_vocab;               /* where there are drafters: drafts of other ids are refused */
     bool prefix_cache;              /* what is computed for one request serves all that begin with the same tokens */
+    uint64_t kv_key;                /* of kv_table_init */
     bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree each, and always waits */
     sched_ahead draft_ahead;
     sched_fusion fusion;

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 enum { CLOSE_TIMEOUT_MS = 1000, MAX_MOVES = 8 };
@@ -213,6 +214,8 @@ static st_code make_sched(coordinator *c, st_error *e) {
                        "max_rows: %u: the hidden states of so many tokens, %u numbers each, would be too long for a message to "
                        "heads; at most %u",
                        l->max_rows, l->dim, (unsigned)(PROTO_MAX_BYTES / 2 / sizeof(uint16_t) / l->dim));
+    if (getrandom(&l->kv_key, sizeof l->kv_key, 0) != (ssize_t)sizeof l->kv_key)
+        return st_fail(e, ST_FATAL_INTERNAL, "no random numbers: %m");
     st_code code = *t->corpus ? filemap_open(t->corpus, &c->corpus, e) : ST_OK;
     if (!code && *t->corpus && !c->corpus.bytes) code = st_fail(e, ST_ERR_FORMAT, "%s is empty", t->corpus);
     if (code) return st_prefix(e, "corpus");

@@ -273,6 +273,7 @@ void moves_start(coordinator *c, const sched_action *a) {
                         .generation = m->generation,
                         .n_tokens = a->n_tokens,
                         .n_ready = a->n_ready,
+                        .by_layer = !strcmp(c->t->kv_order, "layer"),
                         .lease_ms = lease_ms(c),
                         .retry_ms = lease_ms(c) / RETRIES,
                         .n_blocks = a->n_blocks,

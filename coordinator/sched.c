@@ -53,7 +53,7 @@ static sched_group lay_out_group(layout *at, const sched_limits *l, uint32_t n_b
     size_t kv_bytes = kv_table_bytes(n_blocks, n_slots, l->max_running, chain_blocks(l));
     INVARIANT(kv_bytes > 0); /* bounded, too */
     void *kv_memory = place(at, 1, kv_bytes);
-    if (kv_memory) g.kv = kv_table_init(kv_memory, n_blocks, n_slots, l->max_running, chain_blocks(l));
+    if (kv_memory) g.kv = kv_table_init(kv_memory, n_blocks, n_slots, l->max_running, chain_blocks(l), l->kv_key);
     return g;
 }
 

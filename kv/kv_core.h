@@ -3,8 +3,8 @@
  * Nouns: a table (all blocks of one group), a sequence's chain of blocks, a block id (index and generation: an id of a freed
  * block is refused). A sequence reserves what it needs for certain, extends block by block within the reservation, so that it
  * does not run out in the middle, and asks for more when it must: if that fails, another has to go. Blocks are reference-counted:
- * a fork shares all full blocks, and so do sequences that begin with the same tokens under the same salt. A block whose tokens
- * are known stays when nobody holds it any more, until its room is needed (kept blocks; the one used longest ago goes first).
+ * sequences that begin with the same tokens under the same salt share the full blocks of these. A block whose tokens are known
+ * stays when nobody holds it any more, until its room is needed (kept blocks; the one used longest ago goes first).
  *
  * Where there are slots (a second, slower tier: a file of each rank), a kept block whose room is needed goes to one if it is
  * likely to be wanted again, and comes back into some block when it is (kv_fetch). The table says what is to be copied where, as
@@ -35,8 +35,11 @@ static inline uint32_t kv_blocks_for(uint64_t n_tokens) {
 
 /* 0: more than memory can hold. n_slots may be 0. */
 size_t kv_table_bytes(uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks);
-/* `memory`: kv_table_bytes() bytes, 64-byte aligned, owned by the caller for as long as the table is used. */
-kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks);
+/* `memory`: kv_table_bytes() bytes, 64-byte aligned, owned by the caller for as long as the table is used. `key`: a random
+ * number, where tokens come from strangers: who knows it can choose tokens that are found slowly. What is found does not depend
+ * on it. */
+kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks,
+                        uint64_t key);
 
 /* A new empty chain that may grow to n_tokens. Errors: ST_ERR_NO_BLOCKS (retryable, nothing changed), ST_ERR_INVALID_ARGUMENT
  * (can never fit this table). */
@@ -82,11 +85,6 @@ ST_CHECKED st_code kv_grow(kv_table *t, kv_chain c, uint64_t n_tokens);
 /* Makes the chain hold n_tokens tokens. *first and *n_new tell which of its blocks are new (kv_chain_blocks()[first ...]).
  * Errors: ST_ERR_INVALID_ARGUMENT (more than reserved). */
 ST_CHECKED st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, uint32_t *n_new);
-/* A new chain with its own reservation that shares the first n_tokens of `from`: full blocks by reference; a partly filled last
- * block is copied by the ranks: *copy_from, *copy_to name it, or *copy_to.generation is 0 where there is none. Errors as
- * kv_reserve. */
-ST_CHECKED st_code kv_fork(kv_table *t, kv_chain from, uint64_t shared_tokens, uint64_t n_tokens, kv_chain *out,
-                           block_id *copy_from, block_id *copy_to);
 /* Gives the chain's blocks and reservation back. */
 void kv_release(kv_table *t, kv_chain c);
 

@@ -7,10 +7,15 @@
  * it, and gives them back last one first. Not taken: hashes of the blocks instead of their tokens (vLLM's way): they save 128
  * bytes a block, and then two tenants' blocks are told apart by a hash that must be cryptographic. Limits: whole blocks only.
  *
+ * Why buckets are chosen with a key: tokens come from clients, and one who could tell which nodes share a bucket would make walks
+ * as long as there are nodes, in the one loop that serves all. bucket() is strongly universal: whichever two nodes someone picks
+ * who does not know the key, they share one of n buckets with a chance of 1 in n.
+ *
  * Swapped nodes have a list of their own, by the time at which they lost their block. There, too, a child is older than its
  * parent: it rested before it, and it comes back after it. */
 #include "kv/prefix_int.h"
 
+#include "base/philox.h"
 #include <string.h>
 
 uint32_t kv_prefix_buckets(uint32_t n_nodes) {
@@ -30,14 +35,21 @@ void kv_prefix_init(kv_prefix *p) {
     p->resting = p->swapped = none;
 }
 
-/* Spreads well enough: whoever finds tokens that collide makes his own search longer. */
-static uint32_t *bucket(const kv_prefix *p, kv_salt salt, uint32_t parent, const uint32_t *tokens) {
-    uint64_t h = salt.half[0] ^ (salt.half[1] * UINT64_C(0x9E3779B97F4A7C15)) ^ parent;
-    for (uint32_t i = 0; i < NOUNS_BLOCK_TOKENS; i++) {
-        h = (h ^ tokens[i]) * UINT64_C(0xD6E8FEB86659FD93);
-        h ^= h >> 32;
+void kv_prefix_set_key(kv_prefix *p, uint64_t key) {
+    for (uint32_t i = 0; i < KV_PREFIX_FACTORS; i += 2) {
+        philox_block b = philox(key, (philox_block){{i}});
+        for (uint32_t k = 0; k < 2; k++) p->factors[i + k] = (uint64_t)b.word[2 * k] << 32 | b.word[2 * k + 1];
     }
-    return &p->buckets[h & (p->n_buckets - 1)];
+}
+
+/* f0 + f1 x1 + ... + fn xn modulo 2^64, of which the upper half counts: Lemire and Kaser, Strongly Universal String Hashing is
+ * Fast (Computer Journal 57, 2014). */
+static uint32_t *bucket(const kv_prefix *p, kv_salt salt, uint32_t parent, const uint32_t *tokens) {
+    const uint64_t *f = p->factors;
+    uint64_t h = f[0] + f[1] * parent;
+    for (uint32_t i = 0; i < 2; i++) h += f[2 + 2 * i] * (uint32_t)salt.half[i] + f[3 + 2 * i] * (salt.half[i] >> 32);
+    for (uint32_t i = 0; i < NOUNS_BLOCK_TOKENS; i++) h += f[6 + i] * tokens[i];
+    return &p->buckets[h >> 32 & (p->n_buckets - 1)];
 }
 
 static bool equal(kv_salt a, kv_salt b) { return a.half[0] == b.half[0] && a.half[1] == b.half[1]; }

@@ -31,7 +31,10 @@ typedef struct {
     uint32_t oldest, newest, n; /* KV_NONE: none */
 } kv_node_list;
 
+enum { KV_PREFIX_FACTORS = 1 + 1 + 4 + NOUNS_BLOCK_TOKENS }; /* and of parent, salt and tokens, 32 bits each */
+
 typedef struct {
+    uint64_t factors[KV_PREFIX_FACTORS]; /* that choose the bucket of a node */
     uint32_t n_nodes, n_blocks, n_buckets;
     kv_node *nodes;     /* [n_nodes] as many as there are blocks and slots */
     uint32_t *of_block; /* [n_blocks] its node; KV_NONE: it is none */
@@ -43,7 +46,8 @@ typedef struct {
 
 /* A power of two, at least n_nodes. */
 uint32_t kv_prefix_buckets(uint32_t n_nodes);
-void kv_prefix_init(kv_prefix *p); /* no node; the arrays are there, and their sizes */
+void kv_prefix_set_key(kv_prefix *p, uint64_t key); /* before kv_prefix_init */
+void kv_prefix_init(kv_prefix *p);                  /* no node; the arrays are there, and their sizes */
 /* Behind `parent`, or at the beginning; tokens[NOUNS_BLOCK_TOKENS]. KV_NONE: there is none. */
 uint32_t kv_prefix_find(const kv_prefix *p, kv_salt salt, uint32_t parent, const uint32_t *tokens);
 /* `block`, which a chain holds, is no node yet, and no other is what it would be. */

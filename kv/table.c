@@ -19,7 +19,7 @@
  * that was emptied is filled again, all before the list is taken. Done one by one, each finds what it expects.
  * Why a block that comes back gives up its slot: a copy there would save the next way out, and hold room that others lack now.
  *
- * Limits: a shared block is never written: a fork shares full blocks only. max_chains * max_chain_blocks ids are kept, whether
+ * Limits: a shared block is never written: only full blocks are shared. max_chains * max_chain_blocks ids are kept, whether
  * they are used or not; that is 8 bytes for 32 tokens. */
 #include "kv/prefix_int.h"
 
@@ -110,7 +110,8 @@ static void free_all_slots(kv_table *t) {
     t->n_free_slots = t->n_slots;
 }
 
-kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks) {
+kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint32_t max_chains, uint32_t max_chain_blocks,
+                        uint64_t key) {
     kv_table *t = NULL;
     INVARIANT(memory && ((uintptr_t)memory & 63) == 0);
     INVARIANT(lay_out(memory, shape_of(n_blocks, n_slots, max_chains, max_chain_blocks), &t) > 0);
@@ -120,6 +121,7 @@ kv_table *kv_table_init(void *memory, uint32_t n_blocks, uint32_t n_slots, uint3
     }
     t->n_free = n_blocks;
     free_all_slots(t);
+    kv_prefix_set_key(&t->prefix, key);
     kv_prefix_init(&t->prefix);
     for (uint32_t i = 0; i < max_chains; i++) t->chains[i].next_free = i + 1 < max_chains ? i + 1 : NO_CHAIN;
     t->free_chain = max_chains > 0 ? 0 : NO_CHAIN;
@@ -419,35 +421,6 @@ st_code kv_extend(kv_table *t, kv_chain c, uint64_t n_tokens, uint32_t *first, u
     while (ch->n_blocks < kv_blocks_for(n_tokens)) take_block(t, ch, ids_of(t, c));
     *first = before;
     *n_new = ch->n_blocks - before;
-    return ST_OK;
-}
-
-st_code kv_fork(kv_table *t, kv_chain from, uint64_t shared_tokens, uint64_t n_tokens, kv_chain *out, block_id *copy_from,
-                block_id *copy_to) {
-    const chain *parent = chain_of(t, from);
-    if (!ever_fits(t, n_tokens) || shared_tokens > n_tokens || shared_tokens > (uint64_t)parent->n_blocks * NOUNS_BLOCK_TOKENS)
-        return ST_ERR_INVALID_ARGUMENT;
-    uint32_t n_full = (uint32_t)(shared_tokens / NOUNS_BLOCK_TOKENS), n = kv_blocks_for(n_tokens);
-    if (t->free_chain == NO_CHAIN || n - n_full > kv_free_blocks(t)) return ST_ERR_NO_BLOCKS;
-    kv_chain c = new_chain(t, n);
-    const block_id *old = ids_of(t, from);
-    block_id *ids = ids_of(t, c);
-    chain *ch = chain_of(t, c);
-    ch->n_kept = n_full < parent->n_kept ? n_full : parent->n_kept;
-    ch->apart = parent->apart;
-    for (uint32_t i = 0; i < n_full; i++) {
-        t->references[old[i].index]++;
-        ids[i] = old[i];
-    }
-    ch->n_blocks = n_full;
-    t->promised -= n_full;
-    *copy_from = *copy_to = (block_id){0};
-    if (shared_tokens % NOUNS_BLOCK_TOKENS > 0) {
-        take_block(t, ch, ids);
-        *copy_from = old[n_full];
-        *copy_to = ids[n_full];
-    }
-    *out = c;
     return ST_OK;
 }
 

@@ -212,7 +212,7 @@ static void place(draft_model *d, uint32_t max_blocks, size_t table_bytes) {
     const draft_model_options *o = &d->o;
     arena *a = &d->memory;
     void *table = arena_alloc(a, table_bytes, 1);
-    d->table = kv_table_init(table, o->n_blocks, 0, o->max_sequences, max_blocks);
+    d->table = kv_table_init(table, o->n_blocks, 0, o->max_sequences, max_blocks, 0); /* it keeps nothing */
     d->caches = arena_alloc(a, o->max_sequences, sizeof *d->caches);
     for (uint32_t i = 0; i < o->max_sequences; i++) {
         d->caches[i].tokens = arena_alloc(a, room_tokens(o), sizeof(uint32_t));

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 
@@ -15,6 +16,11 @@ import prefill_decode  # noqa: E402  (its folder is known only now)
 
 SMALL = ("--quick", "--streams", 2, "--tokens", 12, "--long", 2, "--long-tokens", "165,200", "--every", 0.1)
 BLOCK_BYTES = 30 * 2 * 3 * 64 * 2 * 32  # layers, K and V, heads, f16, tokens
+
+
+def moves_take_less(rounds):
+    ratios = [r["move_ms"] / r["compute_ms"] for r in rounds if r["move_ms"] is not None]
+    return bool(ratios) and statistics.median(ratios) < 1
 
 
 def bench(*options):
@@ -39,7 +45,9 @@ def test_both_clusters_have_the_same_work_and_the_same_bytes():
         assert all(r["prompt_tokens"] - one["tokens"] in (0, 1) and r["pause_ms"] > 0 and r["compute_ms"] > 0 for r in one["rounds"])
         for r in (r for r in one["rounds"] if r["move_ms"] is not None):  # it was not done before it was drained
             assert r["move_ms"] > 0 and blocks * BLOCK_BYTES <= r["moved_bytes"] <= (blocks + 4) * BLOCK_BYTES
-    assert any(r["move_ms"] for one in result["moved"] for r in one["rounds"]) and result["crossover_tokens"] in (40, 170, None)
+    assert any(r["move_ms"] for one in result["moved"] for r in one["rounds"])
+    gains = [moves_take_less(one["rounds"]) for one in result["moved"]]
+    assert result["crossover_tokens"] == min((one["tokens"] for i, one in enumerate(result["moved"]) if all(gains[i:])), default=None)
     order = re.findall(r"to go: (\w+), (\w+):", said)  # another one first each round
     assert order == [(load, name) for names in (("both", "apart"), ("apart", "both")) for load in ("steady", "disturbed") for name in names]
 

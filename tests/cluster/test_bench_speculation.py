@@ -62,6 +62,8 @@ def test_every_load_runs_on_every_configuration_in_every_round(bench):
             assert min(one["rounds"][figure.key]) <= one[figure.key] <= max(one["rounds"][figure.key]) and 0 < s["min"] <= s["median"] <= s["max"]
             assert name != "none" or s["min"] == s["max"] == 1
         assert set(one["by_domain"]) == {"code", "math"}
+    assert result["configurations"]["none"]["settings"] == {"speculation": "none"}
+    assert result["configurations"]["fixed"]["settings"] == {"speculation": "fixed:code", "draft_budgets": "fixed"}
     assert result["configurations"]["none"]["tokens_per_step"] == 1 <= result["configurations"]["fixed"]["tokens_per_step"]
     assert re.search("no such file", result["skipped"]["consort"]) and re.search("unknown key 'magic'", result["skipped"]["pipeinfer"])
     order = re.findall(r"to go: (.*), (\w+):", said)  # another one first each round
@@ -95,8 +97,32 @@ def test_the_tables_tell_the_same(bench):
     status, out, said = finish(bench("--quick", "--rounds", 1, "--ablations"))
     assert status == 0, said
     rows = re.findall(r"^\| ([\w-]+) \|", out, re.MULTILINE)
-    assert rows.count("none") == 2 and rows.count("no-corpus") == 3 and "byte for byte" in out
-    assert re.search("no-fusion was left out: .*speculation", out)  # it asks for `writer`
+    assert rows.count("none") == 3 and rows.count("no-corpus") == 4 and "byte for byte" in out
+    assert "| fixed-budget | fixed:code | 4 | 15 | fixed | - | - | - |" in out
+    assert re.search("head-alone was left out: .*speculation", out)  # it asks for `writer`
+
+
+def test_routing_is_compared_over_five_drafters(bench):
+    os.rename(bench.folder / "configs" / "fixed.yaml", bench.folder / "configs" / "consort.yaml")
+    status, out, said = finish(bench("--json", "--quick", "--rounds", 1, "--ablations", "routing"))
+    assert status == 0, said
+    result = json.loads(out)
+    assert result["bytes_equal"] and [one["settings"]["speculation"] for one in result["configurations"].values()] == ["none", "fixed:code", "hedge", "cosine", "all", "round-robin"]
+
+
+def test_ablations_are_consort_with_other_keys_and_ranks(tmp_path):
+    with open(f"{ROOT}/cluster-configs/baselines/consort.yaml", encoding="utf-8") as f:
+        text = f.read()
+    asked = {}
+    for ablations in speculation.ABLATIONS.values():
+        assert not set(ablations) & {*speculation.NAMES, *asked}
+        for name, keys in ablations.items():
+            path = tmp_path / f"{name}.yaml"
+            path.write_text(pinned.with_keys(text, keys), encoding="utf-8")
+            asked[name] = consort("check-config", path).stdout.count("  drafter ")
+            assert speculation.settings_of(path.read_text(encoding="utf-8"))["corpus"] == ("" if name in ("no-corpus", "lookup") else "drafters/corpus.ngram")
+    assert {name for name, n in asked.items() if n == 5} == {"hedge", "cosine", "all", "round-robin", "merge", "lockstep"}
+    assert [asked[name] for name in ("no-head", "only-code", "only-medicine", "head-alone", "lookup")] == [0, 1, 1, 1, 1]
 
 
 def test_tuning_tries_all_and_names_the_best(bench):
@@ -169,14 +195,33 @@ def test_over_one_is_better_whatever_the_figure():
     assert speculation.in_best_baseline(results(none=12, consort=4), latency) is None
 
 
+TUNED = argparse.Namespace(tokens=8, requests=3, quick=False, rounds=3, budgets=[1, 2], floors=[0])
+
+
 def test_tuning_names_the_least_median(capsys):
-    args = argparse.Namespace(rounds=3, budgets=[1, 2], floors=[0])
-    speculation.print_tuning(argparse.Namespace(a=args, tuned={"fixed": {(1, 0): [9, 5, 1], (2, 0): [4, 4, 100]}}))
-    assert "fixed.yaml should say draft_budget: 2, draft_floor: 0" in capsys.readouterr().out
+    speculation.print_tuning(argparse.Namespace(a=TUNED, tuned={"fixed": {(1, 0): [9, 5, 1], (2, 0): [4, 4, 100]}}))
+    out = capsys.readouterr().out
+    assert "fixed.yaml should say draft_budget: 2, draft_floor: 0" in out and "| 1 | 5.00 (1.00 - 9.00) |" in out and "of 3 rounds" in out
+
+
+def test_tuning_that_ended_early_tells_of_how_many_rounds(capsys):
+    speculation.print_tuning(argparse.Namespace(a=TUNED, tuned={"fixed": {(1, 0): [9, 5], (2, 0): [4]}, "specinfer": {(1, 0): [1]}}))
+    out = capsys.readouterr().out
+    assert "of 1 to 2 rounds" in out and "fixed.yaml should say draft_budget: 2" in out
+    assert "specinfer.yaml" not in out and "| 2 | - |" in out and "not all were measured" in out
+
+
+def test_tuning_tries_all_baselines_with_fixed_budgets():
+    tuned = {name for name in speculation.NAMES if speculation.is_tuned(open(f"{ROOT}/cluster-configs/baselines/{name}.yaml", encoding="utf-8").read())}
+    assert tuned == {"fixed", "specinfer", "pipeinfer", "cosine-paper"}
+
+
+def test_settings_are_those_of_the_topology():
+    assert speculation.settings_of('speculation: all\ncorpus: ""\n# draft_floor: 3\ndraft_budget: 8\ngroups:\n  - {name: a}\n') == {"speculation": "all", "corpus": "", "draft_budget": 8}
 
 
 def test_the_committed_configurations_differ_only_in_who_drafts_and_how():
-    assert {os.path.basename(path) for path in BASELINES} >= {"none.yaml", "none-all.yaml", "fixed.yaml", "specinfer.yaml", "pipeinfer.yaml", "consort.yaml"}
+    assert {os.path.basename(path) for path in BASELINES} >= {"none.yaml", "none-all.yaml", "fixed.yaml", "specinfer.yaml", "pipeinfer.yaml", "cosine-paper.yaml", "consort.yaml"}
     groups = {}
     for path in BASELINES:
         name = os.path.basename(path).removesuffix(".yaml")
@@ -185,6 +230,10 @@ def test_the_committed_configurations_differ_only_in_who_drafts_and_how():
             text = f.read()
         assert name in speculation.NAMES and text.startswith(f"# bench/speculation.py, {name}: ")
         assert {"max_batch: 16", "max_running: 16"} <= set(text.splitlines())
+        told = speculation.settings_of(text)
+        if "speculation: none\n" not in text:
+            assert {"speculation", "draft_budget", "draft_floor"} <= set(told)
+            assert name == "consort" or {"draft_budgets", "fusion", "draft_ahead"} <= set(told), "a baseline leaves nothing to defaults, which may change"
         groups[name] = text.partition("groups:\n")[2]
     assert groups["fixed"].startswith(groups["consort"]) and groups["consort"].startswith(groups["none"])  # consort has some of the ranks
     assert len({g for name, g in groups.items() if name not in ("none", "none-all", "consort")}) == 1

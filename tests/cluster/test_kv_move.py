@@ -22,10 +22,10 @@ def drain(cluster, group, *more):
     return consort("drain", group, "--server", cluster.server, *more)
 
 
-@pytest.mark.parametrize("way", ["shm", "mpi", "tcp"])
+@pytest.mark.parametrize("way, order", [("shm", "block"), ("mpi", "block"), ("tcp", "layer")])
 @pytest.mark.parametrize("speculation, ranks", [("none", 1), ("all", 2)])
-def test_running_requests_go_on_in_another_group_and_back(new_cluster, alone, way, speculation, ranks):
-    cluster = new_cluster(drafters=[{**SECOND, "tensor_parallel": ranks}, CODE], kv_tokens=8192, threads=1, kv_transport=way, **FIXED)
+def test_running_requests_go_on_in_another_group_and_back(new_cluster, alone, way, order, speculation, ranks):
+    cluster = new_cluster(drafters=[{**SECOND, "tensor_parallel": ranks}, CODE], kv_tokens=8192, threads=1, kv_transport=way, kv_order=order, **FIXED)
     calls, begun = begin(cluster, speculation)
     assert verifiers(cluster.metrics(), "requests_running") == [2, 2]
     drain(cluster, "target")
@@ -56,11 +56,11 @@ def test_without_a_transport_the_kv_is_computed_again(new_cluster, alone):
 LONG = ("Once upon a time there was a ship that sailed from one harbour to the next, and in each of them it took on board something new. " * 40, {"max_tokens": 40, "ignore_end": True})
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks, order", [(1, "layer"), (2, "block")])
 @pytest.mark.parametrize("dies", ["source", "target", "nobody"])
-def test_a_prompt_moves_while_it_is_computed_whoever_dies(new_cluster, cluster, ranks, dies):
+def test_a_prompt_moves_while_it_is_computed_whoever_dies(new_cluster, cluster, ranks, order, dies):
     expected = parts(cluster.stream(LONG[0], speculation="none", **LONG[1]))
-    mine = new_cluster(drafters=[{**SECOND, "serves": "decode", "tensor_parallel": ranks}], kv_tokens=8192, threads=1, serves="prefill", prefill_chunk=32, max_rows=32, max_batch=32)
+    mine = new_cluster(drafters=[{**SECOND, "serves": "decode", "tensor_parallel": ranks}], kv_tokens=8192, threads=1, serves="prefill", kv_order=order, prefill_chunk=32, max_rows=32, max_batch=32)
     call = mine.stream(LONG[0], speculation="none", **LONG[1])
     until(lambda: mine.metrics()["consort_steps_total", ""] >= 8, "a part of the prompt to be computed")  # of 37 steps
     assert mine.metrics()["consort_kv_moves_running", ""] == 1

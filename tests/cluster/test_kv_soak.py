@@ -1,8 +1,8 @@
 """A soak: KV moves between three verifiers under load while requests are cancelled, verifiers drained, ranks killed and messages harmed,
 all at random. Every answer has the bytes of the undisturbed run, what was cancelled is a beginning of it, and nothing is left.
 
-Rounds, each with a cluster of its own, whose seed says what is done to it. CONSORT_SOAK_SECONDS=600 is ten minutes of them, and writes
-what happened, round by round. CONSORT_SOAK_SEED is the first round's.
+Rounds, each with a cluster of its own, whose seed says what is done to it. They take 12 s, CONSORT_SOAK_SECONDS=600 is ten minutes of them,
+and so is scripts/test --long; what happened is written round by round. CONSORT_SOAK_SEED is the first round's.
 """
 import collections
 import json
@@ -15,10 +15,10 @@ import time
 
 import grpc
 
-from support import PATIENCE_SECONDS, consort, until
+from support import LONG, PATIENCE_SECONDS, consort, until
 from test_groups import CODE, FIXED, parts
 
-SECONDS = float(os.environ.get("CONSORT_SOAK_SECONDS", 12))
+SECONDS = float(os.environ.get("CONSORT_SOAK_SECONDS") or (600 if LONG else 12))
 FIRST_SEED = int(os.environ.get("CONSORT_SOAK_SEED", 1))
 ROUND_SECONDS = 40.0
 N_CLIENTS = 10

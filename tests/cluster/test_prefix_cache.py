@@ -85,6 +85,12 @@ def test_alike_prompts_in_flight_are_computed_once(new_cluster):
     assert figures(cluster)["prefix_cache_hits_total"] - before["prefix_cache_hits_total"] == 3 * (400 - rest)
 
 
+def test_where_nothing_is_kept_each_answer_computes_the_prompt(new_cluster):
+    cluster = new_cluster(speculation="none", prefix_cache="off")
+    list(cluster.stream(list(range(1000, 1400)), n=3, temperature=1.0, seed=3, max_tokens=8, ignore_end=True))
+    assert figures(cluster)["step_tokens_total"] == 3 * (400 + 7), "the last token of an answer is not computed"
+
+
 def test_what_is_kept_makes_room(new_cluster):
     cluster = new_cluster(speculation="none", kv_tokens=512, max_context=512)
     fields = {"max_tokens": 4, "ignore_end": True}

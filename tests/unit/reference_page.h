@@ -1,5 +1,5 @@
-/* reference_page: a page of docs/ with a part that is made from a table, between two marks. A test makes the part and compares;
- * with CONSORT_REWRITE=1 in the environment it writes it instead. */
+/* reference_page: a page of docs/ with parts that are made from the code, each between two marks. A test makes a part and
+ * compares; with CONSORT_REWRITE=1 in the environment it writes it instead. */
 #ifndef CONSORT_TESTS_REFERENCE_PAGE_H
 #define CONSORT_TESTS_REFERENCE_PAGE_H
 
@@ -18,12 +18,12 @@ static inline char *page_read(const char *path) {
     return text;
 }
 
-/* NULL: `made` is what stands there (or has been written); else what to do. */
-static inline const char *page_compare(const char *path, const char *made) {
+/* Behind the line `mark`. NULL: `made` is what stands there (or has been written); else what to do. */
+static inline const char *page_compare_behind(const char *path, const char *mark, const char *made) {
     const char *wrong = "no page, or no marks in it";
-    char *text = page_read(path), *begin = text ? strstr(text, PAGE_BEGIN) : NULL, *end = begin ? strstr(begin, PAGE_END) : NULL;
+    char *text = page_read(path), *begin = text ? strstr(text, mark) : NULL, *end = begin ? strstr(begin, PAGE_END) : NULL;
     if (end) {
-        begin += strlen(PAGE_BEGIN);
+        begin += strlen(mark);
         wrong = strlen(made) == (size_t)(end - begin) && !memcmp(begin, made, strlen(made))
                     ? NULL
                     : "the page is out of date: run this test with CONSORT_REWRITE=1 and commit it";
@@ -36,5 +36,7 @@ static inline const char *page_compare(const char *path, const char *made) {
     free(text);
     return wrong;
 }
+
+static inline const char *page_compare(const char *path, const char *made) { return page_compare_behind(path, PAGE_BEGIN, made); }
 
 #endif

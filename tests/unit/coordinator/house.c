@@ -133,6 +133,7 @@ static void on_move(member *m, const net_frame *f) {
     m->move.n_tokens = v.n_tokens;
     m->move.n_blocks = v.n_blocks;
     m->move.n_ready = v.n_ready;
+    m->move.by_layer = v.by_layer;
     m->move.first_block = v.n_blocks ? v.blocks[0] : UINT32_MAX;
     m->move.scratch = v.scratch;
     snprintf(m->move.way, sizeof m->move.way, "%s", v.way);
@@ -418,6 +419,7 @@ static void describe(house *h, const house_options *o) {
                                     .draft_ahead = "early",
                                     .fusion = "auto",
                                     .kv_transport = "auto",
+                                    .kv_order = "block",
                                     .kv_listen = "127.0.0.1",
                                     .control_listen = address,
                                     .http_listen = "",

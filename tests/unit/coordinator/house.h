@@ -51,8 +51,8 @@ typedef struct {
     struct {
         uint64_t id, after_plan;
         bool target;
-        uint32_t n_tokens, n_blocks, n_ready, first_block; /* of the group; its index */
-        char way[8], peer[PROTO_ADDRESS_BYTES];            /* of the first flow: its TCP address */
+        uint32_t n_tokens, n_blocks, n_ready, by_layer, first_block; /* of the group; its index */
+        char way[8], peer[PROTO_ADDRESS_BYTES];                      /* of the first flow: its TCP address */
         uint8_t key[PROTO_KEY_BYTES];
         proto_scratch scratch;
     } move; /* the last order; n_ready: what was said last */

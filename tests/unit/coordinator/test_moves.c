@@ -303,6 +303,7 @@ static void a_request_of_a_drained_group_goes_on_behind_what_was_moved(void **st
     assert_true(busy->move.id == other->move.id && !busy->move.target && other->move.target);
     assert_true(busy->move.n_tokens == 32 && busy->move.n_blocks == 1 && busy->move.n_ready == 1);
     assert_true(other->move.n_tokens == 32 && other->move.n_blocks == 1 && other->move.first_block < 8);
+    assert_true(busy->move.by_layer == 0 && other->move.by_layer == 0);
     assert_int_equal(busy->move.after_plan, busy->plan.id);
     assert_int_equal(other->move.after_plan, 0);
     assert_memory_equal(busy->move.key, other->move.key, PROTO_KEY_BYTES);
@@ -313,6 +314,21 @@ static void a_request_of_a_drained_group_goes_on_behind_what_was_moved(void **st
     UNTIL(h, other->n_plans == 1 || h->request.done);
     house_ends_well(h, 50);
     assert_true(busy->n_cancels == 0 && other->n_cancels == 0);
+    assert_false(house_stop(h));
+}
+
+static void both_ends_are_told_the_order_that_the_topology_wants(void **state) {
+    (void)state;
+    member *busy, *other;
+    house *h = start(3);
+    h->topology.kv_order = "layer";
+    drain_in_the_midst(h, &busy, &other);
+    UNTIL(h, busy->n_moves == 1 && other->n_moves == 1);
+    assert_true(busy->move.by_layer == 1 && other->move.by_layer == 1);
+    member_say_moved(busy, ST_OK, "", 4096, 1);
+    other->answers = true;
+    member_say_moved(other, ST_OK, "", 4096, 1);
+    house_ends_well(h, 50);
     assert_false(house_stop(h));
 }
 
@@ -379,6 +395,7 @@ int main(void) {
         cmocka_unit_test(who_says_something_else_than_what_came_of_it_is_lost),
         cmocka_unit_test(one_measures_at_a_time_and_not_beside_requests),
         cmocka_unit_test(a_request_of_a_drained_group_goes_on_behind_what_was_moved),
+        cmocka_unit_test(both_ends_are_told_the_order_that_the_topology_wants),
         cmocka_unit_test(what_did_not_arrive_is_computed),
         cmocka_unit_test(where_a_rank_has_no_transports_it_is_computed),
         cmocka_unit_test(a_request_that_is_cancelled_while_it_moves_holds_its_blocks_until_both_have_let_go),

@@ -20,7 +20,7 @@ static inline kv_table *new_table_with_slots(uint32_t n_blocks, uint32_t n_slots
     void *memory = mem_alloc_aligned(1, n, 64);
     assert_non_null(memory);
     memset(memory, 0xa5, n); /* init must not lean on zeroed memory */
-    return kv_table_init(memory, n_blocks, n_slots, max_chains, max_chain_blocks);
+    return kv_table_init(memory, n_blocks, n_slots, max_chains, max_chain_blocks, 7);
 }
 
 static inline kv_table *new_table(uint32_t n_blocks, uint32_t max_chains, uint32_t max_chain_blocks) {

@@ -2,6 +2,8 @@
  * through all blocks each time. */
 #include "tests/unit/kv_core/rig.h"
 
+#include "kv/prefix_int.h"
+
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define N_OPERATIONS 150000
@@ -175,6 +177,84 @@ static void what_is_forgotten_is_not_found(void **state) {
     assert_int_equal(kv_free_blocks(t), 8);
     kv_check(t);
     mem_free(t);
+}
+
+/* ---- buckets ---- */
+
+enum { NODES = 64, TRIED = 8192 };
+
+typedef struct {
+    kv_prefix p;
+    kv_node nodes[NODES];
+    uint32_t of_block[NODES], buckets[NODES];
+} small_tree;
+
+static void init_small(small_tree *s, uint64_t key) {
+    *s = (small_tree){.p = {.n_nodes = NODES, .n_blocks = NODES, .n_buckets = kv_prefix_buckets(NODES)}};
+    assert_int_equal(s->p.n_buckets, NODES);
+    s->p.nodes = s->nodes;
+    s->p.of_block = s->of_block;
+    s->p.buckets = s->buckets;
+    kv_prefix_set_key(&s->p, key);
+    kv_prefix_init(&s->p);
+}
+
+static uint32_t longest_bucket(const small_tree *s) {
+    uint32_t longest = 0;
+    for (uint32_t b = 0; b < NODES; b++) {
+        uint32_t n = 0;
+        for (uint32_t at = s->buckets[b]; at != KV_NONE; at = s->nodes[at].next_of_bucket) n++;
+        if (n > longest) longest = n;
+    }
+    return longest;
+}
+
+/* Differ in one place: where two such tokens differ says most of a weak hash. */
+static void draw_tokens(uint64_t *random, uint32_t i, uint32_t tokens[B]) {
+    for (uint32_t k = 0; k < B; k++) tokens[k] = 100 + k;
+    tokens[i % B] = draw_below(random, 50000);
+}
+
+static void who_does_not_know_the_key_cannot_fill_one_bucket(void **state) {
+    (void)state;
+    static small_tree known, other;
+    uint32_t tokens[B], n = 0, wanted = KV_NONE;
+    uint64_t random = 5;
+    init_small(&known, 1);
+    init_small(&other, 2);
+    for (uint32_t i = 0; i < TRIED && n < NODES; i++) {
+        draw_tokens(&random, i, tokens);
+        if (kv_prefix_find(&known.p, ours, KV_NONE, tokens) != KV_NONE) continue;
+        kv_prefix_add(&known.p, n, ours, KV_NONE, tokens);
+        uint32_t at = 0;
+        while (known.buckets[at] != n) at++; /* nodes are numbered as they come, and begin their bucket */
+        if (wanted == KV_NONE) wanted = at;
+        if (at != wanted) {
+            kv_prefix_remove(&known.p, n);
+            continue;
+        }
+        kv_prefix_add(&other.p, n++, ours, KV_NONE, tokens);
+    }
+    assert_int_equal(n, NODES);
+    assert_int_equal(longest_bucket(&known), NODES);
+    assert_true(longest_bucket(&other) <= 8); /* 64 balls in 64 bins */
+    kv_prefix_check(&other.p);
+}
+
+static void salt_and_parent_choose_the_bucket_too(void **state) {
+    (void)state;
+    static small_tree salts, parents;
+    uint32_t tokens[B] = {0};
+    init_small(&salts, 3);
+    init_small(&parents, 3);
+    for (uint32_t i = 0; i < NODES; i++) {
+        kv_salt salt = {{i % 4 == 0 ? i : 0, 0}};
+        if (i % 4) salt.half[i % 4 / 2] = (uint64_t)i << (i % 4 == 1 ? 32 : i % 4 == 2 ? 0 : 32);
+        kv_prefix_add(&salts.p, i, salt, KV_NONE, tokens);
+        kv_prefix_add(&parents.p, i, ours, i ? i - 1 : KV_NONE, tokens);
+    }
+    assert_true(longest_bucket(&salts) <= 8);
+    assert_true(longest_bucket(&parents) <= 8);
 }
 
 /* ---- against a model ---- */
@@ -388,6 +468,8 @@ int main(void) {
         cmocka_unit_test(two_that_compute_the_same_at_once_keep_it_once),
         cmocka_unit_test(what_another_computes_meanwhile_is_adopted),
         cmocka_unit_test(what_is_forgotten_is_not_found),
+        cmocka_unit_test(who_does_not_know_the_key_cannot_fill_one_bucket),
+        cmocka_unit_test(salt_and_parent_choose_the_bucket_too),
         cmocka_unit_test(kept_blocks_agree_with_a_simple_model_for_millions_of_operations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

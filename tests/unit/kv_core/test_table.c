@@ -96,56 +96,6 @@ static void the_id_of_a_freed_block_is_refused(void **state) {
     mem_free(t);
 }
 
-static void a_fork_shares_full_blocks_and_copies_the_last(void **state) {
-    (void)state;
-    kv_table *t = new_table(8, 3, 8);
-    kv_chain a, b, c;
-    block_id from, to;
-    uint32_t n;
-    assert_int_equal(kv_reserve(t, 3 * B, &a), ST_OK);
-    assert_int_equal(grow(t, a, 2 * B + 5), 3);
-    assert_int_equal(kv_fork(t, a, 2 * B + 5, 4 * B, &b, &from, &to), ST_OK);
-    const block_id *of_a = kv_chain_blocks(t, a, &n), *of_b = kv_chain_blocks(t, b, &n);
-    assert_int_equal(n, 3);
-    assert_memory_equal(of_a, of_b, 2 * sizeof *of_a);
-    assert_int_equal(from.index, of_a[2].index);
-    assert_int_equal(to.index, of_b[2].index);
-    assert_true(from.index != to.index);
-    assert_int_equal(kv_used_blocks(t), 4);
-    assert_int_equal(kv_free_blocks(t), 3);
-    kv_check(t);
-
-    assert_int_equal(kv_fork(t, a, 2 * B, 2 * B, &c, &from, &to), ST_OK); /* on a block's edge: nothing to copy */
-    assert_int_equal(to.generation, 0);
-    kv_release(t, a);
-    assert_int_equal(kv_used_blocks(t), 3); /* a's own third block only */
-    kv_release(t, c);
-    assert_int_equal(kv_used_blocks(t), 3);
-    kv_check(t);
-    kv_release(t, b);
-    assert_int_equal(kv_used_blocks(t), 0);
-    assert_int_equal(kv_free_blocks(t), 8);
-    kv_check(t);
-    mem_free(t);
-}
-
-static void a_fork_that_cannot_be_changes_nothing(void **state) {
-    (void)state;
-    kv_table *t = new_table(4, 2, 4);
-    kv_chain a, b;
-    block_id from, to;
-    assert_int_equal(kv_reserve(t, 2 * B, &a), ST_OK);
-    assert_int_equal(grow(t, a, B), 1);
-    assert_int_equal(kv_fork(t, a, B + 1, 2 * B, &b, &from, &to), ST_ERR_INVALID_ARGUMENT); /* more than it holds */
-    assert_int_equal(kv_fork(t, a, B, B - 1, &b, &from, &to), ST_ERR_INVALID_ARGUMENT);
-    assert_int_equal(kv_fork(t, a, 0, 3 * B, &b, &from, &to), ST_ERR_NO_BLOCKS);
-    assert_int_equal(kv_fork(t, a, B, 4 * B, &b, &from, &to), ST_ERR_NO_BLOCKS);
-    assert_int_equal(kv_free_blocks(t), 2);
-    assert_int_equal(kv_fork(t, a, B, 3 * B, &b, &from, &to), ST_OK);
-    kv_check(t);
-    mem_free(t);
-}
-
 static void a_size_beyond_the_address_space_is_no_size(void **state) {
     (void)state;
     assert_int_equal(kv_table_bytes(UINT32_MAX, 0, UINT32_MAX, UINT32_MAX), 0);
@@ -206,11 +156,11 @@ static model_chain *pick(world *w, bool used) {
     return NULL;
 }
 
-static st_code expect(const world *w, const model_chain *slot, uint32_t n_tokens, uint32_t n_shared_blocks) {
+static st_code expect(const world *w, const model_chain *slot, uint32_t n_tokens) {
     uint32_t used, free;
     count(w, &used, &free);
     if (n_tokens > CHAIN_BLOCKS * B) return ST_ERR_INVALID_ARGUMENT;
-    return slot && kv_blocks_for(n_tokens) - n_shared_blocks <= free ? ST_OK : ST_ERR_NO_BLOCKS;
+    return slot && kv_blocks_for(n_tokens) <= free ? ST_OK : ST_ERR_NO_BLOCKS;
 }
 
 static void reserve(world *w) {
@@ -218,7 +168,7 @@ static void reserve(world *w) {
     kv_chain c;
     uint32_t n_tokens = draw(w, (CHAIN_BLOCKS + 1) * B);
     st_code code = kv_reserve(w->t, n_tokens, &c);
-    assert_int_equal(code, expect(w, m, n_tokens, 0));
+    assert_int_equal(code, expect(w, m, n_tokens));
     if (code == ST_OK) *m = (model_chain){.used = true, .handle = c, .n_reserved = kv_blocks_for(n_tokens)};
 }
 
@@ -240,28 +190,6 @@ static void extend(world *w) {
     assert_memory_equal(ids, m->ids, n * sizeof *ids);
 }
 
-static void fork_one(world *w) {
-    model_chain *parent = pick(w, true), *m = pick(w, false);
-    if (!parent) return;
-    uint32_t shared = draw(w, parent->n_blocks * B + 1), n_tokens = shared + draw(w, 4 * B), n_full = shared / B, n;
-    kv_chain c;
-    block_id from, to;
-    st_code code = kv_fork(w->t, parent->handle, shared, n_tokens, &c, &from, &to);
-    assert_int_equal(code, expect(w, m, n_tokens, n_full));
-    if (code != ST_OK) return;
-    *m = (model_chain){.used = true, .handle = c, .n_reserved = kv_blocks_for(n_tokens)};
-    for (uint32_t i = 0; i < n_full; i++) m->ids[m->n_blocks++] = parent->ids[i];
-    assert_int_equal(to.generation > 0, shared % B > 0);
-    if (to.generation > 0) {
-        assert_memory_equal(&from, &parent->ids[n_full], sizeof from);
-        fresh(w, to);
-        m->ids[m->n_blocks++] = to;
-    }
-    const block_id *ids = kv_chain_blocks(w->t, c, &n);
-    assert_int_equal(n, m->n_blocks);
-    assert_memory_equal(ids, m->ids, n * sizeof *ids);
-}
-
 static void release(world *w, model_chain *m) {
     if (!m) return;
     kv_release(w->t, m->handle);
@@ -275,13 +203,12 @@ static void the_table_agrees_with_a_simple_model_for_millions_of_operations(void
     (void)state;
     world w = {.random = 42, .t = new_table(BLOCKS, CHAINS, CHAIN_BLOCKS)};
     for (uint32_t i = 0; i < N_OPERATIONS; i++) {
-        switch (draw(&w, 8)) {
+        switch (draw(&w, 7)) {
         case 0:
         case 1: reserve(&w); break;
         case 2:
         case 3:
         case 4: extend(&w); break;
-        case 5: fork_one(&w); break;
         default:
             if (draw(&w, 3) > 0) release(&w, pick(&w, true));
         }
@@ -307,8 +234,6 @@ int main(void) {
         cmocka_unit_test(what_can_never_fit_is_told_from_what_must_wait),
         cmocka_unit_test(extending_names_only_the_new_blocks),
         cmocka_unit_test(the_id_of_a_freed_block_is_refused),
-        cmocka_unit_test(a_fork_shares_full_blocks_and_copies_the_last),
-        cmocka_unit_test(a_fork_that_cannot_be_changes_nothing),
         cmocka_unit_test(a_size_beyond_the_address_space_is_no_size),
         cmocka_unit_test(the_table_agrees_with_a_simple_model_for_millions_of_operations),
     };

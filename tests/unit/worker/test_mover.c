@@ -175,6 +175,7 @@ static void fill(order *o, const world *w, uint64_t id, uint32_t i) {
                           .target = target,
                           .n_tokens = N_TOKENS,
                           .n_ready = target ? 0 : 3,
+                          .by_layer = id % 2,
                           .lease_ms = LEASE_MS,
                           .retry_ms = 100,
                           .n_blocks = 3,
