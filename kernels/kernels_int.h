@@ -29,16 +29,17 @@ typedef struct {
 } kernels_act;
 
 /* Weights that a product asks for while it runs: from address at + g * group_bytes on when it takes group g of the strip and,
- * into the second-level cache, those that stand later_bytes behind. The processor's own streams end at each 4 KiB page. */
+ * into the second-level cache, those that stand later_bytes behind (0: none). The processor's own streams end at each 4 KiB
+ * page. */
 typedef struct {
     uintptr_t at;                      /* no pointer, since it may lie behind the last weight */
-    uint32_t group_bytes, later_bytes; /* 0: none; 0: the same lines again, which costs little */
+    uint32_t group_bytes, later_bytes;
 } kernels_ahead;
 
 static inline void kernels_ask(kernels_ahead ahead, uint32_t group) {
     uintptr_t at = ahead.at + (size_t)group * ahead.group_bytes;
     for (const uintptr_t end = at + ahead.group_bytes; at < end; at += 64) {
-        __builtin_prefetch((const void *)(at + ahead.later_bytes), 0, 2);
+        if (ahead.later_bytes) __builtin_prefetch((const void *)(at + ahead.later_bytes), 0, 2);
         __builtin_prefetch((const void *)at);
         __asm__ volatile("" : : "r"(at)); /* gcc takes a loop that only asks for one without effect */
     }
@@ -101,6 +102,7 @@ typedef struct {
     kernels_unpack *dequantize[KERNELS_N_FORMATS];    /* NULL: by the layout's unpack */
     kernels_unpack *widen[KERNELS_N_FORMATS];         /* NULL, with product_wide: never done */
     uint32_t wide_tokens;                             /* most tokens that `product_wide` takes, >= tile_tokens */
+    uint32_t packed_passes;                           /* over a strip as it is packed; where it would take more, it is widened */
     kernels_product *product_wide[KERNELS_N_FORMATS]; /* of a strip of wide tiles */
     /* sum[i] += each y[u][i] rounded to the grid of 2^-28, half to even; NaN where |y[u][i]| >= limit (docs/numerics.md).
      * y[n_units][n]; n is a multiple of KERNELS_LANES, n_units * limit <= 2^25 */

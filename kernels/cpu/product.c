@@ -1,6 +1,6 @@
 /* Design: a product is cut into ranges of strips (16 output rows each); a part takes its strips through all tokens, a block of
  * tokens at a time, so that a strip stays in the first-level cache while it meets them and the activations of the block stay in
- * the second. A value never depends on the cut: it is one lane of one tile product. Where it would take more than two passes
+ * the second. A value never depends on the cut: it is one lane of one tile product. Where it would take more than a few passes
  * over a strip, that is first unpacked (to wide tiles; in KERNELS_FP32 to floats, always) and the passes read what comes out. */
 #include "kernels/cpu/cpu_int.h"
 
@@ -128,7 +128,7 @@ typedef struct {
 static way way_of(const product_job *job, uint32_t n) {
     const kernels_weight *w = job->w;
     const kernels_layout *l = w->layout;
-    const bool unpacks = w->is_fp32 || (w->product_unpacked && n > 2 * job->p->tile_tokens);
+    const bool unpacks = w->is_fp32 || (w->product_unpacked && n > job->p->packed_passes * job->p->tile_tokens);
     const uint32_t most = unpacks ? UNPACKED_BYTES / w->unpacked_bytes * KERNELS_GROUP : UINT32_MAX;
     const uint32_t n_passes = (n - 1) / (unpacks && !w->is_fp32 ? job->p->wide_tokens : job->p->tile_tokens) + 1;
     return (way){
