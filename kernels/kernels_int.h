@@ -32,7 +32,7 @@ typedef struct {
  * into the second-level cache, those that stand later_bytes behind (0: none). The processor's own streams end at each 4 KiB
  * page. */
 typedef struct {
-    uintptr_t at;                      /* no pointer, since it may lie behind the last weight */
+    uintptr_t at; /* no pointer, since it may lie behind the last weight */
     uint32_t group_bytes, later_bytes;
 } kernels_ahead;
 
