@@ -4,7 +4,9 @@
  * its plan to its result (spec_cost; steps that compute prompts are left out, since a row of a prompt costs less than one that
  * chooses). Before a plan is sent, the calibrated trees of each decoding sequence are fused, and the step is divided between
  * them (spec_divide). What rounds that waited for drafters gave, their whole wait counted, is compared with what a step of all
- * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth).
+ * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth). A
+ * round behind a step that has told early what it will commit is charged with the telling, or drafts that are there at once would
+ * seem free.
  *
  * Why a step is divided as if no prompt were in it: the prompt's rows have to be computed in this step or another. Counted in,
  * they would make each token of the step look dear, and drafts that cost more than they bring worth having.
@@ -15,6 +17,7 @@
  * of its sequences; where rows are free until the processor is full and a prompt fills it, drafts cost more than is reckoned. */
 #include "coordinator/sched_int.h"
 
+#define TELLING 0.03 /* of a step, that it takes longer where it tells early what it will commit (bench/early-2026-11-30.md) */
 enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
 
 static spec_fusion fusion_of(bool lockstep) { return lockstep ? SPEC_LOCKSTEP : SPEC_MERGE; }
@@ -268,6 +271,7 @@ static spec_yield divide_without(sched_group *g, spec_step *step, uint32_t n_dec
 
 /* What the step would have given had nobody waited: all would be in it. */
 static void learn_worth(sched_group *g, const spec_step *step, spec_round *round) {
+    if (g->tells) round->wait_ns += (uint64_t)(TELLING * round->without.ns); /* in the times of steps either way */
     uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
     if (n_all > g->s->limits.max_batch) n_all = g->s->limits.max_batch;
     round->without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);

@@ -193,6 +193,7 @@ struct sched_group {
     uint64_t try_ns;         /* ... as a try of that fusion, if > 0 (spec_worth_fusion) ... */
     uint32_t round_kind;     /* ... and are of this kind (spec_worth_kind) */
     spec_price price;        /* of asking in them; budgets that are fixed know none */
+    bool tells;              /* its last step was to tell early what it will commit */
     uint64_t idle_since_ns;  /* the last result came */
     uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */
     sched_group_stats stats; /* the counters; the rest is filled in when asked */
