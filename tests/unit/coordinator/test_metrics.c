@@ -84,6 +84,9 @@ static void numbers_stand_under_their_names(void **state) {
     (void)state;
     metrics m = {.succeeded_stop = 5, .prompt_tokens = UINT64_C(1) << 53};
     m.failed[14] = 6;
+    m.link_bytes[METRICS_SENT][0][METRICS_PLANS] = 35;
+    m.link_bytes[METRICS_RECEIVED][0][METRICS_EARLY_RESULTS] = 36;
+    m.link_bytes[METRICS_RECEIVED][1][METRICS_RESULTS] = 37;
     metrics_text t = write_all(&m);
     assert_true(has_line(&t, "consort_ready 1"));
     assert_true(has_line(&t, "consort_uptime_seconds 1.5"));
@@ -135,6 +138,10 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_late_drafts_total 11"));
     assert_true(has_line(&t, "consort_branched_draft_trees_total 12"));
     assert_true(has_line(&t, "consort_kv_compacted_tokens_total 13"));
+    assert_true(has_line(&t, "consort_link_bytes_total{direction=\"sent\",role=\"verifier\",message=\"plan\"} 35"));
+    assert_true(has_line(&t, "consort_link_bytes_total{direction=\"received\",role=\"verifier\",message=\"early\"} 36"));
+    assert_true(has_line(&t, "consort_link_bytes_total{direction=\"received\",role=\"drafter\",message=\"result\"} 37"));
+    assert_null(strstr(t.bytes, "direction=\"received\",role=\"verifier\",message=\"plan\""));
     assert_null(strstr(t.bytes, "consort_worker_steps_total{rank=\"2\"")); /* only leaders report steps */
     mem_free(t.bytes);
 }
