@@ -4,8 +4,9 @@
  * that follows a request says for each committed token whether it would have chosen it, so no exploring is needed. The weight of
  * a drafter is e^(RATE * (its hits - the best one's)), hits fading with a horizon of some 24 tokens so that a change of subject
  * is followed: in recorded answers the right table is asked 6 tokens behind one (the median), 19 at most in 9 of 10; with 64
- * tokens and a rate of 0.3 it were 12 and 36, and no better where the subject stays (bench/routing-2026-11-30.md). Drafters are scored at different times; so hits are their share times the tokens that the longest scored one has.
- * Those with a weight of at least LEAST are asked, at most SPEC_HEDGE_MOST.
+ * tokens and a rate of 0.3 it were 12 and 36, and no better where the subject stays (bench/routing-2026-11-30.md). Drafters are
+ * scored at different times; so hits are their share times the tokens that the longest scored one has. Those with a weight of at
+ * least LEAST are asked, at most SPEC_HEDGE_MOST.
  *
  * The share starts from the prior's, worth PRIOR tokens: what the prompt says of each drafter (prior.c). With nothing seen all
  * weights are equal, and the prior's order decides.
