@@ -62,14 +62,16 @@ def main():
     p.add_argument("--drafters", default="drafters")
     p.add_argument("--consort", default="build/release/consort")
     p.add_argument("--budget", type=int, default=4)
+    p.add_argument("--other-half", action="store_true", help="the halves of the answers change places")
     a = p.parse_args()
     by = collections.defaultdict(list)
     with open(a.eval, encoding="utf-8") as f:
         for line in map(json.loads, f):
             by[line["domain"]].append(line)
     alone = {d: [(x, r["tokens"]) for x, r in zip(by[d], replay(a, by[d])) if r["tokens"] >= 64] for d in DOMAINS}
-    teach = [dict(pair[0], teach=True) for group in zip(*(alone[d][0::2] for d in DOMAINS)) for pair in group]
-    test = {d: alone[d][1::2] for d in DOMAINS}
+    first = 1 if a.other_half else 0
+    teach = [dict(pair[0], teach=True) for group in zip(*(alone[d][first::2] for d in DOMAINS)) for pair in group]
+    test = {d: alone[d][1 - first::2] for d in DOMAINS}
     requests = []
     for first in DOMAINS:
         for second in DOMAINS:
