@@ -16,8 +16,8 @@ import random
 import subprocess
 import tempfile
 
-KEPT, PRIOR, RATE, LEAST, MOST = 1 - 1 / 64, 8, 0.3, 0.1, 3  # hedge.c, and its exp's RATE
-BITS, LEARNS, CERTAIN, FEW = 11, 0.3, 64, 8                  # prior.c
+KEPT, PRIOR, RATE, LEAST, MOST = 1 - 1 / 24, 8, 0.8, 0.1, 3  # hedge.c, and its exp's RATE
+BITS, LEARNS, CERTAIN, FEW, ANSWERS_KEPT = 11, 0.3, 64, 8, 1 - 1 / 64  # prior.c
 LENGTHS = (8, 16, 96)
 
 
@@ -44,8 +44,8 @@ def scored(a, tables, answers):
     return [f for f in found if len(f[2][0]) >= max(LENGTHS) // 2 and len({len(h) for h in f[2]}) == 1]  # a table has something to say of each token
 
 
-def faded(tally, hits, n=1):
-    return (tally[0] * KEPT + n, tally[1] * KEPT + hits)
+def faded(tally, hits, n=1, kept=KEPT):
+    return (tally[0] * kept + n, tally[1] * kept + hits)
 
 
 def tally_of(hits):
@@ -56,8 +56,8 @@ def tally_of(hits):
 
 
 class LastHits:
-    """What it was before: the hits of all requests, the last 64 tokens counting."""
-    name = "hits of all requests, the last 64 tokens"
+    """What it was before: the hits of all requests, the last 24 tokens counting."""
+    name = "hits of all requests, the last 24 tokens"
 
     def __init__(self, n):
         self.tallies = [(0, 0)] * n
@@ -89,7 +89,7 @@ class Mean:
         for d, of in enumerate(hits):
             seen, right = tally_of(of)
             share, sure = right / seen, seen / (seen + FEW)
-            self.all[d] = faded(self.all[d], sure * share, sure)
+            self.all[d] = faded(self.all[d], sure * share, sure, ANSWERS_KEPT)
             step = LEARNS * sure * (share - self.expected(d, prompt)) / len(prompt)
             for b in prompt:
                 self.weights[d][b] += step

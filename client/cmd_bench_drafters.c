@@ -6,11 +6,21 @@
 
 #include "base/filemap.h"
 #include "base/mem.h"
+#include "client/replay_route.h"
 #include "model/text.h"
 #include "speculative/speculative.h"
 #include <string.h>
 
-enum { LOOKUP, NGRAM, N_DRAFTERS };
+enum { LOOKUP, NGRAM, N_DRAFTERS, MAX_ROUTED = 8 };
+
+/* The tables of --route, and what answers have taught of prompts. */
+typedef struct {
+    uint32_t n;
+    filemap files[MAX_ROUTED];
+    spec_ngram tables[MAX_ROUTED];
+    spec_drafter *drafters[MAX_ROUTED];
+    spec_prior priors[MAX_ROUTED];
+} routed;
 
 typedef struct {
     model_tokenizer *tokenizer;
@@ -21,6 +31,7 @@ typedef struct {
     spec_ngram ngram;
     filemap table;
     spec_drafter *drafters[N_DRAFTERS];
+    routed *routed; /* NULL: no --route */
 } bench;
 
 static void draft_one(spec_drafter *d, const uint32_t *tokens, size_t n, uint32_t budget, spec_tree *tree) {
@@ -61,6 +72,24 @@ static json_t *beliefs_of(spec_drafter *d, const uint32_t *tokens, size_t n_prom
     return list;
 }
 
+/* [[at, picked, first], ...], a round each; a line with "teach": true teaches the priors that later ones begin with. */
+static json_t *route_of(const bench *b, const json_t *line, const uint32_t *tokens, size_t n_prompt, size_t n) {
+    routed *t = b->routed;
+    replay_route r = {.drafters = t->drafters, .n = t->n, .budget = b->budget};
+    replay_round *rounds = mem_alloc(n + 1, sizeof *rounds);
+    json_t *list = json_array();
+    spec_profile p;
+    spec_profile_of(&p, tokens, (uint32_t)n_prompt);
+    for (uint32_t i = 0; i < t->n; i++) r.prior[i] = spec_prior_of(&t->priors[i], &p);
+    uint32_t n_rounds = rounds ? replay_run(&r, tokens, (uint32_t)n_prompt, (uint32_t)n, rounds) : 0;
+    for (uint32_t i = 0; i < n_rounds; i++)
+        json_array_append_new(list, json_pack("[i, i, i]", (int)rounds[i].at, (int)rounds[i].picked, (int)rounds[i].first));
+    for (uint32_t i = 0; i < t->n && json_is_true(json_object_get(line, "teach")); i++)
+        spec_prior_learn(&t->priors[i], &p, &r.hits[i]);
+    mem_free(rounds);
+    return list;
+}
+
 static json_t *report(const bench *b, const json_t *line, const uint32_t *tokens, size_t n_prompt, size_t n) {
     json_t *out =
         json_pack("{s:O?, s:O?, s:I, s:I}", "id", json_object_get(line, "id"), "domain", json_object_get(line, "domain"),
@@ -77,6 +106,7 @@ static json_t *report(const bench *b, const json_t *line, const uint32_t *tokens
     }
     json_object_set_new(out, "steps", steps);
     json_object_set_new(out, "nodes", nodes);
+    if (b->routed) json_object_set_new(out, "rounds", route_of(b, line, tokens, n_prompt, n));
     if (b->beliefs)
         for (uint32_t i = 0; i < N_DRAFTERS; i++)
             if (b->drafters[i])
@@ -120,7 +150,27 @@ static st_code map_table(bench *b, const char *path, const uint8_t *vocabulary_h
     return ST_OK;
 }
 
-static st_code start(bench *b, const char *model, const char *table, st_error *e) {
+static st_code map_routed(routed *t, const char *paths, float floor, const uint8_t *vocabulary_hash, st_error *e) {
+    for (const char *at = paths; *at;) {
+        char path[1024];
+        size_t n = strcspn(at, ",");
+        if (n >= sizeof path || t->n == MAX_ROUTED)
+            return st_fail(e, ST_ERR_INVALID_ARGUMENT, "--route: expected at most %d files", MAX_ROUTED);
+        memcpy(path, at, n);
+        path[n] = 0;
+        st_code code = filemap_open(path, &t->files[t->n], e);
+        spec_ngram *g = &t->tables[t->n];
+        if (code) return code;
+        code = spec_ngram_init(g, t->files[t->n].bytes, t->files[t->n].size_bytes, vocabulary_hash, e);
+        t->drafters[t->n++] = &g->drafter;
+        g->floor = floor;
+        if (code) return st_prefix(e, "%s", path);
+        at += n + (at[n] == ',');
+    }
+    return ST_OK;
+}
+
+static st_code start(bench *b, const char *model, const char *table, const char *route, st_error *e) {
     uint8_t hash[SPEC_NGRAM_HASH_BYTES];
     model_file *f = NULL;
     spec_lookup_options o = SPEC_LOOKUP_OPTIONS;
@@ -137,16 +187,18 @@ static st_code start(bench *b, const char *model, const char *table, st_error *e
     if (!code) code = model_tokenizer_create(f, &b->tokenizer, e);
     if (!code && model_file_vocabulary_hash(f, hash)) code = st_fail(e, ST_FATAL_MEMORY, "out of memory");
     if (!code && table) code = map_table(b, table, hash, e);
+    if (!code && route) code = map_routed(b->routed, route, (float)b->floor, hash, e);
     model_file_close(f);
     return code;
 }
 
 int client_bench_drafters(int argc, char **argv) {
-    const char *model = NULL, *table = NULL;
+    const char *model = NULL, *table = NULL, *route = NULL;
     bench b = {.budget = 4, .width = 2, .min_match = SPEC_LOOKUP_OPTIONS.min_match};
     const client_option options[] = {
         {"--model", CLIENT_TEXT, &model, "F", "GGUF file with the target's vocabulary and chat template", true},
         {"--table", CLIENT_TEXT, &table, "T", "n-gram table (consort build-ngram)", false},
+        {"--route", CLIENT_TEXT, &route, "T,T,...", "n-gram tables: whom of them hedge asks in each round, too", false},
         {"--budget", CLIENT_U32, &b.budget, "N", "drafted tokens a step (4)", false},
         {"--width", CLIENT_U32, &b.width, "N", "most children of a node of the table's trees, 1 to 4 (2)", false},
         {"--min-match", CLIENT_U32, &b.min_match, "N", "tokens that a lookup must match (1)", false},
@@ -162,8 +214,12 @@ int client_bench_drafters(int argc, char **argv) {
                        options, sizeof options / sizeof *options);
     if (rc != CLIENT_GO_ON) return rc;
     st_error e = {0};
-    rc = start(&b, model, table, &e) ? client_fail(argv[0], &e) : client_json_lines(argv[0], stdin, replay, &b);
+    if (route && !(b.routed = mem_alloc(1, sizeof *b.routed)))
+        return client_fail(argv[0], (st_fail(&e, ST_FATAL_MEMORY, "out of memory"), &e));
+    rc = start(&b, model, table, route, &e) ? client_fail(argv[0], &e) : client_json_lines(argv[0], stdin, replay, &b);
     model_tokenizer_destroy(b.tokenizer);
     filemap_close(&b.table);
+    for (uint32_t i = 0; b.routed && i < b.routed->n; i++) filemap_close(&b.routed->files[i]);
+    mem_free(b.routed);
     return rc;
 }

@@ -111,8 +111,9 @@ static void print_rank(const config_topology *t, uint32_t rank, uint32_t group, 
     else
         printf("  rank %u  drafter %s, kind %s, of %s", rank, g->name, g->kind, g->table[0] ? g->table : g->model);
     if (!g->table[0]) printf(": %s", threads);
-    if (!g->table[0] && !(g->role == CONFIG_DRAFTER && spec_kind_find(g->kind)->wants_hidden))
-        printf(", %u tokens of KV in %s", g->kv_tokens, kv_name(t, g));
+    bool keeps_kv = !g->table[0] && !(g->role == CONFIG_DRAFTER && spec_kind_find(g->kind)->wants_hidden);
+    if (keeps_kv && g->kv_tokens) printf(", %u tokens of KV in %s", g->kv_tokens, kv_name(t, g));
+    if (keeps_kv && !g->kv_tokens) printf(", as many tokens of KV in %s as are measured at the start", kv_name(t, g));
     if (g->swap_tokens) printf(", %u on disk in %s", g->swap_tokens, g->swap_directory);
     putchar('\n');
 }

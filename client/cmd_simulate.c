@@ -67,6 +67,9 @@ static st_code read_model(simulation *s, st_error *e) {
     return code;
 }
 
+/* What would be measured where it runs is not known here: the default. */
+static uint32_t kv_blocks(const config_group *g) { return (g->kv_tokens ? g->kv_tokens : 65536) / NOUNS_BLOCK_TOKENS; }
+
 static bool needs_lookup(const char *policy) { return strcmp(policy, "none") && strncmp(policy, "fixed:", 6); }
 static bool needs_drafters(const char *policy) { return strcmp(policy, "none") && strcmp(policy, "lookup"); }
 
@@ -81,7 +84,7 @@ static st_code add_drafter(simulation *s, const config_group *g, st_error *e) {
                        "trace that it is like (--like NAME)",
                        s->topology_path, g->name, s->trace_path);
     if (sched_wants_hidden(g->kind)) l->want_hidden |= UINT32_C(1) << l->n_drafters;
-    if (sched_keeps_kv(g->kind)) l->drafter_blocks[l->n_drafters] = g->kv_tokens / NOUNS_BLOCK_TOKENS;
+    if (sched_keeps_kv(g->kind)) l->drafter_blocks[l->n_drafters] = kv_blocks(g);
     s->drafters[l->n_drafters] = (sim_drafter){d->cost, &d->habit};
     s->names[l->n_drafters++] = g->name;
     return ST_OK;
@@ -97,7 +100,7 @@ static st_code add_groups(simulation *s, st_error *e) {
             l->serves[l->n_groups] = !strcmp(g->serves, "prefill")  ? SCHED_PREFILLS
                                      : !strcmp(g->serves, "decode") ? SCHED_DECODES
                                                                     : SCHED_BOTH;
-            l->n_blocks[l->n_groups++] = g->kv_tokens / NOUNS_BLOCK_TOKENS;
+            l->n_blocks[l->n_groups++] = kv_blocks(g);
         } else if (needs_drafters(s->speculation))
             code = add_drafter(s, g, e);
     }

@@ -31,7 +31,7 @@ typedef struct {
     uint32_t tensor_parallel; /* ranks of the group, >= 1; a drafter has one */
     uint32_t threads;         /* compute threads a rank; 0: a share of the host's cores */
     char *kv_type;            /* "auto", or of a type */
-    uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32 */
+    uint32_t kv_tokens;       /* tokens of KV cache; multiple of 32; 0: to be measured by whoever starts ranks */
     uint32_t swap_tokens;     /* verifiers: of KV cache on disk; multiple of 32; 0: none */
     char *swap_directory;     /* where their files are */
     char *isa;                /* "auto", or as of kernels_pick */

@@ -18,6 +18,16 @@
 enum { STOP_TIMEOUT_MS = 3000 };
 static const uint64_t MS = 1000000;
 
+/* A frame to or from the member; of strangers nothing is counted. */
+static void count_bytes(coordinator *c, const member *m, metrics_direction direction, const net_frame *f) {
+    metrics_message k = METRICS_OTHER;
+    if (!m) return;
+    if (f->type == PROTO_MSG_PLAN) k = METRICS_PLANS;
+    if (f->type == PROTO_MSG_RESULT) k = METRICS_RESULTS;
+    if (f->type == PROTO_MSG_EARLY) k = METRICS_EARLY_RESULTS;
+    c->metrics.link_bytes[direction][c->members.groups[m->group].drafts][k] += (uint64_t)f->n + NET_FRAME_EXTRA_BYTES;
+}
+
 /* m: whose link it is; NULL: a stranger's. */
 static void send_frame(coordinator *c, net_link *k, const member *m, uint16_t type, proto_bytes *b, st_code encoded) {
     net_frame f = {.type = type,
@@ -26,6 +36,7 @@ static void send_frame(coordinator *c, net_link *k, const member *m, uint16_t ty
                    .payload = b->bytes,
                    .n = (uint32_t)b->n};
     st_code code = encoded ? encoded : net_link_send(k, &f);
+    if (!code) count_bytes(c, m, METRICS_SENT, &f);
     proto_bytes_free(b);
     if (code) net_link_close(k, "cannot send");
 }
@@ -348,6 +359,7 @@ static void on_frame(void *context, net_link *k, const net_frame *f) {
     coordinator *c = context;
     member *m = net_link_user(k);
     if (m) m->heard_ns = net_now_ns();
+    count_bytes(c, m, METRICS_RECEIVED, f);
     if (f->cluster_epoch != c->o->cluster_epoch || (!m && f->type != PROTO_MSG_REGISTER)) {
         refuse(c, k, m, ST_FATAL_PROTOCOL, m ? "a frame of another cluster epoch" : "the first frame must be REGISTER");
         return;

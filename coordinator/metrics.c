@@ -92,6 +92,20 @@ static void write_early_results_total(text *t, const metrics *m, const metrics_v
     put(t, PREFIX "early_results_total{outcome=\"late\"} %llu\n", (unsigned long long)v->sched.early_late);
 }
 
+static void write_link_bytes_total(text *t, const metrics *m, const metrics_view *v) {
+    static const char *const directions[METRICS_DIRECTIONS] = {"sent", "received"}, *const roles[] = {"verifier", "drafter"};
+    static const char *const messages[METRICS_MESSAGES] = {"plan", "result", "early", "other"};
+    (void)v;
+    for (int d = 0; d < METRICS_DIRECTIONS; d++)
+        for (int r = 0; r < 2; r++)
+            for (int k = 0; k < METRICS_MESSAGES; k++) {
+                bool never = k != METRICS_OTHER && (d == METRICS_SENT) != (k == METRICS_PLANS);
+                if (never || (r && k == METRICS_EARLY_RESULTS)) continue;
+                put(t, PREFIX "link_bytes_total{direction=\"%s\",role=\"%s\",message=\"%s\"} %llu\n", directions[d], roles[r],
+                    messages[k], (unsigned long long)m->link_bytes[d][r][k]);
+            }
+}
+
 /* The inside of a label. */
 static void put_label(text *t, const char *value) {
     for (const char *p = value; *p; p++) put(t, *p == '"' || *p == '\\' ? "\\%c" : "%c", *p);

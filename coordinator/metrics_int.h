@@ -17,7 +17,12 @@ typedef struct {
 /* n times of t_ns each. */
 void metrics_add(metrics_histogram *h, uint64_t t_ns, uint64_t n);
 
+/* Bytes of frames between the coordinator and its members. */
+typedef enum { METRICS_SENT, METRICS_RECEIVED, METRICS_DIRECTIONS } metrics_direction;
+typedef enum { METRICS_PLANS, METRICS_RESULTS, METRICS_EARLY_RESULTS, METRICS_OTHER, METRICS_MESSAGES } metrics_message;
+
 typedef struct {
+    uint64_t link_bytes[METRICS_DIRECTIONS][2][METRICS_MESSAGES]; /* in between: of verifiers, of drafters */
     uint64_t succeeded_stop, succeeded_length;
     uint64_t failed[METRICS_GRPC_CODES]; /* by gRPC status */
     uint64_t prompt_tokens, generation_tokens;

@@ -4,7 +4,9 @@
  * its plan to its result (spec_cost; steps that compute prompts are left out, since a row of a prompt costs less than one that
  * chooses). Before a plan is sent, the calibrated trees of each decoding sequence are fused, and the step is divided between
  * them (spec_divide). What rounds that waited for drafters gave, their whole wait counted, is compared with what a step of all
- * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth).
+ * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth). A
+ * round behind a step that has told early what it will commit is charged with the telling, or drafts that are there at once would
+ * seem free.
  *
  * Why a step is divided as if no prompt were in it: the prompt's rows have to be computed in this step or another. Counted in,
  * they would make each token of the step look dear, and drafts that cost more than they bring worth having.
@@ -15,6 +17,7 @@
  * of its sequences; where rows are free until the processor is full and a prompt fills it, drafts cost more than is reckoned. */
 #include "coordinator/sched_int.h"
 
+#define TELLING 0.03 /* of a step, that it takes longer where it tells early what it will commit (bench/early-2026-11-30.md) */
 enum { EXPLORING = 32 /* of so many steps one; of two, while steps without drafts are not known */ };
 
 static spec_fusion fusion_of(bool lockstep) { return lockstep ? SPEC_LOCKSTEP : SPEC_MERGE; }
@@ -133,6 +136,12 @@ void sched_decide_asking(sched_group *g, double gain, bool several) {
             spec_worth_fusion(&g->worth, kind, l->max_tree, l->draft_wait_ns, &g->try_ns, g->s->now_ns) == SPEC_LOCKSTEP;
     g->asks = g->try_ns || !l->adaptive_budgets || spec_worth_asking(&g->worth, fusion_of(g->lockstep), kind, g->s->now_ns);
     g->round_kind = kind;
+    if (l->adaptive_budgets && g->cost.n_steps > 0)
+        g->price = (spec_price){.wait_ns = g->s->answer_ns,
+                                .step_ns = spec_cost_ns(&g->cost, sched_n_running(g)),
+                                .tokens = 1 + gain,
+                                .n_trips = spec_worth_trips(&g->worth, fusion_of(g->lockstep), kind),
+                                .depth = l->max_tree};
 }
 
 _Static_assert((int)SCHED_MAX_COSTS == (int)SPEC_COST_BUCKETS, "a place for each bucket");
@@ -156,6 +165,17 @@ void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r, bool w
     uint64_t *means[] = {&d->stats.wait_ns, &d->waits_ns[fusion_of(r->lockstep)]};
     uint64_t wait_ns = s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns);
     for (int i = 0; i < 1 + whole; i++) *means[i] = *means[i] ? *means[i] - *means[i] / 8 + wait_ns / 8 : wait_ns;
+}
+
+/* A mean that fades. One answer that was held up is not to cost the drafter its place: what one adds is a step's time at most. Of
+ * who is hardly ever asked the last one counts. */
+void sched_learn_answer(sched *s, uint32_t drafter, const sched_request *r) {
+    double *mean_ns = &s->answer_ns[drafter], step_ns = r->group->price.step_ns;
+    double wait_ns = 1 + (double)(s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns)), most_ns = *mean_ns + step_ns;
+    if (*mean_ns > 0 && step_ns > 0 && wait_ns > most_ns) wait_ns = most_ns;
+    bool alone = *mean_ns == 0 || r->probed >> drafter & 1;
+    *mean_ns = alone ? wait_ns : *mean_ns + (wait_ns - *mean_ns) / 8;
+    s->answered_ns[drafter] = s->now_ns;
 }
 
 /* ---- whether to begin a step ---- */
@@ -251,6 +271,7 @@ static spec_yield divide_without(sched_group *g, spec_step *step, uint32_t n_dec
 
 /* What the step would have given had nobody waited: all would be in it. */
 static void learn_worth(sched_group *g, const spec_step *step, spec_round *round) {
+    if (g->tells) round->wait_ns += (uint64_t)(TELLING * round->without.ns); /* in the times of steps either way */
     uint32_t n_all = g->lists[SCHED_DECODE].n + g->lists[SCHED_DRAFTING].n;
     if (n_all > g->s->limits.max_batch) n_all = g->s->limits.max_batch;
     round->without.ns += spec_cost_ns(&g->cost, step->n_rows + n_all - step->n_choices) - spec_cost_ns(&g->cost, step->n_rows);
@@ -259,15 +280,17 @@ static void learn_worth(sched_group *g, const spec_step *step, spec_round *round
 }
 
 /* How the first n_decode sequences have asked, any in lockstep before all others; false: none has. */
-static bool describe_round(sched_group *g, uint32_t n_decode, spec_round *round) {
+static bool describe_round(sched_group *g, uint32_t n_decode, spec_round *round, bool *probes) {
     sched_request *r = sched_first(g, SCHED_DECODE);
     *round = (spec_round){.n_sequences = n_decode};
+    *probes = false;
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(g->s, r)) {
         if (!r->asked) continue;
         uint32_t n_trips = r->lockstep ? r->n_agreed + 1 : 1;
         if (round->n_trips == 0 || (r->lockstep && round->fusion == SPEC_MERGE)) round->kind = r->kind;
         if (r->lockstep) round->fusion = SPEC_LOCKSTEP;
         round->tries |= r->tries;
+        *probes |= r->probed > 0;
         round->several |= r->lockstep || sched_several(r->asked);
         if (n_trips > round->n_trips) round->n_trips = n_trips;
     }
@@ -278,7 +301,7 @@ void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
     sched *s = g->s;
     spec_round round;
     if (s->limits.max_tree == 0 || n_decode == 0) return;
-    bool asked = describe_round(g, n_decode, &round);
+    bool probes, asked = describe_round(g, n_decode, &round, &probes);
     bool beside = g->lists[SCHED_PREFILL].n > 0; /* of prompts; what such a step takes does not tell what its drafts took */
     spec_step step = {
         .cost = &g->cost, .n_rows = n_decode, .n_choices = n_decode, .n_free = s->limits.max_rows - n_decode - beside};
@@ -295,5 +318,5 @@ void sched_choose_drafts(sched_group *g, uint32_t n_decode) {
         g->trees[i].promised = cut(&g->trees[i].tree, &s->shares[i]);
         s->stats.expected += g->trees[i].promised;
     }
-    if (asked && knows) learn_worth(g, &step, &round);
+    if (asked && knows && !probes) learn_worth(g, &step, &round); /* the next one asks without whoever was only probed */
 }

@@ -145,6 +145,7 @@ void sched_use_ahead(sched *s, sched_request *r) {
         if (!(r->ahead & r->ahead_there & bit(i))) continue;
         r->ahead &= ~bit(i);
         if (!use(s, r, i)) continue;
+        if (r->asked & bit(i)) sched_learn_answer(s, i, r);
         r->awaited &= ~bit(i);
         if (!is_early(s)) r->asked &= ~bit(i); /* that round says nothing of what asking costs */
     }
@@ -157,6 +158,7 @@ void sched_take_ahead(sched *s, sched_request *r, uint32_t drafter, const spec_t
     if (r->last_plan > r->group->reported) return; /* the step still runs */
     r->ahead &= ~bit(drafter);
     if (!use(s, r, drafter)) return;
+    if (r->awaited & bit(drafter)) sched_learn_answer(s, drafter, r);
     if (is_early(s) && r->awaited & bit(drafter)) sched_learn_wait(s, drafter, r, false);
     r->awaited &= ~bit(drafter);
 }

@@ -130,7 +130,7 @@ bool sched_build_plan(sched_group *g) {
     if (g->plan.n_work == 0 && kv_n_swaps(g->kv) == 0) add_prompts(g, false); /* nothing would come that they could wait for */
     sched_add_swaps(g);
     if (g->plan.n_work == 0 && g->plan.n_close == 0 && g->plan.n_swaps == 0) return false;
-    g->plan.early = sched_wants_early(g);
+    g->plan.early = g->tells = sched_wants_early(g);
     g->flight.id = g->plan.id;
     g->flight.sent_ns = s->now_ns;
     g->flight.decodes = n_decode > 0 && n_decode == g->plan.n_work;

@@ -24,7 +24,10 @@
 
 #include <string.h>
 
-enum { FOLLOW_TOKENS = 8 /* that a follower who is not asked gets at once */ };
+enum {
+    FOLLOW_TOKENS = 8 /* that a follower who is not asked gets at once */,
+    PROBE_WAITS = 200 /* a drafter that is too slow to be asked is, once in so many times as it takes: half a hundredth */
+};
 
 static uint32_t bit(uint32_t drafter) { return UINT32_C(1) << drafter; }
 static uint32_t *told(const sched_drafter *d, const sched_request *r) { return &d->told[r->place]; }
@@ -35,23 +38,26 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 
 uint32_t sched_lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
-static uint32_t route_of(const sched *s, const sched_request *r, uint64_t round) {
+/* With asking them at that price. */
+static uint32_t route_of(const sched *s, const sched_request *r, uint64_t round, const spec_price *price) {
     spec_tally prior[SPEC_MAX_DRAFTERS];
     for (uint32_t i = 0; i < s->roster.n; i++) prior[i] = sched_prior(s, r, i);
-    const spec_record record = {sched_hits(s, r), prior, round, sched_cosine(s, r), r->accepted};
+    const spec_record record = {sched_hits(s, r), prior, round, sched_cosine(s, r), r->accepted, *price};
     return spec_route_ask(&r->route, &s->roster, &record);
 }
 
-uint32_t sched_route(const sched *s, const sched_request *r) { return route_of(s, r, r->drafts.steps); }
+uint32_t sched_route(const sched *s, const sched_request *r) { return route_of(s, r, r->drafts.steps, &r->group->price); }
 
 /* Drafters with a rank are of use only where there is room for drafts and time to wait for them. */
 static bool asks_anyone(const sched *s) { return s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0; }
 
-uint32_t sched_remote_route(const sched *s, const sched_request *r) {
+static uint32_t remote_route(const sched *s, const sched_request *r, const spec_price *price) {
     if (!asks_anyone(s)) return 0;
     bool of_next = r->last_plan > r->group->reported || r->n_known - r->n_cached > 1; /* a step ends before it begins */
-    return route_of(s, r, r->drafts.steps + of_next) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
+    return route_of(s, r, r->drafts.steps + of_next, price) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
 }
+
+uint32_t sched_remote_route(const sched *s, const sched_request *r) { return remote_route(s, r, &r->group->price); }
 
 /* Drafters with a rank that are to hear of its tokens, asked or not. */
 static uint32_t followers(const sched *s, const sched_request *r) {
@@ -85,19 +91,41 @@ static void draft_locally(sched *s, sched_request *r) {
 }
 
 /* Drafters with a rank that a round of it may ask, room aside. */
-static uint32_t may_ask(const sched *s, const sched_request *r) {
-    uint32_t mask = sched_most_drafts(s, r) > 0 ? sched_remote_route(s, r) & ~behind(s, r) : 0;
+static uint32_t may_ask(const sched *s, const sched_request *r, const spec_price *price) {
+    uint32_t mask = sched_most_drafts(s, r) > 0 ? remote_route(s, r, price) & ~behind(s, r) : 0;
     return r->knows_hidden ? mask : mask & ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
+}
+
+/* Those that it would ask beside these, did they answer at once, and that were not asked for so long that it costs little to see
+ * whether they do by now. One round asks them, not all that begin beside it. */
+static uint32_t probed(sched *s, const sched_request *r, uint32_t asked) {
+    spec_price price = r->group->price;
+    double wait_ns[SPEC_MAX_DRAFTERS] = {0};
+    bool any = false;
+    if (!asked || price.step_ns <= 0) return 0;
+    price.wait_ns = wait_ns;
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++) {
+        bool old = s->answer_ns[i] > 0 && (double)(s->now_ns - s->answered_ns[i]) >= PROBE_WAITS * s->answer_ns[i];
+        wait_ns[i] = old ? 0 : s->answer_ns[i];
+        any |= old && !(asked & bit(i));
+    }
+    uint32_t mask = any ? may_ask(s, r, &price) & ~asked : 0;
+    for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+        if (mask & bit(i)) s->answered_ns[i] = s->now_ns;
+    return mask;
 }
 
 static void begin_round(sched *s, sched_request *r) {
     r->budget = sched_most_drafts(s, r);
-    r->asked = may_ask(s, r);
+    r->asked = may_ask(s, r, &r->group->price);
     s->stats.unasked_rounds += r->asked && !r->group->asks;
-    r->asked = r->group->asks ? sched_with_room(s, r, r->asked) : 0;
+    uint32_t also = r->group->asks ? probed(s, r, r->asked) : 0;
+    r->asked = r->group->asks ? sched_with_room(s, r, r->asked | also) : 0;
+    r->probed = r->asked & also;
     r->awaited = r->asked;
     r->n_agreed = 0;
     r->belief = 1;
+    r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (s->limits.draft_ahead == SCHED_AHEAD_EARLY && sched_in_lockstep(s, r, r->asked)) r->ahead = 0; /* each was on its own */
     sched_use_ahead(s, r);
     r->tries = r->asked && r->group->try_ns;
@@ -106,7 +134,6 @@ static void begin_round(sched *s, sched_request *r) {
     r->lockstep = sched_in_lockstep(s, r, r->asked);
     s->stats.asked_rounds += r->asked > 0;
     s->stats.lockstep_rounds += r->asked && r->lockstep;
-    r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (r->awaited)
         sched_move(s, r, SCHED_DRAFTING); /* all waits are equally long, so that list is in order of their ends */
     else if (r->state != SCHED_DECODE)
@@ -128,7 +155,7 @@ void sched_begin_rounds(sched_group *g, const sched_flight *f) {
         if (!begins(r)) continue;
         draft_locally(s, r);
         gain += sched_local_gain(s, r);
-        any_several |= sched_several(may_ask(s, r));
+        any_several |= sched_several(may_ask(s, r, &g->price));
         n++;
     }
     if (n == 0) return;
@@ -146,6 +173,8 @@ void sched_end_waits(sched_group *g) {
     sched *s = g->s;
     for (sched_request *r; (r = sched_first(g, SCHED_DRAFTING)) && r->draft_by_ns <= s->now_ns;) {
         s->late |= r->awaited & s->busy;
+        for (uint32_t i = 0; i < s->limits.n_drafters; i++)
+            if (r->awaited & bit(i)) sched_learn_answer(s, i, r);
         r->awaited = 0;
         sched_answered(s, r);
     }
@@ -316,6 +345,7 @@ void sched_take_draft(sched *s, sched_request *r, uint32_t drafter, const sched_
         sched_graft(s, r, drafter, &tree);
     else
         sched_proposals(s, r)[drafter] = tree;
+    if (r->awaited & bit(drafter) && r->n_agreed == 0) sched_learn_answer(s, drafter, r);
     if (r->awaited & bit(drafter) && !r->lockstep) sched_learn_wait(s, drafter, r, true);
     r->awaited &= ~bit(drafter);
 }
@@ -326,6 +356,7 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
     sched_drafter *d = &s->drafters[drafter];
     d->next_plan = 1;
     d->flight = 0;
+    s->answer_ns[drafter] = 0; /* whoever comes back may be elsewhere */
     d->n_asked = d->n_ended = 0;
     sched_forget_holds(s, d);
     for (uint32_t i = 0; i < s->limits.max_requests; i++) {

@@ -18,7 +18,7 @@
 #include "coordinator/sched_int.h"
 
 enum {
-    HOLDS_FOR_TOKENS = 64, /* a share: so far back a tally remembers (speculative/hedge.c) */
+    HOLDS_FOR_TOKENS = 64, /* a share is held to hold: a subject lasts longer than hedge remembers (speculative/hedge.c) */
     ROWS_A_DRAFT = 6       /* of many tokens at once, in the time of one drafted token: 5 to 6.4 (bench/engine-2026-11-28.md) */
 };
 

@@ -56,6 +56,7 @@ typedef struct {
     uint32_t awaited;     /* ... and waits for these now */
     bool lockstep;        /* they go on together */
     bool tries;           /* they were asked since a fusion was to be tried */
+    uint32_t probed;      /* mask of those of them that were to see whether they are still as slow as they were */
     uint32_t kind;        /* of the round (spec_worth_kind) */
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
@@ -191,6 +192,8 @@ struct sched_group {
     bool lockstep;           /* ... which go on together, if there are several ... */
     uint64_t try_ns;         /* ... as a try of that fusion, if > 0 (spec_worth_fusion) ... */
     uint32_t round_kind;     /* ... and are of this kind (spec_worth_kind) */
+    spec_price price;        /* of asking in them; budgets that are fixed know none */
+    bool tells;              /* its last step was to tell early what it will commit */
     uint64_t idle_since_ns;  /* the last result came */
     uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */
     sched_group_stats stats; /* the counters; the rest is filled in when asked */
@@ -216,28 +219,30 @@ struct sched {
 
     spec_lookup_options lookup;
     spec_ngram corpus;
-    spec_roster roster;                /* the drafters that have a rank, then lookup, then the corpus */
-    spec_route route;                  /* of requests that do not say */
-    sched_drafter *drafters;           /* [n_drafters] */
-    uint32_t busy, late;               /* masks: a plan is in flight; and a request has waited for its answer in vain */
-    uint16_t *hidden;                  /* [n_places][dim] f16, where a drafter wants them */
-    spec_tree *proposals;              /* [n_places][roster.n] of this round */
-    spec_tree *aheads;                 /* [n_places][n_drafters] drafts ahead */
-    uint32_t *agreed;                  /* [n_places][max_tree] in lockstep */
-    spec_calibration *calibrations;    /* [roster.n] */
-    proto_habit *habits;               /* [roster.n] */
-    spec_trust *trust;                 /* [n_places][roster.n] */
-    spec_agreement agreement;          /* of fused trees */
-    spec_tally *hits;                  /* as trust: tokens that the drafter was scored by, and its hits */
-    spec_tally *all_hits;              /* [roster.n] the same over all requests */
-    spec_tally *prior;                 /* as trust: the same, as its prompt lets expect ... */
-    spec_profile *profiles;            /* [n_places] ... by what this is ... */
-    spec_prior *priors;                /* [n_drafters] ... and by what answers have taught */
-    spec_cosine *cosine;               /* as trust */
-    spec_share *shares;                /* [max_batch] scratch, as the next */
-    float *paths;                      /* [max_batch][max_tree] */
-    proto_drafter_figures *by_drafter; /* [1 + max_requests][roster.n] in total, then by slot */
-    uint32_t *known;                   /* [n_places][max_context] of the admitted */
+    spec_roster roster;                      /* the drafters that have a rank, then lookup, then the corpus */
+    spec_route route;                        /* of requests that do not say */
+    sched_drafter *drafters;                 /* [n_drafters] */
+    uint32_t busy, late;                     /* masks: a plan is in flight; and a request has waited for its answer in vain */
+    double answer_ns[SPEC_MAX_DRAFTERS];     /* what rounds wait for each that they ask, of late; 0: not known ... */
+    uint64_t answered_ns[SPEC_MAX_DRAFTERS]; /* ... and when that was last seen, or one was asked to see it */
+    uint16_t *hidden;                        /* [n_places][dim] f16, where a drafter wants them */
+    spec_tree *proposals;                    /* [n_places][roster.n] of this round */
+    spec_tree *aheads;                       /* [n_places][n_drafters] drafts ahead */
+    uint32_t *agreed;                        /* [n_places][max_tree] in lockstep */
+    spec_calibration *calibrations;          /* [roster.n] */
+    proto_habit *habits;                     /* [roster.n] */
+    spec_trust *trust;                       /* [n_places][roster.n] */
+    spec_agreement agreement;                /* of fused trees */
+    spec_tally *hits;                        /* as trust: tokens that the drafter was scored by, and its hits */
+    spec_tally *all_hits;                    /* [roster.n] the same over all requests */
+    spec_tally *prior;                       /* as trust: the same, as its prompt lets expect ... */
+    spec_profile *profiles;                  /* [n_places] ... by what this is ... */
+    spec_prior *priors;                      /* [n_drafters] ... and by what answers have taught */
+    spec_cosine *cosine;                     /* as trust */
+    spec_share *shares;                      /* [max_batch] scratch, as the next */
+    float *paths;                            /* [max_batch][max_tree] */
+    proto_drafter_figures *by_drafter;       /* [1 + max_requests][roster.n] in total, then by slot */
+    uint32_t *known;                         /* [n_places][max_context] of the admitted */
 
     sched_action *actions; /* [n_actions_max] the first n_groups + n_drafters + n_moves are kept for what comes first, which fills
                               them from behind */
@@ -434,6 +439,9 @@ void sched_decide_asking(sched_group *g, double gain, bool several);
 double sched_local_gain(const sched *s, const sched_request *r);
 /* From its round's beginning to now. Not whole: the draft was begun before, and tells nobody how long to expect the next. */
 void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r, bool whole);
+/* What it costs a round to ask the drafter: what it has waited for it, also in vain or for no time; in lockstep, for one token.
+ */
+void sched_learn_answer(sched *s, uint32_t drafter, const sched_request *r);
 /* The most nodes of a tree that could be of use to it. */
 uint32_t sched_most_drafts(const sched *s, const sched_request *r);
 /* Fuses the drafts of the first n_decode in SCHED_DECODE to g->trees[0 .. n_decode) and cuts them to what pays in one step. */

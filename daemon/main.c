@@ -152,6 +152,53 @@ static uint32_t count_neighbours(const config_topology *t, uint32_t rank, const 
     return n;
 }
 
+/* ---- kv_tokens: 0 ---- */
+
+static bool is_measured(const config_topology *t, uint32_t rank) {
+    uint32_t group, group_rank;
+    return config_rank(t, rank, &group, &group_rank) && computes(t, rank) && t->groups[group].kv_tokens == 0;
+}
+
+/* Tokens of KV that this rank has room for; 0: it is not to be known. */
+static uint32_t measure(const config_topology *t, uint32_t rank, uint32_t n_neighbours) {
+    uint32_t group, group_rank, tokens = 0;
+    uint64_t bytes = 0;
+    st_error e;
+    INVARIANT(config_rank(t, rank, &group, &group_rank));
+    st_code code = worker_available_bytes("", &bytes, &e);
+    if (!code) code = worker_measure_kv(t, group, group_rank, n_neighbours, bytes, &tokens, &e);
+    if (code) log_line(LOG_ERROR, "consortd", "kv_tokens: 0: %s", e.message);
+    return code ? 0 : tokens;
+}
+
+/* What each rank measures where its group's kv_tokens is 0: [n_ranks], the caller's. All ranks call it; t NULL: one that cannot
+ * start. */
+static st_code gather_kv(const config_topology *t, uint32_t rank, uint32_t n_ranks, const host_name *hosts, uint32_t **out,
+                         st_error *e) {
+    uint32_t mine = t && is_measured(t, rank) ? measure(t, rank, count_neighbours(t, rank, hosts)) : 0;
+    if (!(*out = mem_alloc(n_ranks, sizeof **out))) return st_fail(e, ST_FATAL_MEMORY, "no memory for %u ranks", n_ranks);
+    return parallel_world_gather(&mine, *out, sizeof mine, START_DEADLINE_MS, e);
+}
+
+/* The least of a group's ranks: the same in all processes. */
+static st_code settle_kv(config_topology *t, uint32_t rank, const uint32_t *measured, st_error *e) {
+    for (uint32_t g = 0, first = 1; g < t->n_groups; first += t->groups[g++].tensor_parallel) {
+        config_group *of = &t->groups[g];
+        uint32_t least = first;
+        if (!is_measured(t, first)) continue;
+        for (uint32_t i = first; i < first + of->tensor_parallel; i++)
+            if (measured[i] < measured[least]) least = i;
+        of->kv_tokens = measured[least];
+        if (of->kv_tokens == 0)
+            return st_fail(e, ST_ERR_RESOURCE_EXHAUSTED,
+                           "kv_tokens of %s: 0, and rank %u could not measure what there is room for", of->name, least);
+        if (rank == 0)
+            log_line(LOG_INFO, "consortd", "kv_tokens of %s: %u, as measured by rank %u, which has room for the fewest", of->name,
+                     of->kv_tokens, least);
+    }
+    return ST_OK;
+}
+
 /* ---- transports of a verifier's rank ---- */
 
 typedef struct {
@@ -233,16 +280,22 @@ static st_code load_topology(const options *o, uint32_t n_ranks, config_topology
 static st_code run_rank(const options *o, uint32_t rank, uint32_t n_ranks, bool *lost, st_error *e) {
     config_topology *t = NULL;
     host_name *hosts = NULL;
+    uint32_t *measured = NULL;
     start s = {0};
     st_code code = gather_hosts(n_ranks, &hosts, e), told = code;
     st_error ignored;
-    if (!code) code = load_topology(o, n_ranks, &t, e);
+    if (!code) {
+        code = load_topology(o, n_ranks, &t, e);
+        told = gather_kv(code ? NULL : t, rank, n_ranks, hosts, &measured, code ? &ignored : e);
+        if (!code) code = told ? told : settle_kv(t, rank, measured, e);
+    }
     if (code && !told)
         told = parallel_world_broadcast(&s, sizeof s, START_DEADLINE_MS, &ignored);
     else if (!code)
         code = rank == 0 ? run_coordinator(o, t, &s, lost, e) : run_worker(t, rank, count_neighbours(t, rank, hosts), &s, e);
     explicit_bzero(&s, sizeof s);
     config_destroy(t);
+    mem_free(measured);
     mem_free(hosts);
     return code;
 }

@@ -10,7 +10,7 @@
 
 #include "net/net.h"
 
-enum { NET_FRAME_VERSION = 1, NET_FRAME_HEAD_BYTES = 24, NET_FRAME_EXTRA_BYTES = NET_FRAME_HEAD_BYTES + 8 };
+enum { NET_FRAME_VERSION = 1, NET_FRAME_HEAD_BYTES = NET_FRAME_EXTRA_BYTES - 8 };
 
 /* Writes f->n + NET_FRAME_EXTRA_BYTES bytes to `out`. The payload must not lie in `out`. */
 void net_frame_encode(const net_frame *f, uint8_t *out);

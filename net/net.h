@@ -37,7 +37,7 @@ void net_timer_destroy(net_timer *t);            /* NULL-safe */
  * A frame is magic, version, type, length, epochs, payload, XXH3-64. A frame that is damaged closes the link. Links authenticate
  * before the first frame counts: each side proves that it knows the cluster's secret (HMAC-SHA256 over both sides' nonces) within
  * a few seconds. Types from 0xff00 on are the link's own. */
-enum { NET_SECRET_BYTES = 32 };
+enum { NET_SECRET_BYTES = 32, NET_FRAME_EXTRA_BYTES = 32 /* of a frame, beside its payload */ };
 typedef struct net_link net_link;
 typedef struct {
     uint16_t type;

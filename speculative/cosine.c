@@ -7,7 +7,8 @@
  * behind tokens that came, as by spec_calibration_learn; where it was asked and drafted nothing both are 0.
  *
  * While steps accept few drafts the last place goes to the drafter that was tried least (explore); else all go to the best
- * (exploit). Ties: the lower number, so the same events give the same choice. Sums fade with a horizon of some 64 tokens. Road
+ * (exploit). Ties: who answers sooner, which is not in the paper's score, then the lower number, so the same events give the same
+ * choice. Sums fade with a horizon of some 64 tokens. Road
  * not taken: the hits of those who are not asked; that is `hedge`. */
 #include "speculative/speculative.h"
 
@@ -52,14 +53,20 @@ static float score_of(const spec_cosine *c) {
     return sum > 0 ? 2 * c->belief * c->similarity / (sum * c->seen) : 0;
 }
 
-uint32_t spec_cosine_pick(const spec_cosine *c, uint32_t n, uint32_t candidates, float accepted) {
+/* Above 0: `a` is to be asked rather than `b`. */
+static double better(const spec_cosine *c, const double *wait_ns, bool explores, uint32_t a, uint32_t b) {
+    double by = explores ? (double)c[b].n_tried - c[a].n_tried : (double)(score_of(&c[a]) - score_of(&c[b]));
+    return by == 0 && wait_ns ? wait_ns[b] - wait_ns[a] : by;
+}
+
+uint32_t spec_cosine_pick(const spec_cosine *c, const double *wait_ns, uint32_t n, uint32_t candidates, float accepted) {
     uint32_t picked = 0;
     for (uint32_t k = 0; k < SPEC_COSINE_MOST; k++) {
         bool explores = accepted < FEW && k + 1 == SPEC_COSINE_MOST;
         uint32_t best = n;
         for (uint32_t i = 0; i < n; i++) {
             if (!((candidates & ~picked) >> i & 1)) continue;
-            if (best == n || (explores ? c[i].n_tried < c[best].n_tried : score_of(&c[i]) > score_of(&c[best]))) best = i;
+            if (best == n || better(c, wait_ns, explores, i, best) > 0) best = i;
         }
         if (best == n) break;
         picked |= UINT32_C(1) << best;

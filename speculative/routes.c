@@ -31,12 +31,13 @@ static uint32_t ask_all(const spec_route *r, const spec_roster *roster, const sp
 /* What costs no wait has no rival. */
 static uint32_t ask_hedge(const spec_route *r, const spec_roster *roster, const spec_record *record) {
     (void)r;
-    return roster->local | spec_hedge_pick(record->hits, record->prior, roster->n, roster->up & ~roster->local);
+    return roster->local | spec_hedge_ask(record->hits, record->prior, &record->price, roster->n, roster->up & ~roster->local);
 }
 
 static uint32_t ask_cosine(const spec_route *r, const spec_roster *roster, const spec_record *record) {
     (void)r;
-    return roster->local | spec_cosine_pick(record->cosine, roster->n, roster->up & ~roster->local, record->accepted);
+    return roster->local |
+           spec_cosine_pick(record->cosine, record->price.wait_ns, roster->n, roster->up & ~roster->local, record->accepted);
 }
 
 static uint32_t ask_fixed(const spec_route *r, const spec_roster *roster, const spec_record *record) {

@@ -224,10 +224,22 @@ bool spec_worth_asking(const spec_worth *w, spec_fusion f, uint32_t kind, uint64
  * (spec_worth_try). */
 spec_fusion spec_worth_fusion(const spec_worth *w, uint32_t kind, uint32_t depth, uint64_t wait_ns, uint64_t *try_ns,
                               uint64_t now_ns);
+/* How often such a round waits for answers, one behind the other, in the mean. */
+double spec_worth_trips(const spec_worth *w, spec_fusion f, uint32_t kind);
 void spec_worth_try(spec_worth *w, uint64_t try_ns, uint64_t now_ns); /* a round that tries has asked */
 void spec_worth_learn(spec_worth *w, const spec_round *r, uint64_t now_ns);
 /* Of a sequence in such a round: the drafts that it was promised and got, and what that would have been without. */
 void spec_worth_judge(spec_worth *w, spec_fusion f, spec_trust with, spec_trust without);
+
+/* What it costs to ask drafters. Zero: not known, and counts nothing. */
+typedef struct {
+    const double
+        *wait_ns;   /* [roster.n] how long a round waits for each, in the mean of late; 0: not known, and held to be short */
+    double step_ns; /* of a step without drafts; 0: not known ... */
+    double tokens;  /* ... and what it brings each sequence, with what local drafters are expected to */
+    double n_trips; /* such waits in a round, one behind the other */
+    uint32_t depth; /* most tokens of a draft */
+} spec_price;
 
 /* ---- hedge: drafters by their hits ---- */
 
@@ -239,6 +251,9 @@ void spec_hedge_learn(spec_tally *t, uint32_t n_tokens, uint32_t n_hits);
 float spec_hedge_share(const spec_tally *hits, const spec_tally *prior);
 /* Of the candidates of n drafters, the few whose weights are near the best one's; arrays as of spec_record. */
 uint32_t spec_hedge_pick(const spec_tally *hits, const spec_tally *prior, uint32_t n, uint32_t candidates);
+/* The same, of those candidates whose answers are worth the wait: what gives the most expected tokens a time. */
+uint32_t spec_hedge_ask(const spec_tally *hits, const spec_tally *prior, const spec_price *price, uint32_t n,
+                        uint32_t candidates);
 
 /* ---- prior: what a prompt says of drafters ---- */
 
@@ -283,8 +298,9 @@ typedef struct {
 /* A round asked the drafter, this is what came of it, and n >= 1 tokens were committed behind the tree's root. */
 void spec_cosine_learn(spec_cosine *c, const spec_tree *draft, const uint32_t *tokens, uint32_t n, const spec_likeness *likeness);
 void spec_cosine_accepted(float *accepted, uint32_t n); /* a step accepted n drafts: the recent mean; 0 at first */
-/* Of the candidates of n drafters, those to ask: while few drafts are accepted, one that was tried least is among them. */
-uint32_t spec_cosine_pick(const spec_cosine *c, uint32_t n, uint32_t candidates, float accepted);
+/* Of the candidates of n drafters, those to ask: while few drafts are accepted, one that was tried least is among them.
+ * wait_ns[n] as of spec_price, NULL: not known; of equals the faster. */
+uint32_t spec_cosine_pick(const spec_cosine *c, const double *wait_ns, uint32_t n, uint32_t candidates, float accepted);
 
 /* ---- routes: whom to ask ---- */
 
@@ -312,6 +328,7 @@ typedef struct {
     uint64_t round;            /* steps that chose tokens for it */
     const spec_cosine *cosine; /* [roster.n] of this request */
     float accepted;            /* drafts that its steps accepted of late, in the mean */
+    spec_price price;
 } spec_record;
 
 /* Reads a row of routes.def: "none", "lookup", "all", "fixed:<name>" ... Errors: ST_ERR_INVALID_ARGUMENT, naming what there is.

@@ -111,6 +111,11 @@ void spec_worth_try(spec_worth *w, uint64_t try_ns, uint64_t now_ns) {
     w->turn_ns = w->quiet_ns + try_ns; /* the time between is there for the other probes */
 }
 
+double spec_worth_trips(const spec_worth *w, spec_fusion f, uint32_t kind) {
+    const spec_worth_rounds *k = &w->kind[f][kind];
+    return k->n_longer > 0 ? k->n_trips / k->n_longer : 1;
+}
+
 /* ---- what rounds teach ---- */
 
 static spec_yield faded(spec_yield sum, double kept, spec_yield y) {

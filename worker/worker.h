@@ -27,6 +27,17 @@ typedef struct {
 /* Runs until the end. ST_OK: stopped by the coordinator. Errors say why it left. */
 ST_CHECKED st_code worker_run(const worker_options *o, st_error *e);
 
+/* Bytes that this machine can give away now: what the kernel says is available, or what is left of the least of the memory limits
+ * that this process is under (cgroups, version 1 or 2), page cache that can be dropped not counted as used. `root`: "" or where
+ * /proc and /sys are looked for. Errors: ST_ERR_IO. */
+ST_CHECKED st_code worker_available_bytes(const char *root, uint64_t *out, st_error *e);
+/* What `kv_tokens: 0` of the group comes to for one of its ranks: half of available_bytes by the n_neighbours ranks that compute
+ * on this host, less the rank's weights, in tokens, a multiple of 32, at most WORKER_MOST_KV_TOKENS. Errors: those of
+ * model_file_open and model_read_part; ST_ERR_RESOURCE_EXHAUSTED (not even WORKER_LEAST_KV_TOKENS). */
+enum { WORKER_LEAST_KV_TOKENS = 1024, WORKER_MOST_KV_TOKENS = 1 << 20 };
+ST_CHECKED st_code worker_measure_kv(const config_topology *t, uint32_t group, uint32_t group_rank, uint32_t n_neighbours,
+                                     uint64_t available_bytes, uint32_t *out, st_error *e);
+
 /* How alike two tokens are to a model: the cosine of their rows of its embedding, which are read and dequantized as they are
  * asked for. The coordinator must not see weights (docs/first.md), so whoever starts it hands it worker_similarity. One thread at
  * a time. */

@@ -21,6 +21,7 @@ MATH = {"name": "math", "kind": "ngram", "table": f"{ROOT}/drafters/math.ngram"}
 TWIN = {"name": "twin", "kind": "model", "threads": 1, "kv_tokens": 8192}  # the target's own file
 FIXED = {"draft_budgets": "fixed"}  # drafts whether it pays or not
 PATIENT = {"draft_wait_ms": 60000}  # a busy machine may be slow: no draft is to come late
+LINK_BYTES = "consort_link_bytes_total"
 POLICIES = ["lookup", "fixed:code", "fixed:twin", "fixed:head", "hedge", "cosine", "round-robin", "all"]
 SAMPLED = [{}, {"temperature": 1.0, "seed": 7}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 8},
            {"temperature": 0.9, "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "min_tokens": 20, "seed": 9}]
@@ -131,6 +132,23 @@ def test_early_results_give_the_same_bytes_and_send_drafters_on(new_cluster, alo
     told = sum(outcome.values())
     cluster.generate(STORY, **asked)  # whose log-probabilities are not known early
     assert sum(cluster.metrics()["consort_early_results_total", f'outcome="{o}"'] for o in outcome) == told
+    assert cluster.metrics()[LINK_BYTES, 'direction="received",role="verifier",message="early"'] > 0
+
+
+def test_hidden_states_are_counted_in_the_bytes_on_the_wire(new_cluster, echo):
+    cluster = new_cluster(drafters=[echo("Q8_0")], threads=1, draft_budget=4, draft_ahead="off", **FIXED, **PATIENT)
+    counts = []
+    for policy in ("none", "fixed:head"):
+        before = cluster.metrics()
+        cluster.generate(STORY, max_tokens=16, ignore_end=True, speculation=policy)
+        after = cluster.metrics()
+        counts.append({labels: after[name, labels] - n for (name, labels), n in before.items() if name == LINK_BYTES})
+    none, head = counts
+    states = 15 * 2 * 576  # f16; of all tokens but the last, which nobody drafts behind
+    result, plan = (f'direction="{way}",role="{role}",message="{message}"' for way, role, message in
+                    (("received", "verifier", "result"), ("sent", "drafter", "plan")))
+    assert 0 < none[result] < states and head[result] > none[result] / 2 + states, counts
+    assert none[plan] == 0 and head[plan] > 2 * 576 and head['direction="received",role="drafter",message="result"'] > 0, counts
 
 
 def test_fusion_as_it_is_measured_gives_the_same_bytes_and_tries_both(new_cluster, alone, echo):

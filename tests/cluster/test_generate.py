@@ -168,6 +168,17 @@ def test_what_can_never_fit_is_refused_and_what_does_not_fit_now_waits(new_clust
     assert small.status().largest_batch == 1
 
 
+def test_kv_tokens_0_is_measured_and_the_same_in_all_ranks_of_a_group(new_cluster, cluster):
+    small = {"name": "small", "kind": "model", "threads": 1, "kv_tokens": 0}
+    mine = new_cluster(drafters=[small], kv_tokens=0, tensor_parallel=2, threads=1, speculation="none")
+    first, second, drafter = (json.loads(consort("status", "--server", mine.server, "--json").stdout)["workers"])
+    available = 1024 * int(next(line.split()[1] for line in open("/proc/meminfo") if line.startswith("MemAvailable")))
+    assert 1024 // 32 <= first["kv_blocks"] == second["kv_blocks"] <= 2**20 // 32 and drafter["kv_blocks"] >= 1024 // 32
+    assert sum(w["kv_bytes"] + w["weight_bytes"] for w in (first, second, drafter)) < 0.7 * available
+    assert first["kv_blocks"] != 65536 // 32 and f"kv_tokens of target: {32 * first['kv_blocks']}" in open(mine.log, encoding="utf-8").read()
+    assert same(mine.generate("Water boils at", max_tokens=8), cluster.generate("Water boils at", max_tokens=8))
+
+
 def test_the_command_line_streams_the_same_answer(cluster):
     to = ["--server", cluster.server, "--max-tokens", 20]
     expected = cluster.generate("Water boils at", max_tokens=20)

@@ -139,6 +139,20 @@ static void numbers_stand_under_their_names(void **state) {
     mem_free(t.bytes);
 }
 
+static void bytes_of_links_stand_under_way_role_and_message(void **state) {
+    (void)state;
+    metrics m = {0};
+    m.link_bytes[METRICS_SENT][0][METRICS_PLANS] = 35;
+    m.link_bytes[METRICS_RECEIVED][0][METRICS_EARLY_RESULTS] = 36;
+    m.link_bytes[METRICS_RECEIVED][1][METRICS_RESULTS] = 37;
+    metrics_text t = write_all(&m);
+    assert_true(has_line(&t, "consort_link_bytes_total{direction=\"sent\",role=\"verifier\",message=\"plan\"} 35"));
+    assert_true(has_line(&t, "consort_link_bytes_total{direction=\"received\",role=\"verifier\",message=\"early\"} 36"));
+    assert_true(has_line(&t, "consort_link_bytes_total{direction=\"received\",role=\"drafter\",message=\"result\"} 37"));
+    assert_null(strstr(t.bytes, "direction=\"received\",role=\"verifier\",message=\"plan\""));
+    mem_free(t.bytes);
+}
+
 static void figures_of_drafters_stand_under_their_names(void **state) {
     (void)state;
     metrics m = {0};
@@ -217,9 +231,11 @@ static void the_reference_page_is_up_to_date(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_stand_under_their_names), cmocka_unit_test(figures_of_drafters_stand_under_their_names),
-        cmocka_unit_test(a_histogram_counts_each_time_in_all_buckets_that_hold_it),
-        cmocka_unit_test(many_workers_make_the_text_grow), cmocka_unit_test(the_reference_page_is_up_to_date)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bytes_of_links_stand_under_way_role_and_message),
+                                       cmocka_unit_test(numbers_stand_under_their_names),
+                                       cmocka_unit_test(figures_of_drafters_stand_under_their_names),
+                                       cmocka_unit_test(a_histogram_counts_each_time_in_all_buckets_that_hold_it),
+                                       cmocka_unit_test(many_workers_make_the_text_grow),
+                                       cmocka_unit_test(the_reference_page_is_up_to_date)};
     return cmocka_run_group_tests_name("coordinator_metrics", tests, NULL, NULL);
 }

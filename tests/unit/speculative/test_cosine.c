@@ -82,10 +82,10 @@ static void the_score_is_the_harmonic_mean(void **state) {
     c[3] = after_rounds(9, 0.4f, 10, 13, &likeness);  /* 0.4 and 0.7: 0.51 */
     c[4] = after_rounds(9, 0.6f, 10, 16, &likeness);  /* 0.6 and 0.4: 0.48 */
     c[5] = after_rounds(9, 0.2f, 10, 10, &likeness);  /* 0.2 and 1: 0.33 */
-    assert_int_equal(spec_cosine_pick(c, N, ALL, 5), 4 | 8 | 16);
-    assert_int_equal(spec_cosine_pick(c, N, ALL & ~8U, 5), 4 | 16 | 32);
-    assert_int_equal(spec_cosine_pick(c, N, 1 | 2, 5), 1 | 2);
-    assert_int_equal(spec_cosine_pick(c, N, 0, 5), 0);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, ALL, 5), 4 | 8 | 16);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, ALL & ~8U, 5), 4 | 16 | 32);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, 1 | 2, 5), 1 | 2);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, 0, 5), 0);
 }
 
 static void without_embeddings_only_the_token_itself_is_like_it(void **state) {
@@ -100,27 +100,36 @@ static void while_few_drafts_are_accepted_the_least_tried_takes_a_place(void **s
     float accepted = 0;
     for (uint32_t i = 0; i < 3; i++) c[i] = after_rounds(10 + i, 0.5f, 1, 1, &none);
     for (uint32_t i = 3; i < N; i++) c[i] = after_rounds(5 - i % 3, 0.1f, 1, 1, &none);
-    assert_int_equal(spec_cosine_pick(c, N, ALL, accepted), 1 | 2 | 32);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, ALL, accepted), 1 | 2 | 32);
     c[5].n_tried = 50;
-    assert_int_equal(spec_cosine_pick(c, N, ALL, accepted), 1 | 2 | 16);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, ALL, accepted), 1 | 2 | 16);
     for (uint32_t i = 0; i < 30; i++) spec_cosine_accepted(&accepted, 2);
     assert_true(fabsf(accepted - 2) < 0.1f);
-    assert_int_equal(spec_cosine_pick(c, N, ALL, accepted), 1 | 2 | 4);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, ALL, accepted), 1 | 2 | 4);
     for (uint32_t i = 0; i < 30; i++) spec_cosine_accepted(&accepted, i % 2);
-    assert_int_equal(spec_cosine_pick(c, N, ALL, accepted), 1 | 2 | 16);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, ALL, accepted), 1 | 2 | 16);
 }
 
 static void with_nothing_seen_the_lowest_are_asked_and_all_have_their_turn(void **state) {
     (void)state;
     spec_cosine c[N] = {0};
     uint32_t tried = 0;
-    assert_int_equal(spec_cosine_pick(c, N, ALL, 0), 7);
+    assert_int_equal(spec_cosine_pick(c, NULL, N, ALL, 0), 7);
     for (uint32_t round = 0; round < 4; round++) {
-        uint32_t picked = spec_cosine_pick(c, N, ALL, 0);
+        uint32_t picked = spec_cosine_pick(c, NULL, N, ALL, 0);
         tried |= picked;
         for (uint32_t i = 0; i < N; i++) c[i].n_tried += picked >> i & 1;
     }
     assert_int_equal(tried, ALL);
+}
+
+static void of_equals_the_faster_is_asked(void **state) {
+    (void)state;
+    spec_cosine c[N] = {0};
+    const double wait_ns[N] = {9, 2, 2, 1, 5, 3};
+    assert_int_equal(spec_cosine_pick(c, wait_ns, N, ALL, 5), 2 | 4 | 8);
+    c[0] = after_rounds(9, 0.5f, 1, 1, &none);
+    assert_int_equal(spec_cosine_pick(c, wait_ns, N, ALL, 5), 1 | 2 | 8); /* the score comes first */
 }
 
 static void any_record_gives_a_part_of_the_candidates(void **state) {
@@ -130,7 +139,7 @@ static void any_record_gives_a_part_of_the_candidates(void **state) {
     for (uint32_t round = 0; round < 3000; round++) {
         uint32_t i = table_random(&seed) % SPEC_MAX_DRAFTERS, candidates = table_random(&seed) * 3, n = 0;
         c[i] = after_rounds(table_random(&seed) % 5, (float)(table_random(&seed) % 11) / 10, 1, table_random(&seed) % 3, &none);
-        uint32_t picked = spec_cosine_pick(c, SPEC_MAX_DRAFTERS, candidates, (float)(table_random(&seed) % 3));
+        uint32_t picked = spec_cosine_pick(c, NULL, SPEC_MAX_DRAFTERS, candidates, (float)(table_random(&seed) % 3));
         for (uint32_t left = picked; left; left &= left - 1) n++;
         assert_int_equal(picked & ~candidates, 0);
         assert_true(n <= SPEC_COSINE_MOST && (n > 0) == (candidates > 0));
@@ -146,6 +155,7 @@ int main(void) {
         cmocka_unit_test(without_embeddings_only_the_token_itself_is_like_it),
         cmocka_unit_test(while_few_drafts_are_accepted_the_least_tried_takes_a_place),
         cmocka_unit_test(with_nothing_seen_the_lowest_are_asked_and_all_have_their_turn),
+        cmocka_unit_test(of_equals_the_faster_is_asked),
         cmocka_unit_test(any_record_gives_a_part_of_the_candidates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

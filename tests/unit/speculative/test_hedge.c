@@ -63,9 +63,9 @@ static void a_change_of_subject_is_followed_within_a_hundred_tokens(void **state
     spec_tally t[N] = {0};
     answer(t, 1000, (uint32_t[]){60, 10, 10, 10, 10}, &seed);
     assert_int_equal(spec_hedge_pick(t, no_prior, N, ALL), 1);
-    answer(t, 100, (uint32_t[]){10, 10, 10, 10, 60}, &seed);
+    answer(t, 24, (uint32_t[]){10, 10, 10, 10, 60}, &seed);
     assert_true(spec_hedge_pick(t, no_prior, N, ALL) & 16);
-    answer(t, 100, (uint32_t[]){10, 10, 10, 10, 60}, &seed);
+    answer(t, 76, (uint32_t[]){10, 10, 10, 10, 60}, &seed);
     assert_int_equal(spec_hedge_pick(t, no_prior, N, ALL), 16);
 }
 
@@ -79,6 +79,38 @@ static void drafters_are_compared_by_their_shares(void **state) {
     spec_hedge_learn(&t[3], 2, 1);
     uint32_t picked = spec_hedge_pick(t, no_prior, 4, 15);
     assert_true((picked & 1) && (picked & 2) && !(picked & 4));
+}
+
+static uint32_t ask(const spec_tally *t, const double *wait_ms, double step_ms) {
+    const spec_price price = {.wait_ns = wait_ms, .step_ns = step_ms, .tokens = 1, .n_trips = 1, .depth = 8}; /* any unit */
+    return spec_hedge_ask(t, no_prior, &price, N, ALL);
+}
+
+static void who_is_asked_is_worth_the_wait(void **state) {
+    (void)state;
+    const spec_tally alike[N] = {{60, 36}, {60, 36}, {60, 36}, {60, 3}, {60, 3}};
+    assert_int_equal(ask(alike, (double[N]){0.2, 20, 0.2, 0.2, 0.2}, 4), 1 | 4); /* a far one that adds little */
+    assert_int_equal(ask(alike, (double[N]){0.2, 0.3, 5, 0.2, 0.2}, 4), 1 | 2);  /* one more that costs next to nothing */
+    assert_int_equal(ask(alike, (double[N]){20, 20, 20, 0.2, 0.2}, 4),
+                     8 | 16); /* those that are there at once, if hardly right */
+    assert_int_equal(ask(alike, (double[N]){20, 20, 20, 0.2, 0.2}, 400), 1 | 2 | 4); /* ... but not where steps are long */
+    assert_int_equal(ask(alike, (double[N]){20, 0, 0.2, 0.2, 0.2}, 4), 2 | 4);       /* what is not known is tried */
+    const spec_tally slow_and_better[N] = {{60, 36}, {60, 15}, {60, 3}, {60, 3}, {60, 3}};
+    assert_int_equal(ask(slow_and_better, (double[N]){3, 0.2, 0.2, 0.2, 0.2}, 4), 1);
+    assert_int_equal(ask(slow_and_better, (double[N]){6, 0.2, 0.2, 0.2, 0.2}, 4), 2);
+}
+
+static void equal_or_unknown_prices_change_no_pick(void **state) {
+    (void)state;
+    uint64_t seed = 9;
+    double waits[2][N] = {{3, 3, 3, 3, 3}};
+    for (uint32_t round = 0; round < 2000; round++) {
+        spec_tally t[N] = {0};
+        for (uint32_t i = 0; i < N; i++) spec_hedge_learn(&t[i], 40, table_random(&seed) % 41);
+        for (uint32_t i = 0; i < N; i++) waits[1][i] = table_random(&seed) % 10;
+        assert_int_equal(ask(t, waits[0], 1 + table_random(&seed) % 9), spec_hedge_pick(t, no_prior, N, ALL));
+        assert_int_equal(ask(t, waits[1], 0), spec_hedge_pick(t, no_prior, N, ALL));
+    }
 }
 
 static void any_record_gives_a_part_of_the_candidates(void **state) {
@@ -102,6 +134,8 @@ int main(void) {
         cmocka_unit_test(those_that_hit_are_asked_and_the_others_are_dropped),
         cmocka_unit_test(a_change_of_subject_is_followed_within_a_hundred_tokens),
         cmocka_unit_test(drafters_are_compared_by_their_shares),
+        cmocka_unit_test(who_is_asked_is_worth_the_wait),
+        cmocka_unit_test(equal_or_unknown_prices_change_no_pick),
         cmocka_unit_test(any_record_gives_a_part_of_the_candidates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
