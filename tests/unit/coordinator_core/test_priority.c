@@ -203,6 +203,18 @@ static void a_full_queue_refuses_who_comes_whatever_its_priority(void **state) {
     mem_free(w.memory);
 }
 
+/* Of the two that run one has no turn in the step in flight: its place is the newcomer's at once. */
+static void a_full_queue_refuses_nobody_who_finds_a_place_by_priority(void **state) {
+    (void)state;
+    world w = begin_with(2, 1, 64, 0);
+    ask(&w, 0, 0, 5, 4);
+    uint64_t young = ask(&w, 0, 0, 5, 4), high = ask(&w, 1, 0, 5, 4);
+    assert_true(w.n_refused == 0 && sched_get_stats(w.s).waiting == 1);
+    run_out(&w);
+    assert_true(w.n_over == 3 && w.over[2] == young && w.n_tokens[young] == 4 && w.n_tokens[high] == 4);
+    mem_free(w.memory);
+}
+
 /* ---- who is sent away ---- */
 
 /* Each has a block, and all want a second, and then a third: there are five. */
@@ -346,6 +358,7 @@ int main(void) {
         cmocka_unit_test(one_that_has_waited_for_a_step_of_priority_is_before_those_that_come_with_one_more),
         cmocka_unit_test(a_stream_of_the_highest_priority_starves_nobody),
         cmocka_unit_test(a_full_queue_refuses_who_comes_whatever_its_priority),
+        cmocka_unit_test(a_full_queue_refuses_nobody_who_finds_a_place_by_priority),
         cmocka_unit_test(when_blocks_run_out_the_lowest_priority_goes_then_the_youngest),
         cmocka_unit_test(a_lower_priority_takes_no_blocks_from_a_higher_one),
         cmocka_unit_test(those_of_lower_priority_give_way_to_one_that_waits_the_last_first),
