@@ -1,8 +1,8 @@
 /* What `consort bench serve` tells of a run: its summary, its records, and whether its answers are those of another run.
  *
  * A request is known by its id and by the SHA-256 of its message without what cannot change the answer: request_id, speculation,
- * cache_salt, priority, log-probabilities, and the seed where nothing is drawn. So answers are compared only where all that makes them is
- * the same. */
+ * cache_salt, priority, log-probabilities, and the seed where nothing is drawn. So answers are compared only where all that makes
+ * them is the same. */
 #include "client/bench_int.h"
 
 #include "base/filemap.h"

@@ -1,11 +1,11 @@
 /* Admission: which limits make sense, what a request may need at most, and who may come in.
  *
- * Who is due first is served first (sched_before, sched_state.c): a large request at the head of the queue holds smaller ones back
- * until its blocks are free. To let them pass would use the blocks better and starve the large one. Whoever had to leave a lost
- * group is among the first.
- * Where the head finds no room, those of lower priority that are due later give way to it: as soon as no step names them, if that
- * is enough, and if there is room to keep their tokens. They have been accepted, so they wait, and go on later with the same bytes;
- * those of its own priority keep what they have.
+ * Who is due first is served first (sched_before, sched_state.c): a large request at the head of the queue holds smaller ones
+ * back until its blocks are free. To let them pass would use the blocks better and starve the large one. Whoever had to leave a
+ * lost group is among the first. Where the head finds no room, those of lower priority that are due later give way to it: as soon
+ * as no step names them, if that is enough, and if there is room to keep their tokens. They have been accepted, so they wait, and
+ * go on later with the same bytes; those of its own priority keep what they have.
+ *
  * A request goes to a group that has room for it and stays there: to the one where it costs least, by those that run there, who
  * share their steps with it, and by the tokens that are not in the group's KV cache (ties: the lowest number). Where groups serve
  * one purpose only, the group of its purpose comes first: the others are for when there is none.

@@ -124,7 +124,8 @@ bool sched_build_plan(sched_group *g) {
         add_work(g, r, 1, l->adaptive_budgets ? chosen(g, i) : draft(g, r, l->max_rows - taken));
         if (l->adaptive_budgets && l->max_tree > 0) g->flight.items[i].offer = &g->trees[i];
     }
-    for (uint32_t i = 0; i < n_decode; i++) sched_move(s, &s->requests[g->flight.items[i].slot], SCHED_DECODE); /* their next turn */
+    for (uint32_t i = 0; i < n_decode; i++)
+        sched_move(s, &s->requests[g->flight.items[i].slot], SCHED_DECODE); /* their next turn */
     g->flight.n_decoding = g->flight.n_rows;
     add_prompts(g, true);
     if (g->plan.n_work == 0 && kv_n_swaps(g->kv) == 0) add_prompts(g, false); /* nothing would come that they could wait for */

@@ -261,8 +261,8 @@ void sched_state_init(sched *s);
 sched_request *sched_slot_take(sched *s, const sched_event *ev);
 /* The order of those that wait, and of prompts; who is last in it is the first to be sent away. */
 bool sched_before(const sched_request *a, const sched_request *b);
-sched_request *sched_find(sched *s, seq_id seq);      /* NULL: unknown, or over for the client */
-sched_request *sched_at(sched *s, uint32_t slot);     /* NULL: SCHED_NO_SLOT */
+sched_request *sched_find(sched *s, seq_id seq);  /* NULL: unknown, or over for the client */
+sched_request *sched_at(sched *s, uint32_t slot); /* NULL: SCHED_NO_SLOT */
 sched_request *sched_first(sched_group *g, sched_state state);
 sched_request *sched_next(sched *s, const sched_request *r);                      /* in its list */
 void sched_move(sched *s, sched_request *r, sched_state to);                      /* in that list behind all it is not before */

@@ -233,7 +233,8 @@ void sched_take_moved(sched *s, const sched_event *ev) {
 
 /* ---- before a step ---- */
 
-/* It is computed anew, elsewhere. The room that there is goes to one at a time, and not to who is due later than others that wait.
+/* It is computed anew, elsewhere. The room that there is goes to one at a time, and not to who is due later than others that
+ * wait.
  */
 static void leave(sched *s, sched_request *r) {
     const sched_request *first = sched_at(s, s->waiting.first);

@@ -124,13 +124,14 @@ proto_request proto_request_default(void) {
 
 /* ---- text form ---- */
 bool proto_request_field(size_t i, proto_field *out) {
-    static const char *const values[] = {
-        [U32] = "N", [U64] = "N", [I32] = "N", [F32] = "X", [TEXT] = "TEXT", [TEXTS] = "TEXT", [TOKENS] = "IDS", [BIAS] = "ID:BIAS"};
+    static const char *const values[] = {[U32] = "N",     [U64] = "N",      [I32] = "N",      [F32] = "X",
+                                         [TEXT] = "TEXT", [TEXTS] = "TEXT", [TOKENS] = "IDS", [BIAS] = "ID:BIAS"};
     if (i >= N_FIELDS) return false;
     const field *f = &fields[i];
     *out = (proto_field){.name = f->name, .help = f->help, .value = values[f->kind], .repeats = f->kind == TEXTS};
     range_of(f, out->range, sizeof out->range);
-    if (f->kind == U32 || f->kind == I32 || f->kind == F32) snprintf(out->default_text, sizeof out->default_text, "%.9g", f->value);
+    if (f->kind == U32 || f->kind == I32 || f->kind == F32)
+        snprintf(out->default_text, sizeof out->default_text, "%.9g", f->value);
     if (f->kind == BOOL) snprintf(out->default_text, sizeof out->default_text, "%s", f->value != 0 ? "true" : "false");
     snprintf(out->cli, sizeof out->cli, "--%s", f->name);
     for (char *p = out->cli + 2; *p; p++)

@@ -222,7 +222,8 @@ static uint32_t sits_out(const world *w, uint32_t at) {
     return w->priorities ? (uint32_t)(PROTO_MAX_PRIORITY - w->clients[at].priority) * SCHED_PRIORITY_STEPS : 0;
 }
 
-/* One that decodes, and waits for no drafter, has its turn again before all others could have had theirs twice, but for priority. */
+/* One that decodes, and waits for no drafter, has its turn again before all others could have had theirs twice, but for priority.
+ */
 static void check_turns(world *w, const verifier *v) {
     for (uint32_t i = 0; i < CLIENTS && w->limits.max_batch > 1; i++)
         if (v->ranks[i].open && !moves_away(w, number_of(w, v), i) && !drafted_for(&w->clients[i]) &&
