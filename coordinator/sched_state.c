@@ -5,12 +5,11 @@
  * is by priority as long as nobody has waited for that time, by deadlines among equals, else first come, first served; and who
  * has waited n times as long is before all who come then with n steps more.
  *
- * Why that does not starve: when a request is due is
- * settled as it comes. Nobody that comes more than (PROTO_MAX_PRIORITY + 1 - its priority) * SCHED_PRIORITY_NS later is before
- * it, and the first of all always goes on.
+ * Why that does not starve: when a request is due is settled as it comes. Nobody that comes more than (PROTO_MAX_PRIORITY + 1 -
+ * its priority) * SCHED_PRIORITY_NS later is before it, and the first of all always goes on.
  *
- * Why not by priority first and only then by deadlines: a deadline is mostly a time-out,
- * long and the same for all; one that is further away than a step of priority says nothing of a hurry.
+ * Why not by priority first and only then by deadlines, however far: a deadline is mostly a time-out, long and the same for all;
+ * one that is further away than a step of priority says nothing of a hurry.
  *
  * Those that decode take turns: one has its turn after all that were there before it, as if it had come SCHED_PRIORITY_STEPS
  * steps earlier for each step of priority. A step takes the first of them. So one sits out at most SCHED_PRIORITY_STEPS steps for
