@@ -1,8 +1,8 @@
 /* What `consort bench serve` tells of a run: its summary, its records, and whether its answers are those of another run.
  *
  * A request is known by its id and by the SHA-256 of its message without what cannot change the answer: request_id, speculation,
- * cache_salt, log-probabilities, and the seed where nothing is drawn. So answers are compared only where all that makes them is
- * the same. */
+ * cache_salt, priority, log-probabilities, and the seed where nothing is drawn. So answers are compared only where all that makes
+ * them is the same. */
 #include "client/bench_int.h"
 
 #include "base/filemap.h"
@@ -94,6 +94,7 @@ static st_code request_hash(const bench_run *b, const load_record *r, uint8_t ou
     proto_bytes bytes = {0};
     bench_request(b, r->prompt, messages, &q);
     q.request_id[0] = q.speculation[0] = q.cache_salt[0] = 0;
+    q.priority = 0;
     q.logprobs = false;
     q.top_logprobs = 0;
     q.hidden_states = false;

@@ -12,8 +12,8 @@
  *                   └──────(cancel, deadline; in each state)───────────────────────────────────────────────────┘
  *
  * A request that waits goes to the group that has the fewest, or knows most of its tokens, and stays there. If the group is lost
- * it waits again, before all who came later, is prefilled in another from the tokens that it has, and goes on; without another it
- * ends. When a group's blocks run out the youngest waits again likewise.
+ * it waits again, before all who are due later, is prefilled in another from the tokens that it has, and goes on; without another
+ * it ends. When a group's blocks run out, or one of higher priority finds no room, who is due last waits again likewise.
  *
  * From a group that is emptied a request moves to another with its KV, and so it does from one that only prefills: there the KV
  * moves block by block while it is computed. It is a pause for the client and nothing else. Both groups keep the blocks until the
@@ -30,6 +30,11 @@
 typedef struct sched sched;
 
 enum { SCHED_MAX_GROUPS = 16 };
+
+/* What a step of priority is worth: so much time of waiting; and, where not all that decode fit into a step, so many steps. Both
+ * bound how long anybody waits for those of higher priority (sched_before, sched_state.c). */
+#define SCHED_PRIORITY_NS UINT64_C(30000000000)
+enum { SCHED_PRIORITY_STEPS = 8 };
 
 /* How the drafters of a round go on: each alone, and their trees are joined; together from the surest token of all, a token at a
  * time; or as has given more so far, where several are asked and budgets are adaptive, else each alone. */
@@ -120,6 +125,7 @@ typedef struct {
     token_rules rules;       /* its ends: stop tokens, and the model's unless ignored */
     uint64_t cache_salt[2];  /* requests of different ones share nothing of the KV cache */
     uint64_t deadline_ns;    /* 0: none */
+    int32_t priority;        /* -PROTO_MAX_PRIORITY .. PROTO_MAX_PRIORITY; higher comes first */
     const char *speculation; /* policy (speculative/routes.def), read in this call; NULL or empty: the default */
     /* CANCEL */
     st_code code;
@@ -209,7 +215,7 @@ typedef struct {
     uint64_t stale_results;     /* dropped: not of the plan in flight */
     uint64_t looked_up, shared; /* tokens of sequences that began in a group; those that were in its KV cache already */
     uint64_t displaced;         /* times that a request was placed again, as its group was lost or emptied, or its move failed */
-    uint64_t preempted;         /* times that one had to wait again, as those who came before needed its blocks */
+    uint64_t preempted;         /* times that one had to wait again, as those who are due before needed its blocks or place */
     uint64_t moves, moves_failed; /* of KV, that are over; and that brought nothing, cancelled ones too */
     uint64_t moved_tokens;        /* whose KV came with the others */
     uint64_t swapped_out, swapped_in, swap_out_ns, swap_in_ns; /* KV blocks; and what that took */

@@ -380,6 +380,7 @@ static void submit(stream *s) {
                       .rules = rules_of(g),
                       .cache_salt = {g->salt[0], g->salt[1]},
                       .deadline_ns = net_call_deadline_ns(g->call),
+                      .priority = g->request.priority,
                       .speculation = g->request.speculation};
     ev.sampling.sample += s->index;
     s->submitted = true;

@@ -17,6 +17,8 @@
  * Why preemption costs little: blocks of who is sent away are kept (kv/prefix.c) until the room is needed, those that it used
  * last go first, and what is left of them, in blocks or on disk, it has again when it comes back. The road not taken is to
  * reserve for the longest answer: nobody would be sent away, and short answers would hold blocks that they never use.
+ * Why whoever waits again keeps its place, if it can: what drafters know of it. Only where one of higher priority is admitted
+ * before it, and all places are taken, it is put aside: its tokens are kept, drafters leave it.
  *
  * Limits: O(running) an event; O(requests) when a deadline passes or a group is lost. */
 #include "coordinator/sched_int.h"
@@ -86,9 +88,11 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.requests = place(&at, l->max_requests, sizeof *shape.requests);
     shape.buckets = place(&at, shape.n_buckets, sizeof *shape.buckets);
     shape.free_places = place(&at, n, sizeof *shape.free_places);
+    shape.free_asides = place(&at, n + 1, sizeof *shape.free_asides);
     shape.actions = place(&at, shape.n_actions_max, sizeof *shape.actions);
     shape.tokens = place(&at, (size_t)l->max_batch * (1 + l->max_tree), sizeof *shape.tokens);
     shape.known = place(&at, n * l->max_context, sizeof *shape.known);
+    shape.aside = place(&at, (n + 1) * l->max_context, sizeof *shape.aside);
     shape.hidden = place(&at, l->want_hidden ? n * l->dim : 0, sizeof *shape.hidden);
     shape.proposals = place(&at, n * shape.roster.n, sizeof *shape.proposals);
     shape.aheads = place(&at, l->draft_ahead ? n * l->n_drafters : 0, sizeof *shape.aheads);
@@ -203,18 +207,17 @@ static void on_request(sched *s, const sched_event *ev) {
         refuse(s, ev->seq, code, message);
         return;
     }
-    sched_request *r = sched_slot_take(s, ev->seq);
+    sched_request *r = sched_slot_take(s, ev);
     r->prompt = ev->tokens;
     r->n_prompt = r->n_known = ev->n_tokens;
     r->n_limit = sched_limit_tokens(&s->limits, ev->n_tokens, ev->max_tokens);
     r->sampling = ev->sampling;
     r->rules = ev->rules;
     r->salt = (kv_salt){{ev->cache_salt[0], ev->cache_salt[1]}};
-    r->deadline_ns = ev->deadline_ns;
     r->route = route;
     r->rules.hidden |= sched_request_wants_hidden(s, r);
     sched_admit(s);
-    if (s->waiting.n > s->limits.max_queue) { /* then it is the last of them */
+    if (r->state == SCHED_WAITING && s->waiting.n > s->limits.max_queue) { /* nobody who was accepted goes for it */
         snprintf(message, sizeof message, "no place is free and the queue is full (limit %u); try again later",
                  s->limits.max_queue);
         sched_drop(s, r);

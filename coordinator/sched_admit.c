@@ -1,7 +1,11 @@
 /* Admission: which limits make sense, what a request may need at most, and who may come in.
  *
- * First come, first served: a large request at the head of the queue holds smaller ones back until its blocks are free. To let
- * them pass would use the blocks better and starve the large one. Whoever had to leave a lost group is among the first.
+ * Who is due first is served first (sched_before, sched_state.c): a large request at the head of the queue holds smaller ones
+ * back until its blocks are free. To let them pass would use the blocks better and starve the large one. Whoever had to leave a
+ * lost group is among the first. Where the head finds no room, those of lower priority that are due later give way to it: as soon
+ * as no step names them, if that is enough, and if there is room to keep their tokens. They have been accepted, so they wait, and
+ * go on later with the same bytes; those of its own priority keep what they have.
+ *
  * A request goes to a group that has room for it and stays there: to the one where it costs least, by those that run there, who
  * share their steps with it, and by the tokens that are not in the group's KV cache (ties: the lowest number). Where groups serve
  * one purpose only, the group of its purpose comes first: the others are for when there is none.
@@ -104,27 +108,37 @@ enum { RUNNING_TOKENS = 128 };
 
 uint64_t sched_first_tokens(const sched *s, const sched_request *r) { return (uint64_t)r->n_known + s->limits.max_tree; }
 
-const uint32_t *sched_tokens(const sched_request *r) { return r->place == SCHED_NO_PLACE ? r->prompt : r->known; }
+const uint32_t *sched_tokens(const sched_request *r) { return r->known ? r->known : r->prompt; }
 
 /* So two are left, and it is a prompt that opens it on the ranks. Plans count the tokens of these, lest they get too long for a
  * message. */
 uint32_t sched_to_share(const sched_request *r) { return r->n_known - 1; }
 
-/* Those that run there, or come, and will want another block. */
-static uint32_t n_growing(const sched_group *g) {
+/* Whether it makes room for one that waits. */
+static bool gives_way(const sched_request *r, const sched_request *to) {
+    bool can = r->move == SCHED_NO_MOVE && r->last_plan <= r->group->reported;
+    return can && r->priority < to->priority && sched_before(to, r);
+}
+
+/* Those that run there, or come, and will want another block; `but`: not those that give way to it. */
+static uint32_t n_growing(const sched_group *g, const sched_request *but) {
     uint32_t n = sched_n_coming(g);
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
         for (const sched_request *r = sched_at(g->s, g->lists[state].first); r; r = sched_next(g->s, r))
-            n += sched_blocks(&g->s->limits, r->n_limit) > kv_blocks_for(sched_first_tokens(g->s, r));
+            n += !(but && gives_way(r, but)) &&
+                 sched_blocks(&g->s->limits, r->n_limit) > kv_blocks_for(sched_first_tokens(g->s, r));
     return n;
 }
+
+/* Of max_running. */
+static uint32_t n_taken(const sched_group *g) { return sched_n_running(g) + sched_n_coming(g) + g->lists[SCHED_CLOSING].n; }
 
 /* In tokens; UINT64_MAX: the group has no room for it. */
 static uint64_t burden(const sched_group *g, const sched_request *r) {
     uint32_t n_running = sched_n_running(g) + sched_n_coming(g), n_blocks;
-    if (n_running + g->lists[SCHED_CLOSING].n >= g->s->limits.max_running) return UINT64_MAX;
+    if (n_taken(g) >= g->s->limits.max_running) return UINT64_MAX;
     uint32_t n_cached = kv_known(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r), &n_blocks);
-    if (n_blocks + n_growing(g) > kv_free_blocks(g->kv)) return UINT64_MAX;
+    if (n_blocks + n_growing(g, NULL) > kv_free_blocks(g->kv)) return UINT64_MAX;
     return (uint64_t)n_running * RUNNING_TOKENS + r->n_known - n_cached;
 }
 
@@ -137,26 +151,87 @@ static int distance(const sched_group *g, const sched_request *r, bool prefill) 
     return (g->serves == SCHED_PREFILLS) == prefill ? AS_WANTED : OF_ANOTHER_SERVICE;
 }
 
-sched_group *sched_pick_group(sched *s, const sched_request *r, bool prefill) {
-    sched_group *best = NULL, *end = s->groups + s->limits.n_groups;
-    uint64_t least = UINT64_MAX;
+static bool is_nearest(const sched_group *g, const sched_request *r, bool prefill) {
+    const sched *s = g->s;
     int nearest = EMPTIED;
-    for (const sched_group *g = s->groups; g < end; g++)
-        if (distance(g, r, prefill) < nearest) nearest = distance(g, r, prefill);
-    for (sched_group *g = s->groups; g < end; g++) {
-        uint64_t of = distance(g, r, prefill) == nearest ? burden(g, r) : UINT64_MAX;
+    for (const sched_group *o = s->groups; o < s->groups + s->limits.n_groups; o++)
+        if (distance(o, r, prefill) < nearest) nearest = distance(o, r, prefill);
+    return distance(g, r, prefill) == nearest;
+}
+
+sched_group *sched_pick_group(sched *s, const sched_request *r, bool prefill) {
+    sched_group *best = NULL;
+    uint64_t least = UINT64_MAX;
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++) {
+        uint64_t of = is_nearest(g, r, prefill) ? burden(g, r) : UINT64_MAX;
         if (of < least) best = g, least = of;
     }
     return best;
 }
 
-/* There is one for each: whoever has one and no blocks waits before all who have none. */
+/* Who is due last, of those whose blocks can be had; `by`: of those that give way to it. */
+static sched_request *last_due(sched_group *g, const sched_request *by) {
+    sched_request *last = NULL;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
+        for (sched_request *r = sched_first(g, state); r; r = sched_next(g->s, r))
+            if (r->move == SCHED_NO_MOVE && (!by || gives_way(r, by)) && (!last || sched_before(last, r))) last = r;
+    return last;
+}
+
+/* Whether there is room when all have given way; more than is counted where they share blocks with others. */
+static bool would_have_room(sched_group *g, const sched_request *r) {
+    uint32_t n_places = n_taken(g), n_free = kv_free_blocks(g->kv), n_blocks;
+    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
+        for (const sched_request *o = sched_first(g, state); o; o = sched_next(g->s, o)) {
+            if (!gives_way(o, r)) continue;
+            n_places--;
+            n_free += kv_blocks_for(sched_to_share(o)); /* it has these for certain */
+        }
+    kv_known(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r), &n_blocks);
+    return n_places < g->s->limits.max_running && n_blocks + n_growing(g, r) <= n_free;
+}
+
+/* A group in which others give way, as few as needed; NULL: none. */
+static sched_group *make_way(sched *s, const sched_request *r, bool prefill) {
+    for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++) {
+        if (!is_nearest(g, r, prefill) || !would_have_room(g, r)) continue;
+        for (sched_request *last; burden(g, r) == UINT64_MAX && (last = last_due(g, r));) sched_preempt(last);
+        if (burden(g, r) < UINT64_MAX) return g;
+    }
+    return NULL;
+}
+
+static sched_group *group_for(sched *s, const sched_request *r) {
+    bool prefill = sched_prefills_apart(s, r);
+    sched_group *g = sched_pick_group(s, r, prefill);
+    return g ? g : make_way(s, r, prefill);
+}
+
+/* The last of those that wait again gives its place away, and keeps its tokens. There is one: in a group there is room. */
+static void put_aside(sched *s) {
+    sched_request *r = sched_at(s, s->waiting.last);
+    while (r && r->place == SCHED_NO_PLACE) r = sched_at(s, r->previous);
+    INVARIANT(r && s->n_free_asides > 0);
+    r->aside = s->free_asides[--s->n_free_asides];
+    r->known = memcpy(s->aside + (size_t)r->aside * s->limits.max_context, r->known, r->n_known * sizeof *r->known);
+    r->knows_hidden = false;
+    sched_leave_place(s, r);
+}
+
 static void take_place(sched *s, sched_request *r) {
-    INVARIANT(s->n_free_places > 0);
+    if (s->n_free_places == 0) put_aside(s);
     r->place = s->free_places[--s->n_free_places];
-    r->known = s->known + (size_t)r->place * s->limits.max_context;
-    memcpy(r->known, r->prompt, r->n_prompt * sizeof *r->known);
+    r->known = memcpy(s->known + (size_t)r->place * s->limits.max_context, sched_tokens(r), r->n_known * sizeof *r->known);
+    sched_leave_aside(s, r);
     sched_forget_trust(s, r);
+}
+
+/* The first of those that wait; where all places are taken and all room aside is, but for what two need to change places, the
+ * first of those that have either. */
+static sched_request *next_to_admit(sched *s) {
+    sched_request *r = sched_at(s, s->waiting.first);
+    while (r && r->epoch == 0 && s->n_free_places == 0 && s->n_free_asides == 1) r = sched_next(s, r);
+    return r;
 }
 
 void sched_share(sched_request *r, uint32_t n) {
@@ -167,10 +242,10 @@ void sched_share(sched_request *r, uint32_t n) {
 
 void sched_admit(sched *s) {
     sched_group *g;
-    for (sched_request *r; (r = sched_at(s, s->waiting.first)) && (g = sched_pick_group(s, r, sched_prefills_apart(s, r)));) {
+    for (sched_request *r; (r = next_to_admit(s)) && (g = group_for(s, r));) {
         s->stats.displaced += r->displaced;
         r->displaced = false;
-        if (r->epoch == 0) take_place(s, r);
+        if (r->place == SCHED_NO_PLACE) take_place(s, r);
         r->group = g; /* but it still is in the list of those that wait */
         r->epoch++;
         uint32_t n = 0;
@@ -185,20 +260,11 @@ void sched_admit(sched *s) {
     }
 }
 
-/* Who came last, of those whose blocks can be had. */
-static sched_request *youngest(sched_group *g) {
-    sched_request *last = NULL;
-    for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
-        for (sched_request *r = sched_first(g, state); r; r = sched_next(g->s, r))
-            if (r->move == SCHED_NO_MOVE && (!last || r->number > last->number)) last = r;
-    return last;
-}
-
 void sched_make_room(sched_group *g) {
     uint32_t n = 0;
     for (sched_request *r = sched_first(g, SCHED_DECODE); r && n < g->s->limits.max_batch;) {
         bool fits = kv_grow(g->kv, r->chain, sched_first_tokens(g->s, r)) == ST_OK;
-        if (!fits) sched_preempt(youngest(g));
+        if (!fits) sched_preempt(last_due(g, NULL));
         r = fits ? sched_next(g->s, r) : sched_first(g, SCHED_DECODE); /* anew, as the list may have changed anywhere */
         n = fits ? n + 1 : 0;
     }

@@ -1,9 +1,9 @@
 /* What goes into a step, and what may come out of it.
  *
  * Decode first: a decoding sequence costs one row and a client waits for each of its tokens. Prompts share the rows that are
- * left, oldest first, since finishing one prompt is worth more than starting two; one whose next tokens an older one computes
- * anyway sits the step out and takes them from there. No one starves: of the places in a batch one is kept for the oldest prompt,
- * limits say that there is a row for each place, and decoding sequences take turns. */
+ * left, the first due first, since finishing one prompt is worth more than starting two; one whose next tokens another before it
+ * computes anyway sits the step out and takes them from there. No one starves: of the places in a batch one is kept for the first
+ * prompt, limits say that there is a row for each place, and decoding sequences take turns (sched_state.c). */
 #include "coordinator/sched_int.h"
 
 #include <string.h>
@@ -117,14 +117,15 @@ bool sched_build_plan(sched_group *g) {
     uint32_t n_decode = g->lists[SCHED_DECODE].n, places = l->max_batch - (g->lists[SCHED_PREFILL].n > 0);
     if (n_decode > places) n_decode = places;
     if (l->adaptive_budgets) sched_choose_drafts(g, n_decode);
-    for (uint32_t i = 0; i < n_decode; i++) { /* each goes to the end of the list: they take turns */
-        sched_request *r = sched_first(g, SCHED_DECODE);
+    sched_request *r = sched_first(g, SCHED_DECODE);
+    for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) {
         uint32_t taken =
             g->flight.n_rows + (n_decode - i) + (g->lists[SCHED_PREFILL].n > 0); /* those yet to come have a row each */
         add_work(g, r, 1, l->adaptive_budgets ? chosen(g, i) : draft(g, r, l->max_rows - taken));
         if (l->adaptive_budgets && l->max_tree > 0) g->flight.items[i].offer = &g->trees[i];
-        sched_move(s, r, SCHED_DECODE);
     }
+    for (uint32_t i = 0; i < n_decode; i++)
+        sched_move(s, &s->requests[g->flight.items[i].slot], SCHED_DECODE); /* their next turn */
     g->flight.n_decoding = g->flight.n_rows;
     add_prompts(g, true);
     if (g->plan.n_work == 0 && kv_n_swaps(g->kv) == 0) add_prompts(g, false); /* nothing would come that they could wait for */

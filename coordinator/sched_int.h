@@ -1,7 +1,8 @@
 /* The scheduler's state, and the leaves that sched.c calls. Only files of coordinator_core include this.
  *
  * Nouns: a request (a slot of the table), a group (the verifier group that computes it), a place (what a request has from its
- * admission to its end, whatever group it is in: its tokens, what is known of drafters' luck with it), a list (requests of one
+ * admission to its end, whatever group it is in: its tokens, what is known of drafters' luck with it; only one of higher priority
+ * may take it, while it waits again), a list (requests of one
  * state, in order), a flight (what the plan in flight has asked for, kept to judge its result by), a round (from one committed
  * token to the verification of the drafts behind it). Requests are linked by slot number, so that all memory is one block of the
  * caller's. */
@@ -32,7 +33,10 @@ typedef enum {
 typedef struct {
     seq_id seq;
     uint32_t epoch;  /* 1 more with each placement */
-    uint64_t number; /* rises with each request: who comes first */
+    uint64_t number; /* rises with each request */
+    int32_t priority;
+    int64_t due_ns; /* who is due first comes first (sched_before) ... */
+    int64_t turn;   /* ... and of those in SCHED_DECODE, who has the lowest turn */
     sched_state state;
     sched_group *group;      /* NULL: free or waiting */
     uint32_t previous, next; /* in the list of its state */
@@ -49,8 +53,9 @@ typedef struct {
     uint32_t n_told;      /* ... and of its blocks, those that the ranks have been told */
     kv_salt salt;
     uint32_t n_shared; /* of the prompt, cached for others before */
-    uint32_t place;    /* SCHED_NO_PLACE: it was never admitted */
-    uint32_t *known;   /* [max_context] the n_known tokens; the scheduler's, by place */
+    uint32_t place;    /* SCHED_NO_PLACE: it was never admitted, or waits again and another has its place ... */
+    uint32_t aside;    /* ... and its tokens are here; else SCHED_NO_PLACE */
+    uint32_t *known;   /* [max_context] the n_known tokens; the scheduler's, by place or aside; NULL: of the prompt alone */
     spec_route route;
     uint32_t asked;       /* mask of drafters: the round began with waiting for them ... */
     uint32_t awaited;     /* ... and waits for these now */
@@ -209,6 +214,7 @@ struct sched {
     uint32_t n_buckets;
     uint32_t n_places;                    /* n_groups * max_running */
     uint32_t *free_places, n_free_places; /* [n_places] a stack */
+    uint32_t *free_asides, n_free_asides; /* [n_places + 1] likewise */
     sched_transfer *moves;                /* [n_moves] */
     uint32_t n_moves;                     /* n_groups * max_moves */
     uint64_t next_move;                   /* id */
@@ -242,7 +248,8 @@ struct sched {
     spec_share *shares;                      /* [max_batch] scratch, as the next */
     float *paths;                            /* [max_batch][max_tree] */
     proto_drafter_figures *by_drafter;       /* [1 + max_requests][roster.n] in total, then by slot */
-    uint32_t *known;                         /* [n_places][max_context] of the admitted */
+    uint32_t *known;                         /* [n_places][max_context] of the admitted ... */
+    uint32_t *aside;                         /* ... and [n_places + 1][max_context] of those whose place others have */
 
     sched_action *actions; /* [n_actions_max] the first n_groups + n_drafters + n_moves are kept for what comes first, which fills
                               them from behind */
@@ -255,12 +262,15 @@ struct sched {
 
 /* sched_state.c: slots, lists, ids, and the way out of each state. */
 void sched_state_init(sched *s);
-sched_request *sched_slot_take(sched *s, seq_id seq); /* in SCHED_WAITING, last; NULL: table full */
-sched_request *sched_find(sched *s, seq_id seq);      /* NULL: unknown, or over for the client */
-sched_request *sched_at(sched *s, uint32_t slot);     /* NULL: SCHED_NO_SLOT */
+/* In SCHED_WAITING, with seq, deadline and priority of the event; NULL: table full. */
+sched_request *sched_slot_take(sched *s, const sched_event *ev);
+/* The order of those that wait, and of prompts; who is last in it is the first to be sent away. */
+bool sched_before(const sched_request *a, const sched_request *b);
+sched_request *sched_find(sched *s, seq_id seq);  /* NULL: unknown, or over for the client */
+sched_request *sched_at(sched *s, uint32_t slot); /* NULL: SCHED_NO_SLOT */
 sched_request *sched_first(sched_group *g, sched_state state);
 sched_request *sched_next(sched *s, const sched_request *r);                      /* in its list */
-void sched_move(sched *s, sched_request *r, sched_state to);                      /* to the end of that list; prompts by age */
+void sched_move(sched *s, sched_request *r, sched_state to);                      /* in that list behind all it is not before */
 void sched_enter(sched *s, sched_request *r, sched_group *to, sched_state state); /* as sched_move, from another group */
 uint32_t sched_n_running(const sched_group *g);                                   /* in SCHED_PREFILL to SCHED_MOVING */
 sched_action *sched_act(sched *s, sched_action_kind kind, seq_id seq);
@@ -271,11 +281,13 @@ sched_action *sched_say_finished(sched *s, seq_id seq, sched_finish finish, st_c
 void sched_drop(sched *s, sched_request *r);
 /* Both, for a request that was accepted. */
 void sched_end(sched *s, sched_request *r, sched_finish finish, st_code code, const char *message);
+void sched_leave_place(sched *s, sched_request *r); /* it is another's from now on, and no drafter follows it */
+void sched_leave_aside(sched *s, sched_request *r); /* likewise, if its tokens are there */
 /* Gives back blocks and slot of those in SCHED_CLOSING that no plan and no move in flight names. */
 void sched_retire_reported(sched_group *g);
-/* The group that computed it is lost: it waits for another, before all who came later, with the tokens that it has. */
+/* The group that computed it is lost: it waits for another, before all who are due later, with the tokens that it has. */
 void sched_displace(sched_request *r);
-/* It gives its blocks to those who came before, and waits likewise. No plan in flight names it. */
+/* It gives its blocks to those who are due before, and waits likewise. No plan in flight names it. */
 void sched_preempt(sched_request *r);
 /* As sched_displace, from a group that is up. No plan in flight names it. */
 void sched_leave(sched_request *r);
@@ -301,8 +313,8 @@ sched_group *sched_pick_group(sched *s, const sched_request *r, bool prefill);
 /* ST_OK, or why this request can never run; writes the message. */
 st_code sched_can_ever_fit(const sched_limits *l, const sched_event *request, char *message, size_t message_bytes);
 void sched_admit(sched *s); /* waiting ones, in order, as long as blocks last, each to the group where it costs least */
-/* Before a step: those who decode have the blocks for it. The youngest make room where there are too few; the oldest only
- * where KV that comes holds the rest, which cannot be had before SCHED_MOVED. */
+/* Before a step: those who decode have the blocks for it. Who is due last makes room where there are too few; who is due first
+ * only where KV that comes holds the rest, which cannot be had before SCHED_MOVED. */
 void sched_make_room(sched_group *g);
 void sched_share(sched_request *r, uint32_t n); /* so many of its tokens are in the cache, without being computed for it */
 /* What an item of the group's last step has brought into the cache is there for others, too ... */

@@ -233,11 +233,12 @@ void sched_take_moved(sched *s, const sched_event *ev) {
 
 /* ---- before a step ---- */
 
-/* It is computed anew, elsewhere. The room that there is goes to one at a time, and not to who came later than others that wait.
+/* It is computed anew, elsewhere. The room that there is goes to one at a time, and not to who is due later than others that
+ * wait.
  */
 static void leave(sched *s, sched_request *r) {
     const sched_request *first = sched_at(s, s->waiting.first);
-    if (!first || (!first->displaced && first->number > r->number)) sched_leave(r);
+    if (!first || (!first->displaced && sched_before(r, first))) sched_leave(r);
 }
 
 static void go_on(sched *s, sched_transfer *m, sched_request *r) {

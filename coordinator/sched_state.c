@@ -1,4 +1,19 @@
-/* Slots, lists and ids of the scheduler's requests, and the way out of each state. */
+/* Slots, lists and ids of the scheduler's requests, their order, and the way out of each state.
+ *
+ * The order, of those that wait, of prompts, and of who is sent away first (the last): by when a request is due. That is its
+ * deadline, or SCHED_PRIORITY_NS after it came where it has none so early; and as much earlier for each step of priority. So it
+ * is by priority as long as nobody has waited for that time, by deadlines among equals, else first come, first served; and who
+ * has waited n times as long is before all who come then with n steps more.
+ *
+ * Why that does not starve: when a request is due is settled as it comes. Nobody that comes more than (PROTO_MAX_PRIORITY + 1 -
+ * its priority) * SCHED_PRIORITY_NS later is before it, and the first of all always goes on.
+ *
+ * Why not by priority first and only then by deadlines, however far: a deadline is mostly a time-out, long and the same for all;
+ * one that is further away than a step of priority says nothing of a hurry.
+ *
+ * Those that decode take turns: one has its turn after all that were there before it, as if it had come SCHED_PRIORITY_STEPS
+ * steps earlier for each step of priority. A step takes the first of them. So one sits out at most SCHED_PRIORITY_STEPS steps for
+ * each step of priority that the others have more, and one for each of the others. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>
@@ -14,14 +29,26 @@ static sched_list *list_of(sched *s, const sched_request *r) {
     return r->state == SCHED_WAITING ? &s->waiting : &r->group->lists[r->state];
 }
 
-/* Puts it into the list of its state, before the request in slot `next`; SCHED_NO_SLOT: at the end. */
-static void attach(sched *s, sched_request *r, uint32_t next) {
+bool sched_before(const sched_request *a, const sched_request *b) {
+    return a->due_ns != b->due_ns ? a->due_ns < b->due_ns : a->number < b->number;
+}
+
+/* In the list of a state. */
+static bool is_before(sched_state state, const sched_request *a, const sched_request *b) {
+    if (state == SCHED_WAITING || state == SCHED_PREFILL) return sched_before(a, b);
+    return state == SCHED_DECODE && a->turn < b->turn;
+}
+
+/* Puts it into the list of its state: behind all that it is not before, so most often at the end. */
+static void attach(sched *s, sched_request *r) {
     sched_list *l = list_of(s, r);
-    uint32_t slot = slot_of(s, r), *back = next == SCHED_NO_SLOT ? &l->last : &s->requests[next].previous;
-    r->previous = *back;
-    r->next = next;
-    *back = slot;
-    *(r->previous == SCHED_NO_SLOT ? &l->first : &s->requests[r->previous].next) = slot;
+    uint32_t slot = slot_of(s, r), previous = l->last;
+    while (previous != SCHED_NO_SLOT && is_before(r->state, r, &s->requests[previous])) previous = s->requests[previous].previous;
+    uint32_t *ahead = previous == SCHED_NO_SLOT ? &l->first : &s->requests[previous].next;
+    r->previous = previous;
+    r->next = *ahead;
+    *ahead = slot;
+    *(r->next == SCHED_NO_SLOT ? &l->last : &s->requests[r->next].previous) = slot;
     l->n++;
 }
 
@@ -44,10 +71,8 @@ void sched_enter(sched *s, sched_request *r, sched_group *to, sched_state state)
     detach(s, r);
     r->group = to;
     r->state = state;
-    const sched_request *later = NULL; /* of prompts the oldest comes first, wherever it began */
-    if (state == SCHED_PREFILL)
-        for (later = sched_first(to, state); later && later->number < r->number;) later = sched_next(s, later);
-    attach(s, r, later ? slot_of(s, later) : SCHED_NO_SLOT);
+    if (state == SCHED_DECODE) r->turn = (int64_t)to->next_plan - (int64_t)r->priority * SCHED_PRIORITY_STEPS;
+    attach(s, r);
 }
 
 sched_request *sched_first(sched_group *g, sched_state state) { return sched_at(g->s, g->lists[state].first); }
@@ -76,7 +101,16 @@ static void forget_id(sched *s, const sched_request *r) {
     *link = r->next_of_bucket;
 }
 
-sched_request *sched_slot_take(sched *s, seq_id seq) {
+/* Deadlines past the time in which a step of priority is reached by waiting are like none. */
+static int64_t due_of(const sched *s, const sched_event *ev) {
+    uint64_t due_ns = s->now_ns + SCHED_PRIORITY_NS;
+    INVARIANT(ev->priority >= -PROTO_MAX_PRIORITY && ev->priority <= PROTO_MAX_PRIORITY); /* the caller's promise, too */
+    if (ev->deadline_ns > 0 && ev->deadline_ns < due_ns) due_ns = ev->deadline_ns;
+    return (int64_t)due_ns - ev->priority * (int64_t)SCHED_PRIORITY_NS;
+}
+
+sched_request *sched_slot_take(sched *s, const sched_event *ev) {
+    seq_id seq = ev->seq;
     INVARIANT(seq.value != 0 && !sched_find(s, seq)); /* the caller's promise: ids are new */
     sched_request *r = sched_at(s, s->free.first);
     if (!r) return NULL;
@@ -84,15 +118,19 @@ sched_request *sched_slot_take(sched *s, seq_id seq) {
     uint32_t *first = bucket(s, seq);
     *r = (sched_request){.seq = seq,
                          .number = s->n_accepted++,
+                         .priority = ev->priority,
+                         .deadline_ns = ev->deadline_ns,
+                         .due_ns = due_of(s, ev),
                          .state = SCHED_WAITING,
                          .next_of_bucket = *first,
                          .chain = KV_CHAIN_NONE,
                          .place = SCHED_NO_PLACE,
+                         .aside = SCHED_NO_PLACE,
                          .move = SCHED_NO_MOVE,
                          .by_drafter = s->by_drafter + (1 + (size_t)slot_of(s, r)) * s->roster.n};
     for (uint32_t i = 0; i < s->roster.n; i++) r->by_drafter[i] = (proto_drafter_figures){.name = s->roster.name[i]};
     *first = slot_of(s, r);
-    attach(s, r, SCHED_NO_SLOT);
+    attach(s, r);
     return r;
 }
 
@@ -117,6 +155,17 @@ void sched_close_there(sched_request *r) {
     r->open = false;
 }
 
+void sched_leave_place(sched *s, sched_request *r) {
+    sched_leave_drafters(s, r);
+    s->free_places[s->n_free_places++] = r->place;
+    r->place = SCHED_NO_PLACE;
+}
+
+void sched_leave_aside(sched *s, sched_request *r) {
+    if (r->aside != SCHED_NO_PLACE) s->free_asides[s->n_free_asides++] = r->aside;
+    r->aside = SCHED_NO_PLACE;
+}
+
 /* Nothing in flight names it: its blocks may go to others, for the next plan closes it before it does anything else. */
 static void retire(sched *s, sched_request *r) {
     INVARIANT(r->move == SCHED_NO_MOVE);
@@ -124,9 +173,9 @@ static void retire(sched *s, sched_request *r) {
     sched_close_there(r);
     if (r->place != SCHED_NO_PLACE) {
         sched_learn_prior(s, r);
-        sched_leave_drafters(s, r);
-        s->free_places[s->n_free_places++] = r->place;
+        sched_leave_place(s, r);
     }
+    sched_leave_aside(s, r);
     sched_move(s, r, SCHED_FREE);
     r->group = NULL;
 }
@@ -180,9 +229,7 @@ static void wait_again(sched *s, sched_request *r) {
     r->n_agreed = 0;
     r->open = false;
     r->last_plan = 0;
-    const sched_request *later = sched_at(s, s->waiting.first);
-    while (later && later->number < r->number) later = sched_next(s, later);
-    attach(s, r, later ? slot_of(s, later) : SCHED_NO_SLOT);
+    attach(s, r);
 }
 
 void sched_displace(sched_request *r) {
@@ -214,20 +261,23 @@ void sched_state_init(sched *s) {
     for (uint32_t g = 0; g < s->limits.n_groups; g++)
         for (uint32_t i = 0; i < SCHED_N_STATES; i++) s->groups[g].lists[i] = none;
     for (uint32_t i = 0; i < s->n_buckets; i++) s->buckets[i] = SCHED_NO_SLOT;
-    for (uint32_t i = 0; i < s->limits.max_requests; i++) attach(s, &s->requests[i], SCHED_NO_SLOT);
+    for (uint32_t i = 0; i < s->limits.max_requests; i++) attach(s, &s->requests[i]);
     while (s->n_free_places < s->n_places) {
         s->free_places[s->n_free_places] = s->n_places - 1 - s->n_free_places; /* place 0 on top */
         s->n_free_places++;
     }
+    for (; s->n_free_asides <= s->n_places; s->n_free_asides++) s->free_asides[s->n_free_asides] = s->n_places - s->n_free_asides;
 }
 
 static void check_request(const sched *s, const sched_group *g, const sched_request *r) {
     bool has_chain = r->chain.index != KV_CHAIN_NONE.index, has_place = r->place != SCHED_NO_PLACE;
+    bool is_aside = r->aside != SCHED_NO_PLACE;
     INVARIANT(r->group == g);
     if (r->state == SCHED_FREE) return;
     INVARIANT(r->seq.value != 0 && r->n_prompt > 0 && r->n_known >= r->n_prompt);
     INVARIANT(has_chain == (g != NULL) && (!r->open || has_chain));
-    INVARIANT(has_place >= (g != NULL) && has_place == (r->epoch > 0) && has_place >= (r->n_known > r->n_prompt));
+    INVARIANT(has_place >= (g != NULL) && has_place + is_aside == (r->epoch > 0) && (r->known != NULL) == (r->epoch > 0));
+    INVARIANT(r->known || r->n_known == r->n_prompt);
     bool in_flight = g && (r->last_plan > g->reported || r->move != SCHED_NO_MOVE);
     INVARIANT((r->state == SCHED_CLOSING) <= in_flight); /* closing: because a plan or a move names it */
     INVARIANT(g || r->move == SCHED_NO_MOVE);
@@ -251,7 +301,7 @@ static void check_request(const sched *s, const sched_group *g, const sched_requ
 
 /* Of the requests of one list or several. */
 typedef struct {
-    uint32_t n, n_open, n_named, n_places;
+    uint32_t n, n_open, n_named, n_places, n_asides;
 } sums;
 
 static void check_list(const sched *s, const sched_group *g, sched_state state, const sched_list *l, sums *all) {
@@ -259,11 +309,12 @@ static void check_list(const sched *s, const sched_group *g, sched_state state, 
     for (uint32_t i = l->first; i != SCHED_NO_SLOT; previous = i, i = s->requests[i].next, n++) {
         const sched_request *r = &s->requests[i];
         INVARIANT(n < s->limits.max_requests && r->state == state && r->previous == previous);
-        INVARIANT(state != SCHED_WAITING || previous == SCHED_NO_SLOT || s->requests[previous].number < r->number);
+        INVARIANT(previous == SCHED_NO_SLOT || !is_before(state, r, &s->requests[previous]));
         check_request(s, g, r);
         all->n_open += g && r->open;
         all->n_named += g && r->last_plan > g->reported;
         all->n_places += state != SCHED_FREE && r->place != SCHED_NO_PLACE;
+        all->n_asides += state != SCHED_FREE && r->aside != SCHED_NO_PLACE;
     }
     INVARIANT(l->last == previous && l->n == n);
     all->n += n;
@@ -293,6 +344,7 @@ void sched_check(const sched *s) {
         n_live += sched_n_running(&s->groups[g]);
     }
     INVARIANT(all.n == s->limits.max_requests && all.n_places + s->n_free_places == s->n_places);
+    INVARIANT(all.n_asides + s->n_free_asides == s->n_places + 1); /* only those that wait have one */
     for (uint32_t b = 0; b < s->n_buckets; b++)
         for (uint32_t i = s->buckets[b]; i != SCHED_NO_SLOT; i = s->requests[i].next_of_bucket) {
             INVARIANT(s->requests[i].state >= SCHED_WAITING && s->requests[i].state <= SCHED_MOVING);

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum { U32, U64, F32, BOOL, TEXT, TEXTS, TOKENS, BIAS } field_kind;
+typedef enum { U32, U64, I32, F32, BOOL, TEXT, TEXTS, TOKENS, BIAS } field_kind;
 typedef struct {
     const char *name, *help;
     field_kind kind;
@@ -21,6 +21,7 @@ typedef struct {
 
 #define HAS_U64(name) offsetof(proto_request, has_##name)
 #define HAS_U32(name) 0
+#define HAS_I32       HAS_U32
 #define HAS_F32       HAS_U32
 #define HAS_BOOL      HAS_U32
 #define HAS_TEXT      HAS_U32
@@ -43,6 +44,7 @@ static double number_of(const field *f, const proto_request *r) {
     const void *p = value_of(f, r);
     switch (f->kind) {
     case U32: return *(const uint32_t *)p;
+    case I32: return *(const int32_t *)p;
     case F32: return (double)*(const float *)p;
     case BOOL: return *(const bool *)p;
     case TOKENS: return r->n_stop_tokens;
@@ -111,6 +113,7 @@ proto_request proto_request_default(void) {
         void *p = place(&fields[i], &r);
         switch (fields[i].kind) {
         case U32: *(uint32_t *)p = (uint32_t)fields[i].value; break;
+        case I32: *(int32_t *)p = (int32_t)fields[i].value; break;
         case F32: *(float *)p = (float)fields[i].value; break;
         case BOOL: *(bool *)p = fields[i].value != 0; break;
         default: break; /* absent */
@@ -121,13 +124,14 @@ proto_request proto_request_default(void) {
 
 /* ---- text form ---- */
 bool proto_request_field(size_t i, proto_field *out) {
-    static const char *const values[] = {
-        [U32] = "N", [U64] = "N", [F32] = "X", [TEXT] = "TEXT", [TEXTS] = "TEXT", [TOKENS] = "IDS", [BIAS] = "ID:BIAS"};
+    static const char *const values[] = {[U32] = "N",     [U64] = "N",      [I32] = "N",      [F32] = "X",
+                                         [TEXT] = "TEXT", [TEXTS] = "TEXT", [TOKENS] = "IDS", [BIAS] = "ID:BIAS"};
     if (i >= N_FIELDS) return false;
     const field *f = &fields[i];
     *out = (proto_field){.name = f->name, .help = f->help, .value = values[f->kind], .repeats = f->kind == TEXTS};
     range_of(f, out->range, sizeof out->range);
-    if (f->kind == U32 || f->kind == F32) snprintf(out->default_text, sizeof out->default_text, "%.9g", f->value);
+    if (f->kind == U32 || f->kind == I32 || f->kind == F32)
+        snprintf(out->default_text, sizeof out->default_text, "%.9g", f->value);
     if (f->kind == BOOL) snprintf(out->default_text, sizeof out->default_text, "%s", f->value != 0 ? "true" : "false");
     snprintf(out->cli, sizeof out->cli, "--%s", f->name);
     for (char *p = out->cli + 2; *p; p++)
@@ -150,6 +154,14 @@ static bool parse_u64(const char *text, const char *end_at, uint64_t max, uint64
     unsigned long long v = strtoull(text, &end, 10);
     *out = v;
     return *text >= '0' && *text <= '9' && (*end_at ? *end == '\0' || *end == *end_at : !*end) && !errno && v <= max;
+}
+
+static bool parse_i32(const char *text, int32_t *out) {
+    uint64_t size;
+    bool negative = *text == '-';
+    if (!parse_u64(text + negative, "", INT32_MAX, &size)) return false;
+    *out = negative ? -(int32_t)size : (int32_t)size;
+    return true;
 }
 
 /* "1,2,3" */
@@ -207,6 +219,7 @@ static bool parse(const field *f, const char *value, arena *a, proto_request *r,
         if (!parse_u64(value, "", UINT32_MAX, &u)) return false;
         *(uint32_t *)p = (uint32_t)u;
         return true;
+    case I32: return parse_i32(value, p);
     case U64: *((bool *)((char *)r + f->has)) = true; return parse_u64(value, "", UINT64_MAX, p);
     case F32: *(float *)p = strtof(value, &end); return *value > ' ' && !*end;
     case BOOL: *(bool *)p = strcmp(value, "false") != 0; return !*value || !strcmp(value, "true") || !strcmp(value, "false");

@@ -25,6 +25,7 @@ enum {
     PROTO_MAX_PENALTY = 2, /* presence, frequency: at most this far from 0 */
     PROTO_MAX_BIAS = 300,
     PROTO_MAX_TOP_LOGPROBS = 20,
+    PROTO_MAX_PRIORITY = 8,   /* of a request: at most this far from 0 */
     PROTO_BIAS_LIMIT = 100,   /* a bias is at most this far from 0 */
     PROTO_MAX_RUNNING = 4096, /* sequences that a group holds at once: the most that one plan opens or closes */
     PROTO_REQUEST_ID_BYTES = 64,
@@ -60,6 +61,7 @@ typedef struct {
     bool has_seed;
     bool ignore_end; /* do not stop at the model's end-of-answer tokens */
     sampling sampling;
+    int32_t priority;                              /* higher is served first */
     char cache_salt[PROTO_CACHE_SALT_BYTES + 1];   /* empty: shared by all who give none */
     char speculation[PROTO_SPECULATION_BYTES + 1]; /* policy of speculative/routes.def; empty: the topology's */
     uint32_t n_stops;

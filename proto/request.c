@@ -90,6 +90,7 @@ static st_code decode_bias(size_t n, Consort__V1__TokenBias *const *list, arena 
 
 #define DECODE_U32(name, member)                                                                                                 \
     if (m->has_##name) r->member = m->name;
+#define DECODE_I32  DECODE_U32
 #define DECODE_F32  DECODE_U32
 #define DECODE_BOOL DECODE_U32
 #define DECODE_U64(name, member)                                                                                                 \
@@ -166,6 +167,9 @@ st_code proto_request_decode(const uint8_t *bytes, size_t n, arena *a, proto_req
     m.name = r->member;
 #define ENCODE_F32  ENCODE_U32
 #define ENCODE_BOOL ENCODE_U32
+#define ENCODE_I32(name, member)                                                                                                 \
+    m.has_##name = r->member != 0; /* which is the default */                                                                    \
+    m.name = r->member;
 #define ENCODE_U64(name, member)                                                                                                 \
     m.has_##name = r->has_##name;                                                                                                \
     m.name = r->member;

@@ -100,6 +100,7 @@ def test_score_names_the_line_and_the_field(line, says):
     (["generate", "--tokens", "1,2", "--prompt", "x"], 2, ["--prompt", "--tokens"]),
     (["generate", "--tokens", "1,2", "--system", "x"], 2, ["--system", "--tokens"]),
     (["generate", "--prompt", "x", "--stop-tokens", "1,x"], 2, ["stop_tokens", "1,x"]),
+    (["generate", "--prompt", "x", "--priority", "-9"], 2, ["priority: -9 is outside -8 .. 8"]),
     (["generate", "--raw", "--system", "s", "--prompt", "x"], 2, ["--system", "--raw"]),
     (["generate", "--no-such"], 2, ["--no-such"]),
     (["generate", *CANNOT_CONNECT], 1, ["standard input"]),

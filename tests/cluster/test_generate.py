@@ -107,6 +107,7 @@ def test_the_end_of_an_answer_is_kept_unless_ignored(cluster):
     ({"min_p": -0.1}, "min_p"), ({"top_k": 1 << 31}, "top_k"), ({"max_tokens": (1 << 32) - 1}, "max_tokens"),
     ({"stop": [""]}, "stop"), ({"stop": ["x"] * 17}, "stop"), ({"stop": ["x" * 257]}, "stop"), ({"stop_tokens": [1 << 30]}, "stop_tokens"),
     ({"request_id": "x" * 65}, "request_id"), ({"prompt": ""}, "text"), ({"prompt": "a\0b"}, "text"), ({"prompt": [1 << 30]}, "tokens"),
+    ({"priority": 9}, "priority: 9 is outside -8 .. 8"), ({"priority": -(1 << 31)}, "priority"),
     ({"prompt": []}, "tokens"), ({"prompt": [("", "hello")]}, "role"),
 ])
 def test_a_bad_field_is_named(cluster, fields, named):

@@ -116,6 +116,7 @@ static void one_event(world *w) {
         ev.rules.ends = tokens;
         ev.rules.n_ends = byte(w) % 8;
         ev.deadline_ns = byte(w);
+        ev.priority = byte(w) % (2 * PROTO_MAX_PRIORITY + 1) - PROTO_MAX_PRIORITY;
         ev.speculation = policies[byte(w) % 8];
     }
     if (ev.kind == SCHED_CANCEL) {

@@ -35,6 +35,7 @@ typedef struct {
     uint32_t text[CONTEXT + 8];       /* the prompt, and that behind it */
     sched_finish alone_finish;
     uint64_t deadline_ns;
+    int32_t priority;
     const char *speculation;
     uint64_t salt;
     bool wants_hidden, sent, over, cancelled, broken; /* broken: the verifier reported an error or nonsense for it */
@@ -116,6 +117,7 @@ typedef struct {
     uint64_t n_lost, n_moved;      /* groups with requests; requests that one with an answer begun was given by another */
     uint32_t most_swap_ns;         /* that a block takes */
     uint32_t answers;              /* most tokens of those that say */
+    bool priorities;               /* requests have different ones */
     bool quotes;                   /* prompts begin with what was asked and answered before */
     uint64_t n_shared;             /* blocks that hold what was computed for another */
     uint64_t n_swapped[2];         /* blocks out and in */

@@ -54,6 +54,7 @@ static void invent(world *w, client *c) {
         "", "none", "lookup", "all", "hedge", "cosine", "round-robin", "fixed:lookup", "fixed:a", "fixed:b", "fixed:c"};
     c->speculation = policies[draw(w, 8 + w->limits.n_drafters)];
     if (draw(w, 5) == 0) c->deadline_ns = w->now_ns + draw(w, 3000);
+    if (w->priorities) c->priority = (int32_t)draw(w, 2 * PROTO_MAX_PRIORITY + 1) - PROTO_MAX_PRIORITY;
     c->wants_hidden = draw(w, 4) == 0;
     answer_alone(c);
 }
@@ -216,12 +217,18 @@ static void compute(world *w, verifier *v, const proto_work *work, uint32_t i) {
     use_cache(w, v, work, r, r->n_cached, false);
 }
 
-/* One that decodes, and waits for no drafter, has its turn again before all others could have had theirs twice. */
+/* Steps, at most, that those of higher priority may have before it. */
+static uint32_t sits_out(const world *w, uint32_t at) {
+    return w->priorities ? (uint32_t)(PROTO_MAX_PRIORITY - w->clients[at].priority) * SCHED_PRIORITY_STEPS : 0;
+}
+
+/* One that decodes, and waits for no drafter, has its turn again before all others could have had theirs twice, but for priority.
+ */
 static void check_turns(world *w, const verifier *v) {
     for (uint32_t i = 0; i < CLIENTS && w->limits.max_batch > 1; i++)
         if (v->ranks[i].open && !moves_away(w, number_of(w, v), i) && !drafted_for(&w->clients[i]) &&
             v->ranks[i].n_known - v->ranks[i].n_cached == 1)
-            CHECK(w, v->steps - v->ranks[i].last_step <= w->limits.max_running);
+            CHECK(w, v->steps - v->ranks[i].last_step <= w->limits.max_running + sits_out(w, i));
 }
 
 /* One that comes from another group brings what its client has been given. */
@@ -373,6 +380,7 @@ static void send_request(world *w) {
                                      .n_ends = c->n_ends,
                                      .logprobs = wants_logprobs((seq_id){w->n_sent}) ? 2 : 0,
                                      .hidden = c->wants_hidden},
+                           .priority = c->priority,
                            .deadline_ns = c->deadline_ns});
     w->arriving = NULL;
 }
@@ -586,6 +594,7 @@ static void begin(world *w, uint64_t seed) {
     w->now_ns = 1000000000; /* so that all that waits for its turn to be tried has it */
     w->arrivals = 2 + draw(w, 70);
     w->quotes = draw(w, 3) > 0;
+    w->priorities = draw(w, 2);
     uint32_t batch = 1 + draw(w, draw(w, 2) ? 4 : 20), tree = draw(w, 4) ? 1 + draw(w, 20) : 0;
     w->limits = (sched_limits){.max_requests = draw(w, 4) ? 64 : 1 + draw(w, 12),
                                .max_running = 1 + draw(w, 24),

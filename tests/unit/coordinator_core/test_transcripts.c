@@ -9,7 +9,7 @@
  *                                                     where there are several (limits n_groups=2); "groups" tells of each
  *     [@TIME] moved MOVE [CODE] [took=N]              as in: moved 1 ERR_UNAVAILABLE; without: ST_OK
  *     [@TIME] drafter-up N | drafter-down N           numbered from 0; their names are a, b, c, d
- *     [@TIME] request SEQ prompt=N [from=N] [salt=N] [max=N] [end=ID,ID] [deadline=TIME] [speculation=POLICY]
+ *     [@TIME] request SEQ prompt=N [from=N] [salt=N] [max=N] [end=ID,ID] [deadline=TIME] [priority=N] [speculation=POLICY]
  *                                                     prompts are parts of one text, from its beginning or from token N on
  *     [@TIME] cancel SEQ CODE FINISH                  as in: cancel 3 ERR_CANCELLED cancelled
  *     [@TIME] result PLAN ITEM...                     ITEM: SEQ:TOKEN,TOKEN or SEQ: (none) or SEQ!LAYER (not finite)
@@ -161,6 +161,7 @@ static void read_request(script *sc, sched_event *ev, char **words, uint32_t n) 
     ev->n_tokens = (uint32_t)number_of(words, n, "prompt", 0);
     ev->max_tokens = (uint32_t)number_of(words, n, "max", 0);
     ev->deadline_ns = number_of(words, n, "deadline", 0);
+    ev->priority = (int32_t)number_of(words, n, "priority", 0); /* strtoull takes a minus */
     ev->rules.n_ends = list_of(value_of(words, n, "end"), ends, 8);
     ev->rules.ends = ends;
     ev->rules.logprobs = (uint32_t)number_of(words, n, "logprobs", 0);

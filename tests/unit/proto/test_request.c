@@ -18,7 +18,8 @@ enum {
     STOP,
     STOP_TOKENS,
     MIN_TOKENS = 16,
-    LOGIT_BIAS
+    LOGIT_BIAS,
+    PRIORITY = 27
 }; /* consort.proto */
 
 static void random_prompt(source *s, arena *a, proto_request *r) {
@@ -61,6 +62,7 @@ static proto_request random_request(source *s, arena *a) {
     r.n_stop_tokens = below(s, PROTO_MAX_STOP_TOKENS + 1);
     r.stop_tokens = some32(s, a, r.n_stop_tokens);
     r.min_tokens = below(s, PROTO_MAX_PROMPT_TOKENS + 1);
+    r.priority = (int32_t)below(s, 2 * PROTO_MAX_PRIORITY + 1) - PROTO_MAX_PRIORITY;
     r.logprobs = below(s, 2);
     r.hidden_states = below(s, 2);
     r.top_logprobs = below(s, PROTO_MAX_TOP_LOGPROBS + 1);
@@ -91,6 +93,7 @@ static void assert_same_request(const proto_request *a, const proto_request *b) 
     for (uint32_t i = 0; i < a->n_stops; i++) assert_string_equal(a->stops[i], b->stops[i]);
     assert_same_numbers(a->stop_tokens, a->n_stop_tokens, b->stop_tokens, b->n_stop_tokens);
     assert_int_equal(a->min_tokens, b->min_tokens);
+    assert_int_equal(a->priority, b->priority);
     assert_int_equal(a->logprobs, b->logprobs);
     assert_int_equal(a->hidden_states, b->hidden_states);
     assert_int_equal(a->top_logprobs, b->top_logprobs);
@@ -188,6 +191,11 @@ static void a_number_outside_its_range_is_refused_by_name(void **state) {
     assert_number(TOP_K, 1048576, NULL);
     assert_number(TOP_K, 1048577, "top_k: 1048577 is outside 0 .. 1048576");
     assert_number(SEED, UINT64_MAX, NULL);
+    assert_number(PRIORITY, 16, NULL); /* zigzag: 8, -8, 9, -9, the least there is */
+    assert_number(PRIORITY, 15, NULL);
+    assert_number(PRIORITY, 18, "priority: 9 is outside -8 .. 8");
+    assert_number(PRIORITY, 17, "priority: -9 is outside -8 .. 8");
+    assert_number(PRIORITY, UINT32_MAX, "priority: -2.14748365e+09 is outside -8 .. 8");
     assert_float(TEMPERATURE, 0, NULL);
     assert_float(TEMPERATURE, 5, NULL);
     assert_float(TEMPERATURE, 7.5f, "temperature: 7.5 is outside 0 .. 5");
@@ -259,6 +267,7 @@ static void a_command_line_sets_what_the_wire_sets(void **state) {
                                 {"stop", "\xC3\xA9"},
                                 {"stop-tokens", "1,2,4294967295"},
                                 {"min-tokens", "3"},
+                                {"priority", "-2"},
                                 {"logit-bias", "7:-100,4294967295:2.5"}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         if (proto_request_set(&r, options[i][0], options[i][1], &a, &e)) fail_msg("%s", e.message);
@@ -278,6 +287,7 @@ static void a_command_line_sets_what_the_wire_sets(void **state) {
     put_bytes(&m, STOP, "\xC3\xA9", 2);
     put_bytes(&m, STOP_TOKENS, ids, sizeof ids);
     put_number(&m, MIN_TOKENS, 3);
+    put_number(&m, PRIORITY, 3); /* zigzag */
     put_bias(&m, 7, -100);
     put_bias(&m, UINT32_MAX, 2.5f);
     arena wire = arena_for(m.n);
@@ -311,6 +321,14 @@ static void a_bad_option_is_refused_and_changes_nothing(void **state) {
     assert_not_set("stop", "", "stop[0]: 0 bytes are outside 1 .. 256");
     assert_not_set("stop-tokens", "1,x", "stop_tokens: '1,x': expected token ids, 0 .. 64 of them");
     assert_not_set("min-tokens", "1048577", "min_tokens: 1048577 is outside 0 .. 1048576");
+    assert_not_set("priority", "9", "priority: 9 is outside -8 .. 8");
+    assert_not_set("priority", "-9", "priority: -9 is outside -8 .. 8");
+    static const char *const words[] = {"", "-", "high", "1.5", "+1", "--1", "2147483648", "-2147483649"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        char expected[96];
+        snprintf(expected, sizeof expected, "priority: '%s': expected a whole number, -8 .. 8", words[i]);
+        assert_not_set("priority", words[i], expected);
+    }
     static const char *const pairs[] = {"5", "5:", ":1", "5:1,", "5:1,6", "5:x", "x:1", "5:1:2", "5: 1", "5:1;6:1"};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         char expected[96];
