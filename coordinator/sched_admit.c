@@ -178,24 +178,26 @@ static sched_request *last_due(sched_group *g, const sched_request *by) {
     return last;
 }
 
-/* Whether there is room when all have given way; more than is counted where they share blocks with others. */
+/* Whether there is room when all have given way. There may be more than is counted, where they share blocks. Mostly nobody gives
+ * way: then its tokens, which may be many, are not looked at. */
 static bool would_have_room(sched_group *g, const sched_request *r) {
-    uint32_t n_places = n_taken(g), n_free = kv_free_blocks(g->kv), n_blocks;
+    uint32_t n_gone = 0, n_free = kv_free_blocks(g->kv);
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
         for (const sched_request *o = sched_first(g, state); o; o = sched_next(g->s, o)) {
             if (!gives_way(o, r)) continue;
-            n_places--;
-            n_free += kv_blocks_for(sched_to_share(o)); /* it has these for certain */
+            n_gone++;
+            n_free += kv_released(g->kv, o->chain);
         }
-    kv_known(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r), &n_blocks);
-    return n_places < g->s->limits.max_running && n_blocks + n_growing(g, r) <= n_free;
+    if (n_gone == 0 || n_taken(g) - n_gone >= g->s->limits.max_running) return false;
+    uint32_t n_blocks = kv_known_then(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r));
+    return n_blocks + n_growing(g, r) <= n_free;
 }
 
 /* A group in which others give way, as few as needed; NULL: none. */
 static sched_group *make_way(sched *s, const sched_request *r, bool prefill) {
     for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++) {
         if (!is_nearest(g, r, prefill) || !would_have_room(g, r)) continue;
-        for (sched_request *last; burden(g, r) == UINT64_MAX && (last = last_due(g, r));) sched_preempt(last);
+        for (sched_request *last; burden(g, r) == UINT64_MAX && (last = last_due(g, r)); s->stats.gave_way++) sched_preempt(last);
         if (burden(g, r) < UINT64_MAX) return g;
     }
     return NULL;
