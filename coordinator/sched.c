@@ -20,7 +20,10 @@
  * Why whoever waits again keeps its place, if it can: what drafters know of it. Only where one of higher priority is admitted
  * before it, and all places are taken, it is put aside: its tokens are kept, drafters leave it.
  *
- * Limits: O(running) an event; O(requests) when a deadline passes or a group is lost. */
+ * Limits: O(running) an event, and the tokens of the first that waits, for each group that has a place for it or in which others
+ * give way to it. O(requests) when a deadline passes or a group is lost. Who comes
+ * or waits again is put into its place among those that wait from the nearer end: O(waiting) for one between many that are due
+ * before it and as many that are due later, and then for each of a lost group. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>
@@ -89,6 +92,8 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.buckets = place(&at, shape.n_buckets, sizeof *shape.buckets);
     shape.free_places = place(&at, n, sizeof *shape.free_places);
     shape.free_asides = place(&at, n + 1, sizeof *shape.free_asides);
+    shape.of_place = place(&at, n, sizeof *shape.of_place);
+    shape.of_aside = place(&at, n + 1, sizeof *shape.of_aside);
     shape.actions = place(&at, shape.n_actions_max, sizeof *shape.actions);
     shape.tokens = place(&at, (size_t)l->max_batch * (1 + l->max_tree), sizeof *shape.tokens);
     shape.known = place(&at, n * l->max_context, sizeof *shape.known);

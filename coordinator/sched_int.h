@@ -215,6 +215,7 @@ struct sched {
     uint32_t n_places;                    /* n_groups * max_running */
     uint32_t *free_places, n_free_places; /* [n_places] a stack */
     uint32_t *free_asides, n_free_asides; /* [n_places + 1] likewise */
+    uint32_t *of_place, *of_aside;        /* [n_places], [n_places + 1] slot of who took it last, and may have left it */
     sched_transfer *moves;                /* [n_moves] */
     uint32_t n_moves;                     /* n_groups * max_moves */
     uint64_t next_move;                   /* id */
