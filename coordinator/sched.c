@@ -21,9 +21,8 @@
  * before it, and all places are taken, it is put aside: its tokens are kept, drafters leave it.
  *
  * Limits: O(running) an event, and the tokens of the first that waits, for each group that has a place for it or in which others
- * give way to it. O(requests) when a deadline passes or a group is lost. Who comes
- * or waits again is put into its place among those that wait from the nearer end: O(waiting) for one between many that are due
- * before it and as many that are due later, and then for each of a lost group. */
+ * give way to it. O(requests) when a deadline passes or a group is lost. Who comes or waits again finds its place among those
+ * that wait from the nearer end: that is O(waiting) for one in the middle, so also for each of a lost group that is there. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>
@@ -177,6 +176,10 @@ static bool any_up(const sched *s, bool open) {
 static st_code may_enter(const sched *s, const sched_event *ev, char *message, size_t message_bytes) {
     st_code code = sched_can_ever_fit(&s->limits, ev, message, message_bytes);
     if (code != ST_OK) return code;
+    if (ev->deadline_ns > 0 && ev->deadline_ns <= s->now_ns) { /* else others might be sent away for one that is over at once */
+        snprintf(message, message_bytes, "%s", st_text(ST_ERR_DEADLINE));
+        return ST_ERR_DEADLINE;
+    }
     if (s->draining || !any_up(s, true)) {
         snprintf(message, message_bytes, "%s",
                  s->draining        ? "the cluster is shutting down"

@@ -350,6 +350,20 @@ static void one_that_came_long_enough_before_is_not_sent_away(void **state) {
     }
 }
 
+/* Of the two that run one has no turn in the step in flight, and would give way. */
+static void nobody_is_sent_away_for_one_that_comes_too_late(void **state) {
+    (void)state;
+    world w = begin(2, 1, 64);
+    ask(&w, 0, 0, 5, 4);
+    ask(&w, 0, 0, 5, 4);
+    uint64_t late = ask(&w, 1, 0 - SECOND, 5, 4); /* a second ago */
+    assert_true(w.n_over == 1 && w.over[0] == late && sched_get_stats(w.s).rejected == 1);
+    assert_true(sched_get_stats(w.s).running == 2 && sched_get_stats(w.s).preempted == 0);
+    run_out(&w);
+    assert_int_equal(w.n_tokens[late], 0);
+    mem_free(w.memory);
+}
+
 /* ---- who takes part in a step ---- */
 
 /* Of two that decode, where a step has one place, the lower one has every ninth. */
@@ -414,6 +428,7 @@ int main(void) {
         cmocka_unit_test(blocks_of_those_who_stay_do_not_come_free),
         cmocka_unit_test(blocks_that_it_has_with_who_goes_are_wanted_all_the_same),
         cmocka_unit_test(one_that_came_long_enough_before_is_not_sent_away),
+        cmocka_unit_test(nobody_is_sent_away_for_one_that_comes_too_late),
         cmocka_unit_test(a_step_of_priority_is_worth_eight_steps),
         cmocka_unit_test(nobody_sits_out_for_ever_and_equals_take_turns),
         cmocka_unit_test(prompts_share_rows_by_priority),
