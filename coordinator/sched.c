@@ -17,8 +17,8 @@
  * Why preemption costs little: blocks of who is sent away are kept (kv/prefix.c) until the room is needed, those that it used
  * last go first, and what is left of them, in blocks or on disk, it has again when it comes back. The road not taken is to
  * reserve for the longest answer: nobody would be sent away, and short answers would hold blocks that they never use.
- * Why whoever waits again keeps its place, if it can: what drafters know of it. Only where one of higher priority is admitted
- * before it, and all places are taken, it is put aside: its tokens are kept, drafters leave it.
+ * Why whoever waits again keeps its place, if it can: what drafters know of it. Only where one that is due before it is admitted,
+ * and all places are taken, it is put aside: its tokens are kept, drafters leave it.
  *
  * Limits: O(running) an event, and the tokens of the first that waits, for each group that has a place for it or in which others
  * give way to it. O(requests) when a deadline passes or a group is lost. Who comes or waits again finds its place among those
