@@ -547,6 +547,20 @@ static void one_event(world *w) {
     }
 }
 
+/* A scheduler within the limits, and all that it has. */
+static void bring_all(world *w) {
+    w->memory_bytes = sched_bytes(&w->limits);
+    w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
+    assert_non_null(w->memory);
+    memset(w->memory, 0xa5, w->memory_bytes + GUARD_BYTES);
+    assert_int_equal(sched_init(w->memory, &w->limits, &w->s, NULL), ST_OK);
+    for (uint32_t g = 0; g < w->limits.n_groups; g++) bring_group(w, g);
+    for (uint32_t i = 0; i < w->limits.n_drafters; i++) {
+        w->drafters[i] = (drafter){.nature = draw(w, N_NATURES), .up = true};
+        step(w, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = i});
+    }
+}
+
 static void begin(world *w, uint64_t seed) {
     static const char *const names[] = {"a", "b", "c"};
     *w = (world){
@@ -598,16 +612,7 @@ static void begin(world *w, uint64_t seed) {
         if (tight) w->limits.n_blocks[g] = 7 + draw(w, 5); /* answers grow beside prompts that move */
     }
     if (draw(w, 2)) w->limits.corpus = w->corpus, w->limits.corpus_bytes = w->corpus_bytes;
-    w->memory_bytes = sched_bytes(&w->limits);
-    w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
-    assert_non_null(w->memory);
-    memset(w->memory, 0xa5, w->memory_bytes + GUARD_BYTES);
-    assert_int_equal(sched_init(w->memory, &w->limits, &w->s, NULL), ST_OK);
-    for (uint32_t g = 0; g < w->limits.n_groups; g++) bring_group(w, g);
-    for (uint32_t i = 0; i < w->limits.n_drafters; i++) {
-        w->drafters[i] = (drafter){.nature = draw(w, N_NATURES), .up = true};
-        step(w, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = i});
-    }
+    bring_all(w);
 }
 
 static bool computes(const world *w) {
