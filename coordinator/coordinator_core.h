@@ -215,7 +215,8 @@ typedef struct {
     uint64_t stale_results;     /* dropped: not of the plan in flight */
     uint64_t looked_up, shared; /* tokens of sequences that began in a group; those that were in its KV cache already */
     uint64_t displaced;         /* times that a request was placed again, as its group was lost or emptied, or its move failed */
-    uint64_t preempted;         /* times that one had to wait again, as those who are due before needed its blocks or place */
+    uint64_t preempted;         /* times that one had to wait again, as those who are due before needed its blocks or place ... */
+    uint64_t gave_way;          /* ... and of these, for one of higher priority that waited */
     uint64_t moves, moves_failed; /* of KV, that are over; and that brought nothing, cancelled ones too */
     uint64_t moved_tokens;        /* whose KV came with the others */
     uint64_t swapped_out, swapped_in, swap_out_ns, swap_in_ns; /* KV blocks; and what that took */

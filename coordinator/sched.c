@@ -17,10 +17,12 @@
  * Why preemption costs little: blocks of who is sent away are kept (kv/prefix.c) until the room is needed, those that it used
  * last go first, and what is left of them, in blocks or on disk, it has again when it comes back. The road not taken is to
  * reserve for the longest answer: nobody would be sent away, and short answers would hold blocks that they never use.
- * Why whoever waits again keeps its place, if it can: what drafters know of it. Only where one of higher priority is admitted
- * before it, and all places are taken, it is put aside: its tokens are kept, drafters leave it.
+ * Why whoever waits again keeps its place, if it can: what drafters know of it. Only where one that is due before it is admitted,
+ * and all places are taken, it is put aside: its tokens are kept, drafters leave it.
  *
- * Limits: O(running) an event; O(requests) when a deadline passes or a group is lost. */
+ * Limits: O(running) an event, and the tokens of the first that waits, for each group that has a place for it or in which others
+ * give way to it. O(requests) when a deadline passes or a group is lost. Who comes or waits again finds its place among those
+ * that wait from the nearer end: that is O(waiting) for one in the middle, so also for each of a lost group that is there. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>
@@ -89,6 +91,8 @@ static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     shape.buckets = place(&at, shape.n_buckets, sizeof *shape.buckets);
     shape.free_places = place(&at, n, sizeof *shape.free_places);
     shape.free_asides = place(&at, n + 1, sizeof *shape.free_asides);
+    shape.of_place = place(&at, n, sizeof *shape.of_place);
+    shape.of_aside = place(&at, n + 1, sizeof *shape.of_aside);
     shape.actions = place(&at, shape.n_actions_max, sizeof *shape.actions);
     shape.tokens = place(&at, (size_t)l->max_batch * (1 + l->max_tree), sizeof *shape.tokens);
     shape.known = place(&at, n * l->max_context, sizeof *shape.known);
@@ -172,6 +176,10 @@ static bool any_up(const sched *s, bool open) {
 static st_code may_enter(const sched *s, const sched_event *ev, char *message, size_t message_bytes) {
     st_code code = sched_can_ever_fit(&s->limits, ev, message, message_bytes);
     if (code != ST_OK) return code;
+    if (ev->deadline_ns > 0 && ev->deadline_ns <= s->now_ns) { /* else others might be sent away for one that is over at once */
+        snprintf(message, message_bytes, "%s", st_text(ST_ERR_DEADLINE));
+        return ST_ERR_DEADLINE;
+    }
     if (s->draining || !any_up(s, true)) {
         snprintf(message, message_bytes, "%s",
                  s->draining        ? "the cluster is shutting down"

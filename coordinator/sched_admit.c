@@ -178,24 +178,26 @@ static sched_request *last_due(sched_group *g, const sched_request *by) {
     return last;
 }
 
-/* Whether there is room when all have given way; more than is counted where they share blocks with others. */
+/* Whether there is room when all have given way. There may be more than is counted, where they share blocks. Mostly nobody gives
+ * way: then its tokens, which may be many, are not looked at. */
 static bool would_have_room(sched_group *g, const sched_request *r) {
-    uint32_t n_places = n_taken(g), n_free = kv_free_blocks(g->kv), n_blocks;
+    uint32_t n_gone = 0, n_free = kv_free_blocks(g->kv);
     for (sched_state state = SCHED_PREFILL; state <= SCHED_DECODE; state++)
         for (const sched_request *o = sched_first(g, state); o; o = sched_next(g->s, o)) {
             if (!gives_way(o, r)) continue;
-            n_places--;
-            n_free += kv_blocks_for(sched_to_share(o)); /* it has these for certain */
+            n_gone++;
+            n_free += kv_released(g->kv, o->chain);
         }
-    kv_known(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r), &n_blocks);
-    return n_places < g->s->limits.max_running && n_blocks + n_growing(g, r) <= n_free;
+    if (n_gone == 0 || n_taken(g) - n_gone >= g->s->limits.max_running) return false;
+    uint32_t n_blocks = kv_known_then(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r));
+    return n_blocks + n_growing(g, r) <= n_free;
 }
 
 /* A group in which others give way, as few as needed; NULL: none. */
 static sched_group *make_way(sched *s, const sched_request *r, bool prefill) {
     for (sched_group *g = s->groups; g < s->groups + s->limits.n_groups; g++) {
         if (!is_nearest(g, r, prefill) || !would_have_room(g, r)) continue;
-        for (sched_request *last; burden(g, r) == UINT64_MAX && (last = last_due(g, r));) sched_preempt(last);
+        for (sched_request *last; burden(g, r) == UINT64_MAX && (last = last_due(g, r)); s->stats.gave_way++) sched_preempt(last);
         if (burden(g, r) < UINT64_MAX) return g;
     }
     return NULL;
@@ -207,12 +209,24 @@ static sched_group *group_for(sched *s, const sched_request *r) {
     return g ? g : make_way(s, r, prefill);
 }
 
+/* Who took that place, or that room aside, last; NULL: it does not wait with it. */
+static sched_request *waits_with(sched *s, uint32_t place) {
+    sched_request *r = &s->requests[s->of_place[place]];
+    return r->state == SCHED_WAITING && r->place == place ? r : NULL;
+}
+static sched_request *waits_aside(sched *s, uint32_t aside) {
+    sched_request *r = &s->requests[s->of_aside[aside]];
+    return r->state == SCHED_WAITING && r->aside == aside ? r : NULL;
+}
+
 /* The last of those that wait again gives its place away, and keeps its tokens. There is one: in a group there is room. */
 static void put_aside(sched *s) {
-    sched_request *r = sched_at(s, s->waiting.last);
-    while (r && r->place == SCHED_NO_PLACE) r = sched_at(s, r->previous);
+    sched_request *r = NULL, *o;
+    for (uint32_t i = 0; i < s->n_places; i++)
+        if ((o = waits_with(s, i)) && (!r || sched_before(r, o))) r = o;
     INVARIANT(r && s->n_free_asides > 0);
     r->aside = s->free_asides[--s->n_free_asides];
+    s->of_aside[r->aside] = (uint32_t)(r - s->requests);
     r->known = memcpy(s->aside + (size_t)r->aside * s->limits.max_context, r->known, r->n_known * sizeof *r->known);
     r->knows_hidden = false;
     sched_leave_place(s, r);
@@ -221,16 +235,22 @@ static void put_aside(sched *s) {
 static void take_place(sched *s, sched_request *r) {
     if (s->n_free_places == 0) put_aside(s);
     r->place = s->free_places[--s->n_free_places];
+    s->of_place[r->place] = (uint32_t)(r - s->requests);
     r->known = memcpy(s->known + (size_t)r->place * s->limits.max_context, sched_tokens(r), r->n_known * sizeof *r->known);
     sched_leave_aside(s, r);
     sched_forget_trust(s, r);
 }
 
 /* The first of those that wait; where all places are taken and all room aside is, but for what two need to change places, the
- * first of those that have either. */
+ * first of those that have either: there may be many before them that have neither. */
 static sched_request *next_to_admit(sched *s) {
-    sched_request *r = sched_at(s, s->waiting.first);
-    while (r && r->epoch == 0 && s->n_free_places == 0 && s->n_free_asides == 1) r = sched_next(s, r);
+    sched_request *r = sched_at(s, s->waiting.first), *o;
+    if (!r || r->epoch > 0 || s->n_free_places > 0 || s->n_free_asides > 1) return r;
+    r = NULL;
+    for (uint32_t i = 0; i < s->n_places; i++)
+        if ((o = waits_with(s, i)) && (!r || sched_before(o, r))) r = o;
+    for (uint32_t i = 0; i <= s->n_places; i++)
+        if ((o = waits_aside(s, i)) && (!r || sched_before(o, r))) r = o;
     return r;
 }
 

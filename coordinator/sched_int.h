@@ -1,11 +1,10 @@
 /* The scheduler's state, and the leaves that sched.c calls. Only files of coordinator_core include this.
  *
  * Nouns: a request (a slot of the table), a group (the verifier group that computes it), a place (what a request has from its
- * admission to its end, whatever group it is in: its tokens, what is known of drafters' luck with it; only one of higher priority
- * may take it, while it waits again), a list (requests of one
- * state, in order), a flight (what the plan in flight has asked for, kept to judge its result by), a round (from one committed
- * token to the verification of the drafts behind it). Requests are linked by slot number, so that all memory is one block of the
- * caller's. */
+ * admission to its end, whatever group it is in: its tokens, what is known of drafters' luck with it; while it waits again, one
+ * that is due before it may take it), a list (requests of one state, in order), a flight (what the plan in flight has asked for,
+ * kept to judge its result by), a round (from one committed token to the verification of the drafts behind it). Requests are
+ * linked by slot number, so that all memory is one block of the caller's. */
 #ifndef CONSORT_COORDINATOR_SCHED_INT_H
 #define CONSORT_COORDINATOR_SCHED_INT_H
 
@@ -215,6 +214,7 @@ struct sched {
     uint32_t n_places;                    /* n_groups * max_running */
     uint32_t *free_places, n_free_places; /* [n_places] a stack */
     uint32_t *free_asides, n_free_asides; /* [n_places + 1] likewise */
+    uint32_t *of_place, *of_aside;        /* [n_places], [n_places + 1] slot of who took it last, and may have left it */
     sched_transfer *moves;                /* [n_moves] */
     uint32_t n_moves;                     /* n_groups * max_moves */
     uint64_t next_move;                   /* id */

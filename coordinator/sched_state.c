@@ -39,11 +39,22 @@ static bool is_before(sched_state state, const sched_request *a, const sched_req
     return state == SCHED_DECODE && a->turn < b->turn;
 }
 
-/* Puts it into the list of its state: behind all that it is not before, so most often at the end. */
+/* Behind whom it comes: behind all that it is not before. Looked for from both ends at once: who comes is mostly among the last,
+ * who waits again among the first. */
+static uint32_t find_previous(const sched *s, const sched_list *l, const sched_request *r) {
+    uint32_t previous = l->last, next = l->first;
+    while (previous != SCHED_NO_SLOT && is_before(r->state, r, &s->requests[previous])) {
+        if (is_before(r->state, r, &s->requests[next])) return s->requests[next].previous;
+        previous = s->requests[previous].previous;
+        next = s->requests[next].next;
+    }
+    return previous;
+}
+
+/* Puts it into the list of its state. */
 static void attach(sched *s, sched_request *r) {
     sched_list *l = list_of(s, r);
-    uint32_t slot = slot_of(s, r), previous = l->last;
-    while (previous != SCHED_NO_SLOT && is_before(r->state, r, &s->requests[previous])) previous = s->requests[previous].previous;
+    uint32_t slot = slot_of(s, r), previous = find_previous(s, l, r);
     uint32_t *ahead = previous == SCHED_NO_SLOT ? &l->first : &s->requests[previous].next;
     r->previous = previous;
     r->next = *ahead;

@@ -52,6 +52,11 @@ ST_CHECKED st_code kv_reserve_known(kv_table *t, kv_salt salt, const uint32_t *t
 /* What kv_reserve_known would find, and kv_fetch behind it, in tokens; *n_blocks: free blocks that they would take. */
 uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens,
                   uint32_t *n_blocks);
+/* Would it fit if other chains were released first? It does if this is at most kv_free_blocks and the sum of their kv_released:
+ * the free blocks that kv_reserve_known would take then. Where chains share blocks it may say no though it would. */
+uint32_t kv_known_then(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens);
+/* By how much kv_release would raise kv_free_blocks; several chains, at least by the sum. */
+uint32_t kv_released(const kv_table *t, kv_chain c);
 /* The chain goes on with kept blocks that hold the next of its first n_known tokens, computed for another since it was reserved.
  * Returns how many tokens these are, and leaves one to be computed; 0 for a chain that has begun a block of its own. */
 uint32_t kv_adopt(kv_table *t, kv_chain c, kv_salt salt, const uint32_t *tokens, uint32_t n_known);

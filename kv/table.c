@@ -12,12 +12,11 @@
  * behind it in slots would be lost, is passed over for one that has nothing behind it.
  *
  * Why reservations: a prompt that has been admitted is computed to its end, and a step that was planned has its blocks. They
- * cover what is needed for certain; who answers at length asks for more (kv_grow), and the scheduler sends the youngest away when
- * there is none.
- * Why generations: a plan that names a block which was freed since can be told from one that names its new owner.
- * Why swaps are one list in one order, and not what goes out and what comes in: a block that went out takes what comes in, a slot
- * that was emptied is filled again, all before the list is taken. Done one by one, each finds what it expects.
- * Why a block that comes back gives up its slot: a copy there would save the next way out, and hold room that others lack now.
+ * cover what is needed for certain; who answers at length asks for more (kv_grow), and the scheduler sends whoever is due last
+ * away when there is none. Why generations: a plan that names a block which was freed since can be told from one that names its
+ * new owner. Why swaps are one list in one order, and not what goes out and what comes in: a block that went out takes what comes
+ * in, a slot that was emptied is filled again, all before the list is taken. Done one by one, each finds what it expects. Why a
+ * block that comes back gives up its slot: a copy there would save the next way out, and hold room that others lack now.
  *
  * Limits: a shared block is never written: only full blocks are shared. max_chains * max_chain_blocks ids are kept, whether
  * they are used or not; that is 8 bytes for 32 tokens. */
@@ -239,7 +238,7 @@ st_code kv_reserve(kv_table *t, uint64_t n_tokens, kv_chain *out) {
 }
 
 typedef struct {
-    uint32_t n, n_resting, n_swapped; /* blocks; of these no chain holds so many; and so many lie in slots */
+    uint32_t n, n_resting, n_swapped, n_single; /* blocks; of these so many are held by no chain, lie in slots, are held by one */
 } run;
 
 /* The longest run of blocks that hold the first of n_known tokens, but for the last token. */
@@ -251,6 +250,7 @@ static run find_run(const kv_table *t, kv_salt salt, const uint32_t *tokens, uin
         if (at == KV_NONE || (t->prefix.nodes[at].state == KV_SWAPPED && !t->rule.in)) break;
         r.n_resting += t->prefix.nodes[at].state == KV_RESTS;
         r.n_swapped += t->prefix.nodes[at].state == KV_SWAPPED;
+        r.n_single += t->prefix.nodes[at].state == KV_HELD && t->references[t->prefix.nodes[at].at] == 1;
     }
     return r;
 }
@@ -261,6 +261,21 @@ uint32_t kv_known(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint3
     *n_blocks = kv_blocks_for(n_tokens) - r.n + r.n_resting /* a resting one that it takes cannot be promised to others */
                 + r.n_swapped;                              /* and one in a slot needs a block, as one to be computed does */
     return r.n * NOUNS_BLOCK_TOKENS;
+}
+
+/* One that a single chain holds counts as if that were released. One of several chains either is left with one of them or comes
+ * free, too, which kv_released does not count for any of them: then it takes the one that it brings. */
+uint32_t kv_known_then(const kv_table *t, kv_salt salt, const uint32_t *tokens, uint32_t n_known, uint64_t n_tokens) {
+    run r = find_run(t, salt, tokens, n_known);
+    return kv_blocks_for(n_tokens) - r.n + r.n_resting + r.n_swapped + r.n_single;
+}
+
+uint32_t kv_released(const kv_table *t, kv_chain c) {
+    const chain *ch = chain_of(t, c);
+    const block_id *ids = ids_of(t, c);
+    uint32_t n = ch->n_reserved - ch->n_blocks;
+    for (uint32_t i = 0; i < ch->n_blocks; i++) n += t->references[ids[i].index] == 1;
+    return n;
 }
 
 /* The node of block n_before of the chain, whose blocks up to there are nodes; or, behind the last, where one would be added. */

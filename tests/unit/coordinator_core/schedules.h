@@ -118,6 +118,7 @@ typedef struct {
     uint32_t most_swap_ns;         /* that a block takes */
     uint32_t answers;              /* most tokens of those that say */
     bool priorities;               /* requests have different ones */
+    bool hurries;                  /* few run at once, time leaps, and deadlines are as far away as what priorities are worth */
     bool quotes;                   /* prompts begin with what was asked and answered before */
     uint64_t n_shared;             /* blocks that hold what was computed for another */
     uint64_t n_swapped[2];         /* blocks out and in */

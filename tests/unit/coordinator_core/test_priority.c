@@ -23,8 +23,9 @@ typedef struct {
     uint32_t n_over, n_refused, n_left;
 } world;
 
-static world begin_with(uint32_t max_running, uint32_t max_batch, uint32_t n_blocks, uint32_t max_queue) {
+static world begin_as(bool prefix_cache, uint32_t max_running, uint32_t max_batch, uint32_t n_blocks, uint32_t max_queue) {
     const sched_limits l = {.max_requests = REQUESTS,
+                            .prefix_cache = prefix_cache,
                             .max_running = max_running,
                             .max_queue = max_queue,
                             .max_rows = 1024,
@@ -40,8 +41,17 @@ static world begin_with(uint32_t max_running, uint32_t max_batch, uint32_t n_blo
     return w;
 }
 
+static world begin_with(uint32_t max_running, uint32_t max_batch, uint32_t n_blocks, uint32_t max_queue) {
+    return begin_as(false, max_running, max_batch, n_blocks, max_queue);
+}
+
 static world begin(uint32_t max_running, uint32_t max_batch, uint32_t n_blocks) {
     return begin_with(max_running, max_batch, n_blocks, REQUESTS);
+}
+
+/* With a prefix cache, so that sequences share blocks. */
+static world begin_sharing(uint32_t max_running, uint32_t max_batch, uint32_t n_blocks) {
+    return begin_as(true, max_running, max_batch, n_blocks, REQUESTS);
 }
 
 static bool is_over(const world *w, uint64_t id) {
@@ -74,9 +84,11 @@ static void event(world *w, const sched_event *ev) {
     sched_check(w->s);
 }
 
-/* Returns its id; deadline_ns: from now; 0: none. */
-static uint64_t ask(world *w, int32_t priority, uint64_t deadline_ns, uint32_t n_prompt, uint32_t max_tokens) {
-    static const uint32_t prompt[512];
+/* Returns its id; the prompt is `token` again and again; deadline_ns: from now; 0: none. */
+static uint64_t ask_of(world *w, uint32_t token, int32_t priority, uint64_t deadline_ns, uint32_t n_prompt, uint32_t max_tokens) {
+    static uint32_t prompts[4][512];
+    uint32_t *prompt = prompts[token];
+    for (uint32_t i = 0; i < n_prompt; i++) prompt[i] = token;
     assert_true(++w->n_asked < REQUESTS);
     event(w, &(sched_event){.kind = SCHED_REQUEST,
                             .seq = {w->n_asked},
@@ -86,6 +98,10 @@ static uint64_t ask(world *w, int32_t priority, uint64_t deadline_ns, uint32_t n
                             .priority = priority,
                             .deadline_ns = deadline_ns ? w->now_ns + deadline_ns : 0});
     return w->n_asked;
+}
+
+static uint64_t ask(world *w, int32_t priority, uint64_t deadline_ns, uint32_t n_prompt, uint32_t max_tokens) {
+    return ask_of(w, 0, priority, deadline_ns, n_prompt, max_tokens);
 }
 
 /* The step in flight, which takes step_ns, or that time alone. */
@@ -290,6 +306,37 @@ static void nobody_is_sent_away_where_that_is_not_enough(void **state) {
     mem_free(w.memory);
 }
 
+/* Of its three blocks `low` has two together with `own`: they come free only when that is over. */
+static void blocks_of_those_who_stay_do_not_come_free(void **state) {
+    (void)state;
+    world w = begin_sharing(4, 4, 7);
+    uint64_t own = ask_of(&w, 1, 1, 0, 70, 5);
+    run_step(&w);
+    uint64_t low = ask_of(&w, 1, 0, 0, 70, 20), large = ask_of(&w, 2, 1, 0, 134, 5);
+    for (; !is_over(&w, own); run_step(&w)) assert_int_equal(sched_get_stats(w.s).preempted, 0);
+    run_out(&w);
+    assert_int_equal(sched_get_stats(w.s).gave_way, 1);
+    ASSERT_OVER(&w, own, large, low);
+    mem_free(w.memory);
+}
+
+/* Six blocks are wanted, of which `low` has four; when it is gone, five are free, or six where there is one more. */
+static void blocks_that_it_has_with_who_goes_are_wanted_all_the_same(void **state) {
+    (void)state;
+    for (uint32_t n_blocks = 8; n_blocks <= 9; n_blocks++) {
+        world w = begin_sharing(4, 4, n_blocks);
+        ask_of(&w, 2, 1, 0, 65, 5);
+        uint64_t low = ask_of(&w, 1, 0, 0, 130, 20);
+        run_step(&w);
+        uint64_t large = ask_of(&w, 1, 1, 0, 161, 50);
+        run_step(&w);
+        bool enough = n_blocks == 9;
+        assert_true(w.n_left == enough && computes(&w, low) == !enough && computes(&w, large) == enough);
+        run_out(&w);
+        mem_free(w.memory);
+    }
+}
+
 static void one_that_came_long_enough_before_is_not_sent_away(void **state) {
     (void)state;
     for (int young = 0; young <= 1; young++) {
@@ -301,6 +348,20 @@ static void one_that_came_long_enough_before_is_not_sent_away(void **state) {
         assert_true(w.n_left == (uint32_t)young && w.over[0] == (young ? high : old));
         mem_free(w.memory);
     }
+}
+
+/* Of the two that run one has no turn in the step in flight, and would give way. */
+static void nobody_is_sent_away_for_one_that_comes_too_late(void **state) {
+    (void)state;
+    world w = begin(2, 1, 64);
+    ask(&w, 0, 0, 5, 4);
+    ask(&w, 0, 0, 5, 4);
+    uint64_t late = ask(&w, 1, 0 - SECOND, 5, 4); /* a second ago */
+    assert_true(w.n_over == 1 && w.over[0] == late && sched_get_stats(w.s).rejected == 1);
+    assert_true(sched_get_stats(w.s).running == 2 && sched_get_stats(w.s).preempted == 0);
+    run_out(&w);
+    assert_int_equal(w.n_tokens[late], 0);
+    mem_free(w.memory);
 }
 
 /* ---- who takes part in a step ---- */
@@ -364,7 +425,10 @@ int main(void) {
         cmocka_unit_test(those_of_lower_priority_give_way_to_one_that_waits_the_last_first),
         cmocka_unit_test(no_more_are_sent_away_than_run_at_once),
         cmocka_unit_test(nobody_is_sent_away_where_that_is_not_enough),
+        cmocka_unit_test(blocks_of_those_who_stay_do_not_come_free),
+        cmocka_unit_test(blocks_that_it_has_with_who_goes_are_wanted_all_the_same),
         cmocka_unit_test(one_that_came_long_enough_before_is_not_sent_away),
+        cmocka_unit_test(nobody_is_sent_away_for_one_that_comes_too_late),
         cmocka_unit_test(a_step_of_priority_is_worth_eight_steps),
         cmocka_unit_test(nobody_sits_out_for_ever_and_equals_take_turns),
         cmocka_unit_test(prompts_share_rows_by_priority),

@@ -1,8 +1,9 @@
 /* Random schedules: many clients come, cancel, are late or ask for too much; made-up verifiers, whose next token is a hash of
  * all tokens before it, carry out the plans, check each of them as a rank would, are lost and come back, are drained and filled
- * again, and move their KV to each other, or fail to; made-up drafters propose
- * what is right, wrong, both or nonsense, in time, late or never. Every client must get exactly the tokens it gets alone, and at
- * the end nothing is left. One seed is one run; a failure names it. */
+ * again, and move their KV to each other, or fail to; made-up drafters propose what is right, wrong, both or nonsense, in time,
+ * late or never. Every client must get exactly the tokens it gets alone, and at the end nothing is left. One seed is one run; a
+ * failure names it. */
+#include "tests/unit/coordinator_core/schedules_clients.h"
 #include "tests/unit/coordinator_core/schedules_drafters.h"
 #include "tests/unit/coordinator_core/schedules_early.h"
 #include "tests/unit/coordinator_core/schedules_moves.h"
@@ -17,47 +18,6 @@
 #endif
 
 /* ---- clients ---- */
-
-static void answer_alone(client *c) {
-    uint32_t *tokens = c->text, n = c->n_prompt;
-    memcpy(tokens, c->prompt, n * sizeof *tokens);
-    c->alone_finish = SCHED_FINISH_LENGTH;
-    while (n < CONTEXT && (c->max_tokens == 0 || c->n_alone < c->max_tokens)) {
-        uint32_t t = tokens[n] = next_token(tokens, n);
-        n++;
-        for (uint32_t e = 0; e < c->n_ends; e++)
-            if (t == c->ends[e]) {
-                c->alone_finish = SCHED_FINISH_STOP;
-                return;
-            }
-        c->alone[c->n_alone++] = t;
-    }
-}
-
-/* What another client asked and was told, or a part of it. */
-static uint32_t quote(world *w, client *c) {
-    const client *from = &w->clients[draw(w, w->n_sent)];
-    memcpy(c->prompt, from->text, sizeof c->prompt);
-    return draw(w, 2) ? from->n_prompt : draw(w, from->n_prompt + from->n_alone + 1);
-}
-
-static void invent(world *w, client *c) {
-    uint32_t n_quoted = w->quotes && draw(w, 3) ? quote(w, c) : 0;
-    c->n_prompt = draw(w, 6) == 0 ? draw(w, CONTEXT + 8) : draw(w, w->limits.max_moves % 2 ? 100 : 40);
-    if (c->n_prompt < n_quoted) c->n_prompt = n_quoted;
-    for (uint32_t i = n_quoted; i < c->n_prompt; i++) c->prompt[i] = draw(w, VOCABULARY);
-    c->salt = w->quotes && draw(w, 4) == 0;
-    c->max_tokens = draw(w, 8) == 0 ? 0 : 1 + draw(w, w->answers);
-    c->n_ends = draw(w, 4);
-    for (uint32_t i = 0; i < c->n_ends; i++) c->ends[i] = draw(w, VOCABULARY);
-    static const char *const policies[] = {
-        "", "none", "lookup", "all", "hedge", "cosine", "round-robin", "fixed:lookup", "fixed:a", "fixed:b", "fixed:c"};
-    c->speculation = policies[draw(w, 8 + w->limits.n_drafters)];
-    if (draw(w, 5) == 0) c->deadline_ns = w->now_ns + draw(w, 3000);
-    if (w->priorities) c->priority = (int32_t)draw(w, 2 * PROTO_MAX_PRIORITY + 1) - PROTO_MAX_PRIORITY;
-    c->wants_hidden = draw(w, 4) == 0;
-    answer_alone(c);
-}
 
 /* In one of the groups; `up`: of those that are. */
 static bool fits(const world *w, const client *c, bool up) {
@@ -566,6 +526,7 @@ static void drafter_event(world *w) {
 static void one_event(world *w) {
     uint32_t what = draw(w, 100);
     bool arrives = draw(w, 100) < w->arrivals;
+    if (w->hurries && draw(w, 40) == 0) w->now_ns += draw(w, 46) * SECOND;
     if (w->timer_ns > 0 && w->now_ns >= w->timer_ns) {
         w->timer_ns = 0;
         step(w, &(sched_event){.kind = SCHED_TIMER});
@@ -586,6 +547,20 @@ static void one_event(world *w) {
     }
 }
 
+/* A scheduler within the limits, and all that it has. */
+static void bring_all(world *w) {
+    w->memory_bytes = sched_bytes(&w->limits);
+    w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
+    assert_non_null(w->memory);
+    memset(w->memory, 0xa5, w->memory_bytes + GUARD_BYTES);
+    assert_int_equal(sched_init(w->memory, &w->limits, &w->s, NULL), ST_OK);
+    for (uint32_t g = 0; g < w->limits.n_groups; g++) bring_group(w, g);
+    for (uint32_t i = 0; i < w->limits.n_drafters; i++) {
+        w->drafters[i] = (drafter){.nature = draw(w, N_NATURES), .up = true};
+        step(w, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = i});
+    }
+}
+
 static void begin(world *w, uint64_t seed) {
     static const char *const names[] = {"a", "b", "c"};
     *w = (world){
@@ -594,7 +569,8 @@ static void begin(world *w, uint64_t seed) {
     w->now_ns = 1000000000; /* so that all that waits for its turn to be tried has it */
     w->arrivals = 2 + draw(w, 70);
     w->quotes = draw(w, 3) > 0;
-    w->priorities = draw(w, 2);
+    w->hurries = seed % 4 == 3;
+    w->priorities = draw(w, 2) || w->hurries;
     uint32_t batch = 1 + draw(w, draw(w, 2) ? 4 : 20), tree = draw(w, 4) ? 1 + draw(w, 20) : 0;
     w->limits = (sched_limits){.max_requests = draw(w, 4) ? 64 : 1 + draw(w, 12),
                                .max_running = 1 + draw(w, 24),
@@ -629,22 +605,14 @@ static void begin(world *w, uint64_t seed) {
     }
     for (uint32_t i = 0; i < w->limits.n_drafters; i++)
         if (draw(w, 2)) w->limits.drafter_blocks[i] = 1 + draw(w, draw(w, 2) ? 8 : BLOCKS);
+    if (w->hurries) w->limits.max_running = 1 + draw(w, 3);
     bool roles = draw(w, 2), tight = draw(w, 2);
     for (uint32_t g = 0; roles && g < w->limits.n_groups; g++) {
         w->limits.serves[g] = (sched_service)draw(w, 3);
         if (tight) w->limits.n_blocks[g] = 7 + draw(w, 5); /* answers grow beside prompts that move */
     }
     if (draw(w, 2)) w->limits.corpus = w->corpus, w->limits.corpus_bytes = w->corpus_bytes;
-    w->memory_bytes = sched_bytes(&w->limits);
-    w->memory = mem_alloc_aligned(1, w->memory_bytes + GUARD_BYTES, 64);
-    assert_non_null(w->memory);
-    memset(w->memory, 0xa5, w->memory_bytes + GUARD_BYTES);
-    assert_int_equal(sched_init(w->memory, &w->limits, &w->s, NULL), ST_OK);
-    for (uint32_t g = 0; g < w->limits.n_groups; g++) bring_group(w, g);
-    for (uint32_t i = 0; i < w->limits.n_drafters; i++) {
-        w->drafters[i] = (drafter){.nature = draw(w, N_NATURES), .up = true};
-        step(w, &(sched_event){.kind = SCHED_DRAFTER_UP, .drafter = i});
-    }
+    bring_all(w);
 }
 
 static bool computes(const world *w) {
@@ -682,7 +650,8 @@ static void check_drafters(world *w) {
 /* What all seeds together have seen: else the test would test nothing. */
 typedef struct {
     uint64_t whole, largest_batch, drafted, accepted, by_rank, branches, late, bad, won, dropped, by_corpus, agreed, tried, moved,
-        shared, preempted, right, wrong, swapped[2], gave_way, again, actions, kv_moves, vain_moves, called_off, early_moves;
+        shared, preempted, waited_for, right, wrong, swapped[2], gave_way, again, actions, kv_moves, vain_moves, called_off,
+        early_moves;
 } harvest;
 
 static void reap(const world *w, harvest *h) {
@@ -707,7 +676,8 @@ static void reap(const world *w, harvest *h) {
     h->shared += w->n_shared;
     CHECK(w,
           st.shared <= st.looked_up && st.shared >= w->n_shared * NOUNS_BLOCK_TOKENS && (w->limits.prefix_cache || !st.shared));
-    h->preempted += st.preempted;
+    h->preempted += st.preempted, h->waited_for += st.gave_way;
+    CHECK(w, st.gave_way <= st.preempted && (w->priorities || st.gave_way == 0));
     for (int i = 0; i < 2; i++) h->swapped[i] += w->n_swapped[i];
     CHECK(w, st.swapped_out <= w->n_swapped[0] && st.swapped_in <= w->n_swapped[1]); /* less those of lost verifiers */
     CHECK(w, st.displaced + st.preempted + st.moves - st.moves_failed >= w->n_moved);
@@ -777,6 +747,9 @@ static void each_client_gets_the_tokens_it_gets_alone_whatever_the_schedule(void
     print_message("%llu blocks swapped out, %llu in\n", (unsigned long long)h.swapped[0], (unsigned long long)h.swapped[1]);
     assert_true(h.swapped[0] > N_SEEDS / 3 && h.swapped[1] > N_SEEDS / 12);
     assert_true(h.agreed > N_SEEDS && h.moved > N_SEEDS / 4 && h.shared > N_SEEDS && h.preempted > N_SEEDS / 8);
+    print_message("%llu of %llu sent away for one that waited\n", (unsigned long long)h.waited_for,
+                  (unsigned long long)h.preempted);
+    assert_true(h.waited_for > N_SEEDS);
 }
 
 static void the_same_events_give_the_same_actions(void **state) {

@@ -276,7 +276,7 @@ typedef struct {
 } model_node;
 
 typedef struct {
-    uint64_t random, clock, n_hits, n_adopted, n_evicted;
+    uint64_t random, clock, n_hits, n_adopted, n_evicted, n_fit, n_not;
     kv_table *t;
     model_chain chains[CHAINS];
     model_node nodes[BLOCKS];
@@ -411,10 +411,27 @@ static void adopt(world *w) {
 
 static void release(world *w, model_chain *m) {
     if (!m) return;
+    uint32_t n_free = kv_free_blocks(w->t) + kv_released(w->t, m->handle);
     kv_release(w->t, m->handle);
+    assert_int_equal(kv_free_blocks(w->t), n_free);
     m->used = false;
     for (uint32_t i = m->n_blocks; i-- > 0;)
         if (!is_held(w, m->ids[i].index)) w->nodes[m->ids[i].index].used_at = ++w->clock;
+}
+
+/* Some chains go for another: if it was to fit then, it does. */
+static void make_way(world *w) {
+    char kinds[CHAIN_BLOCKS + 1] = {0};
+    for (uint32_t i = 0; i < CHAIN_BLOCKS; i++) kinds[i] = (char)('a' + (draw(w, 4) == 0));
+    uint32_t n = 1 + draw(w, CHAIN_BLOCKS * B), who = draw(w, 1 << CHAINS), n_free = kv_free_blocks(w->t), n_blocks;
+    for (uint32_t c = 0; c < CHAINS; c++)
+        if (w->chains[c].used && who >> c & 1) n_free += kv_released(w->t, w->chains[c].handle);
+    bool fits = kv_known_then(w->t, ours, text(kinds), n, n) <= n_free;
+    for (uint32_t c = 0; c < CHAINS; c++)
+        if (w->chains[c].used && who >> c & 1) release(w, &w->chains[c]);
+    kv_known(w->t, ours, text(kinds), n, n, &n_blocks);
+    w->n_fit += fits, w->n_not += !fits;
+    assert_true(n_blocks <= kv_free_blocks(w->t) || !fits);
 }
 
 static void forget(world *w) {
@@ -440,6 +457,7 @@ static void kept_blocks_agree_with_a_simple_model_for_millions_of_operations(voi
         case 8: more(&w); break;
         default:
             if (draw(&w, 1000) == 0) forget(&w);
+            if (draw(&w, 50) == 0) make_way(&w);
         }
         if (i % 8) continue;
         count(&w, &used, &kept, &promised);
@@ -451,6 +469,7 @@ static void kept_blocks_agree_with_a_simple_model_for_millions_of_operations(voi
     print_message("%llu blocks shared, %llu adopted, %llu made room\n", (unsigned long long)w.n_hits,
                   (unsigned long long)w.n_adopted, (unsigned long long)w.n_evicted);
     assert_true(w.n_hits > N_OPERATIONS / 20 && w.n_adopted > N_OPERATIONS / 1000 && w.n_evicted > N_OPERATIONS / 100);
+    assert_true(w.n_fit > N_OPERATIONS / 2000 && w.n_not > N_OPERATIONS / 50000);
     for (uint32_t i = 0; i < CHAINS; i++)
         if (w.chains[i].used) release(&w, &w.chains[i]);
     forget(&w);
