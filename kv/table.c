@@ -12,11 +12,12 @@
  * behind it in slots would be lost, is passed over for one that has nothing behind it.
  *
  * Why reservations: a prompt that has been admitted is computed to its end, and a step that was planned has its blocks. They
- * cover what is needed for certain; who answers at length asks for more (kv_grow), and the scheduler sends whoever is due last
- * away when there is none. Why generations: a plan that names a block which was freed since can be told from one that names its
- * new owner. Why swaps are one list in one order, and not what goes out and what comes in: a block that went out takes what comes
- * in, a slot that was emptied is filled again, all before the list is taken. Done one by one, each finds what it expects. Why a
- * block that comes back gives up its slot: a copy there would save the next way out, and hold room that others lack now.
+ * cover what is needed for certain; who answers at length asks for more (kv_grow), and the scheduler sends away whoever is due
+ * last when there is none.
+ * Why generations: a plan that names a block which was freed since can be told from one that names its new owner.
+ * Why swaps are one list in one order, and not what goes out and what comes in: a block that went out takes what comes in, a slot
+ * that was emptied is filled again, all before the list is taken. Done one by one, each finds what it expects.
+ * Why a block that comes back gives up its slot: a copy there would save the next way out, and hold room that others lack now.
  *
  * Limits: a shared block is never written: only full blocks are shared. max_chains * max_chain_blocks ids are kept, whether
  * they are used or not; that is 8 bytes for 32 tokens. */
