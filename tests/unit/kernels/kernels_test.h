@@ -21,6 +21,18 @@
 #include <math.h>
 #include <string.h>
 
+/* Whether each step is slow, under a sanitizer or an emulator: then a third of what differs in formats and sizes is enough. */
+#ifdef __aarch64__
+#define IS_SLOW 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define IS_SLOW 1
+#endif
+#endif
+#ifndef IS_SLOW
+#define IS_SLOW 0
+#endif
+
 typedef struct {
     uint64_t seed;
     uint32_t n;
