@@ -14,17 +14,7 @@
 
 #include <cmocka.h>
 
-/* Sanitizers look for other things than how well it does: one run of each is enough for them. */
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define N_SEEDS 1
-#endif
-#endif
-#ifndef N_SEEDS
-#define N_SEEDS 4
-#endif
-
-enum { CLIENTS = 64, DRAFTERS = 3, VOCABULARY = 5000, ANSWER = 60, CONTEXT = 100, SETTLE = 600, MEASURE = 4000 };
+enum { CLIENTS = 64, DRAFTERS = 3, VOCABULARY = 5000, ANSWER = 60, CONTEXT = 100, SETTLE = 600, MEASURE = 4000, N_SEEDS = 4 };
 static const uint64_t US = 1000;
 #define EARLY_SHARE 0.78 /* of a step that is over when it is told early what it will commit; as of the next, measured ... */
 #define EARLY_RIGHT 0.97 /* ... of sequences (bench/early-2026-11-30.md) */
