@@ -122,8 +122,8 @@ static void attention_is_what_the_contract_says_in_any_batch(void **state) {
     static const uint32_t dims[] = {16, 40, 64, 16, 40, 64, 16}, steps[] = {1, 7, 32, 150};
     static const uint32_t windows[] = {KERNELS_NO_WINDOW, KERNELS_NO_WINDOW, KERNELS_NO_WINDOW, 1, 20, 45, 64};
     const uint32_t blocks[] = {7, 2, 11, 0, 5};
-    for (size_t s = 0; s < sizeof dims / sizeof *dims; s++)
-        for (uint32_t type = s % (IS_SLOW ? 3 : 1); type < N_PAIRS; type += IS_SLOW ? 3 : 1) {
+    for (uint32_t s = 0, every = IS_SLOW ? 3 : 1; s < sizeof dims / sizeof *dims; s++)
+        for (uint32_t type = s % every; type < N_PAIRS; type += every) {
             uint32_t dim = dims[s], row = HEADS * dim;
             text t = text_open(dim, windows[s], 60 + s);
             stored kept = stored_open(&t, pair_of(type));
