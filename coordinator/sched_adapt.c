@@ -4,9 +4,8 @@
  * its plan to its result (spec_cost; steps that compute prompts are left out, since a row of a prompt costs less than one that
  * chooses). Before a plan is sent, the calibrated trees of each decoding sequence are fused, and the step is divided between
  * them (spec_divide). What rounds that waited for drafters gave, their whole wait counted, is compared with what a step of all
- * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth). A
- * round behind a step that has told early what it will commit is charged with the telling, or drafts that are there at once would
- * seem free.
+ * sequences would have given had nobody waited, so that rounds stop asking where that is more (spec_worth). A round behind a step
+ * that has told early what it will commit is charged with the telling, or drafts that are there at once would seem free.
  *
  * Why a step is divided as if no prompt were in it: the prompt's rows have to be computed in this step or another. Counted in,
  * they would make each token of the step look dear, and drafts that cost more than they bring worth having.
