@@ -344,7 +344,7 @@ static link_plan draw_plan(world *w, bool harmless) {
     if (drawn(w, 2)) p.per_256[LINK_REORDER] = harmless ? 100 : 30;
     if (harmless) return p;
     for (link_fault f = LINK_FLIP; f <= LINK_LATE; f++)
-        if (!drawn(w, 4)) p.per_256[f] = 12 + draw_below(&w->random, 40);
+        if (!drawn(w, 4)) p.per_256[f] = 10 + draw_below(&w->random, 36);
     if (drawn(w, 6)) p.cancel_at[draw_below(&w->random, 2)] = 1 + draw_below(&w->random, 200);
     p.dies = drawn(w, 2);
     p.silent = drawn(w, 2);
@@ -398,8 +398,14 @@ static void of_a_million_messages_no_harmed_one_is_accepted_and_no_block_leaks(v
     print_message("%u flows: %u done, %u to be computed; %llu messages, %llu of them intact, %llu harmed ones delivered\n",
                   w->n_flows, w->n_done, w->n_failed, (unsigned long long)w->counts.messages,
                   (unsigned long long)w->counts.intact, (unsigned long long)w->counts.harmed);
+    static const char *const faults[LINK_N_FAULTS] = {"flipped", "cut",  "lengthened", "of an older session",
+                                                      "lost",    "late", "doubled",    "reordered"};
+    for (int f = 0; f < LINK_N_FAULTS; f++)
+        print_message("%s%s %llu", f ? ", " : "", faults[f], (unsigned long long)w->counts.by_fault[f]);
+    print_message("\n");
     for (int f = 0; f < LINK_N_FAULTS; f++) assert_true(w->counts.by_fault[f] > N_MESSAGES / 200);
-    assert_true(w->counts.intact > w->counts.messages / 5 * 2 && w->n_failed > w->n_flows / 40);
+    assert_true(w->counts.intact >= w->counts.messages / 2 && w->counts.intact < w->counts.messages / 5 * 3);
+    assert_true(w->n_failed > w->n_flows / 40);
     end_world(w);
     mem_free(w);
 }
