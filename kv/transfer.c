@@ -1,7 +1,7 @@
 /* One end of a flow of KV.
  *
- *     target ── HELLO: nonce T, flow ───────────────────────────────────────────> source
- *     target <── WELCOME: nonce S, flow, tag "source" ─────────────────────────── source
+ *     target ── HELLO: nonce T, flow, tag of the head ──────────────────────────> source
+ *     target <── WELCOME: nonce S, flow, tag "source", tag of the head ────────── source
  *     target ── ASK: first part it lacks, bits of the WINDOW from there, tag "target" ───> source     again and again
  *     target <── PART: rows ... or ALIVE: none of these is ready ──────────────── source
  *     either ── END: why, tag ──────────────────────────────────────────────────> the other
@@ -14,6 +14,10 @@
  *
  * Tags and key are hooks.tag (HMAC-SHA256 under the cluster's secret) of a label and of both ends' nonce and flow: who has not
  * the secret ends no transfer, is sent no part and has none stored; a message of another session or generation does not check.
+ * Versions: in all of them from 3 on a greeting (HELLO, WELCOME) has this head and no more than SMALL_BYTES, and its body ends
+ * with the tag of a label and the head. So an end believes a peer of another version that it is one, before anything else that
+ * the two would have to agree on, and ends at once; the source says its own version first, in a WELCOME. Nobody else can say so:
+ * a tag is of one version and generation, and no end says two.
  * Why slots: a transport writes into slots and never into blocks, so bytes are checked before they touch a block, and a block has
  * no write in flight, whatever the peer does. Road not taken: to receive into the block, which saves a copy. Why parts: a slot
  * is written, read for its checksum and read by the transport, or the other way round; where all slots together fit a processor's
@@ -27,7 +31,7 @@
 #include <string.h>
 
 enum {
-    VERSION = 2,
+    VERSION = 3,
     WINDOW = 64, /* parts: bits of an ASK */
     N_NUMBERS = 12,
     FLOW_BYTES = KV_TRANSFER_HASH_BYTES + 16 + 4 * N_NUMBERS,
@@ -36,7 +40,7 @@ enum {
     TRANSCRIPT_BYTES = LABEL_BYTES + 12 + 2 * HALF_BYTES,
     HEAD_BYTES = 36,
     CHECK_BYTES = 8,
-    SMALL_BYTES = HEAD_BYTES + HALF_BYTES + KV_TRANSFER_TAG_BYTES + CHECK_BYTES, /* a WELCOME, the longest but for parts */
+    SMALL_BYTES = 512,         /* any message but a PART; a greeting of any version */
     MAX_TOKEN_BYTES = 1 << 15, /* with the next: sizes fit 64 bits with room to spare */
     MAX_HEADS = 1 << 12,
     MAX_PIECES = 1 << 24, /* 128 layers of 4 million tokens */
@@ -52,7 +56,7 @@ typedef enum { ACCEPTED, DOUBLED, STALE, DAMAGED } verdict;
 typedef enum { RUNNING, CLOSING, CLOSED_SOON, OVER } phase; /* CLOSING: posts are in flight; CLOSED_SOON: KV_CLOSE was said */
 
 typedef struct {
-    uint32_t type, serial, index, n;
+    uint32_t version, type, serial, index, n;
     const uint8_t *body; /* [n] view of the slot */
 } message;
 
@@ -74,7 +78,6 @@ struct kv_transfer {
     uint64_t key;
     bool greeted;           /* the peer's half is there, so tags and key are */
     bool proven;            /* the peer's tag was right */
-    uint32_t other_version; /* that a whole message had; 0: none */
     uint32_t serial, heard; /* last sent; newest received */
     uint32_t base;          /* target: the first part not stored; source: the same, as it was told */
     uint64_t bits;          /* of base ...: target: stored; source: to be sent */
@@ -238,6 +241,8 @@ static void finish(kv_transfer *t, uint64_t now_ns, bool tell) {
         finish(t, now_ns, tell);                                                                                                 \
     } while (0)
 
+#define NO_TAG "KV transfer: no tag could be made"
+
 static reason reason_of(st_code code) {
     return code == ST_OK              ? BECAUSE_DONE
            : code == ST_ERR_CANCELLED ? BECAUSE_CANCELLED
@@ -274,16 +279,25 @@ static st_code derive(kv_transfer *t) {
     return ST_OK;
 }
 
-static bool tag_right(const kv_transfer *t, const uint8_t *tag) {
+static bool same_tag(const uint8_t *a, const uint8_t *b) {
     uint8_t differ = 0;
-    for (int i = 0; i < KV_TRANSFER_TAG_BYTES; i++) differ |= (uint8_t)(tag[i] ^ t->tag[!t->c.role][i]);
+    for (int i = 0; i < KV_TRANSFER_TAG_BYTES; i++) differ |= (uint8_t)(a[i] ^ b[i]);
     return differ == 0;
+}
+
+static bool tag_right(const kv_transfer *t, const uint8_t *tag) { return same_tag(tag, t->tag[!t->c.role]); }
+
+/* Of a greeting: its version, its type (so which end it is from) and the transfer's id and generation. */
+static st_code head_tag(const kv_transfer *t, const uint8_t *head, uint8_t out[KV_TRANSFER_TAG_BYTES]) {
+    uint8_t text[LABEL_BYTES + HEAD_BYTES] = "consort kv head";
+    memcpy(text + LABEL_BYTES, head, HEAD_BYTES);
+    return t->c.hooks.tag(t->c.hooks.context, text, sizeof text, out);
 }
 
 static bool meet(kv_transfer *t, uint64_t now_ns, const uint8_t *half) {
     memcpy(t->half[!t->c.role], half, HALF_BYTES);
     st_code code = derive(t);
-    if (code != ST_OK) FINISH(t, now_ns, false, code, "KV transfer: no tag could be made");
+    if (code != ST_OK) FINISH(t, now_ns, false, code, NO_TAG);
     return code == ST_OK;
 }
 
@@ -308,9 +322,15 @@ static void prove(kv_transfer *t, uint64_t now_ns) {
 
 /* ---- what comes in ---- */
 
-static verdict open_message(kv_transfer *t, const uint8_t *bytes, size_t n, message *m) {
+static bool greeting_right(const kv_transfer *t, const uint8_t *head, const message *m) {
+    uint8_t tag[KV_TRANSFER_TAG_BYTES];
+    return m->n >= sizeof tag && head_tag(t, head, tag) == ST_OK && same_tag(m->body + m->n - sizeof tag, tag);
+}
+
+static verdict open_message(const kv_transfer *t, const uint8_t *bytes, size_t n, message *m) {
     cursor c = cursor_of(bytes, n);
-    uint32_t magic = cursor_u32(&c), version = cursor_u32(&c);
+    uint32_t magic = cursor_u32(&c);
+    m->version = cursor_u32(&c);
     m->type = cursor_u32(&c);
     uint32_t generation = cursor_u32(&c);
     uint64_t id = cursor_u64(&c);
@@ -324,8 +344,17 @@ static verdict open_message(kv_transfer *t, const uint8_t *bytes, size_t n, mess
     bool session = m->type > WELCOME;
     if (session && !t->greeted) return DAMAGED; /* under no key that is known here */
     if (check != kv_hash(bytes, n - CHECK_BYTES, session ? t->key : 0)) return DAMAGED;
-    if (version != VERSION) t->other_version = version;
-    return version == VERSION ? ACCEPTED : DAMAGED;
+    return session || greeting_right(t, bytes, m) ? ACCEPTED : DAMAGED;
+}
+
+/* A holder of the secret says so; what else it says means nothing here. */
+static verdict take_other_version(kv_transfer *t, uint64_t now_ns, const message *m) {
+    bool source = t->c.role == KV_SOURCE;
+    if (m->type != (source ? HELLO : WELCOME) || t->proven) return DAMAGED;
+    FINISH(t, now_ns, false, ST_ERR_MISMATCH, "KV transfer: the peer speaks version %u of the protocol, here %u", m->version,
+           VERSION);
+    if (source) t->owed = 1u << WELCOME;
+    return ACCEPTED;
 }
 
 /* A message but a PART counts once, and not after one that was sent later. */
@@ -337,14 +366,14 @@ static verdict in_turn(kv_transfer *t, uint64_t now_ns, const message *m) {
 }
 
 static verdict take_hello(kv_transfer *t, uint64_t now_ns, const message *m) {
-    if (m->n != HALF_BYTES) return DAMAGED;
+    if (m->n != HALF_BYTES + KV_TRANSFER_TAG_BYTES) return DAMAGED;
     if (t->proven) return DOUBLED;
     if (meet(t, now_ns, m->body)) t->owed |= 1u << WELCOME;
     return ACCEPTED;
 }
 
 static verdict take_welcome(kv_transfer *t, uint64_t now_ns, const message *m) {
-    if (m->n != HALF_BYTES + KV_TRANSFER_TAG_BYTES) return DAMAGED;
+    if (m->n != HALF_BYTES + 2 * KV_TRANSFER_TAG_BYTES) return DAMAGED;
     if (t->proven) return DOUBLED;
     if (!meet(t, now_ns, m->body)) return ACCEPTED;
     if (!tag_right(t, m->body + HALF_BYTES)) {
@@ -421,6 +450,7 @@ static verdict take(kv_transfer *t, uint64_t now_ns, const uint8_t *bytes, size_
     message m;
     verdict v = open_message(t, bytes, n, &m);
     if (v != ACCEPTED) return v;
+    if (m.version != VERSION) return take_other_version(t, now_ns, &m);
     bool source = t->c.role == KV_SOURCE;
     switch (m.type) {
     case HELLO: return source ? take_hello(t, now_ns, &m) : DAMAGED;
@@ -435,10 +465,14 @@ static verdict take(kv_transfer *t, uint64_t now_ns, const uint8_t *bytes, size_
 
 /* ---- what goes out: each function writes a message, whose size it returns ---- */
 
-static size_t seal(kv_transfer *t, uint8_t *out, message_type type, uint32_t index, size_t n) {
+static void put_head(kv_transfer *t, uint8_t *out, message_type type, uint32_t index, size_t n) {
     uint8_t *at = put(put(put(put(out, MAGIC, 4), VERSION, 4), type, 4), t->c.handle.generation, 4);
-    at = put(put(put(put(at, t->c.handle.id, 8), ++t->serial, 4), index, 4), n, 4);
-    put(at + n, kv_hash(out, HEAD_BYTES + n, type > WELCOME ? t->key : 0), CHECK_BYTES);
+    put(put(put(put(at, t->c.handle.id, 8), ++t->serial, 4), index, 4), n, 4);
+}
+
+static size_t seal(kv_transfer *t, uint8_t *out, message_type type, uint32_t index, size_t n) {
+    put_head(t, out, type, index, n);
+    put(out + HEAD_BYTES + n, kv_hash(out, HEAD_BYTES + n, type > WELCOME ? t->key : 0), CHECK_BYTES);
     return HEAD_BYTES + n + CHECK_BYTES;
 }
 
@@ -453,6 +487,27 @@ static size_t compose_ask(kv_transfer *t, uint8_t *out) {
 static size_t compose_end(kv_transfer *t, uint8_t *out) {
     memcpy(out + HEAD_BYTES, t->tag[t->c.role], KV_TRANSFER_TAG_BYTES);
     return seal(t, out, END, reason_of(t->end.code), KV_TRANSFER_TAG_BYTES);
+}
+
+/* 0: no tag could be made, which ends it. */
+static size_t compose_greeting(kv_transfer *t, uint64_t now_ns, uint8_t *out) {
+    bool source = t->c.role == KV_SOURCE;
+    uint8_t *at = out + HEAD_BYTES;
+    memcpy(at, t->half[t->c.role], HALF_BYTES);
+    at += HALF_BYTES;
+    if (source) {
+        memcpy(at, t->tag[KV_SOURCE], KV_TRANSFER_TAG_BYTES);
+        at += KV_TRANSFER_TAG_BYTES;
+    }
+    size_t n = (size_t)(at - out) - HEAD_BYTES + KV_TRANSFER_TAG_BYTES;
+    put_head(t, out, source ? WELCOME : HELLO, 0, n);
+    st_code code = head_tag(t, out, at);
+    if (code != ST_OK) {
+        FINISH(t, now_ns, false, code, NO_TAG);
+        return 0;
+    }
+    put(at + KV_TRANSFER_TAG_BYTES, kv_hash(out, HEAD_BYTES + n, 0), CHECK_BYTES);
+    return HEAD_BYTES + n + CHECK_BYTES;
 }
 
 /* The first part that is wanted and ready; 0: there is none. */
@@ -482,17 +537,11 @@ static bool owes(kv_transfer *t, message_type type) {
 }
 
 static size_t compose(kv_transfer *t, uint64_t now_ns, uint8_t *out) {
-    kv_transfer_role role = t->c.role;
     if (owes(t, END)) return compose_end(t, out);
+    if (owes(t, HELLO) || owes(t, WELCOME)) return compose_greeting(t, now_ns, out);
     if (t->phase != RUNNING) return 0;
-    if (owes(t, HELLO) || owes(t, WELCOME)) {
-        memcpy(out + HEAD_BYTES, t->half[role], HALF_BYTES);
-        memcpy(out + HEAD_BYTES + HALF_BYTES, t->tag[KV_SOURCE], KV_TRANSFER_TAG_BYTES);
-        return role == KV_TARGET ? seal(t, out, HELLO, 0, HALF_BYTES)
-                                 : seal(t, out, WELCOME, 0, HALF_BYTES + KV_TRANSFER_TAG_BYTES);
-    }
     if (owes(t, ASK)) return compose_ask(t, out);
-    size_t n = role == KV_SOURCE ? compose_part(t, now_ns, out) : 0;
+    size_t n = t->c.role == KV_SOURCE ? compose_part(t, now_ns, out) : 0;
     return n == 0 && owes(t, ALIVE) ? seal(t, out, ALIVE, 0, 0) : n;
 }
 
@@ -559,8 +608,8 @@ static void on_event(kv_transfer *t, uint64_t now_ns, const kv_event *e) {
 static void on_time(kv_transfer *t, uint64_t now_ns) {
     if (t->phase != RUNNING) return;
     if (now_ns >= t->lease_at)
-        FINISH(t, now_ns, true, ST_ERR_DEADLINE, "KV transfer: no word of the peer for %u ms%s",
-               (unsigned)(t->c.lease_ns / 1000000), t->other_version ? "; it speaks another version of the protocol" : "");
+        FINISH(t, now_ns, true, ST_ERR_DEADLINE, "KV transfer: no word of the peer for %u ms",
+               (unsigned)(t->c.lease_ns / 1000000));
     if (t->c.role != KV_TARGET || now_ns < t->asked_at + t->c.retry_ns) return;
     t->asked_at = now_ns;
     t->owed |= t->proven ? 1u << ASK : 1u << HELLO;

@@ -124,8 +124,9 @@ def answers(clients):
     return [json.loads(text) for text in said]
 
 
-def test_requests_move_over_a_slow_wire_that_loses_frames(launch, net, alone):
-    two = launch("tcp")
+@pytest.mark.parametrize("way", ["tcp", "mpi"])
+def test_requests_move_over_a_slow_wire_that_loses_frames(launch, net, alone, way):
+    two = launch(way)
     assert ranks_on(two.head).keys() == {0, 1} and ranks_on(two.other).keys() == {2}
     net[1].set(delay=5, rate=100, loss=0.2)
     clients = two.begin(LONG)

@@ -10,7 +10,7 @@ import pytest
 from support import consort, until
 from test_groups import CODE, FIXED, begin, parts, rank_pid, verifiers
 
-# SmolLM2 has 3 KV heads: of two ranks each holds two, and the one in the middle comes from either.
+# SmolLM2 has 3 KV heads: of two ranks each holds two, and the one in the middle comes from either; of three each holds one.
 SECOND = {"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 8192, "threads": 1}
 
 
@@ -22,10 +22,12 @@ def drain(cluster, group, *more):
     return consort("drain", group, "--server", cluster.server, *more)
 
 
-@pytest.mark.parametrize("way, order", [("shm", "block"), ("mpi", "block"), ("tcp", "layer")])
-@pytest.mark.parametrize("speculation, ranks", [("none", 1), ("all", 2)])
-def test_running_requests_go_on_in_another_group_and_back(new_cluster, alone, way, order, speculation, ranks):
-    cluster = new_cluster(drafters=[{**SECOND, "tensor_parallel": ranks}, CODE], kv_tokens=8192, threads=1, kv_transport=way, kv_order=order, **FIXED)
+WAYS = [("shm", "block"), ("mpi", "block"), ("tcp", "layer")]
+
+
+@pytest.mark.parametrize("way, order, speculation, first, second", [(*way, *ranks) for way in WAYS for ranks in (("none", 1, 1), ("all", 1, 2))] + [("tcp", "block", "none", 2, 3)])
+def test_running_requests_go_on_in_another_group_and_back(new_cluster, alone, way, order, speculation, first, second):
+    cluster = new_cluster(tensor_parallel=first, drafters=[{**SECOND, "tensor_parallel": second}, CODE], kv_tokens=8192, threads=1, kv_transport=way, kv_order=order, **FIXED)
     calls, begun = begin(cluster, speculation)
     assert verifiers(cluster.metrics(), "requests_running") == [2, 2]
     drain(cluster, "target")
@@ -33,8 +35,8 @@ def test_running_requests_go_on_in_another_group_and_back(new_cluster, alone, wa
     drain(cluster, "target", "--undo")
     drain(cluster, "second")
     until(lambda: verifiers(cluster.metrics(), "requests_running")[1] == 0, "the second group to be empty")
-    for call, first, expected in zip(calls, begun, alone):
-        assert parts(first + list(call)) == expected
+    for call, replies, expected in zip(calls, begun, alone):
+        assert parts(replies + list(call)) == expected
     end = cluster.metrics()
     assert moves(end, "done") >= 2 and moves(end, "failed") == moves(end, "cancelled") == 0, cluster.output()
     # 30 layers, K and V, 3 heads of 64 f16 of at least a block of 32 tokens

@@ -1,6 +1,6 @@
 /* One end of a transfer against any messages: as they come, and with head and checksum made right, as a member of the cluster
- * that knows the secret could send them (tags and key are zero here). It may refuse anything; what it stores must be a part of
- * its flow, once and whole, and when it is cancelled it must come to an end. */
+ * that knows the secret could send them, of this version or another (tags and key are zero here). It may refuse anything; what
+ * it stores must be a part of its flow, once and whole, and when it is cancelled it must come to an end. */
 #include "base/mem.h"
 #include "kv/transfer.h"
 #include <string.h>
@@ -42,7 +42,7 @@ static st_code tag(void *context, const uint8_t *text, size_t n, uint8_t out[KV_
 }
 
 static size_t mend(uint8_t *m, size_t n, uint32_t serial) {
-    uint32_t head[] = {0x31564b43, 2, n > 8 ? m[8] % 8 : 0, 3}, body;
+    uint32_t head[] = {0x31564b43, n > 8 && m[4] == 4 ? 4 : 3, n > 8 ? m[8] % 8 : 0, 3}, body;
     uint64_t id = 9, check;
     if (n < HEAD_BYTES + sizeof check) return n;
     memcpy(m, head, sizeof head);

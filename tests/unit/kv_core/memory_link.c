@@ -115,6 +115,7 @@ static void send_done(memory_link *k, kv_transfer_role role) {
     link_end *e = &k->ends[role];
     link_post p = e->sends[0];
     memmove(e->sends, e->sends + 1, --e->n_sends * sizeof p);
+    if (k->plan.rewrite[role]) k->plan.rewrite[role](p.bytes, p.n_bytes);
     transmit(k, &k->ends[!role], &p);
     memset(p.bytes, 0xa5, p.n_bytes); /* nobody reads it again */
     link_step(k, role, &(kv_event){.kind = KV_EVENT_SENT, .slot = p.slot});

@@ -24,9 +24,10 @@ typedef struct {
     uint32_t per_256[LINK_N_FAULTS]; /* of messages; a message has one fault at most */
     uint32_t cancel_at[2], die_at;   /* turn in which an end (by role) cancels, in which end `dies` is dead; 0: never */
     kv_transfer_role dies;
-    bool silent;      /* the other end is not told of the death */
-    bool slow;        /* the prefill goes on only now and then while nothing else can happen */
-    bool pieces_only; /* small messages come to no harm */
+    bool silent;                                  /* the other end is not told of the death */
+    bool slow;                                    /* the prefill goes on only now and then while nothing else can happen */
+    bool pieces_only;                             /* small messages come to no harm */
+    void (*rewrite[2])(uint8_t *bytes, size_t n); /* by the role of the sender; NULL: as they are */
 } link_plan;
 
 enum { LINK_MAX_PARCELS = 512, LINK_SMALL_BYTES = 256, LINK_MAX_POSTS = KV_TRANSFER_MAX_SLOTS + KV_TRANSFER_CONTROL_SLOTS };
