@@ -21,8 +21,9 @@
  * and all places are taken, it is put aside: its tokens are kept, drafters leave it.
  *
  * Limits: O(running) an event, and the tokens of the first that waits, for each group that has a place for it or in which others
- * give way to it. O(requests) when a deadline passes or a group is lost. Who comes or waits again finds its place among those
- * that wait from the nearer end: that is O(waiting) for one in the middle, so also for each of a lost group that is there. */
+ * give way to it, and for each prompt there that begins like it. O(requests) when a deadline passes or a group is lost. Who comes
+ * or waits again finds its place among those that wait from the nearer end: that is O(waiting) for one in the middle, so also for
+ * each of a lost group that is there. */
 #include "coordinator/sched_int.h"
 
 #include <stdio.h>

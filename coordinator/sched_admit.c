@@ -6,9 +6,14 @@
  * as no step names them, if that is enough, and if there is room to keep their tokens. They have been accepted, so they wait, and
  * go on later with the same bytes; those of its own priority keep what they have.
  *
- * A request goes to a group that has room for it and stays there: to the one where it costs least, by those that run there, who
- * share their steps with it, and by the tokens that are not in the group's KV cache (ties: the lowest number). Where groups serve
- * one purpose only, the group of its purpose comes first: the others are for when there is none.
+ * A request goes to a group that has room for it and stays there: to the one where it costs least, by those that answer there,
+ * who share their steps with it, and by the tokens of prompts that are computed there until its first token comes: those of the
+ * others, and its own that are not in the group's KV cache (ties: the lowest number). Where groups serve one purpose only, the
+ * group of its purpose comes first: the others are for when there is none, or when it would come sooner there (sched_move.c).
+ *
+ * Why tokens with which a prompt begins that is computed there now count neither as the other's nor as its own: the group
+ * computes them once, for both, while any other would have to compute them, too. So the first token comes about as soon in
+ * either, and here for less work.
  *
  * Why not by what their steps take: that is known for the rows that a group has had, and two groups seldom have had the same.
  * Limits: groups of unequal speed get alike many. */
@@ -133,13 +138,53 @@ static uint32_t n_growing(const sched_group *g, const sched_request *but) {
 /* Of max_running. */
 static uint32_t n_taken(const sched_group *g) { return sched_n_running(g) + sched_n_coming(g) + g->lists[SCHED_CLOSING].n; }
 
+uint32_t sched_n_there(const sched_group *g, const sched_request *r, uint32_t *n_blocks) {
+    return kv_known(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r), n_blocks);
+}
+
+/* Tokens of the whole blocks with which both begin, and which the first may take from the second. */
+static uint32_t n_alike(const sched_request *r, const sched_request *o) {
+    enum { BLOCK = NOUNS_BLOCK_TOKENS };
+    const uint32_t *tokens = sched_tokens(r), most = sched_to_share(r);
+    uint32_t n = 0;
+    if (memcmp(&r->salt, &o->salt, sizeof r->salt) != 0) return 0;
+    while (n + BLOCK < most && n + BLOCK <= o->n_known && !memcmp(tokens + n, o->known + n, BLOCK * sizeof *tokens)) n += BLOCK;
+    return n;
+}
+
+/* Of its tokens, those that are not computed for it: n_there are in the cache, and prompts that go on from there are computed for
+ * others, so that it will sit out and take them (is_computed in sched_batch.c). */
+static uint32_t n_given(const sched_group *g, const sched_request *r, uint32_t n_there) {
+    uint32_t most = n_there;
+    if (!g->s->limits.prefix_cache) return most;
+    for (const sched_request *o = sched_at(g->s, g->lists[SCHED_PREFILL].first); o; o = sched_next(g->s, o)) {
+        uint32_t n = o->n_cached < n_there + NOUNS_BLOCK_TOKENS && o->n_known > most ? n_alike(r, o) : 0;
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+uint64_t sched_work_until(const sched_group *g, const sched_request *r, uint32_t n_there) {
+    uint32_t given = n_given(g, r, n_there), for_both = given - n_there;
+    uint64_t n = 0;
+    for (const sched_request *o = sched_at(g->s, g->lists[SCHED_PREFILL].first); o; o = sched_next(g->s, o))
+        n += o->n_known - (o->n_given > o->n_cached ? o->n_given : o->n_cached);
+    return (n > for_both ? n - for_both : 0) + r->n_known - given;
+}
+
+/* Those who have rows in its steps, now or when their prompts are computed. */
+static uint32_t n_answering(const sched_group *g) {
+    uint32_t n = g->lists[SCHED_DRAFTING].n + g->lists[SCHED_DECODE].n + sched_n_coming(g);
+    return g->serves == SCHED_PREFILLS ? n : n + g->lists[SCHED_PREFILL].n;
+}
+
 /* In tokens; UINT64_MAX: the group has no room for it. */
 static uint64_t burden(const sched_group *g, const sched_request *r) {
-    uint32_t n_running = sched_n_running(g) + sched_n_coming(g), n_blocks;
+    uint32_t n_blocks;
     if (n_taken(g) >= g->s->limits.max_running) return UINT64_MAX;
-    uint32_t n_cached = kv_known(g->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(g->s, r), &n_blocks);
+    uint32_t n_there = sched_n_there(g, r, &n_blocks);
     if (n_blocks + n_growing(g, NULL) > kv_free_blocks(g->kv)) return UINT64_MAX;
-    return (uint64_t)n_running * RUNNING_TOKENS + r->n_known - n_cached;
+    return (uint64_t)n_answering(g) * RUNNING_TOKENS + sched_work_until(g, r, n_there);
 }
 
 /* How far a group is from what the request wants; only the nearest of those that could hold it are asked for room. So a request
@@ -205,7 +250,9 @@ static sched_group *make_way(sched *s, const sched_request *r, bool prefill) {
 
 static sched_group *group_for(sched *s, const sched_request *r) {
     bool prefill = sched_prefills_apart(s, r);
-    sched_group *g = sched_pick_group(s, r, prefill);
+    sched_group *g = sched_pick_group(s, r, prefill), *here = NULL;
+    if (prefill && (!g || g->lists[SCHED_PREFILL].n > 0)) here = sched_pick_group(s, r, false);
+    if (here && sched_comes_sooner(here, g, r)) return here;
     return g ? g : make_way(s, r, prefill);
 }
 
@@ -272,6 +319,7 @@ void sched_admit(sched *s) {
         INVARIANT(kv_reserve_known(g->kv, r->salt, r->known, sched_to_share(r), sched_first_tokens(s, r), &r->chain, &n) ==
                   ST_OK);
         g->stats.looked_up += r->n_known;
+        r->n_given = n_given(g, r, n);
         sched_share(r, n);
         if (r->n_known - r->n_cached > 1)
             sched_move(s, r, SCHED_PREFILL);

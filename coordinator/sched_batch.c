@@ -72,6 +72,7 @@ static void add_work(sched_group *g, sched_request *r, uint32_t n_prefix, const 
     if (chooses) g->flight.n_choosing += 1 + tree.n_nodes;
     r->n_told = n;
     r->last_plan = g->plan.id;
+    r->n_given = 0; /* whoever was to compute it has done so, or is gone */
     r->ahead = 0;
 }
 

@@ -44,6 +44,7 @@ typedef struct {
     uint32_t n_prompt;
     uint32_t n_known;  /* tokens of the sequence: prompt and committed */
     uint32_t n_cached; /* of them in the KV cache, by the results so far */
+    uint32_t n_given;  /* of them there already when it came, or computed for another first; 0: it computes itself since */
     uint32_t n_limit;  /* n_known never exceeds it */
     sampling sampling;
     token_rules rules;    /* the caller's, as prompt */
@@ -307,7 +308,10 @@ bool sched_fits_a_group(const sched *s, uint32_t n_tokens, bool open);
 uint64_t sched_first_tokens(const sched *s, const sched_request *r);
 /* Of its tokens, those that may be taken from the cache, with the last of them to be computed all the same. */
 uint32_t sched_to_share(const sched_request *r);
-const uint32_t *sched_tokens(const sched_request *r); /* [n_known] */
+const uint32_t *sched_tokens(const sched_request *r);                                     /* [n_known] */
+uint32_t sched_n_there(const sched_group *g, const sched_request *r, uint32_t *n_blocks); /* as kv_known */
+/* Tokens of prompts that the group would compute until the first token of this one comes; n_there of its own are in the cache. */
+uint64_t sched_work_until(const sched_group *g, const sched_request *r, uint32_t n_there);
 /* Where it costs least of the groups that have room; `prefill`: those that prefill for others. NULL: none. */
 sched_group *sched_pick_group(sched *s, const sched_request *r, bool prefill);
 /* ST_OK, or why this request can never run; writes the message. */
@@ -340,6 +344,9 @@ bool sched_swaps_rest(sched_group *g);
 uint32_t sched_n_coming(const sched_group *g);
 /* Whether it is worth while to compute its tokens in a group that prefills, and to move their KV. */
 bool sched_prefills_apart(const sched *s, const sched_request *r);
+/* Whether its first token comes sooner if it is computed where it will decode than behind the others in `apart` (NULL: no group
+ * that prefills has room), and it fits one step there. */
+bool sched_comes_sooner(const sched_group *here, const sched_group *apart, const sched_request *r);
 bool sched_moves_pay(const sched_group *to); /* no longer than to compute there, as far as both are known */
 /* The request is over for its client. */
 void sched_cancel_move(sched *s, const sched_request *r);
@@ -465,6 +472,8 @@ bool sched_holds_step(sched_group *g);
 /* sched_stall.c: how long prompts may keep decoding sequences waiting. */
 /* The most rows of prompts that a step with these rows takes yet. */
 uint32_t sched_prompt_room(const sched_group *g, const sched_flight *f);
+/* So many tokens of prompts do, beside all that run there, as if these decoded. */
+bool sched_fit_a_step(const sched_group *g, double n_tokens);
 void sched_learn_stall(sched_group *g, const sched_flight *f); /* its result has come */
 
 /* sched_batch.c: what goes into a step. */

@@ -16,6 +16,12 @@
  * Why what a move takes is learnt, and not what it would take reckoned: it goes by the ways between the ranks, by what else uses
  * them, and by the transport. A move that begins with its prompt says nothing of it, and is not judged by it: it is there so that
  * those who decode are not held up.
+ * Why a prompt is computed where it will decode, though others could: where these have prompts before it, or no room, its first
+ * token may come sooner there. Then all that is computed until it comes is compared, by what a token of a prompt has taken, and
+ * the move counts with it as far as that is known. Only where all of it fits one step, with nobody else or within the bounds of
+ * those beside whom prompts are computed: the groups are apart so that answers do not wait, nor those that begin meanwhile. It is
+ * not asked where nobody is before it, as what a token takes is known too roughly. A group that has computed no prompt alone yet
+ * is believed to take what the other does: it seldom has, until it is tried.
  * Why the KV of a request does not move again once it has not arrived: what failed would fail again, and to compute it always
  * works.
  *
@@ -34,8 +40,7 @@ static uint32_t whole_tokens(const sched_request *r, uint32_t n_cached) {
 
 /* Of its first n_tokens, those that `to` has not in its cache. */
 static uint32_t n_missing(const sched_group *to, const sched_request *r, uint32_t n_tokens) {
-    uint32_t n_blocks,
-        n_there = kv_known(to->kv, r->salt, sched_tokens(r), sched_to_share(r), sched_first_tokens(to->s, r), &n_blocks);
+    uint32_t n_blocks, n_there = sched_n_there(to, r, &n_blocks);
     return n_there < n_tokens ? n_tokens - n_there : 0;
 }
 
@@ -65,6 +70,20 @@ bool sched_prefills_apart(const sched *s, const sched_request *r) {
         decodes = true;
     }
     return decodes;
+}
+
+static double work_until(const sched_group *g, const sched_request *r) {
+    uint32_t n_blocks, n_there = sched_n_there(g, r, &n_blocks);
+    return (double)sched_work_until(g, r, n_there);
+}
+
+bool sched_comes_sooner(const sched_group *here, const sched_group *apart, const sched_request *r) {
+    double n_here = work_until(here, r);
+    if (!sched_fit_a_step(here, n_here)) return false;
+    if (!apart) return true;
+    double apart_ns = apart->prompt_ns, here_ns = here->prompt_ns > 0 ? here->prompt_ns : apart_ns;
+    double way_ns = n_missing(here, r, whole_tokens(r, r->n_known)) * here->s->move_ns;
+    return apart_ns > 0 && n_here * here_ns < work_until(apart, r) * apart_ns + way_ns;
 }
 
 /* Another group should have it, and could. */

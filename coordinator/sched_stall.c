@@ -21,6 +21,13 @@ uint32_t sched_prompt_room(const sched_group *g, const sched_flight *f) {
     return n < left ? n : left;
 }
 
+bool sched_fit_a_step(const sched_group *g, double n_tokens) {
+    const sched_limits *l = &g->s->limits;
+    uint32_t n = sched_n_running(g), n_rows = n < l->max_batch ? n : l->max_batch;
+    const sched_flight step = {.n_rows = n_rows, .n_decoding = n_rows, .n_choosing = n_rows};
+    return n_tokens <= sched_prompt_room(g, &step) && (n == 0 || n_tokens <= l->prefill_chunk);
+}
+
 void sched_learn_stall(sched_group *g, const sched_flight *f) {
     uint64_t step_ns = g->s->now_ns - f->sent_ns;
     sched_stats *stats = &g->s->stats;

@@ -85,6 +85,18 @@ def test_alike_prompts_in_flight_are_computed_once(new_cluster):
     assert figures(cluster)["prefix_cache_hits_total"] - before["prefix_cache_hits_total"] == 3 * (400 - rest)
 
 
+def test_alike_prompts_in_flight_meet_in_one_verifier(new_cluster):
+    second = {"name": "second", "role": "verifier", "kv_type": "f16", "kv_tokens": 4096, "threads": 1}
+    cluster = new_cluster(drafters=[second], threads=1, speculation="none", max_rows=64)
+    fields = {"max_tokens": 8, "ignore_end": True}
+    prompt = list(range(1000, 1400))
+    one, two = cluster.generate_all([(prompt, fields)] * 2)
+    assert one.ids == two.ids and {one.usage.cached_tokens, two.usage.cached_tokens} == {0, 399 // BLOCK * BLOCK}
+    assert cluster.metrics()["consort_worker_steps_total", 'rank="2",group="second",role="verifier"'] == 0
+    cluster.generate_all([(prompt[::-1], fields), (prompt[::-1], {**fields, "cache_salt": "other"})])
+    assert cluster.metrics()["consort_worker_steps_total", 'rank="2",group="second",role="verifier"'] > 0, "what they do not share does not hold them together"
+
+
 def test_where_nothing_is_kept_each_answer_computes_the_prompt(new_cluster):
     cluster = new_cluster(speculation="none", prefix_cache="off")
     list(cluster.stream(list(range(1000, 1400)), n=3, temperature=1.0, seed=3, max_tokens=8, ignore_end=True))
