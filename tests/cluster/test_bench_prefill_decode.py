@@ -15,7 +15,7 @@ sys.path.insert(0, f"{ROOT}/bench")
 import pinned  # noqa: E402  (its folder is known only now)
 import prefill_decode  # noqa: E402
 
-SMALL = ("--quick", "--streams", 2, "--tokens", 40, "--long", 2, "--long-tokens", "165,200", "--every", 0.1)
+SMALL = ("--quick", "--streams", 2, "--tokens", 150, "--long", 2, "--long-tokens", "165,200", "--every", 0.1)
 BLOCK_BYTES = 30 * 2 * 3 * 64 * 2 * 32  # layers, K and V, heads, f16, tokens
 
 
@@ -46,7 +46,7 @@ def test_both_clusters_have_the_same_work_and_the_same_bytes():
         assert len(mixed) == 4 and one["mixed"]["first"]["longest_is_of_this_run"] == (one["mixed"]["first"]["steps"] > 0)
         assert one["longest_mixed_ms"] == max(m["longest_so_far_ms"] for m in mixed)
         for m in mixed:
-            assert 0 <= m["over"] <= m["steps"] and (m["steps"] == 0 or 0 < m["mean_ms"] <= m["longest_so_far_ms"])
+            assert 0 <= m["over"] <= m["steps"] and (m["steps"] == 0 or 0 < m["mean_ms"] < m["longest_so_far_ms"] + 0.001)
             assert not m["over"] or m["longest_so_far_ms"] > 200
     of_both = result["clusters"]["both"]  # a prompt of 165 takes three steps of 64 beside a stream; the streams' own are shorter
     assert sum(m["steps"] for m in of_both["mixed"]["disturbed"]) >= 3 * (sum(of_both["covered"]) > 0), of_both
