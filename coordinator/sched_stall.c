@@ -2,12 +2,12 @@
  *
  * A step lasts until its last row is computed, so rows of prompts make each decoding stream in it wait. Those that decode come
  * first, with their drafts; prompts together get what keeps all but few steps within limits.max_stall_ns (spec_stall), and LEAST
- * rows at any rate, since a prompt is somebody's wait too: where those take longer, or the decoding rows alone do, the bound gives
- * way. What the swaps before them are expected to take counts with them. The last row of a prompt counts with the decoding ones: a
- * token is chosen at it, and where the vocabulary is large that is most of what it takes.
+ * rows at any rate, since a prompt is somebody's wait too: where those take longer, or the decoding rows alone do, the bound
+ * gives way. What the swaps before them are expected to take counts with them. The last row of a prompt counts with the decoding
+ * ones: a token is chosen at it, and where the vocabulary is large that is most of what it takes.
  *
- * A stream whose drafts are awaited waits for a step of prompts alone too, if they come meanwhile: such a step has no decoding rows
- * to be told by, and gets as many as prompts alone, by the mean of what they took, would fill SPARE of that time with. Pure
+ * A stream whose drafts are awaited waits for a step of prompts alone too, if they come meanwhile: such a step has no decoding
+ * rows to be told by, and gets as many as prompts alone, by the mean of what they took, would fill SPARE of that time with. Pure
  * arithmetic. */
 #include "coordinator/sched_int.h"
 

@@ -1,5 +1,5 @@
-/* How many rows of prompts a step takes: nothing measured, little, all; slow steps by chance, and slow for good. A hundredth of the
- * bound is kept back. */
+/* How many rows of prompts a step takes: nothing measured, little, all; slow steps by chance, and slow for good. A hundredth of
+ * the bound is kept back. */
 #include "speculative/speculative.h"
 #include <math.h>
 #include <setjmp.h>
@@ -91,7 +91,8 @@ static void steps_of_unsteady_length_keep_the_bound_too_but_for_a_few(void **sta
     double filled;
     uint32_t learning = over_in_a_thousand(&s, &c, 200, &filled);
     uint32_t later = over_in_a_thousand(&s, &c, 4000, &filled);
-    print_message("over the bound: %u of a thousand while it is learned, %u later, when steps fill %.2f of it\n", learning, later, filled);
+    print_message("over the bound: %u of a thousand while it is learned, %u later, when steps fill %.2f of it\n", learning, later,
+                  filled);
     assert_true(learning <= 100 && later <= 35);
     assert_true(filled > 0.75); /* steps of 150 / 1.2 at most: 0.83 */
 }
