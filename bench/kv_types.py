@@ -300,6 +300,7 @@ def ways(model, ids, calibration):
         for group in (16, 32):
             table[f"bfp{bits}-{group}"] = lambda b=bfp(bits, group): Rows(b, b)
             table[f"bfp{bits}-{group}-sorted"] = lambda b=bfp(bits, group): Reordered(b, b, calibrated(model, calibration))
+    table["bfp-k6v4-16-sorted"] = lambda: Reordered(bfp(6, 16), bfp(4, 16), calibrated(model, calibration))
     table["q4-sorted"] = lambda: Reordered(codes(4), codes(4), calibrated(model, calibration))
     table["q4-fixed-channels"] = lambda: Scaled(codes(4), codes(4), calibrated(model, calibration))
     table["q4-kivi"] = lambda: Channels(codes(4), codes(4))

@@ -15,6 +15,10 @@ Loads, --rounds times, each on both clusters in turn, another one first each rou
 Then a prompt of each of --sizes tokens goes to `both` alone, and once its answer has begun, its group is drained: what its KV took to move
 (consort_kv_move_seconds), the longest pause that its client saw, and what the prompt took to compute: its time to the first token.
 
+Told of each cluster, too, are its mixed steps, which compute prompts beside decoding sequences: of the first answers and of each run how many,
+what they took on the average and how many took longer than max_stall_ms; and the longest. That one is a gauge, which begins at 0 with the cluster
+and never falls: where it rose during a run it is that run's longest, else no step of the run was longer.
+
 Before all that each cluster answers every request once, and that of `both` is what all later answers are compared with (consort bench serve
 --expect): the first that differs is named, and the exit status is 1. It is 1, too, if the run ended early; what was measured is told all the same.
 """
@@ -38,6 +42,7 @@ SEED = 1
 LONG_ANSWER = 8
 MOVED_ANSWER = 128  # long enough to be drained in its midst
 MAX_ROWS = 256     # of a prompt in a step, by default
+MAX_STALL_MS = 200  # by default
 WORDS = "ship river doctor garden engine letter winter market table window bread stone paper horse music bridge forest church mother island".split()
 
 Figure = collections.namedtuple("Figure", "key text load value less")
@@ -70,6 +75,32 @@ def prompts(a):
             **{f"size-{n}": [words(f"size {n}", n)] for n in a.sizes}}
 
 
+# ---- mixed steps ----
+
+def max_stall_ms(topology):
+    """What a mixed step may take; 0: no bound."""
+    found = re.search(r"(?m)^max_stall_ms: *(\d+)", topology)
+    return int(found[1]) if found else MAX_STALL_MS
+
+
+def mixed_steps(before, after):
+    """Of a run, by the metrics before it, {} for the start, and after."""
+    n, over, seconds = (after[key] - before.get(key, 0) for key in ("consort_mixed_steps_total", "consort_mixed_steps_over_total", "consort_mixed_step_seconds_total"))
+    longest, earlier = (m.get("consort_mixed_step_seconds_max", 0) for m in (after, before))
+    return {"steps": int(n), "over": int(over), "mean_ms": seconds / n * 1e3 if n else None, "longest_so_far_ms": longest * 1e3, "longest_is_of_this_run": longest > earlier}
+
+
+def longest_mixed(loads):
+    """{load: [summary of each round]}: what the gauge has come to."""
+    return max(s["mixed"]["longest_so_far_ms"] for runs in loads.values() for s in runs)
+
+
+def mixed_in_words(runs, bound_ms):
+    steps, over = (sum(s["mixed"][key] for s in runs) for key in ("steps", "over"))
+    means = [s["mixed"]["mean_ms"] for s in runs if s["mixed"]["steps"]]
+    return f"{steps} mixed steps of {in_words(means)} ms, " + (f"{over} of them longer than {bound_ms}" if bound_ms else "without a bound")
+
+
 # ---- runs ----
 
 class Bench:
@@ -83,12 +114,15 @@ class Bench:
                 f.writelines(json.dumps({"id": f"{name}-{i}", "domain": name, "prompt": text}) + "\n" for i, text in enumerate(texts))
         self.differences = []  # answers that are not those of `both`
         self.results = {}      # {cluster: {load: [summary of each round]}}
+        self.first = {}        # {cluster: mixed_steps of the first answers}
         self.moved = {n: [] for n in a.sizes}  # [of each round]
         self.interrupted = None
+        self.max_stall_ms = None  # the same in both clusters
 
     def clusters(self):
         with open(self.a.config, encoding="utf-8") as f:
             apart = with_keys(f.read(), {"speculation": "none", "prefix_cache": "off"})
+        self.max_stall_ms = max_stall_ms(apart)
         both = with_keys(re.sub(r"(?m)^( +)serves:.*$", r"\1serves: both", apart), {"move_tokens": 1})
         found = [Cluster(name, text, self.directory, self.a.build, two_cores(), http="127.0.0.1:0") for name, text in (("both", both), ("apart", apart))]
         for c in found:
@@ -122,6 +156,7 @@ class Bench:
             expect = () if c is clusters[0] else ("--expect", self.expected)
             for name in self.prompts:
                 self.end(c, "all answers", self.begin(c, name, "--streams", self.a.streams, *expect))
+            self.first[c.name] = mixed_steps({}, c.metrics())
             if not expect:
                 with open(self.expected, "w", encoding="utf-8") as f:
                     f.writelines(json.dumps(r) + "\n" for name in self.prompts for r in self.records(name))
@@ -133,9 +168,11 @@ class Bench:
         summary = self.end(cluster, load, steady)
         if long:
             summary["long"] = self.end(cluster, load, long)
+        after = cluster.metrics()
+        summary["mixed"] = mixed_steps(before, after)
+        if long:
             end = max(r["end_ns"] for r in self.records("steady"))
             summary["covered"] = sum(r["first_token_ns"] < end for r in self.records("long"))
-            after = cluster.metrics()
             summary["moves"] = {result: int(after[key] - before[key]) for result in ("done", "failed", "cancelled")
                                 for key in [f'consort_kv_moves_total{{result="{result}"}}']}
         self.results.setdefault(cluster.name, {}).setdefault(load, []).append(summary)
@@ -225,23 +262,29 @@ def as_json(b):
         one["disturbed_in_steady"] = {p: spread(ratios) for p in ("p50", "p99", "max") if (ratios := hurt(b.results, name, p))}
         for key in ("moves", "covered"):
             one[key] = [s[key] for s in b.results[name].get("disturbed", [])]
+        one["mixed"] = {"first": b.first[name], **{load: [s["mixed"] for s in runs] for load, runs in b.results[name].items()}}
+        one["longest_mixed_ms"] = longest_mixed(b.results[name])
     moved = [{"tokens": n, "rounds": runs, **{f"{key}_in_compute": spread(ratios) for key in ("move", "pause") if (ratios := share(runs, f"{key}_ms"))}}
              for n, runs in b.moved.items() if runs]
     return {"bytes_equal": not b.differences and not b.interrupted, "differences": b.differences, "interrupted": b.interrupted, "clusters": clusters,
             "speed_in_that_of_both": {f.key: spread(ratios) for f in FIGURES if (ratios := speed(b.results, f))}, "moved": moved,
-            "crossover_tokens": crossover(b.moved), "quick": b.a.quick, "n_rounds": b.a.rounds, "streams": b.a.streams, "tokens": b.a.tokens,
-            "long": b.a.long, "long_tokens": b.a.long_tokens, "every_s": b.a.every}
+            "crossover_tokens": crossover(b.moved), "max_stall_ms": b.max_stall_ms, "quick": b.a.quick, "n_rounds": b.a.rounds,
+            "streams": b.a.streams, "tokens": b.a.tokens, "long": b.a.long, "long_tokens": b.a.long_tokens, "every_s": b.a.every}
 
 
 def print_loads(b):
     print(f"{b.a.streams} streams of {b.a.tokens} tokens; disturbed: by {b.a.long} prompts of {b.a.long_tokens[0]} to {b.a.long_tokens[1]} tokens, one in {b.a.every} s; "
           f"{b.a.rounds} rounds. Medians of the rounds; last row: how many times as good is `apart`, median (least - most) of the ratios in a round.")
     shown = [f for f in FIGURES if any(rounds_of(b.results, name, f) for name in b.results)]
-    rows = [[name, *(f"{statistics.median(v):.1f}" if (v := rounds_of(b.results, name, f)) else "-" for f in shown)] for name in b.results]
-    print_table(["ms", *(f.text for f in shown)], [*rows, ["apart, times as good", *(in_words(speed(b.results, f)) for f in shown)]])
+    rows = [[name, *(f"{statistics.median(v):.1f}" if (v := rounds_of(b.results, name, f)) else "-" for f in shown), f"{longest_mixed(b.results[name]):.1f}"]
+            for name in b.results]
+    print_table(["ms", *(f.text for f in shown), f"longest mixed step (max_stall_ms {b.max_stall_ms})"],
+                [*rows, ["apart, times as good", *(in_words(speed(b.results, f)) for f in shown), "-"]])
     print("\nTime between tokens of the steady streams with long prompts, in that without:")
     print_table(["", "p50", "p99", "max"], ([name, *(in_words(hurt(b.results, name, p)) for p in ("p50", "p99", "max"))] for name in b.results))
     for name, loads in b.results.items():
+        for load, runs in {"the first answers": [{"mixed": b.first[name]}], **loads}.items():
+            print(f"\n{name}, {load}: {mixed_in_words(runs, b.max_stall_ms)}")
         for s in loads.get("disturbed", []):
             print(f"\n{name}: {s['covered']} of {b.a.long} long prompts while the streams ran; moves {s['moves']}")
 

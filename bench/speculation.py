@@ -263,15 +263,25 @@ def in_short(summary, load):
 
 # ---- figures ----
 
+def all_rounds(results, name, figure):
+    """None: a round in which it did not come out, as of a saturation in which there were never as many requests as should be."""
+    return [figure.value(s) for s in results.get(name, {}).get(figure.load, [])]
+
+
 def rounds_of(results, name, figure):
-    values = [figure.value(s) for s in results.get(name, {}).get(figure.load, [])]
-    return [] if None in values else values
+    return [v for v in all_rounds(results, name, figure) if v is not None]
+
+
+def of_rounds(results, name, figure):
+    """Of how many rounds a figure is, where it is not of all."""
+    n, n_all = len(rounds_of(results, name, figure)), len(all_rounds(results, name, figure))
+    return f" ({n} of {n_all} rounds)" if n < n_all else ""
 
 
 def speed(results, name, base, figure):
-    """How many times as good as `base`, in each round: over 1 is better, also where less is."""
-    pairs = zip(rounds_of(results, name, figure), rounds_of(results, base, figure))
-    return [(b / v if figure.less else v / b) for v, b in pairs]
+    """How many times as good as `base`, in each round in which both have it: over 1 is better, also where less is."""
+    pairs = zip(all_rounds(results, name, figure), all_rounds(results, base, figure))
+    return [(b / v if figure.less else v / b) for v, b in pairs if v is not None and b is not None]
 
 
 def best_baseline(results, figure):
@@ -298,10 +308,10 @@ def by_domain(results, name):
 def as_json(b):
     configurations, versus = {}, {}
     for name in b.results:
-        one = configurations[name] = {"settings": b.settings[name], "by_domain": by_domain(b.results, name), "rounds": {}, "speed_in_that_of_none": {}}
+        one = configurations[name] = {"settings": b.settings[name], "by_domain": by_domain(b.results, name), "rounds": {}, "n_rounds": {}, "speed_in_that_of_none": {}}
         for f in FIGURES:
             if values := rounds_of(b.results, name, f):
-                one[f.key], one["rounds"][f.key] = statistics.median(values), values
+                one[f.key], one["rounds"][f.key], one["n_rounds"][f.key] = statistics.median(values), values, [len(values), len(all_rounds(b.results, name, f))]
             if ratios := speed(b.results, name, "none", f):
                 one["speed_in_that_of_none"][f.key] = spread(ratios)
     for f in FIGURES:
@@ -317,7 +327,7 @@ def print_tables(b):
     shown = [f for f in FIGURES if any(rounds_of(results, name, f) for name in results)]
     head = ["", *(f.text for f in shown)]
     print(f"Answers of at most {b.a.tokens} tokens, {b.a.rounds} rounds; `none` serves {b.capacity:.2f} requests/s. Medians of the rounds:")
-    print_table(head, ([name, *(f"{statistics.median(v):.2f}" if (v := rounds_of(results, name, f)) else "-" for f in shown)] for name in results))
+    print_table(head, ([name, *(f"{statistics.median(v):.2f}{of_rounds(results, name, f)}" if (v := rounds_of(results, name, f)) else "-" for f in shown)] for name in results))
     print("\nSpeed in that of `none` in the same round, over 1 is better: median (least - most). Last row: consort in the best speculative baseline.")
     rows = [[name, *(in_words(speed(results, name, "none", f)) for f in shown)] for name in results if name != "none"]
     versus = [in_best_baseline(results, f) for f in shown]

@@ -56,8 +56,8 @@ typedef struct {
     uint32_t max_rows;      /* tokens of a step (prefix and tree rows), >= max_batch and > max_tree */
     uint32_t max_batch;     /* sequences of a step, <= PROTO_MAX_PLAN_SEQUENCES */
     uint32_t prefill_chunk; /* most prompt tokens of one sequence in a step that also decodes */
-    uint64_t max_stall_ns;  /* such a step takes only as many of all prompts as are expected to keep it that short, but a few
-                               always; 0: any number */
+    uint64_t max_stall_ns;  /* such a step takes only as many of all prompts as keep nearly all of them that short, by what they
+                               were measured to take, but a few always; 0: any number */
     uint32_t max_tree;      /* largest draft tree, reserved for each sequence; 0: nobody drafts */
     uint32_t max_context;   /* tokens of a sequence, prompt and answer */
     uint32_t n_blocks[SCHED_MAX_GROUPS];    /* [n_groups] KV blocks of each group ... */
@@ -209,6 +209,7 @@ typedef struct {
     uint64_t held_steps;                   /* times that a step was held back for drafts */
     uint64_t mixed_steps, mixed_ns, longest_mixed_ns; /* steps that computed prompts beside decoding sequences; of their times
                                                          the sum and the longest */
+    uint64_t mixed_over;                              /* ... of them longer than limits.max_stall_ns */
     uint64_t moved_kv; /* accepted tokens whose KV was moved, as their path was not the first of its tree */
     uint64_t steps, rows, tokens, finished, rejected, largest_batch; /* finished: accepted ones that are over */
     uint64_t busy_ns, idle_ns;  /* while there were requests: of groups computing, and of their waiting (for drafts, mostly) */

@@ -120,8 +120,9 @@ typedef struct {
 typedef struct {
     uint64_t id; /* 0: none */
     uint64_t sent_ns;
-    bool decodes; /* each item is one token and its drafts ... */
-    bool prompts; /* ... or none is */
+    bool decodes;      /* each item is one token and its drafts ... */
+    bool prompts;      /* ... or none is */
+    bool others_draft; /* sequences waited for drafts as it began */
     uint32_t n_items, n_rows;
     uint32_t n_decoding, n_choosing; /* of the rows: of sequences that decode, drafts too; and with the last ones of prompts */
     uint32_t n_swapped[2];           /* KV blocks out and in (sched_way), before all else ... */

@@ -125,6 +125,7 @@ uint32_t spec_cost_bucket(uint32_t rows);                /* of rows >= 1; < SPEC
 /* What rows of prompts add to a step of one verifier group in which sequences decode. Zero: nothing measured. */
 typedef struct {
     uint64_t n_steps;
+    double over; /* what hardly any takes more than was expected, as a share of that */
     struct {
         float ns, rows; /* means */
         uint32_t seen;
@@ -137,8 +138,8 @@ typedef struct {
 void spec_stall_learn(spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t n_prompt, uint64_t step_ns);
 /* The expected time of such a step; rather too much, where nothing like it was measured. n_rows, n_prompt >= 1. */
 double spec_stall_ns(const spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t n_prompt);
-/* The most rows of prompts, <= `most`, with which it is expected to take no longer than bound_ns; where nothing at all was
- * measured, `most`. */
+/* The most rows of prompts, <= `most`, with which all but one of some forty such steps take no longer than bound_ns, as far as
+ * what was measured tells; where nothing at all was, none. */
 uint32_t spec_stall_rows(const spec_stall *s, const spec_cost *c, uint32_t n_rows, uint32_t most, uint64_t bound_ns);
 
 /* What one sequence could have verified, and what of it is chosen. path[n]: path probabilities of a tree's nodes, never rising,

@@ -12,9 +12,10 @@ from support import BUILD, ROOT
 
 sys.path.insert(0, f"{ROOT}/bench")
 
-import prefill_decode  # noqa: E402  (its folder is known only now)
+import pinned  # noqa: E402  (its folder is known only now)
+import prefill_decode  # noqa: E402
 
-SMALL = ("--quick", "--streams", 2, "--tokens", 12, "--long", 2, "--long-tokens", "165,200", "--every", 0.1)
+SMALL = ("--quick", "--streams", 2, "--tokens", 150, "--long", 2, "--long-tokens", "165,200", "--every", 0.1)
 BLOCK_BYTES = 30 * 2 * 3 * 64 * 2 * 32  # layers, K and V, heads, f16, tokens
 
 
@@ -33,7 +34,7 @@ def test_both_clusters_have_the_same_work_and_the_same_bytes():
     assert status == 0, said
     result = json.loads(out)
     assert result["bytes_equal"] is True and result["differences"] == [] and result["interrupted"] is None
-    assert list(result["clusters"]) == ["both", "apart"]
+    assert list(result["clusters"]) == ["both", "apart"] and result["max_stall_ms"] == 200
     for name, one in result["clusters"].items():
         for figure in prefill_decode.FIGURES:
             assert len(one[figure.key]["rounds"]) == 2 and min(one[figure.key]["rounds"]) > 0
@@ -41,6 +42,14 @@ def test_both_clusters_have_the_same_work_and_the_same_bytes():
             assert 0 < ratios["min"] <= ratios["median"] <= ratios["max"]
         assert set(one["disturbed_in_steady"]) == {"p50", "p99", "max"} and all(0 <= n <= 2 for n in one["covered"])
         assert one["moves"] == [{"done": 2 * (name == "apart"), "failed": 0, "cancelled": 0}] * 2  # each long prompt was computed where it should be
+        mixed = [m for load in ("steady", "disturbed") for m in one["mixed"][load]]
+        assert len(mixed) == 4 and one["mixed"]["first"]["longest_is_of_this_run"] == (one["mixed"]["first"]["steps"] > 0)
+        assert one["longest_mixed_ms"] == max(m["longest_so_far_ms"] for m in mixed)
+        for m in mixed:
+            assert 0 <= m["over"] <= m["steps"] and (m["steps"] == 0 or 0 < m["mean_ms"] < m["longest_so_far_ms"] + 0.001)
+            assert not m["over"] or m["longest_so_far_ms"] > 200
+    of_both = result["clusters"]["both"]  # a prompt of 165 takes three steps of 64 beside a stream; the streams' own are shorter
+    assert sum(m["steps"] for m in of_both["mixed"]["disturbed"]) >= 3 * (sum(of_both["covered"]) > 0), of_both
     for one, blocks in zip(result["moved"], (1, 5)):
         assert all(r["prompt_tokens"] - one["tokens"] in (0, 1) and r["pause_ms"] > 0 and r["compute_ms"] > 0 for r in one["rounds"])
         for r in (r for r in one["rounds"] if r["move_ms"] is not None):  # it was not done before it was drained
@@ -59,14 +68,23 @@ exec {BUILD}/consort "$@"
 """
 
 
+def mixed_in(text, cluster, load):
+    """As the tables have them: how many, and how many over what bound, in ms."""
+    return list(map(int, re.search(rf"(?m)^{cluster}, {load}: (\d+) mixed steps of .* ms, (\d+) of them longer than (\d+)$", text).groups()))
+
+
 def test_an_answer_that_differs_is_named_and_fails_the_run(tmp_path):
     (tmp_path / "consort").write_text(SPOILER, encoding="utf-8")
     os.chmod(tmp_path / "consort", 0o755)
     os.symlink(f"{BUILD}/consortd", tmp_path / "consortd")
-    status, out, said = bench(*SMALL, "--rounds", 1, "--sizes", 40, "--build", tmp_path)
+    with open(f"{ROOT}/cluster-configs/prefill-and-decode.yaml", encoding="utf-8") as f:
+        (tmp_path / "short.yaml").write_text(pinned.with_keys(f.read(), {"max_stall_ms": 1}), encoding="utf-8")  # where every step is longer
+    status, out, said = bench(*SMALL, "--rounds", 1, "--sizes", 40, "--build", tmp_path, "--config", tmp_path / "short.yaml")
     assert status == 1 and "NOT THE SAME BYTES" in said
     assert re.search(r"^apart, disturbed: .*(steady|long)-\d: the answer differs", out, re.MULTILINE), out
     rows = re.findall(r"^\| ([\w, ]+) \|", out, re.MULTILINE)
+    steps, over, bound = mixed_in(out, "both", "disturbed")
+    assert steps == over > 0 and bound == 1 and re.search(r"longest mixed step \(max_stall_ms 1\) \|$", out, re.MULTILINE), out
     assert rows == ["ms", "both", "apart", "apart, times as good", "both", "apart", "tokens", "40"], out
 
 
@@ -79,6 +97,27 @@ def test_an_answer_that_differs_is_named_and_fails_the_run(tmp_path):
 def test_what_cannot_be_run_is_told(options, status, says):
     got, _, said = bench(*options)
     assert got == status and says in said, said
+
+
+def test_the_bound_is_that_of_the_topology_or_the_default():
+    assert prefill_decode.max_stall_ms("model: a\nmax_stall_ms: 35\ngroups:\n") == 35
+    with open(f"{ROOT}/docs/configuration.md", encoding="utf-8") as f:
+        assert f"| `max_stall_ms` | 0 .. 60000 ms | {prefill_decode.max_stall_ms('model: a')} |" in f.read()
+
+
+def test_mixed_steps_are_those_of_a_run_and_their_longest_that_of_the_cluster():
+    def metrics(n, over, seconds, longest):
+        return dict(zip(("consort_mixed_steps_total", "consort_mixed_steps_over_total", "consort_mixed_step_seconds_total", "consort_mixed_step_seconds_max"),
+                        (n, over, seconds, longest)))
+
+    first, second = (metrics(10, 1, 1.5, 0.25), metrics(14, 3, 2.0, 0.25))
+    assert prefill_decode.mixed_steps(first, second) == {"steps": 4, "over": 2, "mean_ms": 125, "longest_so_far_ms": 250, "longest_is_of_this_run": False}
+    assert prefill_decode.mixed_steps({}, first)["longest_is_of_this_run"]
+    assert prefill_decode.mixed_steps(second, second)["mean_ms"] is None
+    loads = {"steady": [{"mixed": prefill_decode.mixed_steps({}, first)}], "disturbed": [{"mixed": prefill_decode.mixed_steps(first, second)}] * 2}
+    assert prefill_decode.longest_mixed(loads) == 250
+    assert prefill_decode.mixed_in_words(loads["disturbed"], 200) == "8 mixed steps of 125.00 (125.00 - 125.00) ms, 4 of them longer than 200"
+    assert prefill_decode.mixed_in_words(loads["steady"], 0).endswith("without a bound")
 
 
 def runs(*pairs):

@@ -57,7 +57,7 @@ def test_every_load_runs_on_every_configuration_in_every_round(bench):
     assert result["bytes_equal"] is True and result["interrupted"] is None and list(result["configurations"]) == ["none", "fixed"]
     for name, one in result["configurations"].items():
         for figure in speculation.FIGURES:
-            assert len(one["rounds"][figure.key]) == 2 and min(one["rounds"][figure.key]) > 0
+            assert len(one["rounds"][figure.key]) == 2 and one["n_rounds"][figure.key] == [2, 2] and min(one["rounds"][figure.key]) > 0
             s = one["speed_in_that_of_none"][figure.key]
             assert min(one["rounds"][figure.key]) <= one[figure.key] <= max(one["rounds"][figure.key]) and 0 < s["min"] <= s["median"] <= s["max"]
             assert name != "none" or s["min"] == s["max"] == 1
@@ -193,6 +193,22 @@ def test_over_one_is_better_whatever_the_figure():
         assert speculation.speed(found, "fixed", "none", figure) == [1.5, 1.5] and speculation.speed(found, "pipeinfer", "none", figure) == []
         assert speculation.in_best_baseline(found, figure) == ("specinfer", [1.5, 1.5])
     assert speculation.in_best_baseline(results(none=12, consort=4), latency) is None
+
+
+def test_a_round_that_was_never_saturated_is_left_out_and_that_is_told(capsys):
+    rates = {"none": [100, 110, 120], "fixed": [None, 330, 240], "consort": [None, None, None]}
+    found = {name: {"saturation": [{"saturated_tokens_per_s": r} for r in rounds]} for name, rounds in rates.items()}
+    figure = next(f for f in speculation.FIGURES if f.key == "throughput_tokens_per_s")
+    assert speculation.rounds_of(found, "fixed", figure) == [330, 240] and speculation.rounds_of(found, "consort", figure) == []
+    assert speculation.speed(found, "fixed", "none", figure) == [3, 2]  # each in its own round
+    b = argparse.Namespace(results=found, settings=dict.fromkeys(rates, {}), capacity=1, skipped={}, differences=[], interrupted=None,
+                           a=argparse.Namespace(tokens=8, rounds=3, quick=False))
+    told = speculation.as_json(b)["configurations"]
+    assert told["fixed"]["throughput_tokens_per_s"] == 285 and told["fixed"]["n_rounds"] == {figure.key: [2, 3]}
+    assert told["none"]["n_rounds"] == {figure.key: [3, 3]} and figure.key not in told["consort"]["rounds"]
+    speculation.print_tables(b)
+    out = capsys.readouterr().out
+    assert "| fixed | 285.00 (2 of 3 rounds) |" in out and "| none | 110.00 |" in out and "| consort | - |" in out
 
 
 TUNED = argparse.Namespace(tokens=8, requests=3, quick=False, rounds=3, budgets=[1, 2], floors=[0])

@@ -37,6 +37,7 @@ static const metrics_view view = {.sched = {.running = 3,
                                             .lockstep_rounds = 14,
                                             .held_steps = 17,
                                             .mixed_steps = 26,
+                                            .mixed_over = 3,
                                             .mixed_ns = 2500000000,
                                             .longest_mixed_ns = 250000000,
                                             .displaced = 21,
@@ -115,6 +116,7 @@ static void numbers_stand_under_their_names(void **state) {
     assert_true(has_line(&t, "consort_lockstep_rounds_total 14"));
     assert_true(has_line(&t, "consort_held_steps_total 17"));
     assert_true(has_line(&t, "consort_mixed_steps_total 26"));
+    assert_true(has_line(&t, "consort_mixed_steps_over_total 3"));
     assert_true(has_line(&t, "consort_mixed_step_seconds_total 2.5"));
     assert_true(has_line(&t, "consort_mixed_step_seconds_max 0.25"));
     assert_true(has_line(&t, "consort_displaced_requests_total 21"));

@@ -1,4 +1,5 @@
-/* How many rows of prompts a step takes: nothing measured, little, all; slow steps by chance, and slow for good. */
+/* How many rows of prompts a step takes: nothing measured, little, all; slow steps by chance, and slow for good. A hundredth of
+ * the bound is kept back. */
 #include "speculative/speculative.h"
 #include <math.h>
 #include <setjmp.h>
@@ -21,12 +22,11 @@ static spec_cost decoding(uint32_t n_rows) {
 /* Weights are read once, so the first 30 rows of prompts are cheap. */
 static uint64_t added_ns(uint32_t n_prompt) { return (n_prompt < 30 ? n_prompt : 3 * n_prompt - 60) * MS / 2; }
 
-static void where_nothing_was_measured_it_bounds_nothing(void **state) {
+static void where_nothing_was_measured_it_allows_nothing(void **state) {
     (void)state;
     const spec_cost c = {0};
     const spec_stall s = {0};
-    assert_int_equal(spec_stall_rows(&s, &c, 4, 100, 1), 100);
-    assert_int_equal(spec_stall_rows(&s, &c, 4, 0, 1), 0);
+    assert_int_equal(spec_stall_rows(&s, &c, 4, 100, 3600 * 1000 * MS), 0);
 }
 
 static void rows_beside_which_nothing_was_measured_count_like_those_that_decode(void **state) {
@@ -34,8 +34,8 @@ static void rows_beside_which_nothing_was_measured_count_like_those_that_decode(
     const spec_cost c = decoding(4);
     const spec_stall s = {0};
     assert_near(spec_stall_ns(&s, &c, 4, 6), 100 * MS, MS);
-    assert_int_equal(spec_stall_rows(&s, &c, 4, 100, 101 * MS), 6);
-    assert_int_equal(spec_stall_rows(&s, &c, 4, 5, 101 * MS), 5);
+    assert_int_equal(spec_stall_rows(&s, &c, 4, 100, 102 * MS), 6);
+    assert_int_equal(spec_stall_rows(&s, &c, 4, 5, 102 * MS), 5);
     assert_int_equal(spec_stall_rows(&s, &c, 4, 100, 39 * MS), 0); /* decoding alone takes longer */
 }
 
@@ -50,7 +50,7 @@ static void beyond_what_was_measured_a_step_is_held_for_several_and_between_for_
     assert_near(spec_stall_ns(&s, &c, 4, 15), 90 * MS, MS);
     assert_near(spec_stall_ns(&s, &c, 4, 20), 120 * MS, MS);
     assert_near(spec_stall_ns(&s, &c, 4, 30), 180 * MS, MS);
-    assert_int_equal(spec_stall_rows(&s, &c, 4, 100, 181 * MS), 30);
+    assert_int_equal(spec_stall_rows(&s, &c, 4, 100, 182 * MS), 30);
 }
 
 /* From knowing steps without prompts only: each step is as large as is allowed, and is learned from. */
@@ -65,8 +65,48 @@ static void what_is_allowed_is_found_from_below(void **state) {
         n_over += ns > 150 * MS;
         spec_stall_learn(&s, &c, 4, rows, ns);
     }
-    assert_int_equal(40 * MS + added_ns(rows), 149500000); /* with a row more: 151 ms */
+    assert_int_equal(40 * MS + added_ns(rows), 148 * MS); /* with a row more: 149.5 ms, and a hundredth of 150 is kept back */
     assert_int_equal(n_over, 0);
+}
+
+/* Each takes between 0.8 and 1.2 of what its rows do on the average. Returns of how many in a thousand the bound is broken. */
+static uint32_t over_in_a_thousand(spec_stall *s, const spec_cost *c, uint32_t n_steps, double *filled) {
+    uint32_t n_over = 0, seed = 1;
+    *filled = 0;
+    for (uint32_t i = 0; i < n_steps; i++) {
+        uint32_t rows = spec_stall_rows(s, c, 4, 256, 150 * MS);
+        seed = seed * 1664525 + 1013904223;
+        double ns = (double)(40 * MS + added_ns(rows)) * (0.8 + 0.4 * (double)(seed >> 8) / (1 << 24));
+        n_over += ns > 150 * (double)MS;
+        *filled += ns / 150 / (double)MS / n_steps;
+        spec_stall_learn(s, c, 4, rows, (uint64_t)ns);
+    }
+    return n_over * 1000 / n_steps;
+}
+
+static void steps_of_unsteady_length_keep_the_bound_too_but_for_a_few(void **state) {
+    (void)state;
+    const spec_cost c = decoding(4);
+    spec_stall s = {0};
+    double filled;
+    uint32_t learning = over_in_a_thousand(&s, &c, 200, &filled);
+    uint32_t later = over_in_a_thousand(&s, &c, 4000, &filled);
+    print_message("over the bound: %u of a thousand while it is learned, %u later, when steps fill %.2f of it\n", learning, later,
+                  filled);
+    assert_true(learning <= 100 && later <= 35);
+    assert_true(filled > 0.75); /* steps of 150 / 1.2 at most: 0.83 */
+}
+
+static void a_step_that_lost_its_core_costs_little_room(void **state) {
+    (void)state;
+    const spec_cost c = decoding(4);
+    spec_stall s = {0};
+    for (int i = 0; i < 50; i++) spec_stall_learn(&s, &c, 4, 20, 60 * MS);
+    uint32_t before = spec_stall_rows(&s, &c, 4, 100, 150 * MS);
+    spec_stall_learn(&s, &c, 4, 20, 6000 * MS);
+    assert_true(spec_stall_rows(&s, &c, 4, 100, 150 * MS) >= before * 4 / 5);
+    for (int i = 0; i < 50; i++) spec_stall_learn(&s, &c, 4, 20, 60 * MS);
+    assert_int_equal(spec_stall_rows(&s, &c, 4, 100, 150 * MS), before);
 }
 
 static void a_step_that_lost_its_core_counts_little_and_is_forgotten(void **state) {
@@ -105,10 +145,12 @@ static void odd_steps_teach_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(where_nothing_was_measured_it_bounds_nothing),
+        cmocka_unit_test(where_nothing_was_measured_it_allows_nothing),
         cmocka_unit_test(rows_beside_which_nothing_was_measured_count_like_those_that_decode),
         cmocka_unit_test(beyond_what_was_measured_a_step_is_held_for_several_and_between_for_their_mean),
         cmocka_unit_test(what_is_allowed_is_found_from_below),
+        cmocka_unit_test(steps_of_unsteady_length_keep_the_bound_too_but_for_a_few),
+        cmocka_unit_test(a_step_that_lost_its_core_costs_little_room),
         cmocka_unit_test(a_step_that_lost_its_core_counts_little_and_is_forgotten),
         cmocka_unit_test(a_machine_that_has_become_slow_is_followed),
         cmocka_unit_test(odd_steps_teach_nothing),
