@@ -264,10 +264,10 @@ static choice choice_at(const sim *s, const sim_drafter *d, const sim_slot *r, u
 }
 
 /* Drafts what follows text[known - 1], or the tentative tokens behind it: only of use where these are the text. That drafts end
- * where they are not worth a row is in the habit. */
+ * at the floor is in a habit that was measured; one in which they never end has the floor's ends from here. */
 static void draft(const sim *s, const sim_drafter *d, const sim_slot *r, uint32_t known, const proto_draft *asked, spec_tree *t) {
     const proto_habit *h = d->habit;
-    float path[NOUNS_MAX_TREE];
+    float path[NOUNS_MAX_TREE], floor = s->o.limits.draft_floor;
     uint32_t parent = NOUNS_TREE_ROOT;
     bool on_text = is_text(s, r, known, asked->tentative, asked->n_tentative);
     known += asked->n_tentative;
@@ -279,6 +279,7 @@ static void draft(const sim *s, const sim_drafter *d, const sim_slot *r, uint32_
         if (!first || c.is * (double)(first + h->none[depth]) >= (double)first) break;
         double taken = 0;
         guess g = guess_of(h, 0, depth, c.belief, c.right, &taken);
+        if (!h->none[depth] && g.p * (parent == NOUNS_TREE_ROOT ? 1 : path[parent]) < floor) break;
         uint32_t node = add(t, path, parent, on_text && g.right ? truth : wrong_token(s, d, t->n), g.p);
         if (second && c.is_second * (double)first < (double)second) {
             guess other = guess_of(h, 1, depth, c.belief_of_second, c.right, &taken);
