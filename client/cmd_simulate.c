@@ -15,11 +15,13 @@
 enum { VOCABULARY = 1 << 15, MAX_STREAMS = 1 << 16, DEFAULT_REQUESTS = 64, DEFAULT_TOKENS = 64, MAX_MOVES = 8 };
 /* Of the steps of a model of 135 M weights, whose output head is a third of its time (bench/early-2026-11-30.md). */
 static const double EARLY_SHARE = 0.78, EARLY_RIGHT = 0.97;
+/* Traces do not tell it, and nothing that was measured goes by it: in the middle (bench/simulator-2026-11-30.md). */
+static const double ALIKE = 0.5;
 
 typedef struct {
     const char *topology_path, *trace_path, *speculation, *like, *against;
     uint32_t n_streams, n_requests, n_warm_up, n_copies;
-    double link_mbit, link_ms, move_mbit, move_ms;
+    double link_mbit, link_ms, move_mbit, move_ms, alike;
     /* in the making */
     config_topology *topology;
     simulate_trace trace;
@@ -73,10 +75,29 @@ static uint32_t kv_blocks(const config_group *g) { return (g->kv_tokens ? g->kv_
 static bool needs_lookup(const char *policy) { return strcmp(policy, "none") && strncmp(policy, "fixed:", 6); }
 static bool needs_drafters(const char *policy) { return strcmp(policy, "none") && strcmp(policy, "lookup"); }
 
+static bool of_one_file(const config_group *a, const config_group *b) {
+    return b->role == CONFIG_DRAFTER && !strcmp(a->kind, b->kind) && !strcmp(a->model, b->model) && !strcmp(a->table, b->table);
+}
+
+/* As the trace knows it, or another of its file. */
+static const simulate_drafter *find_drafter(const simulation *s, const config_group *g) {
+    const config_topology *t = s->topology;
+    const simulate_drafter *d = simulate_trace_find(&s->trace, g->name);
+    for (uint32_t i = 0; !d && i < t->n_groups; i++)
+        if (of_one_file(g, &t->groups[i])) d = simulate_trace_find(&s->trace, t->groups[i].name);
+    return d || !s->like ? d : simulate_trace_find(&s->trace, s->like);
+}
+
+/* The number of the first drafter of its file. */
+static uint32_t first_of_file(const config_topology *t, const config_group *g) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; !of_one_file(g, &t->groups[i]); i++) n += t->groups[i].role == CONFIG_DRAFTER;
+    return n;
+}
+
 static st_code add_drafter(simulation *s, const config_group *g, st_error *e) {
     sched_limits *l = &s->o.limits;
-    const simulate_drafter *d = simulate_trace_find(&s->trace, g->name);
-    if (!d && s->like) d = simulate_trace_find(&s->trace, s->like);
+    const simulate_drafter *d = find_drafter(s, g);
     if (!d || !d->knows_cost || !simulate_has_drafted(&d->habit))
         return st_fail(e, ST_ERR_NOT_FOUND,
                        "%s: groups: drafter %s has drafted nothing in %s: trace a cluster and a policy that ask it, or name a "
@@ -85,7 +106,7 @@ static st_code add_drafter(simulation *s, const config_group *g, st_error *e) {
                        s->topology_path, g->name, s->trace_path);
     if (sched_wants_hidden(g->kind)) l->want_hidden |= UINT32_C(1) << l->n_drafters;
     if (sched_keeps_kv(g->kind)) l->drafter_blocks[l->n_drafters] = kv_blocks(g);
-    s->drafters[l->n_drafters] = (sim_drafter){d->cost, &d->habit};
+    s->drafters[l->n_drafters] = (sim_drafter){d->cost, &d->habit, first_of_file(s->topology, g)};
     s->names[l->n_drafters++] = g->name;
     return ST_OK;
 }
@@ -104,10 +125,11 @@ static st_code add_groups(simulation *s, st_error *e) {
         } else if (needs_drafters(s->speculation))
             code = add_drafter(s, g, e);
     }
-    if (*t->corpus && needs_lookup(s->speculation))
-        fprintf(stderr, "simulated without the corpus: it has nothing to say to texts that are made up\n");
-    const simulate_drafter *lookup = simulate_trace_find(&s->trace, "lookup");
+    const simulate_drafter *lookup = simulate_trace_find(&s->trace, "lookup"), *corpus = simulate_trace_find(&s->trace, "corpus");
     if (lookup && simulate_has_drafted(&lookup->habit)) s->o.lookup = &lookup->habit;
+    if (*t->corpus && corpus && simulate_has_drafted(&corpus->habit)) s->o.corpus = &corpus->habit;
+    if (*t->corpus && !s->o.corpus && needs_lookup(s->speculation))
+        fprintf(stderr, "simulated without the corpus: it has drafted nothing in %s\n", s->trace_path);
     if (!code && needs_lookup(s->speculation) && !s->o.lookup)
         code =
             st_fail(e, ST_ERR_NOT_FOUND,
@@ -155,6 +177,7 @@ static void set_options(simulation *s) {
     o->step = s->trace.step;
     o->early_share = tells_early(s->topology) ? EARLY_SHARE : 0;
     o->early_right = EARLY_RIGHT;
+    o->alike = s->alike;
     o->drafters = s->drafters;
     o->link_ns = (uint64_t)(s->link_ms * 1e6);
     o->link_byte_ns = s->link_mbit > 0 ? 8e3 / s->link_mbit : 0;
@@ -409,6 +432,7 @@ static const char *check(const simulation *s, bool has_streams) {
     if (s->n_copies < 1 || s->n_copies > SIM_MAX_COPIES) return "--copies: expected 1 to 1024";
     if (s->link_mbit < 0 || s->link_ms < 0 || s->link_ms > 60000)
         return "--link-mbit, --link-ms: expected 0 (no limit, no delay) or more";
+    if (!(s->alike >= 0 && s->alike <= 1)) return "--alike: expected 0 to 1";
     if (s->move_mbit < 0 || s->move_ms < 0 || s->move_ms > 60000) return "--move-mbit, --move-ms: expected 0 or more";
     return NULL;
 }
@@ -436,7 +460,10 @@ static int options(int argc, char **argv, simulation *s) {
          "bandwidth from each verifier to the others, for KV cache that moves; 0: it is computed again (default: 0)", false},
         {"--move-ms", CLIENT_F64, &s->move_ms, "MS", "that a move takes beside its bytes (default: 0)", false},
         {"--speculation", CLIENT_TEXT, &s->speculation, "P", "policy (default: the topology's)", false},
-        {"--like", CLIENT_TEXT, &s->like, "NAME", "drafters that the trace does not know draft like this one of it", false},
+        {"--like", CLIENT_TEXT, &s->like, "NAME",
+         "drafters that the trace does not know, nor others of their files, draft like this one of it", false},
+        {"--alike", CLIENT_F64, &s->alike, "SHARE",
+         "of tokens, those that are as easy for one drafter as for another: 0 to 1 (default: 0.5)", false},
         {"--streams", CLIENT_U32, &n_streams, "N", "closed loop of so many (default: 1)", false},
         {"--rate", CLIENT_F64, &s->b.rate, "R", "open loop: requests a second on average", false},
         {"--requests", CLIENT_U32, &s->n_requests, "N", "requests in all (default: 64)", false},
@@ -464,6 +491,7 @@ int client_simulate(int argc, char **argv) {
     s->n_requests = DEFAULT_REQUESTS;
     s->b.n_tokens = DEFAULT_TOKENS;
     s->b.seed = 1;
+    s->alike = ALIKE;
     int rc = options(argc, argv, s);
     if (rc == CLIENT_GO_ON) rc = run(s, &e) ? client_fail(argv[0], &e) : CLIENT_OK;
     for (size_t i = 0; i < s->b.n_records; i++) mem_free(s->b.records[i].uses);

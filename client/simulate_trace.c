@@ -1,9 +1,9 @@
 /* From a trace to costs, habits and lengths.
  *
  * A cost is a table: plans of equal size are a point, small groups of neighbours are put together, and the times of a point stay
- * as they were, in eight parts, so that a machine's noise is in the simulation too. What prompts add is the rest of the plans
- * that had some, by token. What the coordinator takes is the median from the end of a plan to the beginning of the next; the
- * client's likewise. */
+ * as they were, in eight parts, so that a machine's noise is in the simulation too. What a sequence adds is how steps of equal
+ * size differ by it, and is taken from them before. What prompts add is the rest of the plans that had some, by token. What the
+ * coordinator takes is the median from the end of a plan to the beginning of the next; the client's likewise. */
 #include "client/simulate_int.h"
 
 #include "base/mem.h"
@@ -15,7 +15,7 @@ enum { MIN_SAMPLES = 8, MIN_STEPS = 32, FEW_TOKENS = 32 /* that a drafter takes 
 static const double MOST_PAUSE_US = 5000; /* longer ones had nothing to do */
 
 typedef struct {
-    uint32_t size, prompt;
+    uint32_t size, prompt, sequences;
     double us;
 } sample;
 
@@ -121,8 +121,31 @@ static void add_prompts(sim_cost *c, sample *items, size_t n) {
     }
 }
 
+/* The slope by least squares, of all sizes together, each about its own mean; never falling. Sorts. */
+static double us_of_a_sequence(sample *items, size_t n) {
+    double product = 0, square = 0;
+    qsort(items, n, sizeof *items, by_size_then_time);
+    for (size_t from = 0, to; from < n; from = to) {
+        double us = 0, sequences = 0;
+        for (to = from; to < n && items[to].size == items[from].size; to++) us += items[to].us, sequences += items[to].sequences;
+        for (size_t i = from; i < to; i++) {
+            double by = items[i].sequences - sequences / (double)(to - from);
+            product += by * (items[i].us - us / (double)(to - from));
+            square += by * by;
+        }
+    }
+    return product > 0 ? product / square : 0;
+}
+
+static void take_sequences_out(sample *items, size_t n, double us) {
+    for (size_t i = 0; i < n; i++) {
+        double rest = items[i].us - us * (items[i].sequences > 1 ? items[i].sequences - 1 : 0);
+        items[i].us = rest > 0 ? rest : 0;
+    }
+}
+
 /* Plans with at most `few` tokens of prompts are the table; the others say what these add. False: no plan. */
-static bool fit(sim_cost *c, samples *s, uint32_t few) {
+static bool fit(sim_cost *c, samples *s, uint32_t few, bool by_sequence) {
     size_t n = 0;
     *c = (sim_cost){0};
     for (size_t i = 0; i < s->n; i++)
@@ -132,6 +155,9 @@ static bool fit(sim_cost *c, samples *s, uint32_t few) {
             s->items[i] = moved;
         }
     if (n == 0) return false;
+    double us = by_sequence ? us_of_a_sequence(s->items, n) : 0;
+    take_sequences_out(s->items, s->n, us);
+    c->sequence_ns = 1e3 * us;
     add_points(c, s->items, n);
     if (s->n > n) add_prompts(c, s->items + n, s->n - n);
     return true;
@@ -203,7 +229,7 @@ static st_code take_event(simulate_trace *t, reading *r, const json_t *events, c
     const char *kind = json_string_value(json_object_get(event, "cat")),
                *name = json_string_value(json_object_get(event, "name"));
     const json_t *args = json_object_get(event, "args");
-    double ts = 0, dur = 0, tokens = 0, prompt = 0, drafted = 0;
+    double ts = 0, dur = 0, tokens = 0, prompt = 0, drafted = 0, sequences = 0;
     if (!kind || !name) return ST_OK;
     bool is_request = !strcmp(kind, "request") && strcmp(name, "until the first token");
     if (!is_request && strcmp(name, "on its way")) return ST_OK;
@@ -212,6 +238,7 @@ static st_code take_event(simulate_trace *t, reading *r, const json_t *events, c
     if (!code) code = field(args, "tokens", path, number, &tokens, e);
     if (!code) code = field(args, "prompt", path, number, &prompt, e);
     if (!code) code = field(args, "drafted", path, number, &drafted, e);
+    if (!code) code = field(args, "sequences", path, number, &sequences, e);
     if (code) return code;
     if (is_request) {
         r->requests[r->n_requests++] = (span){ts, ts + dur};
@@ -219,14 +246,14 @@ static st_code take_event(simulate_trace *t, reading *r, const json_t *events, c
             t->lengths[t->n_lengths++] = (sim_lengths){(uint32_t)prompt, (uint32_t)tokens};
         return ST_OK;
     }
-    if (tokens > UINT32_MAX || prompt > tokens || drafted > UINT32_MAX)
+    if (tokens > UINT32_MAX || prompt > tokens || drafted > UINT32_MAX || sequences > UINT32_MAX)
         return st_fail(e, ST_ERR_FORMAT, "%s: event %zu: %.0f tokens, of these %.0f of prompts", path, number, tokens, prompt);
     r->plans[r->n_plans++] = (span){ts, ts + dur};
     bool is_step = !strcmp(kind, "step");
     uint32_t drafter = is_step ? 0 : drafter_of_lane(t, events, json_integer_value(json_object_get(event, "tid")));
     if (drafter == SIMULATE_MAX_DRAFTERS) return ST_OK;
     samples *to = is_step ? &r->steps : &r->drafts[drafter];
-    to->items[to->n++] = (sample){(uint32_t)(is_step ? tokens - prompt : drafted), (uint32_t)prompt, dur};
+    to->items[to->n++] = (sample){(uint32_t)(is_step ? tokens - prompt : drafted), (uint32_t)prompt, (uint32_t)sequences, dur};
     return ST_OK;
 }
 
@@ -288,11 +315,11 @@ static st_code digest(simulate_trace *t, reading *r, const char *path, st_error 
                        "%s: %zu steps and %u requests with answers; at least %d and 1 are needed: trace a cluster behind a load "
                        "(consort bench serve)",
                        path, r->steps.n, t->n_lengths, MIN_STEPS);
-    if (!fit(&t->step, &r->steps, 0))
+    if (!fit(&t->step, &r->steps, 0, true))
         return st_fail(e, ST_ERR_INVALID_ARGUMENT, "%s: no step without a prompt: the answers are too short", path);
     for (uint32_t i = 0; i < t->n_drafters; i++) {
         t->n_drafts += (uint32_t)r->drafts[i].n;
-        t->drafters[i].knows_cost = fit(&t->drafters[i].cost, &r->drafts[i], FEW_TOKENS);
+        t->drafters[i].knows_cost = fit(&t->drafters[i].cost, &r->drafts[i], FEW_TOKENS, false);
     }
     open_ends(t);
     t->decide_ns = median_pause_ns(r->plans, r->n_plans);

@@ -70,11 +70,12 @@ typedef struct {
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     const void *corpus;               /* [corpus_bytes] an n-gram table, as drafter `corpus`; NULL: none. Lives as long, too */
     size_t corpus_bytes;
-    const uint8_t *vocabulary_hash; /* [32] that the corpus must have; NULL: any. Read in sched_init */
-    uint32_t n_vocab;               /* where there are drafters: drafts of other ids are refused */
-    bool prefix_cache;              /* what is computed for one request serves all that begin with the same tokens */
-    uint64_t kv_key;                /* of kv_table_init */
-    bool adaptive_budgets;          /* trees and waits follow what pays; false: max_tree each, and always waits */
+    struct spec_drafter *corpus_drafter; /* instead of that table: what drafts as `corpus`, at once; NULL: none */
+    const uint8_t *vocabulary_hash;      /* [32] that the corpus must have; NULL: any. Read in sched_init */
+    uint32_t n_vocab;                    /* where there are drafters: drafts of other ids are refused */
+    bool prefix_cache;                   /* what is computed for one request serves all that begin with the same tokens */
+    uint64_t kv_key;                     /* of kv_table_init */
+    bool adaptive_budgets;               /* trees and waits follow what pays; false: max_tree each, and always waits */
     sched_ahead draft_ahead;
     sched_fusion fusion;
     float draft_floor;      /* of lookup, and of what is agreed on in lockstep: least belief in a node and all before it */

@@ -75,13 +75,15 @@ static sched_drafter lay_out_drafter(layout *at, const sched_limits *l) {
     return d;
 }
 
+static bool has_corpus(const sched_limits *l) { return l->corpus || l->corpus_drafter; }
+
 /* Lays everything out behind `base`; with base NULL only finds the size. Returns it. */
 static size_t lay_out(unsigned char *base, const sched_limits *l, sched **out) {
     layout at = {.base = base};
     sched shape = {.limits = *l, .n_buckets = 1, .n_places = n_places(l)}, *s = place(&at, 1, sizeof *s);
     size_t n = shape.n_places;
     while (shape.n_buckets < l->max_requests) shape.n_buckets *= 2;
-    shape.roster.n = l->n_drafters + 1 + (l->corpus != NULL);
+    shape.roster.n = l->n_drafters + 1 + has_corpus(l);
     shape.n_moves = l->n_groups * l->max_moves;
     shape.next_move = 1;
     /* PLAN of each group, DRAFT of each drafter, FINISHED of all and of one refused, TOKENS of a batch, TIMER, DRAINED; MOVE,
@@ -143,10 +145,11 @@ st_code sched_init(void *memory, const sched_limits *limits, sched **out, st_err
     sched_state_init(s);
     s->lookup = SPEC_LOOKUP_OPTIONS;
     s->lookup.floor = limits->draft_floor;
-    s->roster = spec_roster_of(limits->drafter_names, limits->n_drafters, limits->corpus != NULL);
+    s->roster = spec_roster_of(limits->drafter_names, limits->n_drafters, has_corpus(limits));
     if (limits->corpus) code = spec_ngram_init(&s->corpus, limits->corpus, limits->corpus_bytes, limits->vocabulary_hash, e);
     if (code != ST_OK) return e ? st_prefix(e, "corpus") : code;
     s->corpus.floor = limits->draft_floor;
+    s->corpus_drafter = limits->corpus_drafter ? limits->corpus_drafter : &s->corpus.drafter;
     for (uint32_t i = 0; i < s->roster.n; i++) {
         s->by_drafter[i].name = s->roster.name[i];
         snprintf(s->habits[i].name, sizeof s->habits[i].name, "%s", s->roster.name[i]);

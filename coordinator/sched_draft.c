@@ -87,7 +87,7 @@ static void draft_locally(sched *s, sched_request *r) {
     if (!(asked & 2)) return;
     spec_draft it = {
         .seq = r->seq, .sampling = r->sampling, .tokens = r->known, .n_tokens = r->n_known, .budget = most, .tree = &own[1]};
-    INVARIANT(s->corpus.drafter.ops->draft(&s->corpus.drafter, &it, 1, NULL) == ST_OK);
+    INVARIANT(s->corpus_drafter->ops->draft(s->corpus_drafter, &it, 1, NULL) == ST_OK);
 }
 
 /* Drafters with a rank that a round of it may ask, room aside. */

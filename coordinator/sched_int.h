@@ -227,6 +227,7 @@ struct sched {
 
     spec_lookup_options lookup;
     spec_ngram corpus;
+    spec_drafter *corpus_drafter;            /* that table, or what the limits have instead */
     spec_roster roster;                      /* the drafters that have a rank, then lookup, then the corpus */
     spec_route route;                        /* of requests that do not say */
     sched_drafter *drafters;                 /* [n_drafters] */

@@ -405,8 +405,9 @@ static uint32_t text_room(const sim_options *o) {
 static size_t lay_out(unsigned char *base, const sim_options *o, sim **out) {
     layout at = {.base = base};
     sim shape = {.o = *o, .text_room = text_room(o), .n_free = o->n_slots}, *s = place(&at, 1, sizeof *s);
+    if (o->corpus) shape.o.limits.corpus_drafter = base ? &s->corpus.drafter : &shape.corpus.drafter;
     shape.n_sources = o->n_copies * per_cluster(&o->limits) + 1;
-    shape.scheduler_bytes = sched_bytes(&o->limits);
+    shape.scheduler_bytes = sched_bytes(&shape.o.limits);
     shape.when = place(&at, shape.n_sources, sizeof *shape.when);
     shape.heap = place(&at, shape.n_sources, sizeof *shape.heap);
     shape.at = place(&at, shape.n_sources, sizeof *shape.at);
@@ -417,7 +418,7 @@ static size_t lay_out(unsigned char *base, const sim_options *o, sim **out) {
     shape.hidden = place(&at, (size_t)o->limits.dim * (1 + o->limits.max_tree), sizeof *shape.hidden);
     shape.clusters = place(&at, o->n_copies, sizeof *shape.clusters);
     for (uint32_t c = 0; c < o->n_copies; c++) {
-        sim_cluster laid = lay_out_cluster(&at, o);
+        sim_cluster laid = lay_out_cluster(&at, &shape.o);
         if (base) shape.clusters[c] = laid;
     }
     if (base) *(*out = s) = shape;
@@ -457,8 +458,9 @@ st_code sim_init(void *memory, const sim_options *o, sim **out, st_error *e) {
     if (code) return code;
     INVARIANT(memory && ((uintptr_t)memory & 63) == 0);
     lay_out(memory, o, &s);
+    sim_init_corpus(s);
     for (uint32_t c = 0; !code && c < o->n_copies; c++)
-        code = sched_init(s->clusters[c].memory, &o->limits, &s->clusters[c].sched, e);
+        code = sched_init(s->clusters[c].memory, &s->o.limits, &s->clusters[c].sched, e);
     if (code) return code;
     for (uint32_t i = 0; i < s->n_sources; i++) s->at[i] = NEVER;
     for (uint32_t i = 0; i < o->n_slots; i++) {

@@ -7,8 +7,8 @@
  * sched_step. KV that moves takes its time between the verifiers, and no other's.
  *
  * A request's text is a function of the seed: it is written so that lookup, which the scheduler runs for real, is right as often
- * as was measured; a drafter draws its beliefs from its habit, and is right as often as nodes of such belief were. Not in it: how
- * costs grow with a sequence's length, what drafters know alike, drafters that know one subject better than another. Pure, as the
+ * as was measured; a drafter, or the corpus, draws its beliefs from its habit, and is right as often as nodes of such belief
+ * were. Not in it: how costs grow with a sequence's length, drafters that know one subject better than another. Pure, as the
  * scheduler is: one seed is one run. One thread. */
 #ifndef CONSORT_COORDINATOR_SIM_H
 #define CONSORT_COORDINATOR_SIM_H
@@ -21,7 +21,8 @@ enum {
     SIM_COST_PROMPTS = 16,
     SIM_MIN_VOCABULARY = 1024,
     SIM_MAX_COPIES = 1024,
-    SIM_MAX_LENGTHS = 1 << 16
+    SIM_MAX_LENGTHS = 1 << 16,
+    SIM_MAX_DRAFTERS = PROTO_MAX_DRAFTERS
 };
 
 /* What a plan takes from its sending to its result, by its size. */
@@ -33,11 +34,13 @@ typedef struct {
         n_prompts; /* what tokens of prompts add (a drafter: that it takes in): lines from nothing at none, then in proportion */
     uint32_t prompt_size[SIM_COST_PROMPTS]; /* rising, >= 1 */
     double prompt_ns[SIM_COST_PROMPTS];
+    double sequence_ns; /* that each of a step's sequences but the first adds: its keys are its own */
 } sim_cost;
 
 typedef struct {
     sim_cost cost;            /* by the nodes that it proposes */
     const proto_habit *habit; /* the caller's, as all pointers here */
+    uint32_t as;              /* < SIM_MAX_DRAFTERS; those of one number propose the same, as those of one file do */
 } sim_drafter;
 
 typedef struct {
@@ -53,6 +56,8 @@ typedef struct {
     double early_right;          /* of these, by sequence, those that are right */
     const sim_drafter *drafters; /* [limits.n_drafters] */
     const proto_habit *lookup;   /* NULL: texts do not repeat */
+    const proto_habit *corpus;   /* NULL: there is none */
+    double alike;                /* of tokens, those as easy for one as for another; of others each is right by itself */
     uint64_t link_ns;            /* one way, beyond what the costs hold */
     double link_byte_ns;         /* a byte; 0: no limit */
     uint64_t move_ns;            /* KV that moves between verifiers: what a move takes beside its tokens ... */

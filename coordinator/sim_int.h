@@ -52,6 +52,13 @@ typedef struct {
     sim_move *moves;     /* [n_groups * max_moves] */
 } sim_cluster;
 
+/* Drafts where the scheduler has its corpus. */
+typedef struct {
+    spec_drafter drafter;
+    const sim *sim;
+    sim_drafter own;
+} sim_corpus;
+
 struct sim {
     sim_options o;
     sim_load load;
@@ -69,6 +76,7 @@ struct sim {
     double others;  /* ... and of these, those that another occurrence of the last token gives */
     float copies[PROTO_HABIT_BINS];
     spec_lookup_options lookup;
+    sim_corpus corpus;
     uint16_t *hidden;  /* [1 + max_tree][dim] zeros */
     uint64_t *returns; /* [n_slots] a ring: when streams that are free ask again */
     uint32_t first_return, n_returns;
@@ -91,7 +99,7 @@ enum {
     SIM_DRAW_TRIAL,
     SIM_DRAW_COST,
     SIM_DRAW_EARLY,
-    SIM_DRAW_DRAFT /* and the drafter's number; the last */
+    SIM_DRAW_DRAFT /* and sim_drafter.as; the corpus has SIM_MAX_DRAFTERS; the last */
 };
 /* Four numbers in [0, 1). */
 typedef struct {
@@ -108,5 +116,6 @@ uint64_t sim_verify(sim *s, sim_place *v, uint32_t verifier, const proto_plan *p
 /* Makes the result what the verifier tells before it, or, for the second time, what it was. */
 void sim_turn_early(const sim *s, sim_place *v);
 uint64_t sim_propose(sim *s, sim_place *d, uint32_t drafter, const proto_plan *p, uint64_t *bytes);
+void sim_init_corpus(sim *s);
 
 #endif

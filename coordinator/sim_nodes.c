@@ -142,7 +142,7 @@ static uint64_t takes(const sim *s, const sim_cost *c, uint32_t size, uint64_t p
 
 /* ---- the verifier ---- */
 
-static sim_slot *slot_of(sim *s, seq_id seq) { return &s->slots[seq.value % s->o.n_slots]; }
+static sim_slot *slot_of(const sim *s, seq_id seq) { return &s->slots[seq.value % s->o.n_slots]; }
 
 /* The tokens that it chooses, along the tree. */
 static uint32_t choose(const sim_slot *r, const proto_work *w, uint32_t *out) {
@@ -179,7 +179,8 @@ uint64_t sim_verify(sim *s, sim_place *v, uint32_t verifier, const proto_plan *p
     }
     v->result = (proto_result){.plan_id = p->id, .n_rows = n_prompt + n_choose, .n_items = p->n_work, .items = v->items};
     uint32_t node = verifier > 0 ? SPEC_MAX_DRAFTERS + verifier : 0; /* 1 and on are drafters */
-    return takes(s, &s->o.step, n_choose, n_prompt, v->n_plans, node);
+    uint32_t n_more = p->n_work > 1 ? p->n_work - 1 : 0;
+    return takes(s, &s->o.step, n_choose, n_prompt, v->n_plans, node) + (uint64_t)(s->o.step.sequence_ns * n_more);
 }
 
 /* A sequence of which it is wrong has another last token. */
@@ -217,9 +218,9 @@ static uint64_t seen(const proto_habit *h, uint32_t rank, uint32_t depth) {
     return n;
 }
 
-/* The upper half of the vocabulary, so that no text has it, and no other drafter. */
-static uint32_t wrong_token(const sim *s, uint32_t drafter, uint32_t node) {
-    return s->o.limits.n_vocab / 2 + (drafter * NOUNS_MAX_TREE + node) % (s->o.limits.n_vocab / 2);
+/* The upper half of the vocabulary, so that no text has it, and no drafter of another file. */
+static uint32_t wrong_token(const sim *s, const sim_drafter *d, uint32_t node) {
+    return s->o.limits.n_vocab / 2 + (d->as * NOUNS_MAX_TREE + node) % (s->o.limits.n_vocab / 2);
 }
 
 /* Cuts a tree to the nodes of the likeliest paths; a parent's is never less likely than its child's. */
@@ -248,9 +249,24 @@ static bool is_text(const sim *s, const sim_slot *r, uint32_t from, const uint32
     return true;
 }
 
-/* Drafts what follows text[known - 1], or the tentative tokens behind it: only of use where these are the text. */
-static void draft(const sim *s, uint32_t drafter, const sim_slot *r, uint32_t known, const proto_draft *asked, spec_tree *t) {
-    const proto_habit *h = s->o.drafters[drafter].habit;
+/* What a choice is drawn by: whether there is one, its belief, whether it is right; likewise a second. Where a token is as easy
+ * for one as for another, whether it is right is drawn with lookup (next_token). */
+typedef struct {
+    double is, belief, right, is_second, belief_of_second;
+} choice;
+
+static choice choice_at(const sim *s, const sim_drafter *d, const sim_slot *r, uint32_t known, uint32_t depth) {
+    sim_draw a = sim_drawn(s, SIM_DRAW_DRAFT + d->as, r->number, (known << 6) + 2 * depth);
+    sim_draw b = sim_drawn(s, SIM_DRAW_DRAFT + d->as, r->number, (known << 6) + 2 * depth + 1);
+    choice c = {a.u[0], a.u[1], a.u[2], b.u[0], b.u[1]};
+    if (b.u[2] < s->o.alike) c.right = sim_drawn(s, SIM_DRAW_TEXT, r->number, known + depth).u[0];
+    return c;
+}
+
+/* Drafts what follows text[known - 1], or the tentative tokens behind it: only of use where these are the text. That drafts end
+ * at the floor is in a habit that was measured; one in which they never end has the floor's ends from here. */
+static void draft(const sim *s, const sim_drafter *d, const sim_slot *r, uint32_t known, const proto_draft *asked, spec_tree *t) {
+    const proto_habit *h = d->habit;
     float path[NOUNS_MAX_TREE], floor = s->o.limits.draft_floor;
     uint32_t parent = NOUNS_TREE_ROOT;
     bool on_text = is_text(s, r, known, asked->tentative, asked->n_tentative);
@@ -259,17 +275,16 @@ static void draft(const sim *s, uint32_t drafter, const sim_slot *r, uint32_t kn
     for (uint32_t i = 0; i < MAX_DEPTH && t->n + 2 <= NOUNS_MAX_TREE && known + i < s->text_room; i++) {
         uint32_t depth = i < PROTO_HABIT_DEPTHS ? i : PROTO_HABIT_DEPTHS - 1, truth = r->text[known + i];
         uint64_t first = seen(h, 0, depth), second = seen(h, 1, depth);
-        sim_draw a = sim_drawn(s, SIM_DRAW_DRAFT + drafter, r->number, (known << 6) + 2 * i);
-        sim_draw b = sim_drawn(s, SIM_DRAW_DRAFT + drafter, r->number, (known << 6) + 2 * i + 1);
-        if (!first || a.u[0] * (double)(first + h->none[depth]) >= (double)first) break;
+        choice c = choice_at(s, d, r, known, i);
+        if (!first || c.is * (double)(first + h->none[depth]) >= (double)first) break;
         double taken = 0;
-        guess g = guess_of(h, 0, depth, a.u[1], a.u[2], &taken);
-        if (g.p * (parent == NOUNS_TREE_ROOT ? 1 : path[parent]) < floor) break;
-        uint32_t node = add(t, path, parent, on_text && g.right ? truth : wrong_token(s, drafter, t->n), g.p);
-        if (second && b.u[0] * (double)first < (double)second) {
-            guess other = guess_of(h, 1, depth, b.u[1], a.u[2], &taken);
+        guess g = guess_of(h, 0, depth, c.belief, c.right, &taken);
+        if (!h->none[depth] && g.p * (parent == NOUNS_TREE_ROOT ? 1 : path[parent]) < floor) break;
+        uint32_t node = add(t, path, parent, on_text && g.right ? truth : wrong_token(s, d, t->n), g.p);
+        if (second && c.is_second * (double)first < (double)second) {
+            guess other = guess_of(h, 1, depth, c.belief_of_second, c.right, &taken);
             if (other.p > 1 - g.p) other.p = 1 - g.p;
-            if (other.p > 0) add(t, path, parent, on_text && other.right ? truth : wrong_token(s, drafter, t->n), other.p);
+            if (other.p > 0) add(t, path, parent, on_text && other.right ? truth : wrong_token(s, d, t->n), other.p);
         }
         on_text &= g.right;
         parent = node;
@@ -278,18 +293,19 @@ static void draft(const sim *s, uint32_t drafter, const sim_slot *r, uint32_t kn
 }
 
 /* Of the new tokens of the answer, how many its own choice was. */
-static uint32_t hits_of(const sim *s, uint32_t drafter, const sim_slot *r, uint32_t known, uint32_t n_new) {
-    const proto_habit *h = s->o.drafters[drafter].habit;
+static uint32_t hits_of(const sim *s, const sim_drafter *d, const sim_slot *r, uint32_t known, uint32_t n_new) {
+    const proto_habit *h = d->habit;
     uint32_t hits = 0;
     for (uint32_t at = known - n_new; at < known; at++) {
-        sim_draw a = sim_drawn(s, SIM_DRAW_DRAFT + drafter, r->number, at << 6);
+        choice c = choice_at(s, d, r, at, 0);
         double taken = 0, first = (double)seen(h, 0, 0);
-        if (first > 0 && a.u[0] * (first + (double)h->none[0]) < first) hits += guess_of(h, 0, 0, a.u[1], a.u[2], &taken).right;
+        if (first > 0 && c.is * (first + (double)h->none[0]) < first) hits += guess_of(h, 0, 0, c.belief, c.right, &taken).right;
     }
     return hits;
 }
 
 uint64_t sim_propose(sim *s, sim_place *d, uint32_t drafter, const proto_plan *p, uint64_t *bytes) {
+    const sim_drafter *of = &s->o.drafters[drafter];
     uint32_t n_nodes = 0;
     uint64_t n_new = 0;
     *bytes = SIM_MESSAGE_BYTES;
@@ -304,7 +320,7 @@ uint64_t sim_propose(sim *s, sim_place *d, uint32_t drafter, const proto_plan *p
         spec_tree t = {0};
         bool live = r->seq.value == asked->seq.value;
         n_new += (uint64_t)asked->n_tokens + asked->n_tentative;
-        if (live && asked->budget) draft(s, drafter, r, known, asked, &t);
+        if (live && asked->budget) draft(s, of, r, known, asked, &t);
         for (uint32_t k = 0; k < t.n; k++) {
             d->tokens[at + k] = t.token[k];
             d->parents[at + k] = t.parent[k];
@@ -314,9 +330,26 @@ uint64_t sim_propose(sim *s, sim_place *d, uint32_t drafter, const proto_plan *p
         d->items[i] = (proto_item){.seq = asked->seq,
                                    .tree = {t.n, d->tokens + at, d->parents + at, d->beliefs + at},
                                    .n_scored = n_scored,
-                                   .n_hits = live ? hits_of(s, drafter, r, known, n_scored) : 0};
+                                   .n_hits = live ? hits_of(s, of, r, known, n_scored) : 0};
         *bytes += SIM_ITEM_BYTES + SIM_NODE_BYTES * t.n;
     }
     d->result = (proto_result){.plan_id = p->id, .n_rows = (uint32_t)n_new + n_nodes, .n_items = p->n_draft, .items = d->items};
-    return takes(s, &s->o.drafters[drafter].cost, n_nodes, n_new, d->n_plans, 1 + drafter);
+    return takes(s, &of->cost, n_nodes, n_new, d->n_plans, 1 + drafter);
+}
+
+/* ---- the corpus ---- */
+
+static st_code draft_from_corpus(spec_drafter *d, spec_draft *items, uint32_t n, st_error *e) {
+    const sim_corpus *c = (const sim_corpus *)d;
+    (void)e;
+    for (uint32_t i = 0; i < n; i++) {
+        const proto_draft asked = {.seq = items[i].seq, .budget = items[i].budget};
+        draft(c->sim, &c->own, slot_of(c->sim, asked.seq), items[i].n_tokens, &asked, items[i].tree);
+    }
+    return ST_OK;
+}
+
+void sim_init_corpus(sim *s) {
+    static const spec_drafter_ops ops = {.name = SPEC_CORPUS, .draft = draft_from_corpus};
+    s->corpus = (sim_corpus){.drafter = {.ops = &ops}, .sim = s, .own = {.habit = s->o.corpus, .as = SIM_MAX_DRAFTERS}};
 }

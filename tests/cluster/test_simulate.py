@@ -62,6 +62,16 @@ def test_without_drafts_a_step_is_a_token(simulate):
     assert twice["tokens_per_s"] == pytest.approx(200, rel=0.01) and twice["schedulers_bytes"] == 2 * s["scheduler_bytes"]
 
 
+def test_what_a_sequence_adds_is_learnt_from_steps_of_equal_rows(simulate):
+    trace = made_trace()
+    for i, step in enumerate(e for e in trace["traceEvents"] if e.get("cat") == "step" and e["args"]["tokens"] > 2):
+        step["args"]["sequences"] = 1 + i // 6 % 3  # so that each number of rows has each
+        step["dur"] += 2000 * (i // 6 % 3)
+    for streams, step_ms in (1, 10), (2, 12), (3, 14), (6, 20):
+        s = simulate(trace, "--speculation", "none", "--requests", 20 * streams, "--tokens", 50, "--streams", streams)
+        assert s["tokens_per_s"] == pytest.approx(streams / (step_ms / 1e3), rel=0.04)
+
+
 def test_verifiers_share_the_load_and_the_drafters(tmp_path):
     config, trace = tmp_path / "topology.yaml", tmp_path / "trace.json"
     config.write_text(topology_text(str(tmp_path), drafters=[{"name": "second", "role": "verifier", "kv_type": "f16"}, CODE], draft_budgets="fixed", draft_ahead="off"), encoding="utf-8")
@@ -122,6 +132,37 @@ def test_unknown_drafters_may_be_like_a_known_one(simulate):
     trace["traceEvents"][0]["args"]["name"] = "drafter other, rank 2"
     s = simulate(trace, "--speculation", "fixed:code", "--like", "other", "--requests", 4)
     assert s["by_drafter"]["code"]["accepted"] > 0
+
+
+def test_the_corpus_drafts_as_in_the_trace(tmp_path):
+    config, trace = tmp_path / "topology.yaml", tmp_path / "trace.json"
+    config.write_text(topology_text(str(tmp_path), draft_budgets="fixed", corpus=f"{ROOT}/drafters/corpus.ngram"), encoding="utf-8")
+
+    def run(*habits):
+        trace.write_text(json.dumps(made_trace(habits=[habit("lookup", belief_bin=4, hits=20, none=1), *habits])), encoding="utf-8")
+        done = consort("simulate", "--topology", config, "--trace", trace, "--json", "--speculation", "all", "--requests", 10, "--tokens", 51)
+        return json.loads(done.stdout), done.stderr
+
+    s, said = run(habit("corpus"))
+    assert 10 * (1 + 10) <= s["steps"] < 130 and s["by_drafter"]["corpus"]["accepted"] > 300 and s["ranks"] == 1 and not said
+    s, said = run()
+    assert s["steps"] > 200 and "corpus" not in s["by_drafter"] and "simulated without the corpus: it has drafted nothing in" in said
+
+
+def test_drafters_of_one_file_draft_the_same(tmp_path):
+    (tmp_path / "trace.json").write_text(json.dumps(made_trace(habits=[habit("code", hits=50), habit("lookup", belief_bin=4, hits=20, none=1)])), encoding="utf-8")
+
+    def run(*tables):
+        config = tmp_path / "topology.yaml"
+        drafters = [{**CODE, "name": f"code-{i}" if i else "code", "table": f"{ROOT}/drafters/{table}.ngram"} for i, table in enumerate(tables)]
+        config.write_text(topology_text(str(tmp_path), drafters=drafters, draft_budgets="fixed", fusion="merge", draft_ahead="off"), encoding="utf-8")
+        return json.loads(consort("simulate", "--topology", config, "--trace", tmp_path / "trace.json", "--like", "code", "--json", "--speculation", "all",
+                                  "--requests", 40, "--tokens", 50).stdout)
+
+    copies, others = run("code", "code", "code"), run("code", "math", "general")
+    assert copies["by_drafter"]["code"] == copies["by_drafter"]["code-1"] == copies["by_drafter"]["code-2"]
+    assert others["by_drafter"]["code"] != others["by_drafter"]["code-1"] and others["steps"] < 0.9 * copies["steps"]
+    assert copies["ranks"] == 4 and copies["nodes"]["code-2"]["busy"] > 0
 
 
 def test_prompts_move_from_the_verifier_that_prefills(tmp_path):

@@ -81,6 +81,7 @@ static void set(world *w, sched_fusion fusion, sched_ahead ahead, const char *po
         point(&w->drafters[i].cost, 1, 100 * US);
         point(&w->drafters[i].cost, 8, 800 * US);
         w->drafters[i].habit = &w->habit;
+        w->drafters[i].as = i;
     }
 }
 

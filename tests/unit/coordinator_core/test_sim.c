@@ -209,6 +209,62 @@ static void texts_repeat_as_was_measured(void **state) {
     mem_free(w.memory);
 }
 
+/* The corpus has no rank: it drafts at once, by its habit. */
+static void the_corpus_drafts_as_was_measured(void **state) {
+    (void)state;
+    for (int perfect = 0; perfect < 2; perfect++) {
+        static world w;
+        static proto_habit corpus;
+        set(&w, "all");
+        w.o.limits.n_drafters = 0;
+        w.o.corpus = &corpus;
+        memset(&corpus, 0, sizeof corpus);
+        chain(&corpus, perfect ? PROTO_HABIT_BINS - 1 : 6, perfect ? 100 : 45);
+        w.o.limits.max_tree = perfect ? BUDGET : 1;
+        begin(&w);
+        run(&w, 1, 400);
+        double share = (double)w.accepted / (double)w.drafted;
+        assert_int_equal(w.tokens, 400 * ANSWER);
+        if (perfect) assert_int_equal(w.steps, 400 * (1 + (ANSWER - 1) / (BUDGET + 1)));
+        if (!perfect) assert_true(w.drafted > 10000 && share > 0.43 && share < 0.47);
+        sched_stats st = sim_get_stats(w.sim, 0);
+        assert_int_equal(st.n_by_drafter, 2);
+        assert_string_equal(st.by_drafter[1].name, "corpus");
+        assert_int_equal(st.by_drafter[1].accepted, w.accepted);
+        mem_free(w.memory);
+    }
+}
+
+/* Two of 45 right of a hundred. Of one file they are right together, or where all tokens are as easy for one as for another. */
+static void what_drafters_know_alike_counts_once(void **state) {
+    (void)state;
+    static const char *const two[] = {"d", "e"};
+    static const struct {
+        uint32_t as;
+        double alike, low, high; /* accepted a step */
+    } cases[] = {{0, 0, 0.43, 0.47}, {1, 0, 0.67, 0.73}, {1, 1, 0.43, 0.47}, {1, 0.5, 0.5, 0.66}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static world w;
+        static sim_drafter drafters[2];
+        set(&w, "all");
+        chain(&w.habit, 6, 45);
+        drafters[0] = drafters[1] = w.drafter;
+        drafters[1].as = cases[i].as;
+        w.o.drafters = drafters;
+        w.o.alike = cases[i].alike;
+        w.o.limits.drafter_names = two;
+        w.o.limits.n_drafters = 2;
+        w.o.limits.max_tree = 2;
+        for (uint32_t d = 1; d < PROTO_HABIT_DEPTHS; d++) w.habit.seen[0][d][6] = 0;
+        begin(&w);
+        run(&w, 1, 400);
+        double each = (double)w.accepted / (double)(w.steps - 400); /* the first step of each is its prompt's */
+        print_message("number %u, alike %.1f: %.3f a step\n", cases[i].as, cases[i].alike, each);
+        assert_true(each > cases[i].low && each < cases[i].high);
+        mem_free(w.memory);
+    }
+}
+
 static void a_slow_link_makes_drafting_not_worth_it(void **state) {
     (void)state;
     static world w;
@@ -265,6 +321,20 @@ static void costs_lie_on_lines_through_their_points(void **state) {
         double ms = (double)f.now_ns / 1e6 / ANSWER;
         print_message("%u rows: %.2f ms\n", cases[i].n_streams, ms);
         assert_true(ms > 0.95 * cases[i].step_ms && ms < 1.05 * cases[i].step_ms);
+        mem_free(w.memory);
+    }
+}
+
+static void each_sequence_of_a_step_adds_its_time(void **state) {
+    (void)state;
+    for (uint32_t n = 1; n <= 8; n *= 2) {
+        static world w;
+        set(&w, "none");
+        w.lengths.n_prompt = 1;
+        w.o.step.sequence_ns = (double)MS;
+        begin(&w);
+        double ns = (double)run(&w, n, n).now_ns, expected_ns = (double)(ANSWER * (10 + n - 1) * MS);
+        assert_true(ns >= expected_ns && ns < 1.02 * expected_ns); /* the first is a step ahead */
         mem_free(w.memory);
     }
 }
@@ -498,9 +568,12 @@ int main(void) {
         cmocka_unit_test(nobody_waits_for_a_drafter_that_begins_on_early_results),
         cmocka_unit_test(drafts_are_right_as_often_as_such_beliefs_were),
         cmocka_unit_test(texts_repeat_as_was_measured),
+        cmocka_unit_test(the_corpus_drafts_as_was_measured),
+        cmocka_unit_test(what_drafters_know_alike_counts_once),
         cmocka_unit_test(a_slow_link_makes_drafting_not_worth_it),
         cmocka_unit_test(a_link_takes_its_latency_and_its_bytes),
         cmocka_unit_test(costs_lie_on_lines_through_their_points),
+        cmocka_unit_test(each_sequence_of_a_step_adds_its_time),
         cmocka_unit_test(prompts_keep_no_stream_waiting_longer_than_it_may),
         cmocka_unit_test(copies_and_verifiers_share_the_load),
         cmocka_unit_test(a_drafter_serves_all_verifiers),
