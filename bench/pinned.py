@@ -1,7 +1,7 @@
 """A cluster on two cores: the verifier has one, everything else, the client of a load too, the other.
 
 A verifier of several ranks has both, its ranks by turns; the coordinator and the client may then run on either. For bench/speculation.py,
-bench/prefix_cache.py and bench/prefill_decode.py.
+bench/prefix_cache.py, bench/prefill_decode.py and bench/kv.py.
 """
 import json
 import os
