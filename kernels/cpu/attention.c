@@ -139,17 +139,26 @@ typedef struct {
     _Alignas(64) float k[KERNELS_CHUNK_KEYS * KERNELS_MAX_HEAD_DIM], v[KERNELS_CHUNK_KEYS * KERNELS_MAX_HEAD_DIM];
 } chunk_keys;
 
-static void decode_block(const kv_job *job, uint32_t head, const uint32_t *blocks, uint32_t p0, uint32_t n, chunk_keys *c) {
-    const kernels_kv *kv = job->s.kv;
-    job->p->kv_decode[kv->type[0]](c->k, token_at(&job->s, job->layer, 0, head, blocks, p0), n, kv->head_dim);
-    job->p->kv_decode[kv->type[1]](c->v, token_at(&job->s, job->layer, 1, head, blocks, p0), n, kv->head_dim);
-}
+/* Rows of a run are asked for in pieces, each before a piece of the run at hand is decoded: a core has too few places for misses
+ * to ask for a whole run at once, and waits for each of them instead. */
+enum { PIECE_KEYS = 4 };
 
-/* Asks for what the next step will decode: the runs of a block begin new pages, where the processor's own streams end. */
-static void ask_for_block(const kv_job *job, uint32_t head, const uint32_t *blocks, uint32_t p0, uint32_t n) {
+/* Decodes n keys from position p0 on, which stand in one block in order, and asks for n_next from position p0 +
+ * KERNELS_CHUNK_KEYS on: these begin new pages, where the processor's own streams end. */
+static void decode_block(const kv_job *job, uint32_t head, const uint32_t *blocks, uint32_t p0, uint32_t n, uint32_t n_next,
+                         chunk_keys *c) {
+    const kernels_kv *kv = job->s.kv;
     for (uint32_t v = 0; v < 2; v++) {
+        const size_t row_bytes = job->s.row_bytes[v];
         const unsigned char *run = token_at(&job->s, job->layer, v, head, blocks, p0);
-        for (size_t line = 0; line < n * job->s.row_bytes[v]; line += 64) __builtin_prefetch(run + line);
+        const unsigned char *next = n_next ? token_at(&job->s, job->layer, v, head, blocks, p0 + KERNELS_CHUNK_KEYS) : run;
+        float *out = v ? c->v : c->k;
+        size_t asked = 0;
+        for (uint32_t j = 0; j < n; j += PIECE_KEYS) {
+            size_t end = least(j + PIECE_KEYS, n_next) * row_bytes;
+            for (; asked < end; asked += 64) __builtin_prefetch(next + asked);
+            job->p->kv_decode[kv->type[v]](out + j * kv->head_dim, run + j * row_bytes, least(PIECE_KEYS, n - j), kv->head_dim);
+        }
     }
 }
 
@@ -265,9 +274,8 @@ static void attend_run(const kv_job *job, const attend_group *g) {
             uint32_t n = n_visible(job, r, p0);
             if (n > n_block && in_order(job, r, p0)) n_block = n;
         }
-        uint32_t next = p0 + KERNELS_CHUNK_KEYS;
-        if (next < longest) ask_for_block(job, g->kv_head, blocks, next, least(longest - next, KERNELS_CHUNK_KEYS));
-        if (n_block) decode_block(job, g->kv_head, blocks, p0, n_block, &c);
+        uint32_t next = p0 + KERNELS_CHUNK_KEYS, n_next = next < longest ? least(longest - next, KERNELS_CHUNK_KEYS) : 0;
+        if (n_block) decode_block(job, g->kv_head, blocks, p0, n_block, n_next, &c);
         for (uint32_t i = 0; n_block && i < b.n_rows * g->n_heads; i += KERNELS_LANES)
             job->p->attend_lanes(&b.lanes[i / KERNELS_LANES], p0, c.k, c.v, n_block, dim, job->scale);
         for (uint32_t i = b.n_rows; i < g->n_rows; i++) {

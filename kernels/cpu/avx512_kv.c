@@ -14,7 +14,9 @@ void kernels_avx512_kv_encode_F16(void *row, const float *x, uint32_t dim) {
 void kernels_avx512_kv_decode_F16(float *out, const void *rows, uint32_t n_rows, uint32_t dim) {
     const uint16_t *from = rows;
     const uint32_t n = n_rows * dim;
-    for (uint32_t i = 0; i < n; i += 16) store(out + i, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n - i), from + i)), n - i);
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(out + i, halves(from + i));
+    if (i < n) store(out + i, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n - i), from + i)), n - i);
 }
 
 void kernels_avx512_kv_encode_F32(void *row, const float *x, uint32_t dim) { memcpy(row, x, dim * sizeof *x); }
