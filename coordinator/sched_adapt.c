@@ -50,6 +50,7 @@ spec_tally sched_prior(const sched *s, const sched_request *r, uint32_t drafter)
 
 void sched_learn_step(sched_group *g, const sched_flight *f) {
     g->idle_since_ns = g->s->now_ns;
+    if (f->full) g->full_ns += g->s->now_ns - f->sent_ns;
     if (f->decodes) spec_cost_learn(&g->cost, f->n_rows, g->s->now_ns - f->sent_ns);
     sched_learn_stall(g, f);
 }
@@ -230,14 +231,16 @@ uint32_t sched_most_drafts(const sched *s, const sched_request *r) {
     return s->limits.max_tree < useful ? s->limits.max_tree : useful;
 }
 
-/* The longest wait of somebody in the step. */
+/* The longest wait of somebody in the step. Steps that had no place left do not count: who has sat one out has waited for that, as
+ * it would have with nobody asked, and no drafter is to blame. */
 static uint64_t waited_ns(sched_group *g, uint32_t n_decode) {
     sched *s = g->s;
     uint64_t longest = 0;
     sched_request *r = sched_first(g, SCHED_DECODE);
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) {
-        uint64_t began_ns = r->draft_by_ns - s->limits.draft_wait_ns;
-        if (r->asked && s->now_ns - began_ns > longest) longest = s->now_ns - began_ns;
+        uint64_t wait_ns = s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns), full_ns = g->full_ns - r->full_ns;
+        wait_ns -= full_ns < wait_ns ? full_ns : wait_ns; /* it may have begun while one was computed */
+        if (r->asked && wait_ns > longest) longest = wait_ns;
     }
     return longest;
 }

@@ -137,6 +137,7 @@ bool sched_build_plan(sched_group *g) {
     g->flight.sent_ns = s->now_ns;
     g->flight.decodes = n_decode > 0 && n_decode == g->plan.n_work;
     g->flight.prompts = n_decode == 0;
+    g->flight.full = n_decode == places;
     g->next_plan++;
     if (g->n_quiet > 0) g->n_quiet--;
     if (g->plan.n_work > s->stats.largest_batch) s->stats.largest_batch = g->plan.n_work;

@@ -124,6 +124,7 @@ static void begin_round(sched *s, sched_request *r) {
     r->probed = r->asked & also;
     r->awaited = r->asked;
     r->n_agreed = 0;
+    r->full_ns = r->group->full_ns;
     r->belief = 1;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (s->limits.draft_ahead == SCHED_AHEAD_EARLY && sched_in_lockstep(s, r, r->asked)) r->ahead = 0; /* each was on its own */
