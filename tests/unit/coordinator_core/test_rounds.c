@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-enum { DRAFTERS = 2, ROWS = 8, WAIT_NS = 1000, PROMPT = 12, CHOSEN = 7, HEADS = 1 << 0 };
+enum { DRAFTERS = 2, ROWS = 16, WAIT_NS = 1000, PROMPT = 28, CHOSEN = 7, HEADS = 1 << 0 };
 static const char *const names[] = {"a", "b"};
 
 typedef struct {
@@ -197,6 +197,30 @@ static void a_head_is_scored_by_the_early_tokens_that_it_goes_on_from(void **sta
     mem_free(w.memory);
 }
 
+/* Else nobody would be: of the two the first is much better, and its policy would ask no other beside it. */
+static void who_cannot_be_asked_is_not_picked(void **state) {
+    (void)state;
+    enum { NOTHING, GAVE_NONSENSE, IS_BEHIND, HAS_NO_STATE, HAS_NO_ROOM, N };
+    for (int what = NOTHING; what < N; what++) {
+        world w;
+        begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
+        sched_drafter *better = &w.s->drafters[0];
+        assert_int_equal(spec_route_parse(&w.r->route, "hedge", &w.s->roster, NULL), ST_OK);
+        sched_hits(w.s, w.r)[0] = (spec_tally){24, 22};
+        sched_hits(w.s, w.r)[1] = (spec_tally){24, 2};
+        if (what == GAVE_NONSENSE) w.r->given_up = 1, sched_leave_drafter(better, w.r);
+        if (what == IS_BEHIND) better->told[w.r->place] = 1;
+        if (what == HAS_NO_STATE) w.s->limits.want_hidden = 1;
+        if (what == HAS_NO_ROOM) { /* for one token and a tree behind its prompt */
+            w.s->limits.drafter_blocks[0] = better->n_held = 1;
+            better->holds[w.r->place] = (sched_hold){.slot = (uint32_t)(w.r - w.s->requests), .n_blocks = 1};
+        }
+        begin_round(&w);
+        assert_int_equal(w.r->asked, what == NOTHING ? 1 : 2);
+        mem_free(w.memory);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
@@ -205,6 +229,7 @@ int main(void) {
         cmocka_unit_test(rounds_in_lockstep_teach_no_habits),
         cmocka_unit_test(a_round_is_judged_by_what_it_would_have_got_without_too),
         cmocka_unit_test(a_head_is_scored_by_the_early_tokens_that_it_goes_on_from),
+        cmocka_unit_test(who_cannot_be_asked_is_not_picked),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
