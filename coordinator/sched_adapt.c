@@ -212,6 +212,7 @@ bool sched_holds_step(sched_group *g) {
     bool was_held = g->held_until_ns > 0;
     g->held_until_ns = 0;
     if (!s->limits.adaptive_budgets || n_wait == 0 || g->cost.n_steps == 0) return false;
+    if (n_ready >= sched_places(g)) return false; /* those who wait would have no place in it */
     n_ready += prompt_rows(g, n_ready < s->limits.max_rows ? n_ready : s->limits.max_rows);
     if (n_ready == 0) return false;
     uint64_t takes_ns = 0, due_ns = drafts_due_ns(g, &takes_ns), left_ns = due_ns > s->now_ns ? due_ns - s->now_ns : 0;

@@ -482,6 +482,8 @@ void sched_learn_stall(sched_group *g, const sched_flight *f); /* its result has
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */
 uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode);
+/* Sequences that may decode in the group's next step. */
+uint32_t sched_places(const sched_group *g);
 /* Fills g->plan and g->flight; false where there is nothing to send. */
 bool sched_build_plan(sched_group *g);
 /* By how many tokens the KV cache has grown: the prefix and the accepted drafts. The last token, the bonus, is not in it yet. */

@@ -221,6 +221,22 @@ static void who_cannot_be_asked_is_not_picked(void **state) {
     }
 }
 
+/* A wait and one step for all is sooner than two steps, but a step has two places. */
+static void a_step_that_is_full_is_not_held(void **state) {
+    (void)state;
+    for (uint32_t n_ready = 1; n_ready <= 2; n_ready++) {
+        world w;
+        begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
+        begin_round(&w);
+        sched_group *g = w.r->group;
+        for (uint32_t n = 1; n <= 3; n++) spec_cost_learn(&g->cost, n, 1000);
+        for (uint32_t d = 0; d < DRAFTERS; d++) w.s->drafters[d].waits_ns[SPEC_MERGE] = 50;
+        g->lists[SCHED_DECODE].n = n_ready;
+        assert_int_equal(sched_holds_step(g), n_ready < 2);
+        mem_free(w.memory);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
@@ -230,6 +246,7 @@ int main(void) {
         cmocka_unit_test(a_round_is_judged_by_what_it_would_have_got_without_too),
         cmocka_unit_test(a_head_is_scored_by_the_early_tokens_that_it_goes_on_from),
         cmocka_unit_test(who_cannot_be_asked_is_not_picked),
+        cmocka_unit_test(a_step_that_is_full_is_not_held),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
