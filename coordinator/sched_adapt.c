@@ -168,12 +168,14 @@ void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r, bool w
 }
 
 /* A mean that fades. One answer that was held up is not to cost the drafter its place: what one adds is a step's time at most. Of
- * who is hardly ever asked the last one counts. */
+ * who is hardly ever asked the last one counts. An answer is to all who wait for it, and is one sample however many these are, or
+ * of a crowd's each would add that much. */
 void sched_learn_answer(sched *s, uint32_t drafter, const sched_request *r) {
     double *mean_ns = &s->answer_ns[drafter], step_ns = r->group->price.step_ns;
     double wait_ns = 1 + (double)(s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns)), most_ns = *mean_ns + step_ns;
     if (*mean_ns > 0 && step_ns > 0 && wait_ns > most_ns) wait_ns = most_ns;
     bool alone = *mean_ns == 0 || r->probed >> drafter & 1;
+    if (!alone && s->answered_ns[drafter] == s->now_ns) return;
     *mean_ns = alone ? wait_ns : *mean_ns + (wait_ns - *mean_ns) / 8;
     s->answered_ns[drafter] = s->now_ns;
 }

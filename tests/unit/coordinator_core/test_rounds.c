@@ -237,6 +237,23 @@ static void a_step_that_is_full_is_not_held(void **state) {
     }
 }
 
+/* As one that was held up is to cost the drafter little. */
+static void an_answer_to_a_crowd_is_one_sample(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
+    begin_round(&w);
+    answer(&w, 110, 0);
+    assert_true(w.s->answer_ns[0] == 1 + 10);
+    w.s->now_ns = 100 + 810;
+    for (int i = 0; i < 16; i++) sched_learn_answer(w.s, 0, w.r);
+    assert_true(w.s->answer_ns[0] == 1 + 10 + 800 / 8);
+    w.r->probed = 1; /* then it is the one that counts */
+    sched_learn_answer(w.s, 0, w.r);
+    assert_true(w.s->answer_ns[0] == 1 + 810);
+    mem_free(w.memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
@@ -247,6 +264,7 @@ int main(void) {
         cmocka_unit_test(a_head_is_scored_by_the_early_tokens_that_it_goes_on_from),
         cmocka_unit_test(who_cannot_be_asked_is_not_picked),
         cmocka_unit_test(a_step_that_is_full_is_not_held),
+        cmocka_unit_test(an_answer_to_a_crowd_is_one_sample),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
