@@ -120,7 +120,8 @@ static uint32_t probed(sched *s, const sched_request *r, uint32_t asked) {
     if (!asked || price.step_ns <= 0) return 0;
     price.wait_ns = wait_ns;
     for (uint32_t i = 0; i < s->limits.n_drafters; i++) {
-        bool old = s->answer_ns[i] > 0 && (double)(s->now_ns - s->answered_ns[i]) >= PROBE_WAITS * s->answer_ns[i];
+        double takes_ns = price.n_trips * s->answer_ns[i]; /* in lockstep each trip of the round waits for it */
+        bool old = takes_ns > 0 && (double)(s->now_ns - s->answered_ns[i]) >= PROBE_WAITS * takes_ns;
         wait_ns[i] = old ? 0 : s->answer_ns[i];
         any |= old && !(asked & bit(i));
     }

@@ -254,6 +254,30 @@ static void an_answer_to_a_crowd_is_one_sample(void **state) {
     mem_free(w.memory);
 }
 
+/* Once in 200 times as long as a round waits for it: in lockstep it waits several times. */
+static void a_probe_is_as_rare_as_it_is_dear(void **state) {
+    (void)state;
+    for (uint32_t n_trips = 1; n_trips <= 4; n_trips += 3) {
+        world w;
+        begin(&w, SCHED_LOCKSTEP, SCHED_AHEAD_OFF);
+        assert_int_equal(spec_route_parse(&w.r->route, "hedge", &w.s->roster, NULL), ST_OK);
+        sched_group *g = w.r->group;
+        spec_cost_learn(&g->cost, 1, 1000);
+        for (uint32_t k = 0; k < SPEC_ROUND_KINDS; k++) {
+            g->worth.kind[SPEC_LOCKSTEP][k].n_longer = 1;
+            g->worth.kind[SPEC_LOCKSTEP][k].n_trips = n_trips;
+        }
+        for (uint32_t d = 0; d < DRAFTERS; d++) {
+            sched_hits(w.s, w.r)[d] = (spec_tally){24, 12};
+            w.s->answer_ns[d] = d ? 2000 : 10;
+        }
+        finish_step(&w, 2 * 200 * 2000, 2, 1);
+        assert_int_equal(w.r->probed, n_trips == 1 ? 2 : 0);
+        assert_int_equal(w.r->asked, n_trips == 1 ? 3 : 1);
+        mem_free(w.memory);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
@@ -265,6 +289,7 @@ int main(void) {
         cmocka_unit_test(who_cannot_be_asked_is_not_picked),
         cmocka_unit_test(a_step_that_is_full_is_not_held),
         cmocka_unit_test(an_answer_to_a_crowd_is_one_sample),
+        cmocka_unit_test(a_probe_is_as_rare_as_it_is_dear),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
