@@ -191,7 +191,7 @@ void sched_end_waits(sched_group *g) {
     for (sched_request *r; (r = sched_first(g, SCHED_DRAFTING)) && r->draft_by_ns <= s->now_ns;) {
         s->late |= r->awaited & s->busy;
         for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-            if (r->awaited & bit(i)) sched_learn_answer(s, i, r);
+            if (r->awaited & bit(i) && r->n_agreed == 0) sched_learn_answer(s, i, r); /* else it was of several tokens */
         r->awaited = 0;
         sched_answered(s, r);
     }

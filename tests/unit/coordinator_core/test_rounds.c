@@ -278,6 +278,21 @@ static void a_probe_is_as_rare_as_it_is_dear(void **state) {
     }
 }
 
+/* The wait of all its tokens together is not that for one answer. */
+static void a_round_that_ends_late_at_its_second_token_teaches_no_answer(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_LOCKSTEP, SCHED_AHEAD_OFF);
+    begin_round(&w);
+    for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 110, d);
+    answer(&w, 120, 0);
+    assert_int_equal(w.r->n_agreed, 1);
+    sched_step(w.s, 100 + WAIT_NS, &(sched_event){.kind = SCHED_TIMER});
+    assert_int_equal(w.s->late, 2);
+    assert_true(w.s->answer_ns[1] == 1 + 10);
+    mem_free(w.memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
@@ -290,6 +305,7 @@ int main(void) {
         cmocka_unit_test(a_step_that_is_full_is_not_held),
         cmocka_unit_test(an_answer_to_a_crowd_is_one_sample),
         cmocka_unit_test(a_probe_is_as_rare_as_it_is_dear),
+        cmocka_unit_test(a_round_that_ends_late_at_its_second_token_teaches_no_answer),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
