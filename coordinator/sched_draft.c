@@ -374,6 +374,8 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
     d->next_plan = 1;
     d->flight = 0;
     s->answer_ns[drafter] = 0; /* whoever comes back may be elsewhere */
+    d->stats.wait_ns = 0;
+    for (uint32_t f = 0; f < SPEC_FUSIONS; f++) d->waits_ns[f] = 0;
     d->n_asked = d->n_ended = 0;
     sched_forget_holds(s, d);
     for (uint32_t i = 0; i < s->limits.max_requests; i++) {

@@ -293,6 +293,19 @@ static void a_round_that_ends_late_at_its_second_token_teaches_no_answer(void **
     mem_free(w.memory);
 }
 
+static void nothing_of_how_long_it_took_outlives_a_drafter(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
+    begin_round(&w);
+    answer(&w, 110, 1);
+    const sched_drafter *d = &w.s->drafters[1];
+    assert_true(d->waits_ns[SPEC_MERGE] == 10 && d->stats.wait_ns == 10 && w.s->answer_ns[1] > 0);
+    sched_step(w.s, 120, &(sched_event){.kind = SCHED_DRAFTER_DOWN, .drafter = 1});
+    assert_true(d->waits_ns[SPEC_MERGE] == 0 && d->stats.wait_ns == 0 && w.s->answer_ns[1] == 0);
+    mem_free(w.memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
@@ -306,6 +319,7 @@ int main(void) {
         cmocka_unit_test(an_answer_to_a_crowd_is_one_sample),
         cmocka_unit_test(a_probe_is_as_rare_as_it_is_dear),
         cmocka_unit_test(a_round_that_ends_late_at_its_second_token_teaches_no_answer),
+        cmocka_unit_test(nothing_of_how_long_it_took_outlives_a_drafter),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
