@@ -234,8 +234,8 @@ uint32_t sched_most_drafts(const sched *s, const sched_request *r) {
     return s->limits.max_tree < useful ? s->limits.max_tree : useful;
 }
 
-/* The longest wait of somebody in the step. Steps that had no place left do not count: who has sat one out has waited for that, as
- * it would have with nobody asked, and no drafter is to blame. */
+/* The longest wait of somebody in the step. Steps that had no place left do not count: who has sat one out has waited for that,
+ * as it would have with nobody asked, and no drafter is to blame. */
 static uint64_t waited_ns(sched_group *g, uint32_t n_decode) {
     sched *s = g->s;
     uint64_t longest = 0;
