@@ -66,7 +66,7 @@ typedef struct {
     uint32_t max_moves;                     /* of a group, in and out; 0: KV never moves, and is computed anew */
     uint32_t min_move_tokens;               /* fewer are computed anew: that is less than a move costs */
     const char *speculation;                /* policy of requests that do not say; NULL: none. Read in sched_init */
-    uint32_t n_drafters; /* < SPEC_MAX_DRAFTERS - 1: 0 .. n_drafters - 1; lookup and the corpus, without a rank, follow */
+    uint32_t n_drafters; /* <= SPEC_MAX_DRAFTERS - 2: 0 .. n_drafters - 1; lookup and the corpus, without a rank, follow */
     const char *const *drafter_names; /* [n_drafters] unique; they live as long as the scheduler */
     const void *corpus;               /* [corpus_bytes] an n-gram table, as drafter `corpus`; NULL: none. Lives as long, too */
     size_t corpus_bytes;

@@ -50,6 +50,7 @@ spec_tally sched_prior(const sched *s, const sched_request *r, uint32_t drafter)
 
 void sched_learn_step(sched_group *g, const sched_flight *f) {
     g->idle_since_ns = g->s->now_ns;
+    if (f->full) g->full_ns += g->s->now_ns - f->sent_ns;
     if (f->decodes) spec_cost_learn(&g->cost, f->n_rows, g->s->now_ns - f->sent_ns);
     sched_learn_stall(g, f);
 }
@@ -167,12 +168,14 @@ void sched_learn_wait(sched *s, uint32_t drafter, const sched_request *r, bool w
 }
 
 /* A mean that fades. One answer that was held up is not to cost the drafter its place: what one adds is a step's time at most. Of
- * who is hardly ever asked the last one counts. */
+ * who is hardly ever asked the last one counts. An answer is to all who wait for it, and is one sample however many these are, or
+ * of a crowd's each would add that much. */
 void sched_learn_answer(sched *s, uint32_t drafter, const sched_request *r) {
     double *mean_ns = &s->answer_ns[drafter], step_ns = r->group->price.step_ns;
     double wait_ns = 1 + (double)(s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns)), most_ns = *mean_ns + step_ns;
     if (*mean_ns > 0 && step_ns > 0 && wait_ns > most_ns) wait_ns = most_ns;
     bool alone = *mean_ns == 0 || r->probed >> drafter & 1;
+    if (!alone && s->answered_ns[drafter] == s->now_ns) return;
     *mean_ns = alone ? wait_ns : *mean_ns + (wait_ns - *mean_ns) / 8;
     s->answered_ns[drafter] = s->now_ns;
 }
@@ -211,6 +214,7 @@ bool sched_holds_step(sched_group *g) {
     bool was_held = g->held_until_ns > 0;
     g->held_until_ns = 0;
     if (!s->limits.adaptive_budgets || n_wait == 0 || g->cost.n_steps == 0) return false;
+    if (n_ready >= sched_places(g)) return false; /* those who wait would have no place in it */
     n_ready += prompt_rows(g, n_ready < s->limits.max_rows ? n_ready : s->limits.max_rows);
     if (n_ready == 0) return false;
     uint64_t takes_ns = 0, due_ns = drafts_due_ns(g, &takes_ns), left_ns = due_ns > s->now_ns ? due_ns - s->now_ns : 0;
@@ -230,14 +234,16 @@ uint32_t sched_most_drafts(const sched *s, const sched_request *r) {
     return s->limits.max_tree < useful ? s->limits.max_tree : useful;
 }
 
-/* The longest wait of somebody in the step. */
+/* The longest wait of somebody in the step. Steps that had no place left do not count: who has sat one out has waited for that,
+ * as it would have with nobody asked, and no drafter is to blame. */
 static uint64_t waited_ns(sched_group *g, uint32_t n_decode) {
     sched *s = g->s;
     uint64_t longest = 0;
     sched_request *r = sched_first(g, SCHED_DECODE);
     for (uint32_t i = 0; i < n_decode; i++, r = sched_next(s, r)) {
-        uint64_t began_ns = r->draft_by_ns - s->limits.draft_wait_ns;
-        if (r->asked && s->now_ns - began_ns > longest) longest = s->now_ns - began_ns;
+        uint64_t wait_ns = s->now_ns - (r->draft_by_ns - s->limits.draft_wait_ns), full_ns = g->full_ns - r->full_ns;
+        wait_ns -= full_ns < wait_ns ? full_ns : wait_ns; /* it may have begun while one was computed */
+        if (r->asked && wait_ns > longest) longest = wait_ns;
     }
     return longest;
 }

@@ -36,7 +36,7 @@ st_code sched_check_limits(const sched_limits *l, st_error *e) {
         {"max_rows", l->max_rows, l->max_batch > l->max_tree ? l->max_batch : l->max_tree + 1, 1 << 20},
         {"prefill_chunk", l->prefill_chunk, 1, 1 << 20},
         {"max_context", l->max_context, 2, PROTO_MAX_PROMPT_TOKENS},
-        {"n_drafters", l->n_drafters, 0, SPEC_MAX_DRAFTERS - 1},
+        {"n_drafters", l->n_drafters, 0, SPEC_MAX_DRAFTERS - 2}, /* beside lookup and the corpus */
         {"max_moves", l->max_moves, 0, PROTO_MAX_PLAN_SEQUENCES},
         {"min_move_tokens", l->min_move_tokens, l->max_moves > 0, PROTO_MAX_PROMPT_TOKENS},
         {"dim", l->dim, l->want_hidden > 0, NOUNS_MAX_DIM},

@@ -105,6 +105,8 @@ static void add_prompts(sched_group *g, bool waits) {
     }
 }
 
+uint32_t sched_places(const sched_group *g) { return g->s->limits.max_batch - (g->lists[SCHED_PREFILL].n > 0); }
+
 bool sched_build_plan(sched_group *g) {
     sched *s = g->s;
     const sched_limits *l = &s->limits;
@@ -115,7 +117,7 @@ bool sched_build_plan(sched_group *g) {
     add_close(g);
     sched_fetch(g);
 
-    uint32_t n_decode = g->lists[SCHED_DECODE].n, places = l->max_batch - (g->lists[SCHED_PREFILL].n > 0);
+    uint32_t n_decode = g->lists[SCHED_DECODE].n, places = sched_places(g);
     if (n_decode > places) n_decode = places;
     if (l->adaptive_budgets) sched_choose_drafts(g, n_decode);
     sched_request *r = sched_first(g, SCHED_DECODE);
@@ -138,6 +140,7 @@ bool sched_build_plan(sched_group *g) {
     g->flight.decodes = n_decode > 0 && n_decode == g->plan.n_work;
     g->flight.prompts = n_decode == 0;
     g->flight.others_draft = g->lists[SCHED_DRAFTING].n > 0;
+    g->flight.full = n_decode == places;
     g->next_plan++;
     if (g->n_quiet > 0) g->n_quiet--;
     if (g->plan.n_work > s->stats.largest_batch) s->stats.largest_batch = g->plan.n_work;

@@ -38,26 +38,30 @@ spec_tree *sched_proposals(const sched *s, const sched_request *r) { return s->p
 
 uint32_t sched_lacks(const sched_drafter *d, const sched_request *r) { return r->n_known - *told(d, r); }
 
-/* With asking them at that price. */
-static uint32_t route_of(const sched *s, const sched_request *r, uint64_t round, const spec_price *price) {
+/* With asking them at that price. `but`: cannot be asked, so that its policy picks among the others and not one of these. */
+static uint32_t route_of(const sched *s, const sched_request *r, uint64_t round, const spec_price *price, uint32_t but) {
+    spec_roster roster = s->roster;
+    roster.up &= ~but;
     spec_tally prior[SPEC_MAX_DRAFTERS];
     for (uint32_t i = 0; i < s->roster.n; i++) prior[i] = sched_prior(s, r, i);
     const spec_record record = {sched_hits(s, r), prior, round, sched_cosine(s, r), r->accepted, *price};
-    return spec_route_ask(&r->route, &s->roster, &record);
+    return spec_route_ask(&r->route, &roster, &record);
 }
 
-uint32_t sched_route(const sched *s, const sched_request *r) { return route_of(s, r, r->drafts.steps, &r->group->price); }
+uint32_t sched_route(const sched *s, const sched_request *r) {
+    return route_of(s, r, r->drafts.steps, &r->group->price, r->given_up | s->late);
+}
 
 /* Drafters with a rank are of use only where there is room for drafts and time to wait for them. */
 static bool asks_anyone(const sched *s) { return s->limits.max_tree > 0 && s->limits.draft_wait_ns > 0; }
 
-static uint32_t remote_route(const sched *s, const sched_request *r, const spec_price *price) {
+static uint32_t remote_route(const sched *s, const sched_request *r, const spec_price *price, uint32_t but) {
     if (!asks_anyone(s)) return 0;
     bool of_next = r->last_plan > r->group->reported || r->n_known - r->n_cached > 1; /* a step ends before it begins */
-    return route_of(s, r, r->drafts.steps + of_next, price) & (bit(s->limits.n_drafters) - 1) & ~(r->given_up | s->late);
+    return route_of(s, r, r->drafts.steps + of_next, price, but | r->given_up | s->late) & (bit(s->limits.n_drafters) - 1);
 }
 
-uint32_t sched_remote_route(const sched *s, const sched_request *r) { return remote_route(s, r, &r->group->price); }
+uint32_t sched_remote_route(const sched *s, const sched_request *r) { return remote_route(s, r, &r->group->price, 0); }
 
 /* Drafters with a rank that are to hear of its tokens, asked or not. */
 static uint32_t followers(const sched *s, const sched_request *r) {
@@ -90,10 +94,21 @@ static void draft_locally(sched *s, sched_request *r) {
     INVARIANT(s->corpus_drafter->ops->draft(s->corpus_drafter, &it, 1, NULL) == ST_OK);
 }
 
-/* Drafters with a rank that a round of it may ask, room aside. */
-static uint32_t may_ask(const sched *s, const sched_request *r, const spec_price *price) {
-    uint32_t mask = sched_most_drafts(s, r) > 0 ? remote_route(s, r, price) & ~behind(s, r) : 0;
-    return r->knows_hidden ? mask : mask & ~s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
+/* Drafters with a rank that a round of it may ask, none of `full` among them; room aside. */
+static uint32_t may_ask(const sched *s, const sched_request *r, const spec_price *price, uint32_t full) {
+    uint32_t but = full | behind(s, r);
+    if (!r->knows_hidden) but |= s->limits.want_hidden; /* behind a prompt of one token nothing was chosen */
+    return sched_most_drafts(s, r) > 0 ? remote_route(s, r, price, but) : 0;
+}
+
+/* Of those that it wants to ask, who has room for it. Where somebody has none its policy picks again among the others. */
+static uint32_t with_room(sched *s, sched_request *r, uint32_t wanted) {
+    uint32_t fit = sched_with_room(s, r, wanted);
+    for (uint32_t full = wanted & ~fit; fit != wanted; full |= wanted & ~fit) {
+        wanted = may_ask(s, r, &r->group->price, full);
+        fit = sched_with_room(s, r, wanted);
+    }
+    return fit;
 }
 
 /* Those that it would ask beside these, did they answer at once, and that were not asked for so long that it costs little to see
@@ -105,11 +120,12 @@ static uint32_t probed(sched *s, const sched_request *r, uint32_t asked) {
     if (!asked || price.step_ns <= 0) return 0;
     price.wait_ns = wait_ns;
     for (uint32_t i = 0; i < s->limits.n_drafters; i++) {
-        bool old = s->answer_ns[i] > 0 && (double)(s->now_ns - s->answered_ns[i]) >= PROBE_WAITS * s->answer_ns[i];
+        double takes_ns = price.n_trips * s->answer_ns[i]; /* in lockstep each trip of the round waits for it */
+        bool old = takes_ns > 0 && (double)(s->now_ns - s->answered_ns[i]) >= PROBE_WAITS * takes_ns;
         wait_ns[i] = old ? 0 : s->answer_ns[i];
         any |= old && !(asked & bit(i));
     }
-    uint32_t mask = any ? may_ask(s, r, &price) & ~asked : 0;
+    uint32_t mask = any ? may_ask(s, r, &price, 0) & ~asked : 0;
     for (uint32_t i = 0; i < s->limits.n_drafters; i++)
         if (mask & bit(i)) s->answered_ns[i] = s->now_ns;
     return mask;
@@ -117,13 +133,14 @@ static uint32_t probed(sched *s, const sched_request *r, uint32_t asked) {
 
 static void begin_round(sched *s, sched_request *r) {
     r->budget = sched_most_drafts(s, r);
-    r->asked = may_ask(s, r, &r->group->price);
+    r->asked = may_ask(s, r, &r->group->price, 0);
     s->stats.unasked_rounds += r->asked && !r->group->asks;
     uint32_t also = r->group->asks ? probed(s, r, r->asked) : 0;
-    r->asked = r->group->asks ? sched_with_room(s, r, r->asked | also) : 0;
+    r->asked = r->group->asks ? with_room(s, r, r->asked | also) : 0;
     r->probed = r->asked & also;
     r->awaited = r->asked;
     r->n_agreed = 0;
+    r->full_ns = r->group->full_ns;
     r->belief = 1;
     r->draft_by_ns = s->now_ns + s->limits.draft_wait_ns;
     if (s->limits.draft_ahead == SCHED_AHEAD_EARLY && sched_in_lockstep(s, r, r->asked)) r->ahead = 0; /* each was on its own */
@@ -155,7 +172,7 @@ void sched_begin_rounds(sched_group *g, const sched_flight *f) {
         if (!begins(r)) continue;
         draft_locally(s, r);
         gain += sched_local_gain(s, r);
-        any_several |= sched_several(may_ask(s, r, &g->price));
+        any_several |= sched_several(may_ask(s, r, &g->price, 0));
         n++;
     }
     if (n == 0) return;
@@ -174,7 +191,7 @@ void sched_end_waits(sched_group *g) {
     for (sched_request *r; (r = sched_first(g, SCHED_DRAFTING)) && r->draft_by_ns <= s->now_ns;) {
         s->late |= r->awaited & s->busy;
         for (uint32_t i = 0; i < s->limits.n_drafters; i++)
-            if (r->awaited & bit(i)) sched_learn_answer(s, i, r);
+            if (r->awaited & bit(i) && r->n_agreed == 0) sched_learn_answer(s, i, r); /* else it was of several tokens */
         r->awaited = 0;
         sched_answered(s, r);
     }
@@ -357,6 +374,8 @@ void sched_forget_drafter(sched *s, uint32_t drafter) {
     d->next_plan = 1;
     d->flight = 0;
     s->answer_ns[drafter] = 0; /* whoever comes back may be elsewhere */
+    d->stats.wait_ns = 0;
+    for (uint32_t f = 0; f < SPEC_FUSIONS; f++) d->waits_ns[f] = 0;
     d->n_asked = d->n_ended = 0;
     sched_forget_holds(s, d);
     for (uint32_t i = 0; i < s->limits.max_requests; i++) {

@@ -37,7 +37,7 @@ uint32_t sched_follow_chunk(const sched *s, uint32_t drafter) {
 static float worth(const sched *s, const sched_drafter *d, const sched_request *r) {
     uint32_t i = number_of(s, d), left = r->n_limit - r->n_known;
     bool runs = r->group && r->state != SCHED_CLOSING;
-    if (!runs || !(sched_route(s, r) & ~r->given_up & UINT32_C(1) << i)) return 0;
+    if (!runs || !(sched_route(s, r) >> i & 1)) return 0;
     spec_tally prior = sched_prior(s, r, i);
     return (float)(left < HOLDS_FOR_TOKENS ? left : HOLDS_FOR_TOKENS) * spec_hedge_share(&sched_hits(s, r)[i], &prior);
 }

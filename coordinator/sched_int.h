@@ -66,6 +66,7 @@ typedef struct {
     uint32_t budget;      /* of each drafter of the round */
     uint32_t given_up;    /* mask of drafters: they answered nonsense, or lost the sequence */
     uint64_t draft_by_ns; /* the round waits no longer */
+    uint64_t full_ns;     /* its group's when the round began */
     uint32_t ahead; /* mask of drafters that were asked for what may come behind the step in flight, or the one just over ... */
     uint32_t ahead_there; /* ... and of those that have answered */
     uint32_t n_early;     /* tokens behind the known ones that the step in flight will probably commit; 0: it has not said */
@@ -123,6 +124,7 @@ typedef struct {
     bool decodes;      /* each item is one token and its drafts ... */
     bool prompts;      /* ... or none is */
     bool others_draft; /* sequences waited for drafts as it began */
+    bool full;         /* no further sequence could have decoded in it */
     uint32_t n_items, n_rows;
     uint32_t n_decoding, n_choosing; /* of the rows: of sequences that decode, drafts too; and with the last ones of prompts */
     uint32_t n_swapped[2];           /* KV blocks out and in (sched_way), before all else ... */
@@ -199,6 +201,7 @@ struct sched_group {
     uint64_t try_ns;         /* ... as a try of that fusion, if > 0 (spec_worth_fusion) ... */
     uint32_t round_kind;     /* ... and are of this kind (spec_worth_kind) */
     spec_price price;        /* of asking in them; budgets that are fixed know none */
+    uint64_t full_ns;        /* that steps took which had no place left for one that decodes */
     bool tells;              /* its last step was to tell early what it will commit */
     uint64_t idle_since_ns;  /* the last result came */
     uint64_t held_until_ns;  /* it is kept idle for those who wait for drafts; 0: it is not */
@@ -481,6 +484,8 @@ void sched_learn_stall(sched_group *g, const sched_flight *f); /* its result has
 /* sched_batch.c: what goes into a step. */
 /* How many of `n_left` prompt tokens of one sequence go into a step that has `rows_left`. */
 uint32_t sched_prompt_share(uint32_t n_left, uint32_t rows_left, uint32_t chunk, bool others_decode);
+/* Sequences that may decode in the group's next step. */
+uint32_t sched_places(const sched_group *g);
 /* Fills g->plan and g->flight; false where there is nothing to send. */
 bool sched_build_plan(sched_group *g);
 /* By how many tokens the KV cache has grown: the prefix and the accepted drafts. The last token, the bonus, is not in it yet. */

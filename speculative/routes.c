@@ -83,7 +83,7 @@ static st_code no_such_drafter(const char *text, const spec_roster *roster, st_e
 }
 
 spec_roster spec_roster_of(const char *const *names, uint32_t n, bool corpus) {
-    INVARIANT(n < SPEC_MAX_DRAFTERS - 1);
+    INVARIANT(n <= SPEC_MAX_DRAFTERS - 2);
     spec_roster roster = {.n = n};
     for (uint32_t i = 0; i < n; i++) roster.name[i] = names[i];
     roster.name[roster.n++] = spec_kinds[SPEC_KIND_lookup].name;

@@ -318,7 +318,7 @@ typedef struct {
     uint8_t drafter; /* of `fixed:<name>` */
 } spec_route;
 
-/* Of n < SPEC_MAX_DRAFTERS - 1 drafters that have a rank, down; of lookup behind them; and of the corpus, where there is one. */
+/* Of n <= SPEC_MAX_DRAFTERS - 2 drafters that have a rank, down; of lookup behind them; and of the corpus, where there is one. */
 #define SPEC_CORPUS "corpus"
 spec_roster spec_roster_of(const char *const *names, uint32_t n, bool corpus);
 

@@ -30,6 +30,7 @@ typedef struct {
     bool adaptive;
     sched_fusion fusion;
     uint32_t n_clients, max_tree, n_drafters;
+    uint32_t max_batch; /* 0: all clients' */
     double (*step_us)(uint32_t rows);
     skill drafters[DRAFTERS], later[DRAFTERS]; /* later: once it is half over, if `changes` */
     bool changes;
@@ -180,7 +181,7 @@ static void begin(world *w, const setting *of) {
                             .max_running = CLIENTS,
                             .max_queue = 2,
                             .max_rows = 256,
-                            .max_batch = CLIENTS,
+                            .max_batch = of->max_batch ? of->max_batch : CLIENTS,
                             .prefill_chunk = 16,
                             .max_tree = of->max_tree,
                             .max_context = CONTEXT,

@@ -1,6 +1,7 @@
 /* Bounds that a scheduler keeps: of a plan, of the list of actions, and of what it reads. */
 #include "base/mem.h"
 #include "coordinator/coordinator_core.h"
+#include "speculative/speculative.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -162,11 +163,36 @@ static void an_answer_takes_no_blocks_from_a_prompt_that_moves(void **state) {
     mem_free(memory);
 }
 
+/* With lookup and the corpus they fill a mask. */
+static void one_drafter_too_many_is_refused(void **state) {
+    (void)state;
+    const char *names[SPEC_MAX_DRAFTERS];
+    for (uint32_t i = 0; i < SPEC_MAX_DRAFTERS; i++) names[i] = "a";
+    for (uint32_t n = SPEC_MAX_DRAFTERS - 2; n <= SPEC_MAX_DRAFTERS; n++) {
+        const sched_limits l = {.max_requests = 1,
+                                .max_running = 1,
+                                .max_rows = 4,
+                                .max_batch = 1,
+                                .prefill_chunk = 4,
+                                .max_context = 32,
+                                .n_groups = 1,
+                                .n_blocks = {1},
+                                .n_drafters = n,
+                                .drafter_names = names,
+                                .n_vocab = 9};
+        void *memory = mem_alloc_aligned(1, sched_bytes(&l), 64);
+        sched *s;
+        assert_int_equal(sched_init(memory, &l, &s, NULL), n == SPEC_MAX_DRAFTERS - 2 ? ST_OK : ST_ERR_INVALID_ARGUMENT);
+        mem_free(memory);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_plan_opens_no_more_tokens_than_the_longest_prompt_has),
         cmocka_unit_test(the_actions_of_any_step_fit),
         cmocka_unit_test(an_answer_takes_no_blocks_from_a_prompt_that_moves),
+        cmocka_unit_test(one_drafter_too_many_is_refused),
         cmocka_unit_test(items_beyond_the_count_of_a_result_are_not_looked_at),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

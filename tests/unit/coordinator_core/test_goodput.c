@@ -182,10 +182,27 @@ static void drafts_ahead_hide_a_slow_drafter(void **state) {
     assert_true(with > 1.2 * without && idle > 0.1 && idle < 0.4); /* without it is idle for half of the time */
 }
 
+/* Who sits a step out for want of a place waits for no drafter. */
+static void a_crowd_larger_than_a_step_is_drafted_for_all_the_same(void **state) {
+    (void)state;
+    setting of = good;
+    of.max_batch = 16;
+    of.step_us = roof;
+    of.telling = TELLING;
+    for (of.n_clients = 16; of.n_clients <= 32; of.n_clients += of.n_clients < 18 ? 1 : 14)
+        for (int early = 0; early <= 1; early++) {
+            of.ahead = early ? SCHED_AHEAD_EARLY : SCHED_AHEAD_OFF;
+            double gain = gain_of(of);
+            print_message("%u clients, places for 16%s: %.2f\n", of.n_clients, early ? ", early" : "", gain);
+            assert_true(gain > 1.6);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(drafts_that_pay_are_verified),
         cmocka_unit_test(a_flat_verifier_gives_a_crowd_deep_trees),
+        cmocka_unit_test(a_crowd_larger_than_a_step_is_drafted_for_all_the_same),
         cmocka_unit_test(what_does_not_pay_costs_next_to_nothing),
         cmocka_unit_test(a_drafter_that_becomes_good_is_found),
         cmocka_unit_test(drafters_that_know_alike_are_believed_no_more),

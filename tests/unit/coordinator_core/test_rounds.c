@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-enum { DRAFTERS = 2, ROWS = 8, WAIT_NS = 1000, PROMPT = 12, CHOSEN = 7, HEADS = 1 << 0 };
+enum { DRAFTERS = 2, ROWS = 16, WAIT_NS = 1000, PROMPT = 28, CHOSEN = 7, HEADS = 1 << 0 };
 static const char *const names[] = {"a", "b"};
 
 typedef struct {
@@ -197,6 +197,115 @@ static void a_head_is_scored_by_the_early_tokens_that_it_goes_on_from(void **sta
     mem_free(w.memory);
 }
 
+/* Else nobody would be: of the two the first is much better, and its policy would ask no other beside it. */
+static void who_cannot_be_asked_is_not_picked(void **state) {
+    (void)state;
+    enum { NOTHING, GAVE_NONSENSE, IS_BEHIND, HAS_NO_STATE, HAS_NO_ROOM, N };
+    for (int what = NOTHING; what < N; what++) {
+        world w;
+        begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
+        sched_drafter *better = &w.s->drafters[0];
+        assert_int_equal(spec_route_parse(&w.r->route, "hedge", &w.s->roster, NULL), ST_OK);
+        sched_hits(w.s, w.r)[0] = (spec_tally){24, 22};
+        sched_hits(w.s, w.r)[1] = (spec_tally){24, 2};
+        if (what == GAVE_NONSENSE) w.r->given_up = 1, sched_leave_drafter(better, w.r);
+        if (what == IS_BEHIND) better->told[w.r->place] = 1;
+        if (what == HAS_NO_STATE) w.s->limits.want_hidden = 1;
+        if (what == HAS_NO_ROOM) { /* for one token and a tree behind its prompt */
+            w.s->limits.drafter_blocks[0] = better->n_held = 1;
+            better->holds[w.r->place] = (sched_hold){.slot = (uint32_t)(w.r - w.s->requests), .n_blocks = 1};
+        }
+        begin_round(&w);
+        assert_int_equal(w.r->asked, what == NOTHING ? 1 : 2);
+        mem_free(w.memory);
+    }
+}
+
+/* A wait and one step for all is sooner than two steps, but a step has two places. */
+static void a_step_that_is_full_is_not_held(void **state) {
+    (void)state;
+    for (uint32_t n_ready = 1; n_ready <= 2; n_ready++) {
+        world w;
+        begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
+        begin_round(&w);
+        sched_group *g = w.r->group;
+        for (uint32_t n = 1; n <= 3; n++) spec_cost_learn(&g->cost, n, 1000);
+        for (uint32_t d = 0; d < DRAFTERS; d++) w.s->drafters[d].waits_ns[SPEC_MERGE] = 50;
+        g->lists[SCHED_DECODE].n = n_ready;
+        assert_int_equal(sched_holds_step(g), n_ready < 2);
+        mem_free(w.memory);
+    }
+}
+
+/* As one that was held up is to cost the drafter little. */
+static void an_answer_to_a_crowd_is_one_sample(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
+    begin_round(&w);
+    answer(&w, 110, 0);
+    assert_true(w.s->answer_ns[0] == 1 + 10);
+    w.s->now_ns = 100 + 810;
+    for (int i = 0; i < 16; i++) sched_learn_answer(w.s, 0, w.r);
+    assert_true(w.s->answer_ns[0] == 1 + 10 + 800 / 8);
+    w.r->probed = 1; /* then it is the one that counts */
+    sched_learn_answer(w.s, 0, w.r);
+    assert_true(w.s->answer_ns[0] == 1 + 810);
+    mem_free(w.memory);
+}
+
+/* Once in 200 times as long as a round waits for it: in lockstep it waits several times. */
+static void a_probe_is_as_rare_as_it_is_dear(void **state) {
+    (void)state;
+    for (uint32_t n_trips = 1; n_trips <= 4; n_trips += 3) {
+        world w;
+        begin(&w, SCHED_LOCKSTEP, SCHED_AHEAD_OFF);
+        assert_int_equal(spec_route_parse(&w.r->route, "hedge", &w.s->roster, NULL), ST_OK);
+        sched_group *g = w.r->group;
+        spec_cost_learn(&g->cost, 1, 1000);
+        for (uint32_t k = 0; k < SPEC_ROUND_KINDS; k++) {
+            g->worth.kind[SPEC_LOCKSTEP][k].n_longer = 1;
+            g->worth.kind[SPEC_LOCKSTEP][k].n_trips = n_trips;
+        }
+        for (uint32_t d = 0; d < DRAFTERS; d++) {
+            sched_hits(w.s, w.r)[d] = (spec_tally){24, 12};
+            w.s->answer_ns[d] = d ? 2000 : 10;
+        }
+        finish_step(&w, 2 * 200 * 2000, 2, 1);
+        assert_int_equal(w.r->probed, n_trips == 1 ? 2 : 0);
+        assert_int_equal(w.r->asked, n_trips == 1 ? 3 : 1);
+        mem_free(w.memory);
+    }
+}
+
+/* The wait of all its tokens together is not that for one answer. */
+static void a_round_that_ends_late_at_its_second_token_teaches_no_answer(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_LOCKSTEP, SCHED_AHEAD_OFF);
+    begin_round(&w);
+    for (uint32_t d = 0; d < DRAFTERS; d++) answer(&w, 110, d);
+    answer(&w, 120, 0);
+    assert_int_equal(w.r->n_agreed, 1);
+    sched_step(w.s, 100 + WAIT_NS, &(sched_event){.kind = SCHED_TIMER});
+    assert_int_equal(w.s->late, 2);
+    assert_true(w.s->answer_ns[1] == 1 + 10);
+    mem_free(w.memory);
+}
+
+static void nothing_of_how_long_it_took_outlives_a_drafter(void **state) {
+    (void)state;
+    world w;
+    begin(&w, SCHED_MERGE, SCHED_AHEAD_OFF);
+    begin_round(&w);
+    answer(&w, 110, 1);
+    const sched_drafter *d = &w.s->drafters[1];
+    assert_true(d->waits_ns[SPEC_MERGE] == 10 && d->stats.wait_ns == 10 && w.s->answer_ns[1] > 0);
+    sched_step(w.s, 120, &(sched_event){.kind = SCHED_DRAFTER_DOWN, .drafter = 1});
+    assert_true(d->waits_ns[SPEC_MERGE] == 0 && d->stats.wait_ns == 0 && w.s->answer_ns[1] == 0);
+    mem_free(w.memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_round_teaches_what_it_began_as),
@@ -205,6 +314,12 @@ int main(void) {
         cmocka_unit_test(rounds_in_lockstep_teach_no_habits),
         cmocka_unit_test(a_round_is_judged_by_what_it_would_have_got_without_too),
         cmocka_unit_test(a_head_is_scored_by_the_early_tokens_that_it_goes_on_from),
+        cmocka_unit_test(who_cannot_be_asked_is_not_picked),
+        cmocka_unit_test(a_step_that_is_full_is_not_held),
+        cmocka_unit_test(an_answer_to_a_crowd_is_one_sample),
+        cmocka_unit_test(a_probe_is_as_rare_as_it_is_dear),
+        cmocka_unit_test(a_round_that_ends_late_at_its_second_token_teaches_no_answer),
+        cmocka_unit_test(nothing_of_how_long_it_took_outlives_a_drafter),
         cmocka_unit_test(who_comes_back_takes_no_part_in_the_round),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
