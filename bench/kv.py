@@ -28,13 +28,11 @@ import argparse
 import collections
 import json
 import os
-import signal
 import statistics
 import sys
-import tempfile
 
 import kv_programs
-from pinned import ROOT, Cluster, Failure, two_cores
+from pinned import ROOT, Cluster, Failure, measuring, two_cores
 from rounds import Progress, in_words, print_table, spread, turned
 
 BLOCK = 32
@@ -188,27 +186,14 @@ def arguments():
     return a
 
 
-def measure(a, directory):
-    b = Bench(a, directory)
-    try:
-        b.measure()
-    except Failure as e:
-        b.interrupted = str(e)
-    except KeyboardInterrupt:
-        b.interrupted = "by a signal"
-    return b
-
-
 def main():
     a = arguments()
-    for end in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a shell has started in the background
-        signal.signal(end, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="consort-bench-") as directory:
-        try:
-            b = measure(a, directory)
-        except Failure as e:  # before anything was measured
-            say(str(e))
-            return 1
+    try:
+        with measuring(lambda directory: Bench(a, directory)) as b:
+            b.measure()
+    except Failure as e:  # before anything was measured
+        say(str(e))
+        return 1
     print(json.dumps(as_json(b))) if a.json else print_tables(b)
     if b.interrupted:
         say(f"ended early: {b.interrupted}")

@@ -3,11 +3,13 @@
 A verifier of several ranks has both, its ranks by turns; the coordinator and the client may then run on either. For bench/speculation.py,
 bench/prefix_cache.py, bench/prefill_decode.py and bench/kv.py.
 """
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
+import tempfile
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -17,6 +19,22 @@ POLL_SECONDS = 0.05
 
 class Failure(Exception):
     """What went wrong, and what to do."""
+
+
+@contextlib.contextmanager
+def measuring(make):
+    """The bench that `make` makes of a directory, which goes with the context. A Failure or a signal ends the block, and then
+    stands in the bench's `interrupted`."""
+    for end in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a shell has started in the background
+        signal.signal(end, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="consort-bench-") as directory:
+        b = make(directory)
+        try:
+            yield b
+        except Failure as e:
+            b.interrupted = str(e)
+        except KeyboardInterrupt:
+            b.interrupted = "by a signal"
 
 
 def two_cores():

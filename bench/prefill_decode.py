@@ -29,13 +29,11 @@ import json
 import os
 import random
 import re
-import signal
 import statistics
 import sys
-import tempfile
 import time
 
-from pinned import POLL_SECONDS, ROOT, Cluster, Failure, end_load, two_cores, with_keys
+from pinned import POLL_SECONDS, ROOT, Cluster, Failure, end_load, measuring, two_cores, with_keys
 from rounds import Progress, in_words, print_table, read_lines, spread, turned
 
 SEED = 1
@@ -346,16 +344,8 @@ def arguments():
 
 def main():
     a = arguments()
-    for end in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a shell has started in the background
-        signal.signal(end, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="consort-bench-") as directory:
-        b = Bench(a, directory)
-        try:
-            b.measure()
-        except Failure as e:
-            b.interrupted = str(e)
-        except KeyboardInterrupt:
-            b.interrupted = "by a signal"
+    with measuring(lambda directory: Bench(a, directory)) as b:
+        b.measure()
     tell(b)
     if b.interrupted:
         say(f"ended early: {b.interrupted}")

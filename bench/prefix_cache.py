@@ -22,12 +22,10 @@ import contextlib
 import json
 import os
 import random
-import signal
 import statistics
 import sys
-import tempfile
 
-from pinned import ROOT, Cluster, Failure, two_cores
+from pinned import ROOT, Cluster, Failure, measuring, two_cores
 from rounds import Progress, in_words, print_table, read_lines, spread, turned
 
 BLOCK = 32
@@ -204,16 +202,8 @@ def arguments():
 
 def main():
     a = arguments()
-    for end in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a shell has started in the background
-        signal.signal(end, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="consort-bench-") as directory:
-        b = Bench(a, directory)
-        try:
-            b.measure()
-        except Failure as e:
-            b.interrupted = str(e)
-        except KeyboardInterrupt:
-            b.interrupted = "by a signal"
+    with measuring(lambda directory: Bench(a, directory)) as b:
+        b.measure()
     print(json.dumps(as_json(b))) if a.json else print_tables(b)
     if b.interrupted:
         say(f"ended early: {b.interrupted}")

@@ -40,14 +40,12 @@ import json
 import os
 import re
 import shlex
-import signal
 import statistics
 import sys
-import tempfile
 import time
 
 import bars
-from pinned import ROOT, Cluster, Failure, two_cores, with_keys
+from pinned import ROOT, Cluster, Failure, measuring, two_cores, with_keys
 from rounds import Progress, in_words, print_table, read_lines, spread, turned
 
 NAMES = ("none", "none-all", "fixed", "specinfer", "pipeinfer", "cosine-paper", "consort")
@@ -422,16 +420,8 @@ def tell(b):
 
 def main():
     a = arguments()
-    for end in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a shell has started in the background
-        signal.signal(end, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="consort-bench-") as directory:
-        b = Bench(a, directory)
-        try:
-            b.tune() if a.tune else b.measure()
-        except Failure as e:
-            b.interrupted = str(e)
-        except KeyboardInterrupt:
-            b.interrupted = "by a signal"
+    with measuring(lambda directory: Bench(a, directory)) as b:
+        b.tune() if a.tune else b.measure()
     print_tuning(b) if a.tune else tell(b)
     if b.interrupted:
         say(f"ended early: {b.interrupted}")
